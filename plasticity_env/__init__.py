@@ -1,0 +1,56 @@
+"""A Gymnasium environment over a transformer language model: prune, revive and grow heads, paid in perplexity per FLOP.
+
+>>> import gymnasium as gym
+>>> import plasticity_env
+>>> env = gym.make("plasticity/Heads-v0", model_name="bard-gpt2-4x4")
+"""
+
+import gymnasium as _gym
+
+from plasticity_env.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
+from plasticity_env.errors import InputError
+from plasticity_env.flops import flop_table, flops
+from plasticity_env.layouts import Layout, register_layout
+from plasticity_env.loading import LoadedModel, embedded_models, load_model, model_card
+from plasticity_env.model import PlasticModel, PruningMode
+from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
+from plasticity_env.records import EpisodeRecord, validate
+from plasticity_env.rewards import RewardRule, register_reward, reward_names
+from plasticity_env.signals import HeadSignals, mean_loss, measure
+from plasticity_env.text import TextSplits, load_text
+
+__version__ = "0.1.0"
+
+_gym.register(id="plasticity/Heads-v0", entry_point="plasticity_env.envs.heads:HeadsEnv")
+_gym.register(id="plasticity/HeadEdit-v0", entry_point="plasticity_env.envs.head_edit:HeadEditEnv")
+
+__all__ = [
+    "EDITS",
+    "GLOBAL_FEATURES",
+    "GROW",
+    "HEAD_FEATURES",
+    "KEEP",
+    "PRUNE",
+    "REVIVE",
+    "EpisodeRecord",
+    "HeadSignals",
+    "InputError",
+    "Layout",
+    "LoadedModel",
+    "PlasticModel",
+    "PruningMode",
+    "RewardRule",
+    "TextSplits",
+    "embedded_models",
+    "flop_table",
+    "flops",
+    "load_model",
+    "load_text",
+    "mean_loss",
+    "measure",
+    "model_card",
+    "register_layout",
+    "register_reward",
+    "reward_names",
+    "validate",
+]

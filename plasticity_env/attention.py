@@ -1,0 +1,89 @@
+"""The one attention function of every architecture: stock SDPA, then a gate on each head, and a recorder's ear.
+
+transformers hands the function ``query, key, value`` of shape (B, H, T, D) after rotary embedding and expects
+(B, T, H, D), before the output projection; gate and statistics live exactly there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+IMPLEMENTATION = "plastic"
+_stock = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+
+class Recorder(Protocol):
+    """Replaces the attention kernel for one pass and notes what it sees."""
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        """Return the attention output (B, T, H, D), not yet gated."""
+        ...
+
+
+@dataclass
+class GateState:
+    """What all attention layers of one model share.
+
+    Attributes:
+        gates: None (all open: exactly the stock computation), (L, H), or (B, L, H) when a batch carries several masks.
+        recorder: Set for the length of one measuring pass.
+    """
+
+    gates: Tensor | None = None
+    recorder: Recorder | None = None
+
+
+@dataclass
+class LayerGate:
+    """A layer's link to the shared state; set as ``module.plastic`` on each attention module."""
+
+    state: GateState = field(repr=False)
+    layer: int = 0
+
+
+def plastic_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Stock scaled-dot-product attention with a gate on each head's output.
+
+    Args:
+        module: The attention module; without a ``plastic`` link this is the stock function.
+        query: (B, H, T, D).
+        key, value: (B, G, T', D), G KV groups.
+        attention_mask: None, or boolean / additive (B, 1, T, T').
+        scaling: Factor on the scores, 1 / sqrt(D) when None.
+        dropout: Attention dropout while training.
+
+    Returns:
+        (B, T, H, D) gated head outputs, and None in the place of the attention weights.
+    """
+    link: LayerGate | None = getattr(module, "plastic", None)
+    recorder = link.state.recorder if link is not None else None
+    if link is not None and recorder is not None:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        out = recorder.attend(link.layer, query, key, value, attention_mask, scale)
+    else:
+        out, _ = _stock(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    if link is not None and link.state.gates is not None:
+        gate = link.state.gates[..., link.layer, :]  # (H,) or (B, H)
+        out = out * gate.to(out.dtype).unsqueeze(-2).unsqueeze(-1)  # (1, H, 1) or (B, 1, H, 1)
+    return out, None
+
+
+AttentionInterface.register(IMPLEMENTATION, plastic_attention)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

@@ -1,0 +1,124 @@
+"""Exact attention entropy without the T x T matrix.
+
+With p_t the softmax of query t over its visible keys and s_tj = scale * q_t . k_j,
+
+    H_t = -sum_j p_tj log p_tj = lse_t - scale * q_t . (sum_j p_tj k_j),
+
+so one more flash-attention call with K in the place of V, and the log-sum-exp that the kernel returns, are enough:
+O(T) memory. Kernels that hand out no log-sum-exp are replaced by a plain computation in blocks of queries.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kernel = Literal["flash_cpu", "flash_cuda", "efficient_cuda", "plain"]
+_QUERY_BLOCK = 128  # rows of the score matrix that the plain path holds at once
+
+
+def choose_kernel(query: Tensor, mask: Tensor | None) -> Kernel:
+    """Name the kernel that will compute attention with its log-sum-exp for this input.
+
+    Args:
+        query: (B, H, T, D).
+        mask: None for causal attention, else a boolean or additive (B or 1, H or 1, T, T) mask.
+    """
+    if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        return "flash_cpu"
+    if query.device.type == "cuda":
+        if mask is None and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0:
+            return "flash_cuda"
+        if mask is None and query.dtype in (torch.float32, torch.float16, torch.bfloat16):
+            return "efficient_cuda"
+    return "plain"
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, kernel: Kernel
+) -> tuple[Tensor, Tensor]:
+    """Attention and its log-sum-exp.
+
+    Args:
+        query, key, value: (B, H, T, D), keys and values already repeated to H heads.
+        mask: None for causal, else boolean (True = visible) or additive, broadcastable to (B, H, T, T).
+        scale: Factor on the scores.
+        kernel: From `choose_kernel`.
+
+    Returns:
+        Output (B, H, T, D), differentiable, and log-sum-exp (B, H, T) in nats.
+    """
+    causal, aten = mask is None, torch.ops.aten
+    if kernel == "flash_cpu":
+        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, is_causal=causal, attn_mask=_additive(mask, query.dtype), scale=scale
+        )
+    elif kernel == "flash_cuda":
+        out, lse = aten._scaled_dot_product_flash_attention(query, key, value, is_causal=True, scale=scale)[:2]
+    elif kernel == "efficient_cuda":
+        out, lse = aten._scaled_dot_product_efficient_attention(
+            query, key, value, None, compute_log_sumexp=True, is_causal=True, scale=scale
+        )[:2]
+        lse = lse[..., : query.shape[2]]  # this kernel pads T to a multiple of 32
+    else:
+        out, lse = _plain(query, key, value, mask, scale)
+    return out, lse
+
+
+@torch.no_grad()
+def attention_entropy(
+    query: Tensor, key: Tensor, lse: Tensor, mask: Tensor | None, scale: float, kernel: Kernel
+) -> Tensor:
+    """Entropy in nats of every query's attention distribution, (B, H, T); see the module's formula.
+
+    Args:
+        query, key: (B, H, T, D).
+        lse: (B, H, T), from `attend` with the same arguments.
+        mask, scale, kernel: As handed to `attend`.
+    """
+    query, key = query.detach(), key.detach()
+    mean_key, _ = attend(query, key, key, mask, scale, kernel)  # (B, H, T, D)
+    return lse.detach() - scale * torch.einsum("bhtd,bhtd->bht", query, mean_key).to(lse.dtype)
+
+
+def visible_lengths(mask: Tensor | None, tokens: int, device: torch.device) -> Tensor:
+    """How many keys each query may see.
+
+    Args:
+        mask: None for causal, else boolean or additive (B, 1 or H, T, T).
+        tokens: T.
+        device: Where to put the result.
+
+    Returns:
+        (1, 1, T) for a causal mask, else (B, 1 or H, T), integers.
+    """
+    if mask is None:
+        return torch.arange(1, tokens + 1, device=device)[None, None]
+    visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return visible.sum(-1)
+
+
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    tokens, outs, sums = query.shape[2], [], []
+    additive = _additive(mask, query.dtype)
+    for start in range(0, tokens, _QUERY_BLOCK):
+        stop = min(start + _QUERY_BLOCK, tokens)
+        scores = (query[:, :, start:stop] @ key.transpose(-1, -2)) * scale  # (B, H, block, T)
+        if additive is None:
+            rows = torch.arange(start, stop, device=query.device)[:, None]
+            scores = scores.masked_fill(torch.arange(tokens, device=query.device)[None] > rows, -math.inf)
+        else:
+            scores = scores + additive[..., start:stop, :]
+        lse = scores.logsumexp(-1)
+        outs.append((scores - lse[..., None]).exp().nan_to_num(0.0) @ value)
+        sums.append(lse)
+    return torch.cat(outs, 2), torch.cat(sums, 2)

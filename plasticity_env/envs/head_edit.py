@@ -1,0 +1,76 @@
+"""plasticity/HeadEdit-v0: one edit of one head a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from plasticity_env.edits import GROW, KEEP, PRUNE, REVIVE
+from plasticity_env.envs.base import PlasticityEnv
+from plasticity_env.errors import InputError
+
+EDIT_ORDER = (PRUNE, REVIVE, GROW)
+
+
+class HeadEditEnv(PlasticityEnv):
+    """Rewire a transformer language model, one head a step.
+
+    ## Description
+    As `plasticity/Heads-v0`, but an action edits a single head, so that the action mask is exact: an allowed action is
+    always carried out.
+
+    ## Action Space
+    `Discrete(1 + 3 * N)`, N = layers x heads:
+    | Num | Action |
+    |-----|--------|
+    | 0 | stop: the episode ends here |
+    | 1 + i | prune head i |
+    | 1 + N + i | revive head i |
+    | 1 + 2 * N + i | grow head i |
+
+    ## Observation Space
+    `Dict` of `heads` (N, F), `globals` (G,) and `action_mask` (1 + 3 * N,), 1 = allowed.
+
+    ## Rewards
+    As `plasticity/Heads-v0`.
+
+    ## Starting State
+    The dense model.
+
+    ## Episode End
+    Terminates when the agent stops or after `horizon` steps.
+
+    ## Information
+    As `plasticity/Heads-v0`.
+
+    ## Arguments
+    As `plasticity/Heads-v0`.
+
+    ## Version History
+    * v0: first version
+    """
+
+    env_id = "plasticity/HeadEdit-v0"
+
+    def _action_space(self, heads: int) -> gym.spaces.Space[Any]:
+        return gym.spaces.Discrete(1 + len(EDIT_ORDER) * heads)
+
+    def _action_mask_shape(self, heads: int) -> tuple[int, ...]:
+        return (1 + len(EDIT_ORDER) * heads,)
+
+    def _action_mask(self, allowed: np.ndarray) -> np.ndarray:
+        edits = [allowed[:, edit] for edit in EDIT_ORDER]
+        return np.concatenate([[True], *edits]).astype(np.int8)
+
+    def _edits(self, action: Any) -> tuple[Tensor, bool]:
+        if not self.action_space.contains(action):
+            raise InputError(f"an action must be a whole number from 0 to {3 * self.head_slots}, got {action!r}")
+        edits = torch.full((self.head_slots,), KEEP, dtype=torch.int64)
+        index = int(action) - 1
+        if index >= 0:
+            edits[index % self.head_slots] = EDIT_ORDER[index // self.head_slots]
+        return edits.view(self.workbench.model.shape), index < 0

@@ -1,0 +1,110 @@
+"""The environment's arguments, checked where they enter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from plasticity_env.errors import InputError
+from plasticity_env.model import PruningMode
+from plasticity_env.repair import check_repair
+from plasticity_env.rewards import find_reward
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All arguments of the environments; JSON-able, so that a run can be written down and repeated.
+
+    Attributes:
+        model_name: Embedded name, Hugging Face folder or hub name, or GGUF file.
+        dataset: "shakespeare", a path, or a hub data set.
+        dataset_config: Configuration of a hub data set.
+        mode: "adaptive" or "compressed".
+        reward: Name in the reward registry.
+        flop_price: Price of a nat of log FLOPs: a number, or a range sampled log-uniformly at reset.
+        flop_budget: Share of dense FLOPs to reach under the "budget" reward: a number, or a range sampled uniformly.
+        horizon: Decisions an episode.
+        train_steps: Fine-tuning steps between decisions; 0 freezes the model.
+        learning_rate: Of those steps.
+        train_streams: How many fixed streams of training text (with their control arms) resets draw from.
+        grow_warmup_steps: Training steps until a grown head's gate is 1.
+        repair: "none", "bias" or "least_squares".
+        max_sparsity: Largest share of heads that may be pruned, in [0, 1].
+        min_heads_per_layer: Fewest active heads of a layer.
+        calibration_blocks: Blocks that score and repair, drawn at reset.
+        reward_blocks: Blocks that pay, drawn at reset.
+        batch_size: Sequences in one pass; no result depends on it.
+        max_length: Tokens a block.
+        obs_signal: Compute the OBS score, (H*D)^3 a layer and step.
+        device: "cpu", "cuda", "cuda:0", ...
+    """
+
+    model_name: str = "bard-gpt2-4x4"
+    dataset: str = "shakespeare"
+    dataset_config: str | None = None
+    mode: str = "adaptive"
+    reward: str = "ppl_per_flop"
+    flop_price: float | Sequence[float] = (1.0, 16.0)
+    flop_budget: float | Sequence[float] = (0.75, 0.95)
+    horizon: int = 8
+    train_steps: int = 0
+    learning_rate: float = 3e-4
+    train_streams: int = 4
+    grow_warmup_steps: int = 20
+    repair: str = "least_squares"
+    max_sparsity: float = 0.9
+    min_heads_per_layer: int = 0
+    calibration_blocks: int = 16
+    reward_blocks: int = 16
+    batch_size: int = 8
+    max_length: int = 128
+    obs_signal: bool = True
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        PruningMode.parse(self.mode)
+        find_reward(self.reward)
+        check_repair(self.repair)
+        _range("flop_price", self.flop_price, 0.0, 1e6)
+        _range("flop_budget", self.flop_budget, 1e-3, 1.0)
+        for name, low in (
+            ("horizon", 1),
+            ("train_steps", 0),
+            ("train_streams", 1),
+            ("grow_warmup_steps", 0),
+            ("min_heads_per_layer", 0),
+            ("calibration_blocks", 1),
+            ("reward_blocks", 1),
+            ("batch_size", 1),
+            ("max_length", 2),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+        if not 0 <= self.max_sparsity <= 1:
+            raise InputError(f"max_sparsity must lie in [0, 1], got {self.max_sparsity!r}")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate must be positive, got {self.learning_rate!r}")
+
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments as JSON-able keyword arguments."""
+        values = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def bounds(value: float | Sequence[float]) -> tuple[float, float]:
+    """A number or a range as (low, high)."""
+    if isinstance(value, int | float):
+        return float(value), float(value)
+    low, high = value
+    return float(low), float(high)
+
+
+def _range(name: str, value: float | Sequence[float], low: float, high: float) -> None:
+    try:
+        first, last = bounds(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be a number or a range of two numbers, got {value!r}") from None
+    if not (low < first <= last <= high):
+        raise InputError(f"{name} must lie above {low:g}, at most {high:g}, smaller end first; got {value!r}")

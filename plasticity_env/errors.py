@@ -1,0 +1,28 @@
+"""The one exception for bad input: a sentence that names the value, what is allowed and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A value that the caller gave cannot be used; scripts print it as one sentence and exit with code 2."""
+
+
+def unknown(kind: str, value: object, allowed: Iterable[str], way_out: str = "") -> InputError:
+    """Build the error for a name that is not in a registry.
+
+    Args:
+        kind: What the name stands for, for example ``"controller"``.
+        value: The name that was given.
+        allowed: The names that exist.
+        way_out: What else the caller can do, appended to the sentence.
+
+    Returns:
+        The error, with a "did you mean" when a known name is close.
+    """
+    names = sorted(allowed)
+    close = difflib.get_close_matches(str(value), names, n=1)
+    guess = f" (did you mean {close[0]!r}?)" if close else ""
+    return InputError(f"unknown {kind} {value!r}{guess}: known are {', '.join(names)}{way_out}")

@@ -1,0 +1,215 @@
+"""Where the rows of a head lie, architecture by architecture; the rest of the package never asks which model it holds.
+
+A new architecture is one call: ``register_layout("my_type", Layout(...))``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Literal
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from plasticity_env.errors import InputError
+
+Split = Literal["separate", "fused", "interleaved"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of the parts of one architecture.
+
+    Attributes:
+        layers: Dotted path from the causal LM to its list of transformer blocks.
+        attention: Name of the attention module inside a block.
+        output: Name of the output projection inside the attention module.
+        split: ``separate`` (q, k and v projections of their own), ``fused`` (all q, then all k, then all v in one
+            projection) or ``interleaved`` (q, k, v of head 0, then of head 1, ...).
+        projections: Names of the projections: (q, k, v) when separate, else the one fused projection.
+    """
+
+    layers: str
+    attention: str
+    output: str
+    split: Split
+    projections: tuple[str, ...]
+
+
+_LLAMA = Layout("model.layers", "self_attn", "o_proj", "separate", ("q_proj", "k_proj", "v_proj"))
+_LAYOUTS: dict[str, Layout] = {
+    "gpt2": Layout("transformer.h", "attn", "c_proj", "fused", ("c_attn",)),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "phi": Layout("model.layers", "self_attn", "dense", "separate", ("q_proj", "k_proj", "v_proj")),
+    "opt": Layout("model.decoder.layers", "self_attn", "out_proj", "separate", ("q_proj", "k_proj", "v_proj")),
+    "gpt_neox": Layout("gpt_neox.layers", "attention", "dense", "interleaved", ("query_key_value",)),
+}
+
+
+def register_layout(model_type: str, layout: Layout) -> None:
+    """Teach the package a new architecture (``config.model_type`` is the key)."""
+    _LAYOUTS[model_type] = layout
+
+
+def known_layouts() -> list[str]:
+    """Names of the architectures that can be wrapped."""
+    return sorted(_LAYOUTS)
+
+
+def find_layout(model_type: str) -> Layout:
+    """Look an architecture up.
+
+    Raises:
+        InputError: The architecture is not registered.
+    """
+    if model_type not in _LAYOUTS:
+        raise InputError(
+            f"unknown architecture {model_type!r}: known are {', '.join(known_layouts())}; "
+            "add yours with plasticity_env.layouts.register_layout(model_type, Layout(...))"
+        )
+    return _LAYOUTS[model_type]
+
+
+@dataclass(frozen=True)
+class HeadSlice:
+    """A contiguous piece of one parameter that belongs to one head or KV group."""
+
+    parameter: nn.Parameter
+    dim: int
+    start: int
+    length: int
+
+    def narrow(self, tensor: Tensor) -> Tensor:
+        """The same piece of a tensor shaped like the parameter (its gradient, its optimizer moment)."""
+        return tensor.narrow(self.dim, self.start, self.length)
+
+    @property
+    def data(self) -> Tensor:
+        """The piece of the parameter itself, a view without gradient."""
+        return self.narrow(self.parameter.data)
+
+
+class AttentionBlock:
+    """One layer's attention, seen head by head.
+
+    Attributes:
+        module: The attention module of the stock model.
+        output: Its output projection (``nn.Linear`` or GPT-2's ``Conv1D``).
+        has_output_bias: Whether the stock output projection has a bias.
+        heads, kv_heads, head_dim: Sizes; query head ``h`` reads KV group ``h // (heads // kv_heads)``.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout) -> None:
+        self.module = module
+        self.layout = layout
+        self.output: nn.Module = getattr(module, layout.output)
+        self.has_output_bias = self.output.bias is not None
+        self.head_dim = int(getattr(module, "head_dim", 0) or getattr(module, "head_size"))
+        self.heads = _in_features(self.output) // self.head_dim
+        if layout.split == "separate":
+            self.kv_heads = _out_features(getattr(module, layout.projections[1])) // self.head_dim
+        else:
+            self.kv_heads = self.heads
+
+    @property
+    def group_size(self) -> int:
+        """Query heads per KV group."""
+        return self.heads // self.kv_heads
+
+    def query_slices(self, head: int) -> list[HeadSlice]:
+        """Rows of the query projection (weight and bias) of a query head."""
+        if self.layout.split == "interleaved":
+            return self._rows(self.layout.projections[0], 3 * head * self.head_dim)
+        return self._rows(self.layout.projections[0], head * self.head_dim)
+
+    def kv_slices(self, group: int) -> list[HeadSlice]:
+        """Rows of the key and value projections (weights and biases) of a KV group."""
+        names, d = self.layout.projections, self.head_dim
+        if self.layout.split == "separate":
+            return self._rows(names[1], group * d) + self._rows(names[2], group * d)
+        if self.layout.split == "fused":
+            width = self.heads * d
+            return self._rows(names[0], width + group * d) + self._rows(names[0], 2 * width + group * d)
+        return self._rows(names[0], 3 * group * d + d) + self._rows(names[0], 3 * group * d + 2 * d)
+
+    def output_slice(self, head: int) -> HeadSlice:
+        """Input rows of the output projection that read this head."""
+        dim = 0 if isinstance(self.output, Conv1D) else 1
+        return HeadSlice(_parameter(self.output, "weight"), dim, head * self.head_dim, self.head_dim)
+
+    def output_weight(self) -> Tensor:
+        """Output projection as a (H*D, E) view: row ``i`` multiplies input ``i``, whatever the storage order."""
+        weight = _parameter(self.output, "weight").data
+        return weight if isinstance(self.output, Conv1D) else weight.t()
+
+    def projections(self) -> Iterator[nn.Module]:
+        """The query / key / value projection modules."""
+        for name in self.layout.projections:
+            yield getattr(self.module, name)
+
+    def _rows(self, projection: str, start: int) -> list[HeadSlice]:
+        module = getattr(self.module, projection)
+        dim = 1 if isinstance(module, Conv1D) else 0
+        rows = [HeadSlice(_parameter(module, "weight"), dim, start, self.head_dim)]
+        if module.bias is not None:
+            rows.append(HeadSlice(_parameter(module, "bias"), 0, start, self.head_dim))
+        return rows
+
+
+def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
+    """All attention layers of a Hugging Face causal LM, in order.
+
+    Raises:
+        InputError: Unknown architecture, or a model whose layers differ in their number of heads.
+    """
+    layout = find_layout(str(getattr(model.config, "model_type", type(model).__name__)))  # type: ignore[union-attr]
+    try:
+        layers = attrgetter(layout.layers)(model)
+    except AttributeError as error:
+        raise InputError(
+            f"{type(model).__name__} has no {layout.layers!r}: wrap the causal LM itself (AutoModelForCausalLM)"
+        ) from error
+    blocks = [AttentionBlock(getattr(layer, layout.attention), layout) for layer in layers]
+    shapes = {(block.heads, block.kv_heads, block.head_dim) for block in blocks}
+    if len(shapes) != 1:
+        raise InputError(f"layers differ in (heads, kv_heads, head_dim): {sorted(shapes)}; only uniform models fit")
+    return blocks
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter:
+    parameter = getattr(module, name)
+    assert isinstance(parameter, nn.Parameter)
+    return parameter
+
+
+def _in_features(module: nn.Module) -> int:
+    weight = _parameter(module, "weight")
+    return weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1]
+
+
+def _out_features(module: nn.Module) -> int:
+    weight = _parameter(module, "weight")
+    return weight.shape[1] if isinstance(module, Conv1D) else weight.shape[0]
+
+
+def is_projection(module: nn.Module) -> bool:
+    """True for a module that multiplies by a weight matrix: ``nn.Linear`` or GPT-2's ``Conv1D``."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+__all__ = [
+    "AttentionBlock",
+    "HeadSlice",
+    "Layout",
+    "attention_blocks",
+    "find_layout",
+    "is_projection",
+    "known_layouts",
+    "register_layout",
+]

