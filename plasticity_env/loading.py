@@ -25,7 +25,7 @@ class LoadedModel(NamedTuple):
 
 def embedded_models() -> list[str]:
     """Names of the language models that the package ships."""
-    return sorted(folder.name for folder in _MODELS_FOLDER.iterdir() if (folder / "config.json").exists())
+    return sorted(config.parent.name for config in _MODELS_FOLDER.glob("*/config.json"))
 
 
 def model_card(name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python scripts/pretrain_zoo.py --models bard-gpt2-4x4,bard-llama-4x8 --minutes 15
 
-Writes `text/` and `models/<name>/` under --output_dir; run again with --resume to go on after an interruption.
+Writes `text/` and `models/<name>/` under --output_dir; after an interruption run it again with --resume.
 """
 
 from __future__ import annotations

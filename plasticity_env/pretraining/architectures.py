@@ -141,7 +141,8 @@ def build_model(spec: ZooModel, seed: int) -> PreTrainedModel:
     """A freshly initialised float32 model, the same for the same seed."""
     torch.manual_seed(seed)
     config = FAMILIES[spec.family].configure(spec.shape)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
 
 
 def output_projections(model: PreTrainedModel, spec: ZooModel) -> list[nn.Module]:

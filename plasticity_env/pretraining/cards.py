@@ -1,15 +1,18 @@
-"""A model's card: what it is, what it cost, how good it is, what each head is worth; as card.json and README.md."""
+"""A model's card: what it is, what it cost, how good it is and what each of its heads is worth."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from torch import Tensor
 
 from plasticity_env.pretraining.corpus import LICENCE
 from plasticity_env.pretraining.evaluation import Score
+
+CARD: Final = "card.json"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The naive run beside this model: same shape, same tokenizer, plain AdamW; its cost and its test score."""
+    """The naive run beside this model (same shape and tokenizer, plain AdamW): its cost and test score."""
 
     recipe: str
     steps: int
@@ -93,13 +96,13 @@ class Card:
 
     def save(self, folder: Path) -> None:
         """Write card.json and README.md into the model's folder."""
-        (folder / "card.json").write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(self.readme(), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Card:
         """Read card.json back."""
-        fields = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        fields = json.loads((folder / CARD).read_text(encoding="utf-8"))
         fields["training"] = Training(**fields["training"])
         fields["test"] = Score(**fields["test"])
         fields["ablation"] = Ablation(**fields["ablation"])
@@ -116,38 +119,43 @@ class Card:
             ("head dim, width, inner", f"{self.head_dim}, {self.width}, {self.inner}"),
             ("parameters", f"{self.parameters:,}"),
             ("vocabulary, positions", f"{self.vocabulary}, {self.positions}"),
-            ("trained on", f"{t.tokens:,} tokens ({t.epochs:.2f} epochs, {t.steps} steps), recipe `{t.recipe}`"),
+            (
+                "trained on",
+                f"{t.tokens:,} tokens ({t.epochs:.2f} epochs, {t.steps} steps), recipe `{t.recipe}`",
+            ),
             ("training time", f"{t.seconds:.0f} s, {t.threads} thread(s), {t.device}, seed {t.seed}"),
             ("test perplexity per token", f"{self.test.perplexity:.3f} ({self.test.nll:.4f} nats)"),
             ("test bits per byte", f"{self.test.bits_per_byte:.4f}"),
             ("sha256 of model.safetensors", f"`{self.sha256}`"),
         ]
-        lines = [f"# {self.name}", "", f"A small {self.architecture} language model, pretrained on Shakespeare.", ""]
-        if self.held_out:
-            lines += ["**Held out**: this family is never used to train a controller, only to test one.", ""]
-        lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), ""]
-        lines += [
+        heads = range(self.heads)
+        intro = f"A small {self.architecture} language model, pretrained on Shakespeare."
+        held_out = "**Held out**: this family is never used to train a controller, only to test one."
+        parts = [
+            f"# {self.name}",
+            f"{intro}\n\n{held_out}" if self.held_out else intro,
+            "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)]),
             f"Test: the whole test split in {self.test.tokens // (self.test.block_length - 1)} packed blocks of "
-            f"{self.test.block_length} tokens, float32, first token of a block not scored "
-            f"({self.test.tokens:,} tokens). Per byte is per character: the texts are ASCII.",
-            "",
-            f"## What each head is worth\n\nRise in nats per token when one head alone is silenced, on the first "
-            f"{a.blocks} blocks of the {a.split} split: min {a.min:.4f}, median {a.median:.4f}, max {a.max:.4f}, "
-            f"std {a.std:.4f}.",
-            "",
-            "| layer | " + " | ".join(f"head {h}" for h in range(self.heads)) + " |",
-            "|---" * (self.heads + 1) + "|",
-            *(f"| {i} | " + " | ".join(f"{d:.4f}" for d in row) + " |" for i, row in enumerate(a.deltas)),
-            "",
+            f"{self.test.block_length} tokens, float32; the first token of a block is not scored "
+            f"({self.test.tokens:,} tokens are). Per byte is per character: the texts are ASCII.",
+            "## What each head is worth",
+            f"Rise in nats per token when one head alone is silenced, on the first {a.blocks} blocks of the "
+            f"{a.split} split: min {a.min:.4f}, median {a.median:.4f}, max {a.max:.4f}, std {a.std:.4f}.",
+            "\n".join(
+                [
+                    "| layer | " + " | ".join(f"head {head}" for head in heads) + " |",
+                    "|---" * (self.heads + 1) + "|",
+                    *(f"| {i} | " + " | ".join(f"{d:.4f}" for d in row) + " |" for i, row in enumerate(a.deltas)),
+                ]
+            ),
         ]
         if self.naive is not None:
             n = self.naive
-            lines += [
-                "## Against naive training\n",
+            parts += [
+                "## Against naive training",
                 f"The same shape trained naively (AdamW, constant 3e-4, 8 x 256 tokens) for {n.seconds:.0f} s "
-                f"({n.tokens:,} tokens, {n.threads} thread(s)) reaches a test perplexity of {n.test.perplexity:.3f} "
-                f"({n.test.bits_per_byte:.4f} bits per byte).",
-                "",
+                f"({n.tokens:,} tokens, {n.threads} thread(s)) reaches a test perplexity of "
+                f"{n.test.perplexity:.3f} ({n.test.bits_per_byte:.4f} bits per byte).",
             ]
-        lines += [f"Weights are stored as float16; load with `dtype=torch.float32` on a CPU. {LICENCE}", ""]
-        return "\n".join(lines)
+        parts.append(f"Weights are stored as float16; load with `dtype=torch.float32` on a CPU. {LICENCE}")
+        return "\n\n".join(parts) + "\n"

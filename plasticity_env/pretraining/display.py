@@ -12,7 +12,7 @@ from plasticity_env.pretraining.training import Progress as TrainingProgress
 
 
 class Display:
-    """Context manager; call it with every `TrainingProgress`. Shows smoothed loss, tokens per second, time left."""
+    """Context manager, called with every `TrainingProgress`: smoothed loss, tokens per second, time left."""
 
     def __init__(self, name: str, every_seconds: float = 10.0) -> None:
         self._name = name

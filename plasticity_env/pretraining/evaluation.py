@@ -31,8 +31,8 @@ def total_nll(model: PreTrainedModel, blocks: Tensor, rows: int = 16) -> float:
     model.eval()
     device = next(model.parameters()).device
     total = 0.0
-    for batch in blocks.split(rows):
-        batch = batch.to(device)
+    for chunk in blocks.split(rows):
+        batch = chunk.to(device)
         logits = model(batch, use_cache=False).logits[:, :-1].float()  # (b, T-1, V)
         loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
         total += float(loss.double().sum())
@@ -56,7 +56,7 @@ def score(model: PreTrainedModel, blocks: Tensor, token_bytes: Tensor) -> Score:
 
 @contextmanager
 def silenced(projection: nn.Module, head: int, head_dim: int) -> Iterator[None]:
-    """While open, `head` contributes nothing to this output projection (the same as zeroing its rows there)."""
+    """While open, `head` gives nothing to this output projection (the same as zeroing its rows there)."""
 
     def zero(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         heads = inputs[0].clone()  # (b, T, H * head_dim)
@@ -70,8 +70,8 @@ def silenced(projection: nn.Module, head: int, head_dim: int) -> Iterator[None]:
         handle.remove()
 
 
-def ablation_delta(model: PreTrainedModel, spec: ZooModel, blocks: Tensor, layer: int, head: int) -> float:
-    """Nats per token on `blocks` (B, T) with one head silenced; subtract the intact model's to get the rise."""
+def silenced_nll(model: PreTrainedModel, spec: ZooModel, blocks: Tensor, layer: int, head: int) -> float:
+    """Nats per token on (B, T) `blocks` with one head silenced."""
     with silenced(output_projections(model, spec)[layer], head, spec.shape.head_dim):
         return total_nll(model, blocks) / blocks[:, 1:].numel()
 
@@ -82,5 +82,5 @@ def ablation_deltas(model: PreTrainedModel, spec: ZooModel, blocks: Tensor) -> T
     deltas = torch.zeros(spec.shape.layers, spec.shape.heads, dtype=torch.float64)
     for layer in range(spec.shape.layers):
         for head in range(spec.shape.heads):
-            deltas[layer, head] = ablation_delta(model, spec, blocks, layer, head) - intact
+            deltas[layer, head] = silenced_nll(model, spec, blocks, layer, head) - intact
     return deltas

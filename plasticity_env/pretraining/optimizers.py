@@ -1,21 +1,24 @@
 """Muon for the hidden matrices and AdamW for everything else.
 
-Muon (Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks") replaces a matrix's momentum
-by the nearest semi-orthogonal matrix, found by a Newton-Schulz iteration; the step is scaled by 0.2 sqrt(max side)
-so that its root mean square equals a typical AdamW step (Liu et al., 2025, arXiv:2502.16982, eq. 4).
+Muon (Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks") replaces a matrix's
+momentum by a nearly semi-orthogonal matrix, found by a Newton-Schulz iteration; the step is scaled by
+0.2 sqrt(max side) so that its root mean square is that of a typical AdamW step (Liu et al., 2025,
+"Muon is Scalable for LLM Training", arXiv:2502.16982).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ: Final = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration, tuned by Jordan et al. to lift small singular values fast."""
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -37,7 +40,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def square_blocks(matrix: Tensor) -> tuple[Tensor, ...]:
-    """Split a fused query-key-value matrix (3d x d, or its transpose) into three squares; others stay whole."""
+    """Split a fused query-key-value matrix (3d x d or d x 3d) into three squares; others stay whole."""
     rows, columns = matrix.shape
     if max(rows, columns) == 3 * min(rows, columns):
         return matrix.chunk(3, dim=0 if rows > columns else 1)
@@ -45,7 +48,7 @@ def square_blocks(matrix: Tensor) -> tuple[Tensor, ...]:
 
 
 class Muon(Optimizer):
-    """Momentum, orthogonalised per matrix, with decoupled weight decay; for 2-D parameters only."""
+    """Orthogonalised momentum with decoupled weight decay, for 2-D parameters only."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -91,5 +94,10 @@ def make_optimizers(
     matrices = hidden_matrices(model)
     return [
         Muon([p for p in model.parameters() if p in matrices], lr=matrix_lr, weight_decay=weight_decay),
-        AdamW([p for p in model.parameters() if p not in matrices], lr=vector_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        AdamW(
+            [p for p in model.parameters() if p not in matrices],
+            lr=vector_lr,
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+        ),
     ]

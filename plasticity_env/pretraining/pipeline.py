@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from plasticity_env.pretraining.architectures import ZooModel
-from plasticity_env.pretraining.cards import Card
+from plasticity_env.pretraining.cards import CARD, Card
 from plasticity_env.pretraining.corpus import build_texts, download_source, read_split
 from plasticity_env.pretraining.display import Display
-from plasticity_env.pretraining.publishing import publish
-from plasticity_env.pretraining.recipe import Recipe
+from plasticity_env.pretraining.publishing import add_comparison, publish
+from plasticity_env.pretraining.recipe import NAIVE, Recipe
 from plasticity_env.pretraining.training import steps_in, train
 from plasticity_env.pretraining.vocabulary import encode, train_tokenizer
 
@@ -41,38 +41,45 @@ def prepare_texts(run: Run) -> Path:
 
 
 def pretrain(spec: ZooModel, recipe: Recipe, run: Run) -> Card:
-    """Pretrain one model and store it under `<output>/models/<name>` (naive runs: `<name>-naive`)."""
+    """Pretrain one model and store it under `<output>/models/<name>`, the naive comparator under `<output>/naive`.
+
+    When both are there, the model's card also tells of the naive run.
+    """
     torch.set_num_threads(run.threads)
     texts = prepare_texts(run)
     text = read_split("train", texts)
     tokenizer = train_tokenizer(text)
     tokens = encode(tokenizer, text)
-    name = spec.name if recipe.use_muon else f"{spec.name}-{recipe.name}"
+    group = "naive" if recipe == NAIVE else "models"
     if run.tokens is not None:
         steps = max(1, run.tokens // recipe.tokens_per_step)
     else:
         steps = steps_in(run.minutes, spec, recipe, tokens, run.device)
-    with Display(name) as display:
+    with Display(spec.name) as display:
         trained = train(
             spec,
             recipe,
             tokens,
             steps,
             run.seed,
-            run.cache / "checkpoints" / name,
+            run.cache / "checkpoints" / group / spec.name,
             resume=run.resume,
             device=run.device,
             report=display,
         )
-    return publish(
+    card = publish(
         trained,
         tokenizer,
         spec,
         recipe,
-        run.output / "models" / name,
+        run.output / group / spec.name,
         texts,
         train_tokens=tokens.numel(),
         seed=run.seed,
         threads=run.threads,
         device=run.device,
     )
+    model, naive = run.output / "models" / spec.name, run.output / "naive" / spec.name
+    if (model / CARD).is_file() and (naive / CARD).is_file():
+        add_comparison(model, naive)
+    return card

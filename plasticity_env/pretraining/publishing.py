@@ -25,19 +25,22 @@ ABLATION_BLOCKS: Final = 128
 
 
 def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a standard Hugging Face folder with float16 weights; through a temporary name, so never half a model."""
+    """Write a standard Hugging Face folder with float16 weights, through a temporary name: never half a model."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0, do_sample=True)
     model.cpu().half().save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    for path in temporary.iterdir():
+        path.chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
 
 def load_model(folder: Path) -> PreTrainedModel:
     """The stored model in float32, ready to evaluate."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model.eval()
 
 
 def test_score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Path) -> Score:

@@ -1,11 +1,12 @@
-"""What a training run is: batch, stages of sequence length, learning rates and their schedule; all by step number.
+"""What a training run is: batch, stages of sequence length, learning rates and their schedule.
 
-Batches and learning rates are functions of the step alone (no running random state), so a resumed run is exact.
+Batches and learning rates are functions of the step alone (no running random state): a resumed run is exact.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -34,7 +35,6 @@ class Recipe:
     warmup_share: float = 0.02
     decay_share: float = 0.6
     clip: float = 1.0
-    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         """Reject shares that do not cover the run and lengths that do not divide the batch."""
@@ -84,7 +84,6 @@ def batch_at(tokens: Tensor, recipe: Recipe, step: int, steps: int, seed: int) -
     Returns:
         (B, T + 1) int64: T inputs and, one to the right, T targets.
     """
-    start = 0
     ends = [round(steps * sum(s.share for s in recipe.stages[: i + 1])) for i in range(len(recipe.stages))]
     index = next(i for i, end in enumerate(ends) if step < end)
     start = ends[index - 1] if index else 0
@@ -93,9 +92,15 @@ def batch_at(tokens: Tensor, recipe: Recipe, step: int, steps: int, seed: int) -
     blocks = (tokens.numel() - length) // length  # whatever the offset, this many full blocks (and one target) fit
     batch: list[Tensor] = []
     for number in range((step - start) * rows, (step - start + 1) * rows):
-        generator = torch.Generator().manual_seed((seed * 1009 + index) * 100_003 + number // blocks)
-        offset = int(torch.randint(length, (1,), generator=generator))
-        order = torch.randperm(blocks, generator=generator)
+        offset, order = _shuffle((seed * 1009 + index) * 100_003 + number // blocks, length, blocks)
         first = offset + int(order[number % blocks]) * length
         batch.append(tokens[first : first + length + 1])
     return torch.stack(batch)
+
+
+@lru_cache(maxsize=2)
+def _shuffle(seed: int, length: int, blocks: int) -> tuple[int, Tensor]:
+    """Where the first block of a pass starts, in [0, length), and the order of its blocks, shape (blocks,)."""
+    generator = torch.Generator().manual_seed(seed)
+    offset = int(torch.randint(length, (1,), generator=generator))
+    return offset, torch.randperm(blocks, generator=generator)

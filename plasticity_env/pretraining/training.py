@@ -47,12 +47,11 @@ class Trained:
 def train_step(
     model: PreTrainedModel, optimizers: list[Optimizer], batch: Tensor, recipe: Recipe, factor: float
 ) -> float:
-    """One update on a (B, T + 1) batch at `factor` of the peak learning rates; returns the loss in nats per token."""
+    """Update once on a (B, T + 1) batch at `factor` of the peak learning rates; the loss in nats per token."""
     device = next(model.parameters()).device
     batch = batch.to(device)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
-        logits = model(batch[:, :-1], use_cache=False).logits  # (B, T, V)
-    loss = functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+    logits = model(batch[:, :-1], use_cache=False).logits  # (B, T, V)
+    loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     for optimizer in optimizers:
@@ -65,7 +64,9 @@ def train_step(
 
 def prepare(spec: ZooModel, recipe: Recipe, seed: int, device: str) -> tuple[PreTrainedModel, list[Optimizer]]:
     """A fresh model on `device` and its optimizers; each parameter group remembers its peak learning rate."""
-    model = build_model(spec, seed).to(device).train()
+    model = build_model(spec, seed)
+    model.to(device)  # type: ignore[arg-type]
+    model.train()
     optimizers = make_optimizers(model, recipe.matrix_lr, recipe.vector_lr, recipe.weight_decay, recipe.use_muon)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -74,7 +75,7 @@ def prepare(spec: ZooModel, recipe: Recipe, seed: int, device: str) -> tuple[Pre
 
 
 def steps_in(minutes: float, spec: ZooModel, recipe: Recipe, tokens: Tensor, device: str, trials: int = 8) -> int:
-    """How many steps fit in `minutes` on this machine now, from the time of a few steps of a throw-away model."""
+    """How many steps fit in `minutes` here and now, from the time of a few steps of a throw-away model."""
     model, optimizers = prepare(spec, recipe, seed=0, device=device)
     seconds: list[float] = []
     for i in range(trials + 2):
@@ -86,7 +87,13 @@ def steps_in(minutes: float, spec: ZooModel, recipe: Recipe, tokens: Tensor, dev
 
 
 def save_checkpoint(
-    folder: Path, model: PreTrainedModel, optimizers: list[Optimizer], step: int, steps: int, seconds: float, seed: int
+    folder: Path,
+    model: PreTrainedModel,
+    optimizers: list[Optimizer],
+    step: int,
+    steps: int,
+    seconds: float,
+    seed: int,
 ) -> None:
     """Write `step-<n>` under `folder` through a temporary name, then drop the older checkpoints."""
     final = folder / f"step-{step:08d}"

@@ -44,11 +44,11 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Tensor:
 
 
 def pack(tokens: Tensor, length: int) -> Tensor:
-    """Cut (N,) tokens into full blocks, shape (N // length, length); the rest is dropped, nothing is padded."""
+    """Cut (N,) tokens into full blocks, (N // length, length); the rest is dropped, nothing is padded."""
     blocks = tokens.numel() // length
     return tokens[: blocks * length].view(blocks, length)
 
 
 def bytes_per_token(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """How many bytes of text each token stands for, shape (V,): in a byte-level alphabet one character is one byte."""
+    """Bytes of text that each token stands for, shape (V,): in the byte-level alphabet a character is a byte."""
     return torch.tensor([len(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))])

@@ -1,0 +1,80 @@
+"""Checkpoints of PPO from which training goes on exactly: same weights, same draws, same episodes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from plasticity_env.errors import InputError
+from plasticity_env.files import replace_file
+from plasticity_env.records import EpisodeRecord
+
+if TYPE_CHECKING:
+    from agents.ppo import PPO
+
+NAME = "checkpoint.pt"
+
+
+def save_checkpoint(ppo: PPO, folder: Path) -> None:
+    """Write the whole state of a training into ``folder``; readable with ``torch.load(weights_only=True)``."""
+    state = {
+        "config": asdict(ppo.config),
+        "network": ppo.network.state_dict(),
+        "optimizer": ppo.optimizer.state_dict(),
+        "generator": ppo.generator.get_state(),
+        "global_step": ppo.global_step,
+        "update": ppo.update,
+        "returns": list(ppo.returns),
+        "environments": [_environment_state(env) for env in ppo.envs],
+    }
+    replace_file(folder / NAME, lambda path: torch.save(state, path))
+
+
+def load_checkpoint(ppo: PPO, folder: Path) -> bool:
+    """Put the state of ``folder``'s checkpoint into a PPO built with the same arguments; False where there is none.
+
+    Raises:
+        InputError: The checkpoint belongs to other arguments.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return False
+    state = torch.load(path, weights_only=True, map_location=ppo.device)
+    ours = asdict(ppo.config)
+    changed = [key for key, value in state["config"].items() if ours.get(key) != value]
+    if changed:
+        key = changed[0]
+        raise InputError(
+            f"the checkpoint in {str(folder)!r} was trained with {key}={state['config'][key]!r}, not {ours.get(key)!r}: "
+            "resume with the same arguments or start in another folder"
+        )
+    if len(state["environments"]) != len(ppo.envs):
+        raise InputError(f"the checkpoint has {len(state['environments'])} environments, this training {len(ppo.envs)}")
+    ppo.network.load_state_dict(state["network"])
+    ppo.optimizer.load_state_dict(state["optimizer"])
+    ppo.generator.set_state(state["generator"].cpu())
+    ppo.global_step, ppo.update = state["global_step"], state["update"]
+    ppo.returns = list(state["returns"])
+    ppo.observations = [_go_on(env, saved) for env, saved in zip(ppo.envs, state["environments"], strict=True)]
+    return True
+
+
+def _environment_state(env: Any) -> str:
+    record: EpisodeRecord = env.unwrapped.episode_record()
+    return json.dumps({"record": asdict(record), "random": env.unwrapped.np_random.bit_generator.state})
+
+
+def _go_on(env: Any, saved: str) -> Any:
+    """Replay the running episode (rewards are deterministic), then put the random generator back."""
+    data = json.loads(saved)
+    if data["record"]["kwargs"] != env.unwrapped.settings.kwargs():
+        raise InputError("the checkpoint's environments have other arguments than this training's: use the same ones")
+    observation, _ = env.reset(seed=0, options=data["record"]["options"])
+    for action in data["record"]["actions"]:
+        observation = env.step(action if isinstance(action, int) else torch.tensor(action).numpy())[0]
+    env.unwrapped.np_random.bit_generator.state = data["random"]
+    return observation

@@ -1,0 +1,194 @@
+"""One comparison run: controllers x repairs x sparsities x seeds, a table, a file, a picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import controllers
+from agents.evaluation import Arena, Protocol, Row, results_json, summarise
+from plasticity_env import cli
+from plasticity_env.errors import InputError, unknown
+from plasticity_env.files import write_text
+from plasticity_env.loading import load_model
+from plasticity_env.plots import frontier_png
+from plasticity_env.progress import Progress
+from plasticity_env.repair import check_repair
+from plasticity_env.text import load_text
+from plasticity_env.tracking import Tracker, TrackingOptions, new_run_folder
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Arguments of a comparison."""
+
+    model_name: str = "bard-gpt2-4x4"
+    """an embedded name, a folder, a GGUF file or a hub name"""
+    dataset: str = "shakespeare"
+    """text: shakespeare, a path, or a hub data set"""
+    dataset_config: str | None = None
+    """configuration of a hub data set"""
+    controllers: str = "random,magnitude,entropy_high,entropy_low,gradient,fisher,obs,activation,plasticity"
+    """names or folders of saved controllers, separated by commas"""
+    sparsities: str = "0.1,0.2,0.3,0.4,0.5"
+    """shares of heads to prune, separated by commas"""
+    flop_prices: str = ""
+    """prices at which networks also play freely, separated by commas"""
+    repair: str = "none,least_squares"
+    """repair methods, separated by commas"""
+    seeds: int = 3
+    """draws of calibration text"""
+    rounds: int = 1
+    """decisions over which an episode spreads its pruning"""
+    mode: str = "adaptive"
+    """adaptive or compressed"""
+    env: str = "heads"
+    """heads or head_edit"""
+    prune_entropy: str = "auto"
+    """direction of the PlasticityController: high, low or auto"""
+    calibration_blocks: int = 16
+    """blocks that score and repair"""
+    test_blocks: int | None = 32
+    """blocks of the test split that are scored; None for all"""
+    batch_size: int = 8
+    """sequences in one pass"""
+    max_length: int = 128
+    """tokens a block"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:0, ..."""
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    output_dir: Path | None = None
+    """folder for the results; unset: a new one under runs/"""
+
+    def protocol(self) -> Protocol:
+        """What to play.
+
+        Raises:
+            InputError: A sparsity outside [0, 1), no seeds, a price that is not positive.
+        """
+        return Protocol(
+            cli.numbers(self.sparsities, "sparsities"),
+            cli.numbers(self.flop_prices, "flop_prices"),
+            self.seeds,
+            self.rounds,
+            self.test_blocks,
+        )
+
+
+def compare(config: CompareConfig) -> Path:
+    """Play every controller with every repair; rows are written as they are measured.
+
+    Args:
+        config: Arguments.
+
+    Returns:
+        The folder: ``results.json``, ``frontier.png``, ``table.txt``, ``metrics.jsonl``.
+
+    Raises:
+        InputError: Arguments that cannot be used, before anything is written.
+    """
+    protocol = config.protocol()
+    players = [_player(name, config) for name in cli.words(config.controllers)]
+    repairs = [check_repair(name) for name in cli.words(config.repair)]
+    if not players or not repairs:
+        raise InputError("nothing to compare: give at least one controller and one repair")
+    loaded = load_model(config.model_name, device=config.device)
+    text = load_text(
+        config.dataset, loaded.tokenizer, dataset_config=config.dataset_config, block_size=config.max_length
+    )
+    from agents.training import ENVIRONMENTS
+
+    if config.env not in ENVIRONMENTS:
+        raise unknown("environment", config.env, ENVIRONMENTS)
+    settings = {
+        "mode": config.mode,
+        "dataset": config.dataset,
+        "calibration_blocks": config.calibration_blocks,
+        "reward_blocks": 1,  # scored on the test split: the reward batch decides nothing here
+        "batch_size": config.batch_size,
+        "max_length": config.max_length,
+        "device": config.device,
+    }
+    arenas = [Arena(protocol, loaded, text, ENVIRONMENTS[config.env], repair=repair, **settings) for repair in repairs]
+    folder = config.output_dir or new_run_folder("evaluate")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    written: dict[str, Any] = {}
+    with (
+        Tracker(folder, _plain(config), config.tracking) as tracker,
+        Progress("evaluating", len(players) * len(repairs)) as progress,
+    ):
+        for arena in arenas:
+            for name, options, label in players:
+                for row in arena.play(name, options, label):
+                    rows.append(row)
+                    tracker.log(_metrics(row), len(rows))
+                written = results_json(arena, rows, cli.command(), cli.machine())
+                write_text(folder / "results.json", json.dumps(written, indent=1))
+                progress.advance(1, perplexity=rows[-1].test_ppl)
+        tracker.table("results", list(summarise(rows)[0]), [list(line.values()) for line in summarise(rows)])
+    frontier_png(written, folder / "frontier.png")
+    table = comparison_table(rows, written)
+    Console().print(table)
+    with (folder / "table.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=160).print(table)
+    return folder
+
+
+def comparison_table(rows: list[Row], results: dict[str, Any]) -> Table:
+    """Test perplexity by controller (rows) and sparsity (columns), mean and standard deviation over seeds."""
+    dense, lines = results["dense"], summarise(rows)
+    targets = sorted({line["sparsity"] for line in lines if line["sparsity"] is not None})
+    table = Table(
+        title=f"{results['model']} on {results['dataset']} (test, {results['test_blocks']} blocks of "
+        f"{results['max_length']} tokens): perplexity, dense {dense['test_ppl']:.2f}"
+    )
+    table.add_column("controller")
+    table.add_column("repair")
+    for target in targets:
+        table.add_column(f"{target:.0%} of heads", justify="right")
+    groups: dict[tuple[str, str], dict[float | None, str]] = {}
+    for line in lines:
+        cells = groups.setdefault((line["controller"], line["repair"]), {})
+        spread = f" ± {line['test_ppl_std']:.2f}" if line["seeds"] > 1 else ""
+        text = f"{line['test_ppl']:.2f}{spread}"
+        if line["flop_price"] is not None:
+            table_key = f"{line['controller']} at price {line['flop_price']:g}"
+            groups.setdefault((table_key, line["repair"]), {})[targets[0] if targets else 0.0] = (
+                f"{text} ({line['flops_kept']:.1%} of FLOPs)"
+            )
+        else:
+            cells[line["sparsity"]] = text
+    for (name, repair), cells in groups.items():
+        alone = cells.get(None)
+        values = [alone] * len(targets) if alone else [cells.get(target, "") for target in targets]
+        if any(values):
+            table.add_row(name, repair, *[value or "" for value in values])
+    return table
+
+
+def _player(name: str, config: CompareConfig) -> tuple[str, dict[str, Any], str | None]:
+    options: dict[str, Any] = {}
+    label = None
+    if name == "plasticity":
+        options["prune_entropy"] = config.prune_entropy
+    controller = controllers.make(name, **options)  # fails here, before anything is measured, if it cannot be made
+    if name not in controllers.names():
+        label = f"{controller.name} ({Path(name).parent.name})"
+    return name, options, label
+
+
+def _metrics(row: Row) -> dict[str, float]:
+    name = f"{row.controller}/{row.repair}"
+    return {f"{name}/test_ppl": row.test_ppl, f"{name}/flops_kept": row.flops_kept}
+
+
+def _plain(config: CompareConfig) -> dict[str, Any]:
+    data = asdict(config)
+    data["output_dir"] = None if config.output_dir is None else str(config.output_dir)
+    return data

@@ -1,0 +1,201 @@
+"""One training run: environments, an agent, tracking, and a folder that holds everything it made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import yaml
+
+import plasticity_env  # noqa: F401  (registers the environments)
+from agents.ppo import PPO, Metrics, PPOConfig
+from controllers.ann import ANNController
+from plasticity_env.cli import words
+from plasticity_env.edits import EDITS
+from plasticity_env.errors import InputError, unknown
+from plasticity_env.files import write_text
+from plasticity_env.progress import Progress
+from plasticity_env.tracking import Tracker, TrackingOptions, new_run_folder
+
+AGENTS = ("ppo", "sb3_ppo", "sb3_maskable_ppo")
+ENVIRONMENTS = {"heads": "plasticity/Heads-v0", "head_edit": "plasticity/HeadEdit-v0"}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Arguments of a training run."""
+
+    agent: str = "ppo"
+    """ppo (our own), sb3_ppo or sb3_maskable_ppo"""
+    env: str = "heads"
+    """heads (all heads at once) or head_edit (one edit a step)"""
+    model_name: str = "bard-gpt2-4x4"
+    """language models to train on, separated by commas: embedded names, folders, GGUF files or hub names"""
+    dataset: str = "shakespeare"
+    """text: shakespeare, a path, or a hub data set"""
+    dataset_config: str | None = None
+    """configuration of a hub data set"""
+    mode: str = "adaptive"
+    """adaptive (prune, revive, grow) or compressed (prune for good)"""
+    reward: str = "ppl_per_flop"
+    """name in the reward registry"""
+    flop_price: tuple[float, float] = (1.0, 16.0)
+    """range of FLOP prices, sampled log-uniformly at each reset"""
+    horizon: int = 4
+    """decisions an episode"""
+    train_steps: int = 0
+    """fine-tuning steps of the language model between decisions"""
+    repair: str = "least_squares"
+    """none, bias or least_squares"""
+    max_sparsity: float = 0.9
+    """largest share of heads that may be pruned"""
+    min_heads_per_layer: int = 0
+    """fewest active heads of a layer"""
+    calibration_blocks: int = 8
+    """blocks that score and repair"""
+    reward_blocks: int = 8
+    """blocks that pay"""
+    batch_size: int = 8
+    """sequences in one pass"""
+    max_length: int = 128
+    """tokens a block"""
+    envs_per_model: int = 4
+    """environments over each language model"""
+    capacity: int | None = None
+    """head slots of a Stable-Baselines3 checkpoint; unset: the largest model's"""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    output_dir: Path | None = None
+    """run folder; unset: a new one under runs/"""
+    resume: bool = False
+    """go on from the checkpoint in --output_dir"""
+
+    def __post_init__(self) -> None:
+        if self.agent not in AGENTS:
+            raise unknown("agent", self.agent, AGENTS)
+        if self.env not in ENVIRONMENTS:
+            raise unknown("environment", self.env, ENVIRONMENTS)
+        if self.envs_per_model < 1:
+            raise InputError(f"envs_per_model must be at least 1, got {self.envs_per_model}")
+        if not words(self.model_name):
+            raise InputError("model_name is empty: give at least one language model")
+        if self.resume and self.output_dir is None:
+            raise InputError("--resume needs --output_dir, the folder of the run to go on with")
+
+    def environment_kwargs(self, model: str) -> dict[str, Any]:
+        """Keyword arguments of the environment over one of the models."""
+        names = (
+            "dataset dataset_config mode reward horizon train_steps repair max_sparsity min_heads_per_layer "
+            "calibration_blocks reward_blocks batch_size max_length"
+        ).split()
+        values = {name: getattr(self, name) for name in names}
+        return {"model_name": model, "device": self.ppo.device, "flop_price": list(self.flop_price), **values}
+
+    def to_json(self) -> dict[str, Any]:
+        """Resolved arguments, JSON-able."""
+        data = asdict(self)
+        data["output_dir"] = None if self.output_dir is None else str(self.output_dir)
+        data["flop_price"] = list(self.flop_price)
+        return data
+
+
+def make_environments(config: TrainConfig) -> list[gym.Env[Any, Any]]:
+    """Build the environments of a run; those over one frozen model share its weights and memo."""
+    envs: list[gym.Env[Any, Any]] = []
+    for model in words(config.model_name):
+        first = gym.make(ENVIRONMENTS[config.env], **config.environment_kwargs(model))
+        envs.append(first)
+        base = first.unwrapped
+        for _ in range(config.envs_per_model - 1):
+            envs.append(base.fork())  # type: ignore[attr-defined]
+    return envs
+
+
+def train(config: TrainConfig) -> Path:
+    """Train a controller and write everything into a run folder.
+
+    Args:
+        config: Arguments.
+
+    Returns:
+        The folder: ``config.yaml``, ``metrics.jsonl``, ``tensorboard/``, ``controller/``, ``checkpoint.pt``, W&B if on.
+
+    Raises:
+        InputError: Arguments that cannot be used, before anything is written.
+    """
+    envs = make_environments(config)
+    folder = config.output_dir or new_run_folder(f"train_{config.agent}")
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved = config.to_json()
+    write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+    with (
+        Tracker(folder, resolved, config.tracking, resume=config.resume) as tracker,
+        Progress("training", config.ppo.total_timesteps) as progress,
+    ):
+
+        def report(step: int, metrics: Metrics) -> None:
+            tracker.log(metrics, step)
+            shown = {key.partition("/")[2]: metrics[key] for key in _SHOWN if key in metrics}
+            progress.update(min(step, config.ppo.total_timesteps), **shown)
+
+        controller = _learn(config, envs, folder, tracker, report)
+        controller.info.update(
+            {"models": words(config.model_name), "env": config.env, "mode": config.mode, "repair": config.repair}
+        )
+        controller.save(folder / "controller")
+        tracker.artifact("controller", folder / "controller")
+        columns, rows = head_edits(controller, envs, config)
+        tracker.table("head_edits", columns, rows)
+    return folder
+
+
+_SHOWN = ("episode/ppl", "episode/flops_kept", "episode/return")
+
+
+def _learn(
+    config: TrainConfig, envs: list[gym.Env[Any, Any]], folder: Path, tracker: Tracker, report: Any
+) -> ANNController:
+    if config.agent == "ppo":
+        ppo = PPO(envs, config.ppo, folder, report)
+        if config.resume:
+            if not ppo.resume():
+                raise InputError(f"no checkpoint in {str(folder)!r} to resume from: leave --resume out to start")
+            tracker.rewind(ppo.global_step)
+        return ppo.train()
+    from agents import sb3
+
+    if config.resume:
+        raise InputError(
+            f"--resume is for --agent ppo; {config.agent} starts anew (Stable-Baselines3 keeps no episode state)"
+        )
+    algorithm = sb3.build(envs, config.ppo, config.capacity, maskable=config.agent == "sb3_maskable_ppo")
+    algorithm.learn(config.ppo.total_timesteps, callback=sb3.Report(report))
+    info = {"agent": config.agent, "global_step": algorithm.num_timesteps, "seed": config.ppo.seed}
+    return sb3.controller_of(algorithm, info)
+
+
+def head_edits(
+    controller: ANNController, envs: list[gym.Env[Any, Any]], config: TrainConfig
+) -> tuple[list[str], list[list[Any]]]:
+    """Play one episode per model and list every edit with the perplexity and FLOPs that it led to."""
+    columns = ["model", "flop_price", "step", "edit", "layer", "head", "ppl", "flops_kept"]
+    rows: list[list[Any]] = []
+    for env in envs[:: config.envs_per_model]:
+        base: Any = env.unwrapped
+        low, high = config.flop_price
+        price = math.sqrt(low * high)
+        observation, info = env.reset(seed=0, options={"flop_price": price})
+        over, step = False, 0
+        while not over:
+            before = base.workbench.model.active
+            observation, _, terminated, truncated, info = env.step(controller.act(observation))
+            over, step = terminated or truncated, step + 1
+            after = base.workbench.model.active
+            kept = info["flops"] / base.dense_flops
+            for layer, head in (before != after).nonzero().tolist():
+                edit = EDITS[1] if before[layer, head] else EDITS[2]
+                rows.append([base.workbench.name, price, step, edit, layer, head, info["ppl"], kept])
+    return columns, rows

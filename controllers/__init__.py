@@ -1,0 +1,87 @@
+"""Who decides: rules, scores and the network. Controllers read observations, never the model.
+
+>>> import controllers
+>>> controllers.make("fisher", sparsity=0.3)
+>>> controllers.load("runs/my_run/controller")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from controllers.ann import ANNController
+from controllers.network import HeadNetwork, NetworkConfig
+from controllers.protocol import (
+    ConstantEdit,
+    Controller,
+    KeepAll,
+    RankedController,
+    flat_mask,
+    sample_mask,
+)
+from controllers.rules import PlasticityController
+from controllers.scores import SCORES, ScoreController
+from plasticity_env.errors import InputError, unknown
+
+__all__ = [
+    "SCORES",
+    "ANNController",
+    "ConstantEdit",
+    "Controller",
+    "HeadNetwork",
+    "KeepAll",
+    "NetworkConfig",
+    "PlasticityController",
+    "RankedController",
+    "ScoreController",
+    "flat_mask",
+    "load",
+    "make",
+    "names",
+    "sample_mask",
+]
+
+
+def names() -> list[str]:
+    """Names that `make` knows."""
+    return sorted(["keep_all", "constant", "plasticity", "ann", *SCORES])
+
+
+def make(name: str, **options: Any) -> Controller:
+    """Build a controller by name.
+
+    Args:
+        name: One of `names()`, or the folder of a saved controller.
+        **options: Of its class: ``sparsity`` and ``rounds`` for scores, thresholds for ``plasticity``, ``path`` for
+            ``ann`` (a fresh, untrained network without it), ``edit`` for ``constant``.
+
+    Raises:
+        InputError: Unknown name or option.
+    """
+    try:
+        if name in SCORES:
+            return ScoreController(name, **options)
+        if name == "keep_all":
+            return KeepAll(**options)
+        if name == "constant":
+            return ConstantEdit(**options)
+        if name == "plasticity":
+            return PlasticityController(**options)
+        if name == "ann":
+            path = options.pop("path", None)
+            return ANNController(**options) if path is None else load(path, **options)
+    except TypeError as error:
+        raise InputError(f"controller {name!r} does not take these options ({error})") from error
+    if Path(name).is_dir():
+        return load(name, **options)
+    raise unknown("controller", name, names(), ", or the folder of a saved controller")
+
+
+def load(path: str | Path, **options: Any) -> ANNController:
+    """Read a saved `ANNController`.
+
+    Raises:
+        InputError: No controller there, or of another shape.
+    """
+    return ANNController.load(path, **options)

@@ -1,0 +1,131 @@
+"""PlasticityController: the classic rule of thresholds on entropy and gradient."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Literal
+
+import numpy as np
+
+from controllers.protocol import Action, Controller, as_action
+from plasticity_env.edits import KEEP, PRUNE, REVIVE
+from plasticity_env.errors import InputError
+from plasticity_env.observation import Observation, head_column
+
+Direction = Literal["high", "low", "auto"]
+
+
+class PlasticityController(Controller):
+    """Prunes heads that look idle and revives those that look needed.
+
+    A head is pruned when its entropy is on the prune side of its threshold *and* its gradient is low; it is revived when its
+    entropy is on the other side *and* its gradient is high *and* it has been pruned for ``min_zeroed_epochs`` decisions.
+    Otherwise it stays as it is. Signals are averaged over the last ``history`` observations of the episode.
+
+    Thresholds are absolute (``entropy_threshold`` in nats, ``gradient_threshold`` in nats) where given, else quantiles over
+    the active heads: ``aggressiveness`` a prunes where entropy lies in the a-share on the prune side and gradient in the
+    lowest a-share. Revival uses the mirrored quantiles.
+
+    Args:
+        prune_entropy: Which heads count as idle: those of "high" or of "low" entropy; "auto" measures: it prunes high
+            where entropy and Fisher score are negatively rank-correlated on the calibration text, else low.
+        aggressiveness: a in [0, 1].
+        entropy_threshold: Absolute, nats.
+        gradient_threshold: Absolute, nats of loss per unit of gate.
+        min_zeroed_epochs: Decisions a head stays pruned at least.
+        max_prune_rate: Largest share of all heads pruned in one decision, lowest gradient first.
+        history: Observations that are averaged.
+        revives: Whether to revive at all.
+
+    Raises:
+        InputError: An option outside its range.
+    """
+
+    name = "plasticity"
+
+    def __init__(
+        self,
+        prune_entropy: Direction = "auto",
+        aggressiveness: float = 0.4,
+        entropy_threshold: float | None = None,
+        gradient_threshold: float | None = None,
+        min_zeroed_epochs: int = 2,
+        max_prune_rate: float = 1.0,
+        history: int = 3,
+        revives: bool = True,
+    ) -> None:
+        if prune_entropy not in ("high", "low", "auto"):
+            raise InputError(f"prune_entropy must be 'high', 'low' or 'auto', got {prune_entropy!r}")
+        for option, value in (("aggressiveness", aggressiveness), ("max_prune_rate", max_prune_rate)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{option} must lie in [0, 1], got {value!r}")
+        if history < 1 or min_zeroed_epochs < 0:
+            raise InputError(
+                f"history must be at least 1 and min_zeroed_epochs at least 0, got {history}, {min_zeroed_epochs}"
+            )
+        self.prune_entropy, self.aggressiveness = prune_entropy, aggressiveness
+        self.entropy_threshold, self.gradient_threshold = entropy_threshold, gradient_threshold
+        self.min_zeroed_epochs, self.max_prune_rate, self.revives = min_zeroed_epochs, max_prune_rate, revives
+        self._entropy: deque[np.ndarray] = deque(maxlen=history)
+        self._gradient: deque[np.ndarray] = deque(maxlen=history)
+        self.direction: Literal["high", "low"] | None = None if prune_entropy == "auto" else prune_entropy
+        self.reset()
+
+    def reset(self, seed: int | None = None) -> None:
+        super().reset(seed)
+        self._entropy.clear()
+        self._gradient.clear()
+        if self.prune_entropy == "auto":
+            self.direction = None
+
+    def act(self, observation: Observation) -> Action:
+        active = head_column(observation, "active") > 0.5
+        if self.direction is None:
+            self.direction = measured_direction(observation)
+        raw = self.entropy_threshold is not None
+        self._entropy.append(head_column(observation, "entropy" if raw else "entropy_normalized").astype(np.float64))
+        self._gradient.append(head_column(observation, "gradient").astype(np.float64))
+        entropy, gradient = np.mean(self._entropy, 0), np.mean(self._gradient, 0)
+        side = entropy if self.direction == "high" else -entropy  # larger = more idle
+        edits = np.full(len(active), KEEP)
+        idle = side >= self._entropy_cut(side[active], prune=True)
+        quiet = gradient <= self._gradient_cut(gradient[active], prune=True)
+        candidates = np.flatnonzero(active & idle & quiet)
+        limit = int(np.floor(self.max_prune_rate * len(active) + 1e-9))
+        edits[candidates[np.argsort(gradient[candidates], kind="stable")][:limit]] = PRUNE
+        if self.revives:
+            busy = side < self._entropy_cut(side[active], prune=False)
+            loud = gradient > self._gradient_cut(gradient[active], prune=False)
+            rested = head_column(observation, "age") >= self.min_zeroed_epochs
+            edits[~active & busy & loud & rested] = REVIVE
+        urgency = np.where(edits == PRUNE, -gradient, gradient)
+        return as_action(observation, edits, urgency)
+
+    def _entropy_cut(self, side: np.ndarray, prune: bool) -> float:
+        if self.entropy_threshold is not None:
+            return self.entropy_threshold if self.direction == "high" else -self.entropy_threshold
+        return _quantile(side, 1 - self.aggressiveness if prune else self.aggressiveness)
+
+    def _gradient_cut(self, gradient: np.ndarray, prune: bool) -> float:
+        if self.gradient_threshold is not None:
+            return self.gradient_threshold
+        return _quantile(gradient, self.aggressiveness if prune else 1 - self.aggressiveness)
+
+
+def measured_direction(observation: Observation) -> Literal["high", "low"]:
+    """Which entropy marks idle heads here: "high" where Fisher falls with entropy over the active heads, else "low"."""
+    active = head_column(observation, "active") > 0.5
+    entropy = head_column(observation, "entropy_normalized")[active]
+    fisher = head_column(observation, "fisher")[active]
+    if len(entropy) < 3:
+        return "high"
+    ranks = [values.argsort(kind="stable").argsort(kind="stable") for values in (entropy, fisher)]
+    return "high" if np.corrcoef(ranks[0], ranks[1])[0, 1] < 0 else "low"
+
+
+def _quantile(values: np.ndarray, share: float) -> float:
+    if share <= 0:
+        return float(values.min(initial=np.inf)) - 1e-12 if len(values) else -np.inf
+    if share >= 1:
+        return float(values.max(initial=-np.inf)) if len(values) else np.inf
+    return float(np.quantile(values, share)) if len(values) else np.inf

@@ -1,0 +1,134 @@
+"""What every command line shares: YAML defaults, one sentence and exit code 2 on bad input, a word about the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import tyro
+import yaml
+
+from plasticity_env.errors import InputError, unknown
+
+C = TypeVar("C")
+
+
+def run(arguments: type[C], main: Callable[[C], None], description: str | None = None) -> None:
+    """Parse the command line into a dataclass, call ``main`` with it, and leave with the right exit code.
+
+    ``--config FILE.yaml`` gives defaults that flags override. Bad input prints one sentence and exits 2, Ctrl-C exits 130.
+
+    Args:
+        arguments: A dataclass; its field docstrings are the help.
+        main: The program.
+        description: Shown by ``--help``; ``main``'s docstring when None.
+    """
+    try:
+        words, default = _defaults(arguments, sys.argv[1:])
+        parsed = tyro.cli(
+            arguments,
+            args=words,
+            default=default,
+            description=description or main.__doc__,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            use_underscores=True,
+        )
+        main(parsed)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def numbers(text: str, name: str) -> tuple[float, ...]:
+    """Read comma-separated numbers.
+
+    Raises:
+        InputError: Something in between is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"--{name} wants numbers separated by commas, for example 0.1,0.3; got {text!r}") from None
+
+
+def words(text: str) -> list[str]:
+    """Read comma-separated names."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def machine() -> str:
+    """Processor, cores, memory, device and library versions, for beside a measured figure."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, {device}, {torch.get_num_threads()} threads, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def command() -> str:
+    """The command line that is running, as one would type it."""
+    return shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+
+
+def update_dataclass(instance: Any, values: dict[str, Any], where: str) -> Any:
+    """Replace fields of a (nested) dataclass by a flat mapping, as a YAML file gives it.
+
+    Raises:
+        InputError: A key that no field has.
+    """
+    known = {field.name for field in fields(instance)}
+    nested = [name for name in known if is_dataclass(getattr(instance, name))]
+    changes: dict[str, Any] = {}
+    rest = {}
+    for key, value in values.items():
+        if key in known and key not in nested:
+            changes[key] = tuple(value) if isinstance(value, list) else value
+        elif key in nested and isinstance(value, dict):
+            changes[key] = update_dataclass(getattr(instance, key), value, where)
+        else:
+            rest[key] = value
+    for name in nested:
+        own = {field.name for field in fields(getattr(instance, name))}
+        chosen = {key: rest.pop(key) for key in list(rest) if key in own}
+        if chosen:
+            changes[name] = update_dataclass(changes.get(name, getattr(instance, name)), chosen, where)
+    if rest:
+        names = known.union(*({f.name for f in fields(getattr(instance, n))} for n in nested)) if nested else known
+        raise unknown(f"key in {where}", next(iter(rest)), names - set(nested))
+    return replace(instance, **changes)
+
+
+def _defaults(arguments: type[C], argv: list[str]) -> tuple[list[str], C]:
+    default = arguments()
+    rest: list[str] = []
+    iterator = iter(argv)
+    for word in iterator:
+        if word == "--config" or word.startswith("--config="):
+            path = Path(word.partition("=")[2] or next(iterator, ""))
+            default = update_dataclass(default, _read_yaml(path), str(path))
+        else:
+            rest.append(word)
+    return rest, default
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"no config file at {str(path)!r}: give a YAML file")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{str(path)!r} is not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{str(path)!r} must hold a mapping of argument names to values")
+    return data
