@@ -194,6 +194,7 @@ class PPO:
         means = {key: float(np.mean([m[key] for m in finished])) for key in finished[0]} if finished else {}
         return rollout, means
 
+    @torch.no_grad()
     def _value(self, observation: Observation) -> float:
         return float(policy(self.network, pad([observation], self.slots).to(self.device), self.one_edit)[1][0])
 

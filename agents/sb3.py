@@ -70,9 +70,17 @@ class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         padded = np.atleast_1d(np.asarray(action))
-        plain = environment_action(padded, self.heads, self.capacity, self.one_edit)
+        if self.one_edit and padded[0] > 0 and (padded[0] - 1) % self.capacity >= self.heads:
+            plain: Any = self._no_op()
+        else:
+            plain = environment_action(padded, self.heads, self.capacity, self.one_edit)
         observation, reward, terminated, truncated, info = self.env.step(plain)
         return self._pad(observation), float(reward), terminated, truncated, info
+
+    def _no_op(self) -> int:
+        """An edit that is not allowed here, which the environment ignores and counts: what editing padding means."""
+        allowed = self._mask[: self.heads, 1:].T.reshape(-1)  # no head can be both pruned and revived
+        return 1 + int(np.flatnonzero(~allowed.astype(bool))[0])
 
     def action_masks(self) -> np.ndarray:
         """Flat boolean mask over the padded actions."""

@@ -37,7 +37,7 @@ def run(arguments: type[C], main: Callable[[C], None], description: str | None =
             args=words,
             default=default,
             description=description or main.__doc__,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            config=(tyro.conf.OmitArgPrefixes,),
             use_underscores=True,
         )
         main(parsed)

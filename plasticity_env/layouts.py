@@ -101,7 +101,6 @@ class AttentionBlock:
     Attributes:
         module: The attention module of the stock model.
         output: Its output projection (``nn.Linear`` or GPT-2's ``Conv1D``).
-        has_output_bias: Whether the stock output projection has a bias.
         heads, kv_heads, head_dim: Sizes; query head ``h`` reads KV group ``h // (heads // kv_heads)``.
     """
 
@@ -109,7 +108,6 @@ class AttentionBlock:
         self.module = module
         self.layout = layout
         self.output: nn.Module = getattr(module, layout.output)
-        self.has_output_bias = self.output.bias is not None
         self.head_dim = int(getattr(module, "head_dim", 0) or getattr(module, "head_size"))
         self.heads = _in_features(self.output) // self.head_dim
         if layout.split == "separate":

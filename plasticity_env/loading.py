@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from plasticity_env.errors import InputError
 from plasticity_env.model import PlasticModel, PruningMode
@@ -78,6 +79,8 @@ def load_model(
             )
     elif path.is_absolute() or name_or_path.startswith("."):
         raise InputError(f"no model at {name_or_path!r}; embedded are {', '.join(embedded_models())}")
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **extra)
         hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra)
@@ -86,6 +89,9 @@ def load_model(
             f"cannot load model {name_or_path!r} ({str(error).strip().splitlines()[0][:160]}); without a network use an "
             f"embedded model ({', '.join(embedded_models())}), a folder or a GGUF file"
         ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     return LoadedModel(PlasticModel(hf_model.to(device).eval(), mode), tokenizer, name)
 
 

@@ -45,14 +45,16 @@ class OutputRepair:
 
     Attributes:
         base: (H*D, E) the projection before repair.
-        delta: (H*D, E) what repair added to it, or None for a repair of the bias alone.
+        weight: (H*D, E) the repaired projection, or None for a repair of the bias alone.
         bias: (E,) what repair added to the bias, or None.
+        base_bias: (E,) the bias before repair, or None where the projection has none.
         version: Weight version for which ``base`` was taken.
     """
 
     base: Tensor
-    delta: Tensor | None
+    weight: Tensor | None
     bias: Tensor | None
+    base_bias: Tensor | None
     version: int
 
 
@@ -64,7 +66,7 @@ class Snapshot:
         active, scale: (L, H) gates' mask and warm-up scale.
         warmup: (L, H) warm-up steps left to take and in total, stacked (2, L, H).
         saved: Weights of pruned heads and dead KV groups.
-        repairs: Repaired layers; ``weights`` are those before repair.
+        repairs: Repaired layers; ``weights`` hold them repaired.
         weights: A copy of all parameters, or None where the weights equal those of version ``version``.
         version: The model's weight version.
     """
@@ -326,18 +328,18 @@ class PlasticModel(nn.Module):
         self.undo_repair([layer])
         block = self.blocks[layer]
         view = block.output_weight()
-        base, delta = view.clone(), None
+        base, base_bias = view.clone(), None
         if weight is not None:
-            weight = weight.to(view.dtype)
-            delta = weight - base
+            weight = weight.to(view.dtype).clone()
             view.copy_(weight)
         if bias is not None:
             bias = bias.to(view.dtype)
             if block.output.bias is None:
                 block.output.bias = nn.Parameter(bias.clone(), requires_grad=False)
             else:
+                base_bias = block.output.bias.data.clone()  # type: ignore[union-attr, operator]
                 block.output.bias.data.add_(bias)  # type: ignore[union-attr, operator]
-        self._repairs[layer] = OutputRepair(base, delta, bias, self.weight_version)
+        self._repairs[layer] = OutputRepair(base, weight, bias, base_bias, self.weight_version)
 
     def undo_repair(self, layers: Iterable[int] | None = None) -> None:
         """Take repairs back: exactly where nothing trained since, else by subtracting what repair added."""
@@ -346,17 +348,15 @@ class PlasticModel(nn.Module):
             if repair is None:
                 continue
             block = self.blocks[layer]
-            if repair.delta is not None:
+            untouched = repair.version == self.weight_version
+            if repair.weight is not None:
                 view = block.output_weight()
-                if repair.version == self.weight_version:
-                    view.copy_(repair.base)
-                else:
-                    view.sub_(repair.delta)
-            if repair.bias is not None:
-                if block.has_output_bias:
-                    block.output.bias.data.sub_(repair.bias)  # type: ignore[union-attr, operator]
-                else:
-                    block.output.bias = None
+                view.copy_(repair.base if untouched else view - (repair.weight - repair.base))
+            if repair.bias is not None and repair.base_bias is None:
+                block.output.bias = None
+            elif repair.bias is not None:
+                bias = block.output.bias.data  # type: ignore[union-attr]
+                bias.copy_(repair.base_bias if untouched else bias - repair.bias)  # type: ignore[operator, arg-type]
 
     @property
     def repaired_layers(self) -> list[int]:
@@ -387,18 +387,13 @@ class PlasticModel(nn.Module):
 
     def snapshot(self, weights: bool = True) -> Snapshot:
         """Copy the state; ``weights=False`` leaves the parameters out (enough while nothing trains or grows)."""
-        repairs = dict(self._repairs)
-        copies = None
-        if weights:
-            self.undo_repair()
-            copies = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-            self._redo(repairs)
+        copies = {name: value.detach().clone() for name, value in self.model.state_dict().items()} if weights else None
         return Snapshot(
             self.active,
             self.scale,
             self._warmup.clone(),
             {key: [tensor.clone() for tensor in tensors] for key, tensors in self._saved.items()},
-            repairs,
+            dict(self._repairs),
             copies,
             self.weight_version,
         )
@@ -409,17 +404,23 @@ class PlasticModel(nn.Module):
         Raises:
             InputError: The weights changed since and the snapshot holds none.
         """
+        if snapshot.version != self.weight_version and snapshot.weights is None:
+            raise InputError("the weights changed since this snapshot(weights=False); take one with weights=True")
         self.undo_repair()
         if snapshot.version != self.weight_version:
-            if snapshot.weights is None:
-                raise InputError("the weights changed since this snapshot(weights=False); take one with weights=True")
+            assert snapshot.weights is not None
+            for layer, repair in snapshot.repairs.items():  # a repair may have given a projection its first bias
+                if repair.bias is not None and repair.base_bias is None:
+                    self.blocks[layer].output.bias = nn.Parameter(repair.bias.clone(), requires_grad=False)
             self.model.load_state_dict(snapshot.weights)
             self.weight_version = snapshot.version
+            self._repairs = dict(snapshot.repairs)
+        else:
+            self._redo(snapshot.repairs)
         self._active = snapshot.active.clone()
         self._scale = snapshot.scale.clone()
         self._warmup = snapshot.warmup.clone()
         self._saved = {key: [tensor.clone() for tensor in tensors] for key, tensors in snapshot.saved.items()}
-        self._redo(snapshot.repairs)
         self._publish()
 
     # -- helpers -----------------------------------------------------------------------------------------------------
@@ -435,7 +436,9 @@ class PlasticModel(nn.Module):
 
     def _redo(self, repairs: dict[int, OutputRepair]) -> None:
         for layer, repair in repairs.items():
-            weight = None if repair.delta is None else self.blocks[layer].output_weight() + repair.delta
+            weight = repair.weight
+            if weight is not None and repair.version != self.weight_version:
+                weight = self.blocks[layer].output_weight() + (weight - repair.base)
             self.apply_repair(layer, weight, repair.bias)
 
     def _refuse_if_compressed(self, edit: str, mask: Tensor) -> None:

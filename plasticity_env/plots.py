@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito (2008), told apart by the colour-blind; black is kept for the dense model.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A51A3")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A6761D", "#9467BD")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 CURVES = {
     "episode/return": "return of an episode (nats)",
@@ -78,9 +78,7 @@ def frontier_points(results: dict[str, Any]) -> list[FrontierPoint]:
     for (controller, repair, setting), rows in groups.items():
         ppl = [row["test_ppl"] for row in rows]
         flops = float(np.mean([row["flops_kept"] for row in rows]))
-        point = FrontierPoint(
-            controller, repair, setting, flops, float(np.mean(ppl)), min(ppl), max(ppl), len(rows)
-        )
+        point = FrontierPoint(controller, repair, setting, flops, float(np.mean(ppl)), min(ppl), max(ppl), len(rows))
         points.append(point)
     order = list(dict.fromkeys(point.controller for point in points))
     return sorted(points, key=lambda point: (order.index(point.controller), -point.flops))
@@ -93,7 +91,7 @@ def controller_colours(results: dict[str, Any]) -> dict[str, str]:
 
 
 def frontier_png(results: dict[str, Any], path: Path) -> None:
-    """Draw perplexity against FLOPs kept: a line a controller, a band from the best seed to the worst, a panel a repair.
+    """Draw perplexity against FLOPs kept, a panel a repair: a line a controller, its band from best to worst seed.
 
     Args:
         results: What the comparison of controllers wrote (``results.json``).
@@ -116,7 +114,7 @@ def frontier_png(results: dict[str, Any], path: Path) -> None:
             panel.set_yscale("log")
             _plain_log_ticks(panel)
         # The axis runs from dense on the left to pruned on the right; the free right margin holds the labels.
-        panel.set_xlim(1 + 0.04 * (1 - least), least - (0.28 + 0.12 * len(repairs)) * (1 - least) - 0.01)
+        panel.set_xlim(1 + 0.04 * (1 - least), least - (0.2 + 0.13 * len(repairs)) * (1 - least) - 0.01)
         margin = (highest / lowest) ** 0.06 if highest > 3 * lowest else 1 + 0.06 * (highest / lowest - 1)
         panel.set_ylim(lowest / margin, highest * margin)
         _draw_panel(panel, results, [point for point in points if point.repair == repair], dense)
@@ -148,7 +146,7 @@ def _draw_panel(panel: Axes, results: dict[str, Any], points: list[FrontierPoint
         ends.append((flops[-1], ppl[-1], name, colour))
     panel.axhline(dense, color="black", linewidth=0.8, linestyle=":", zorder=0)
     panel.plot([1.0], [dense], "o", color="black", markersize=7, clip_on=False, zorder=5)
-    panel.annotate("dense", (1.0, dense), xytext=(4, 7), textcoords="offset points", fontsize=9)
+    panel.annotate("dense", (1.0, dense), xytext=(4, -14), textcoords="offset points", fontsize=9)
     _label_ends(panel, ends)
     panel.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}" if share <= 1.0001 else "")
     panel.grid(alpha=0.25)
@@ -238,10 +236,10 @@ def _figure() -> Figure:
 
 
 def _plain_log_ticks(panel: Axes) -> None:
-    """Label a log axis with ordinary numbers at 1, 2 and 5."""
+    """Label a log axis with ordinary numbers, several a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.yaxis.set_minor_formatter(NullFormatter())
 

@@ -77,7 +77,9 @@ class Progress:
         """Write one plain line."""
         spent = time.monotonic() - self._began
         walked = self.done - self._resumed_at
-        left = f"{_clock(spent / walked * (self.total - self.done))} left" if walked > 0 and self.done < self.total else ""
+        left = (
+            f"{_clock(spent / walked * (self.total - self.done))} left" if walked > 0 and self.done < self.total else ""
+        )
         parts = [f"{self.title} {self.done}/{self.total} ({self.done / self.total:.0%})", self._text()]
         parts += [f"{_clock(spent)} spent", left]
         print("  ".join(part for part in parts if part), file=self._stream, flush=True)

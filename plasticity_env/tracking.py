@@ -6,6 +6,7 @@ import json
 import math
 import netrc
 import os
+import secrets
 import shlex
 import sys
 import time
@@ -94,16 +95,21 @@ def _has_api_key() -> bool:
     """Whether WANDB_API_KEY is set or a netrc file names the W&B server."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    import wandb
+
+    server = os.environ.get("WANDB_BASE_URL") or wandb.setup(settings=wandb.Settings(silent=True)).settings.base_url
+    # The public server changed its name between versions of wandb; keys stored under the old name still serve.
+    servers = [server, "https://api.wandb.ai"] if server == wandb.Settings().base_url else [server]
+    hosts = [urlsplit(server).netloc for server in servers]
     named = os.environ.get("NETRC")
     files = [Path(named).expanduser()] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
     for file in filter(Path.exists, files):
         try:
-            found = netrc.netrc(file).authenticators(host)
+            keys = netrc.netrc(file)
         except (netrc.NetrcParseError, OSError) as error:
             print(f"W&B: {str(file)!r} cannot be read ({error}), so no API key is taken from it", file=sys.stderr)
             continue
-        if found and found[2]:
+        if any((found := keys.authenticators(host)) and found[2] for host in hosts):
             return True
     return False
 
@@ -192,7 +198,18 @@ class Tracker:
             self._wandb.table(name, columns, plain)
 
     def artifact(self, name: str, folder: Path, kind: str = "controller") -> None:
-        """Store a folder as a W&B artifact with the alias ``latest``; without W&B there is nothing to do."""
+        """Store a folder as a W&B artifact with the alias ``latest``; without W&B there is nothing to do.
+
+        Args:
+            name: The artifact's name: letters, digits, dashes, underscores and dots.
+            folder: What it holds.
+            kind: The artifact's type.
+
+        Raises:
+            InputError: There is no such folder.
+        """
+        if not folder.is_dir():
+            raise InputError(f"artifact {name!r} cannot be stored: {str(folder)!r} is no folder")
         if self._wandb:
             self._wandb.artifact(name, folder, kind)
 
@@ -274,9 +291,10 @@ class _Wandb:
         self._record = folder / "wandb_run.json"
         self._offline = mode == "offline"
         known = json.loads(self._record.read_text(encoding="utf-8")) if self._record.exists() else {}
-        self._id: str = known.get("id") or wandb.util.generate_id()
+        self._id: str = known.get("id") or secrets.token_hex(4)
         self._rows: int = known.get("rows", 0)
         self._folders: list[str] = known.get("offline_folders", [])
+        wandb.setup(settings=wandb.Settings(silent=True))
         try:
             self._run = wandb.init(
                 project=options.wandb_project,
@@ -310,13 +328,14 @@ class _Wandb:
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         import wandb
 
-        self.log({name: wandb.Table(columns=columns, data=rows, allow_mixed_types=True)})
+        self.log({name: wandb.Table(columns=[*columns], data=[*rows], allow_mixed_types=True)})
 
     def artifact(self, name: str, folder: Path, kind: str) -> None:
         import wandb
 
         artifact = wandb.Artifact(name, type=kind)
-        artifact.add_dir(str(folder))
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):  # add_dir would print
+            artifact.add_file(str(file), name=file.relative_to(folder).as_posix())
         self._run.log_artifact(artifact, aliases=["latest"])
 
     def close(self, failed: bool) -> None:

@@ -32,7 +32,7 @@ class Recipe:
     matrix_lr: float = 0.01
     vector_lr: float = 0.01
     weight_decay: float = 0.1
-    warmup_share: float = 0.02
+    warmup_steps: int = 68
     decay_share: float = 0.6
     clip: float = 1.0
 
@@ -46,11 +46,16 @@ class Recipe:
                     f"sequence length {stage.length} does not divide tokens_per_step {self.tokens_per_step}."
                 )
 
+    def stage_at(self, step: int, steps: int) -> tuple[int, int]:
+        """Number of the stage that `step` of `steps` is in, and the step with which that stage starts."""
+        ends = [round(steps * sum(stage.share for stage in self.stages[: i + 1])) for i in range(len(self.stages))]
+        index = next(i for i, end in enumerate(ends) if step < end)
+        return index, ends[index - 1] if index else 0
+
     def factor(self, step: int, steps: int) -> float:
         """Share of the peak learning rate at `step` of `steps`, in [0, 1]."""
-        warmup = self.warmup_share * steps
         decay = self.decay_share * steps
-        rising = (step + 1) / warmup if warmup else 1.0
+        rising = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
         falling = (steps - step) / decay if decay else 1.0
         return min(1.0, rising, falling)
 
@@ -60,7 +65,7 @@ NAIVE: Final = Recipe(
     stages=(Stage(1.0, 256),),
     use_muon=False,
     vector_lr=3e-4,
-    warmup_share=0.0,
+    warmup_steps=0,
     decay_share=0.0,
     clip=1.0,
 )
@@ -84,9 +89,7 @@ def batch_at(tokens: Tensor, recipe: Recipe, step: int, steps: int, seed: int) -
     Returns:
         (B, T + 1) int64: T inputs and, one to the right, T targets.
     """
-    ends = [round(steps * sum(s.share for s in recipe.stages[: i + 1])) for i in range(len(recipe.stages))]
-    index = next(i for i, end in enumerate(ends) if step < end)
-    start = ends[index - 1] if index else 0
+    index, start = recipe.stage_at(step, steps)
     length = recipe.stages[index].length
     rows = recipe.tokens_per_step // length
     blocks = (tokens.numel() - length) // length  # whatever the offset, this many full blocks (and one target) fit

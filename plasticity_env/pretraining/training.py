@@ -45,9 +45,16 @@ class Trained:
 
 
 def train_step(
-    model: PreTrainedModel, optimizers: list[Optimizer], batch: Tensor, recipe: Recipe, factor: float
+    model: PreTrainedModel,
+    optimizers: list[Optimizer],
+    batch: Tensor,
+    recipe: Recipe,
+    factor: float,
 ) -> float:
-    """Update once on a (B, T + 1) batch at `factor` of the peak learning rates; the loss in nats per token."""
+    """Update once on a (B, T + 1) batch; returns the loss in nats per token.
+
+    `factor` scales the peak learning rates.
+    """
     device = next(model.parameters()).device
     batch = batch.to(device)
     logits = model(batch[:, :-1], use_cache=False).logits  # (B, T, V)

@@ -1,0 +1,169 @@
+"""PPO: its parts against independent computations, and the whole on a problem with a known answer."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from tests.conftest import SMALL
+
+from agents.batch import MaskedCategoricals, environment_action, pad, policy
+from agents.ppo import PPO, PPOConfig, generalised_advantages
+from controllers.network import HeadNetwork, NetworkConfig
+from plasticity_env import InputError
+
+
+def make(env_id="plasticity/Heads-v0", **kwargs):
+    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, **kwargs})
+
+
+def test_advantages_equal_the_textbook_sum():
+    random = np.random.default_rng(0)
+    steps, gamma, lam = 7, 0.9, 0.8
+    rewards, values = (torch.from_numpy(random.standard_normal((steps, 1))) for _ in range(2))
+    last = torch.tensor([0.7], dtype=torch.float64)
+    dones = torch.zeros(steps, 1, dtype=torch.float64)
+    bootstraps = torch.zeros(steps, 1, dtype=torch.float64)
+    dones[2] = dones[4] = 1.0
+    bootstraps[4] = 1.5  # truncated after step 4, terminated after step 2
+    found = generalised_advantages(rewards, values, last, dones, bootstraps, gamma, lam)
+    after = torch.cat([values[1:], last[None]])
+    after[2], after[4] = 0.0, 1.5
+    deltas = rewards + gamma * after - values
+    ends = {0: 2, 1: 2, 2: 2, 3: 4, 4: 4, 5: 6, 6: 6}
+    for t in range(steps):
+        expected = sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, ends[t] + 1))
+        assert found[t] == pytest.approx(float(expected), abs=1e-9)
+
+
+def test_masked_actions_are_never_drawn_and_probabilities_add_up():
+    logits = torch.randn(3, 5, 4)
+    mask = torch.rand(3, 5, 4) > 0.4
+    mask[..., 0] = True
+    valid = torch.ones(3, 5, dtype=torch.bool)
+    valid[1, 4] = False
+    distribution = MaskedCategoricals(logits, mask, valid)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([distribution.sample(generator) for _ in range(4000)])  # (S, 3, 5)
+    assert mask[None].expand(4000, -1, -1, -1).gather(-1, draws[..., None]).all()
+    share = torch.stack([(draws == a).float().mean(0) for a in range(4)], -1)
+    expected = logits.masked_fill(~mask, -torch.inf).softmax(-1)
+    assert (share - expected).abs().max() < 0.04
+    assert distribution.log_prob(draws[0])[1, 4] == 0
+    reference = torch.distributions.Categorical(probs=expected).entropy()
+    assert torch.allclose(distribution.entropy()[valid], reference[valid], atol=1e-4)
+
+
+def test_padded_head_edit_actions_reach_the_right_head():
+    envs = [make("plasticity/HeadEdit-v0"), make("plasticity/HeadEdit-v0", model_name="bard-llama-4x8")]
+    observations = [env.reset(seed=0)[0] for env in envs]
+    batch = pad(observations, 32)
+    distribution, _ = policy(HeadNetwork(NetworkConfig()), batch, one_edit=True)
+    allowed = distribution.log_probs[:, 0] > -1e6
+    for row, observation in enumerate(observations):
+        heads = len(observation["heads"])
+        actions = {
+            environment_action(np.array([a]), heads, 32, True) for a in allowed[row].nonzero().flatten().tolist()
+        }
+        assert actions == set(np.flatnonzero(observation["action_mask"]))
+
+
+class Bandit(gym.Env):
+    """Pruning head i pays +1 where its Fisher z-score is negative and -1 where not; one step an episode."""
+
+    def __init__(self, heads: int):
+        template = make().unwrapped
+        self.observation_space = gym.spaces.Dict(
+            {**template.observation_space.spaces, "heads": gym.spaces.Box(-9, 9, (heads, 25))}
+        )
+        self.action_space = gym.spaces.MultiDiscrete([4] * heads)
+        self.head_slots, self.dense_flops, self.heads = heads, 1.0, heads
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.tokens = self.np_random.standard_normal((self.heads, 25)).astype(np.float32)
+        mask = np.zeros((self.heads, 4), dtype=np.int8)
+        mask[:, :2] = 1
+        self.observation = {"heads": self.tokens, "globals": np.zeros(16, dtype=np.float32), "action_mask": mask}
+        return self.observation, {}
+
+    def step(self, action):
+        from plasticity_env.observation import head_column
+
+        gain = -np.sign(head_column(self.observation, "fisher_z"))
+        info = {"ppl": 1.0, "flops": 1.0, "active_heads": 1, "invalid_actions": 0}
+        return self.observation, float((gain * (action == 1)).sum()), True, False, info
+
+
+def test_ppo_learns_which_heads_to_prune():
+    """A problem with a known answer, in environments of two sizes at once."""
+    returns: list[float] = []
+    config = PPOConfig(total_timesteps=6144, num_steps=32, learning_rate=3e-3, seed=3)
+    ppo = PPO(
+        [Bandit(6), Bandit(10), Bandit(6), Bandit(10)],
+        config,
+        callback=lambda s, m: returns.append(m["episode/return"]),
+    )
+    ppo.train()
+    assert np.mean(returns[-3:]) > 0.8 * 4  # 8 heads on average, half of them worth pruning
+    assert np.mean(returns[:2]) < 1.5
+
+
+def test_resuming_is_exact(tmp_path):
+    def train(folder, stop=None):
+        config = PPOConfig(total_timesteps=48, num_steps=4, num_minibatches=2, update_epochs=2, checkpoint_every=1)
+        ppo = PPO([make(horizon=3), make(horizon=3, model_name="bard-llama-4x8")], config, folder)
+        if stop is not None:
+            ppo.callback = lambda step, metrics: (_ for _ in ()).throw(KeyboardInterrupt) if step > stop else None
+            with pytest.raises(KeyboardInterrupt):
+                ppo.train()
+            return None
+        resumed = ppo.resume()
+        return resumed, ppo.train().network.state_dict()
+
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "cut", stop=20)
+    again = train(tmp_path / "cut")
+    assert (whole[0], again[0]) == (False, True)
+    assert all(torch.equal(whole[1][key], again[1][key]) for key in whole[1])
+
+
+def test_resuming_with_other_arguments_is_refused(tmp_path):
+    config = PPOConfig(total_timesteps=8, num_steps=4, num_minibatches=2, update_epochs=1, checkpoint_every=1)
+    PPO([make()], config, tmp_path).train()
+    other = PPO([make()], PPOConfig(**{**config.__dict__, "learning_rate": 0.1}), tmp_path)
+    with pytest.raises(InputError, match=r"trained with learning_rate=0.001, not 0.1"):
+        other.resume()
+
+
+def test_truncation_bootstraps_and_termination_does_not():
+    class Endless(Bandit):
+        def step(self, action):
+            observation, _, _, _, info = super().step(action)
+            return observation, 1.0, False, False, info
+
+    config = PPOConfig(total_timesteps=8, num_steps=4, num_minibatches=1, update_epochs=1)
+    ppo = PPO([gym.wrappers.TimeLimit(Endless(4), 2)], config)
+    ppo.observations = [ppo.envs[0].reset(seed=0)[0]]
+    final = ppo._value(ppo.observations[0])
+    rollout, _ = ppo._rollout()
+    # steps 1 and 3 end by the time limit: return = reward + value of the final state (this env never changes within one)
+    assert rollout.returns[1] == pytest.approx(1.0 + final, abs=1e-4)
+
+
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])
+@pytest.mark.parametrize("context", ["deep_sets", "attention"])
+def test_one_training_runs_over_models_of_several_sizes(env_id, context):
+    config = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=1, context=context)
+    envs = [make(env_id), make(env_id, model_name="bard-llama-4x8")]
+    ppo = PPO(envs, config)
+    before = {key: value.clone() for key, value in ppo.network.state_dict().items()}
+    ppo.train()
+    assert ppo.global_step == 16
+    assert any(not torch.equal(before[key], value) for key, value in ppo.network.state_dict().items())
+
+
+def test_environments_of_two_ids_are_refused():
+    with pytest.raises(InputError, match="must be of one id"):
+        PPO([make(), make("plasticity/HeadEdit-v0")], PPOConfig())

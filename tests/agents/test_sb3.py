@@ -1,0 +1,82 @@
+"""The same network under Stable-Baselines3."""
+
+from __future__ import annotations
+
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.env_checker import check_env
+from tests.conftest import SMALL
+
+import controllers
+from agents import sb3
+from agents.ppo import PPOConfig
+from plasticity_env import InputError
+
+CONFIG = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=1)
+
+
+def make(env_id="plasticity/Heads-v0", **kwargs):
+    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, **kwargs})
+
+
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])
+@pytest.mark.parametrize("maskable", [False, True])
+def test_training_changes_the_network_and_gives_a_controller(env_id, maskable, tmp_path):
+    algorithm = sb3.build([make(env_id), make(env_id, model_name="bard-llama-4x8")], CONFIG, maskable=maskable)
+    network = algorithm.policy.features_extractor.network
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    seen = []
+    algorithm.learn(16, callback=sb3.Report(lambda step, metrics: seen.append((step, metrics))))
+    assert any(not torch.equal(before[key], value) for key, value in network.state_dict().items())
+    sb3.controller_of(algorithm).save(tmp_path)
+    controller = controllers.load(tmp_path)
+    for name in ("bard-gpt2-4x4", "bard-llama-4x8"):  # one checkpoint for models of any size
+        env = make(env_id, model_name=name)
+        observation, _ = env.reset(seed=0)
+        assert env.action_space.contains(controller.act(observation))
+
+
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])
+def test_sb3_and_our_controller_decide_alike(env_id):
+    env = make(env_id)
+    algorithm = sb3.build([env], CONFIG, capacity=20)
+    controller = sb3.controller_of(algorithm)
+    observation, _ = env.reset(seed=0)
+    padded = sb3.PadHeads(make(env_id), 20)
+    wide, _ = padded.reset(seed=0)
+    action, _ = algorithm.predict(wide, deterministic=True)
+    ours = controller.act(observation)
+    from agents.batch import environment_action
+
+    theirs = environment_action(np.atleast_1d(action), 16, 20, env_id.endswith("HeadEdit-v0"))
+    assert np.array_equal(theirs, ours)
+
+
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])
+def test_padded_environments_pass_sb3s_checker(env_id):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=r".*unconventional shape.*")
+        check_env(sb3.PadHeads(make(env_id), 20))
+
+
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])
+def test_padded_masks_allow_the_same_actions(env_id):
+    env, padded = make(env_id), sb3.PadHeads(make(env_id), 20)
+    env.reset(seed=0)
+    padded.reset(seed=0)
+    wide, plain = padded.action_masks(), env.unwrapped.action_masks()
+    if env_id.endswith("Heads-v0"):
+        assert (wide[: 16 * 4] == plain).all()
+        assert (wide[16 * 4 :].reshape(4, 4) == [True, False, False, False]).all()
+    else:
+        assert wide.sum() == plain.sum()
+
+
+def test_a_model_beyond_the_capacity_is_refused():
+    with pytest.raises(InputError, match=r"16 heads.*at most 8.*--capacity 16"):
+        sb3.PadHeads(make(), 8)

@@ -1,0 +1,74 @@
+"""Small random models of every architecture, and small environments over an embedded model."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+import transformers as tf
+
+import plasticity_env  # noqa: F401
+
+BASE: dict[str, Any] = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+GQA: dict[str, Any] = {**BASE, "num_key_value_heads": 2, "intermediate_size": 128}
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "gpt2": lambda: tf.GPT2Config(vocab_size=128, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0),
+    "llama": lambda: tf.LlamaConfig(**GQA),
+    "mistral": lambda: tf.MistralConfig(**GQA, sliding_window=6),
+    "qwen2": lambda: tf.Qwen2Config(**GQA),
+    "qwen3": lambda: tf.Qwen3Config(**GQA, head_dim=24),
+    "gpt_neox": lambda: tf.GPTNeoXConfig(**BASE, intermediate_size=128),
+    "opt": lambda: tf.OPTConfig(**BASE, ffn_dim=128, word_embed_proj_dim=64),
+    "phi": lambda: tf.PhiConfig(**BASE, intermediate_size=128),
+    "gemma3": lambda: tf.Gemma3TextConfig(**GQA, head_dim=16, sliding_window=6),
+}
+
+
+def build(architecture: str, seed: int = 0) -> Any:
+    """A random causal LM with weights large enough for its attention to be far from uniform."""
+    torch.manual_seed(seed)
+    config = CONFIGS[architecture]()
+    model = tf.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "embed" not in name and "wte" not in name:
+                parameter.mul_(4.0)
+            elif parameter.ndim == 1 and name.endswith("bias"):
+                parameter.normal_(std=0.05)
+    return model
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def architecture(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.randint(0, 128, (3, 12), generator=torch.Generator().manual_seed(1))
+
+
+SMALL: dict[str, Any] = {
+    "model_name": "bard-gpt2-4x4",
+    "max_length": 32,
+    "calibration_blocks": 4,
+    "reward_blocks": 4,
+    "horizon": 3,
+    "flop_price": 4.0,
+}
+
+
+@pytest.fixture
+def make_env() -> Callable[..., gym.Env[Any, Any]]:
+    def make(env_id: str = "plasticity/Heads-v0", **kwargs: Any) -> gym.Env[Any, Any]:
+        return gym.make(env_id, **{**SMALL, **kwargs})
+
+    return make

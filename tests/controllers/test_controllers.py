@@ -1,0 +1,203 @@
+"""Rules, scores and the network: decisions from observations alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import controllers
+from controllers import ANNController, HeadNetwork, NetworkConfig, PlasticityController
+from plasticity_env import InputError
+from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
+
+
+def observe(head=None, mode="heads", count=12, allow_revive=True, **globals_):
+    """An observation with the given columns; everything else is zero."""
+    heads = np.zeros((count, len(HEAD_FEATURES)), dtype=np.float32)
+    columns = {"active": np.ones(count), "age": np.full(count, 9), **(head or {})}
+    for name, values in columns.items():
+        heads[:, list(HEAD_FEATURES).index(name)] = values
+    vector = np.zeros(len(GLOBAL_FEATURES), dtype=np.float32)
+    for name, value in {"horizon": 4, "steps_left": 4, **globals_}.items():
+        vector[list(GLOBAL_FEATURES).index(name)] = value
+    active = np.asarray(columns["active"], dtype=bool)
+    mask = np.stack([np.ones(count), active, ~active & allow_revive, np.zeros(count)], 1).astype(np.int8)
+    if mode == "head_edit":
+        mask = np.concatenate([[1], mask[:, 1:].T.reshape(-1)]).astype(np.int8)
+    return {"heads": heads, "globals": vector, "action_mask": mask}
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "sign"),
+    [
+        ("fisher", "fisher", 1),
+        ("gradient", "gradient", 1),
+        ("magnitude", "magnitude", 1),
+        ("activation", "activation", 1),
+        ("obs", "obs", 1),
+        ("entropy_low", "entropy_normalized", 1),
+        ("entropy_high", "entropy_normalized", -1),
+    ],
+)
+def test_a_score_prunes_its_least_important_heads(name, column, sign):
+    values = np.random.default_rng(0).permutation(12) / 12
+    controller = controllers.make(name, sparsity=0.25)
+    action = controller.act(observe({column: values}))
+    assert set(np.flatnonzero(action == 1)) == set(np.argsort(sign * values)[:3])
+    one = controller.act(observe({column: values}, mode="head_edit"))
+    assert one == 1 + int(np.argmin(sign * values))
+
+
+def test_rounds_spread_the_pruning():
+    controller = controllers.make("fisher", sparsity=0.5, rounds=4)
+    values, active, gone = np.arange(12) / 12, np.ones(12), []
+    for step in range(4):
+        action = controller.act(observe({"fisher": values, "active": active}, steps_left=4 - step))
+        active = np.where(action == 1, 0, active)
+        gone.append(int((active == 0).sum()))
+    assert gone == [2, 3, 4, 6]  # round(6 * 1/4), ..., all by the last
+
+
+def test_random_follows_its_seed():
+    controller = controllers.make("random", sparsity=0.5)
+    picks = []
+    for seed in (1, 1, 2):
+        controller.reset(seed)
+        picks.append(controller.act(observe()).tolist())
+    assert picks[0] == picks[1] != picks[2]
+
+
+@pytest.mark.parametrize(("direction", "expected"), [("high", {0}), ("low", {2})])
+def test_the_rule_prunes_idle_and_quiet_heads_only(direction, expected):
+    entropy, gradient = np.array([0.9, 0.9, 0.1, 0.1]), np.array([0.1, 0.9, 0.1, 0.9])
+    rule = PlasticityController(direction, entropy_threshold=0.5, gradient_threshold=0.5)
+    action = rule.act(observe({"entropy": entropy, "gradient": gradient}, count=4))
+    assert set(np.flatnonzero(action == 1)) == expected
+
+
+def test_the_rule_revives_after_its_rest_only():
+    active, age = np.array([0, 0, 0, 1]), np.array([3, 1, 3, 9])
+    entropy, gradient = np.array([0.1, 0.1, 0.9, 0.1]), np.array([0.9, 0.9, 0.9, 0.9])
+    rule = PlasticityController("high", entropy_threshold=0.5, gradient_threshold=0.5, min_zeroed_epochs=2)
+    head = {"active": active, "age": age, "entropy": entropy, "gradient": gradient}
+    assert rule.act(observe(head, count=4)).tolist() == [2, 0, 0, 0]
+
+
+def test_the_prune_rate_limit_is_applied():
+    values = np.arange(12) / 12
+    head = {"entropy_normalized": values, "gradient": values[::-1]}
+    assert (PlasticityController("high", aggressiveness=0.6).act(observe(head)) == 1).sum() == 7
+    limited = PlasticityController("high", aggressiveness=0.6, max_prune_rate=0.25).act(observe(head))
+    assert set(np.flatnonzero(limited == 1)) == {9, 10, 11}  # 3 of 12, lowest gradient first
+
+
+def test_history_is_used():
+    rule = PlasticityController("high", entropy_threshold=0.5, gradient_threshold=0.5, history=2)
+    busy = observe({"entropy": np.array([0.1, 0.1]), "gradient": np.array([0.9, 0.1])}, count=2)
+    idle = observe({"entropy": np.array([0.8, 0.95]), "gradient": np.array([0.05, 0.1])}, count=2)
+    rule.act(busy)
+    assert rule.act(idle).tolist() == [0, 1]  # means: (0.45, 0.475) against (0.525, 0.1)
+    rule.reset()
+    assert rule.act(idle).tolist() == [1, 1]  # forgotten
+
+
+@pytest.mark.parametrize(("sign", "direction"), [(-1, "high"), (1, "low")])
+def test_auto_measures_the_direction(sign, direction):
+    entropy = np.arange(12) / 12
+    rule = PlasticityController("auto")
+    rule.act(observe({"entropy_normalized": entropy, "fisher": sign * entropy + 2}))
+    assert rule.direction == direction
+
+
+def test_aggressiveness_spans_nothing_to_everything():
+    random = np.random.default_rng(0)
+    head = {"entropy_normalized": random.random(12), "gradient": random.random(12)}
+    pruned = [
+        int((PlasticityController("high", aggressiveness=a).act(observe(head)) == 1).sum())
+        for a in np.linspace(0, 1, 9)
+    ]
+    assert pruned[0] == 0
+    assert pruned[-1] == 12
+    assert pruned == sorted(pruned)
+
+
+def test_what_the_mask_forbids_is_never_chosen():
+    observation = observe({"active": np.zeros(12)}, allow_revive=False)
+    for name in ("constant", "plasticity", "ann", "fisher"):
+        assert (controllers.make(name).act(observation) == 0).all()
+
+
+def test_the_network_treats_heads_alike():
+    """Permuting heads permutes decisions: weights are shared, and order tells nothing."""
+    for context in ("deep_sets", "attention"):
+        torch.manual_seed(0)
+        network = HeadNetwork(NetworkConfig(context=context)).eval()
+        random = np.random.default_rng(0)
+        heads = torch.from_numpy(random.standard_normal((1, 10, len(HEAD_FEATURES))).astype(np.float32))
+        globals_ = torch.randn(1, len(GLOBAL_FEATURES))
+        order = torch.from_numpy(random.permutation(10))
+        out, moved = network(heads, globals_), network(heads[:, order], globals_)
+        assert torch.allclose(out.edits[:, order], moved.edits, atol=1e-5)
+        assert torch.allclose(out.value, moved.value, atol=1e-5)
+
+
+def test_padding_changes_nothing():
+    for context in ("deep_sets", "attention"):
+        torch.manual_seed(0)
+        network = HeadNetwork(NetworkConfig(context=context)).eval()
+        heads, globals_ = torch.randn(2, 6, len(HEAD_FEATURES)), torch.randn(2, len(GLOBAL_FEATURES))
+        padded = torch.cat([heads, torch.randn(2, 5, len(HEAD_FEATURES))], 1)
+        valid = torch.arange(11)[None].expand(2, -1) < 6
+        out, wide = network(heads, globals_), network(padded, globals_, valid)
+        assert torch.allclose(out.edits, wide.edits[:, :6], atol=1e-5)
+        assert torch.allclose(out.value, wide.value, atol=1e-5)
+
+
+def test_a_fresh_network_leans_towards_keep():
+    network = HeadNetwork(NetworkConfig(keep_bias=3.0))
+    output = network(torch.randn(1, 50, len(HEAD_FEATURES)), torch.randn(1, len(GLOBAL_FEATURES)))
+    assert (output.edits.softmax(-1)[..., 0] > 0.75).all()
+
+
+def test_saved_controllers_decide_alike(tmp_path):
+    controller = ANNController(info={"agent": "test"})
+    controller.save(tmp_path)
+    loaded = controllers.load(tmp_path)
+    observation = observe({"fisher_z": np.linspace(-2, 2, 12), "entropy_z": np.linspace(1, -1, 12)})
+    assert np.array_equal(controller.importance(observation), loaded.importance(observation))
+    assert loaded.info == {"agent": "test"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
+
+
+def test_checkpoints_that_do_not_fit_are_one_clear_sentence(tmp_path):
+    ANNController().save(tmp_path)
+    path = tmp_path / "controller.json"
+    good = json.loads(path.read_text())
+    wider = {**good, "network": {**good["network"], "width": 32}}
+    path.write_text(json.dumps(wider))
+    with pytest.raises(InputError, match="does not hold a controller of the shape"):
+        controllers.load(tmp_path)
+    other = {**good, "network": {**good["network"], "head_features": ["active", "charm"]}}
+    path.write_text(json.dumps(other))
+    with pytest.raises(InputError, match="features that this version's observation lacks: charm"):
+        controllers.load(tmp_path)
+    with pytest.raises(InputError, match="no controller at"):
+        controllers.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fischer", {}, "did you mean 'fisher'"),
+        ("fisher", {"sparsity": 1.0}, r"sparsity must lie in \[0, 1\)"),
+        ("fisher", {"sparsity": -0.1}, r"sparsity must lie in \[0, 1\)"),
+        ("plasticity", {"prune_entropy": "up"}, "prune_entropy must be"),
+        ("plasticity", {"threshold": 1}, "does not take these options"),
+    ],
+)
+def test_bad_controllers_are_one_clear_sentence(name, options, message):
+    with pytest.raises(InputError, match=message):
+        controllers.make(name, **options)

@@ -1,0 +1,69 @@
+"""Entropy by the log-sum-exp identity against a naive softmax."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plasticity_env.entropy import attend, attention_entropy, choose_kernel, visible_lengths
+
+
+def naive(query, key, mask, scale):
+    scores = (query.double() @ key.double().transpose(-1, -2)) * scale
+    visible = torch.ones_like(scores[0, 0], dtype=torch.bool).tril() if mask is None else mask
+    p = scores.masked_fill(~visible, -math.inf).softmax(-1)
+    return -torch.special.xlogy(p, p).sum(-1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    tokens=st.integers(1, 300),
+    dim=st.sampled_from([8, 16, 24, 64]),
+    scale=st.floats(0.02, 1.0),
+    window=st.one_of(st.none(), st.integers(1, 40)),
+    kernel=st.sampled_from(["flash_cpu", "plain"]),
+    seed=st.integers(0, 99),
+)
+def test_entropy_equals_the_naive_softmax(tokens, dim, scale, window, kernel, seed):
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = (torch.randn(2, 3, tokens, dim, generator=generator) for _ in range(3))
+    mask = None
+    if window is not None:
+        distance = torch.arange(tokens)[:, None] - torch.arange(tokens)[None]
+        mask = ((distance >= 0) & (distance < window))[None, None].expand(2, 1, -1, -1)
+    out, lse = attend(query, key, value, mask, scale, kernel)
+    entropy = attention_entropy(query, key, lse, mask, scale, kernel)
+    assert (entropy - naive(query, key, mask, scale)).abs().max() < 1e-5 * max(1.0, math.log(tokens) * 4)
+    visible = torch.ones(tokens, tokens, dtype=torch.bool).tril() if mask is None else mask
+    p = ((query @ key.transpose(-1, -2)) * scale).masked_fill(~visible, -math.inf).softmax(-1)
+    assert torch.allclose(out, p @ value, atol=1e-4)
+    lengths = visible_lengths(mask, tokens, query.device)
+    assert torch.equal(lengths.expand(2, 1, -1)[0, 0], visible.expand(2, 1, tokens, tokens)[0, 0].sum(-1))
+
+
+def test_uniform_attention_reaches_the_top_of_the_scale():
+    query = torch.zeros(1, 1, 50, 16)
+    key = torch.randn(1, 1, 50, 16)
+    _, lse = attend(query, key, key, None, 0.25, "flash_cpu")
+    entropy = attention_entropy(query, key, lse, None, 0.25, "flash_cpu")[0, 0]
+    assert torch.allclose(entropy, torch.arange(1, 51).float().log(), atol=1e-6)
+
+
+def test_the_kernel_is_chosen_visibly():
+    query = torch.zeros(1, 1, 4, 8)
+    assert choose_kernel(query, None) == "flash_cpu"
+    assert choose_kernel(torch.zeros(1, 1, 4, 8, device="meta"), None) == "plain"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("dtype", "kernel"), [(torch.float32, "efficient_cuda"), (torch.bfloat16, "flash_cuda")])
+def test_cuda_kernels_agree(dtype, kernel):
+    query, key = (torch.randn(2, 3, 77, 32, device="cuda", dtype=dtype) for _ in range(2))
+    assert choose_kernel(query, None) == kernel
+    _, lse = attend(query, key, key, None, 0.2, kernel)
+    entropy = attention_entropy(query, key, lse, None, 0.2, kernel)
+    assert (entropy.double() - naive(query, key, None, 0.2)).abs().max() < (1e-4 if dtype == torch.float32 else 5e-2)

@@ -1,0 +1,108 @@
+"""Models by every kind of name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conftest import build
+
+from plasticity_env import InputError, embedded_models, load_model
+
+
+def test_every_embedded_model_loads_and_reads_text():
+    for name in embedded_models():
+        model, tokenizer, _ = load_model(name)
+        ids = torch.tensor([tokenizer("To be, or not to be, that is the")["input_ids"]])
+        with torch.no_grad():
+            assert torch.isfinite(model(ids).logits).all()
+
+
+def test_a_folder_in_the_hubs_format_loads(tmp_path):
+    stock = build("qwen3")
+    stock.save_pretrained(tmp_path)
+    load_model("bard-gpt2-4x4").tokenizer.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path)).model
+    ids = torch.arange(10).view(1, 10)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, stock(ids).logits)
+
+
+def test_a_gguf_file_loads(tmp_path):
+    """A file written with the gguf library, tiny random weights: the path that real GGUF files take."""
+    path = tmp_path / "tiny.gguf"
+    weights = write_gguf(path)
+    model = load_model(str(path)).model
+    assert model.shape == (1, 2)
+    assert torch.equal(model.model.model.layers[0].mlp.gate_proj.weight, weights["blk.0.ffn_gate.weight"])
+
+
+def write_gguf(path):
+    import gguf
+    import numpy as np
+
+    width, hidden, vocabulary = 32, 64, 40
+    random = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(hidden)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(16)
+    writer.add_vocab_size(vocabulary)
+    tokens = ["<unk>", "<s>", "</s>", *[f"▁w{i}" for i in range(vocabulary - 3)]]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * vocabulary)
+    writer.add_token_types([2, 3, 3] + [1] * (vocabulary - 3))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    shapes = {
+        "token_embd.weight": (vocabulary, width),
+        "output.weight": (vocabulary, width),
+        "output_norm.weight": (width,),
+        "blk.0.attn_norm.weight": (width,),
+        "blk.0.ffn_norm.weight": (width,),
+        "blk.0.attn_q.weight": (32, width),
+        "blk.0.attn_k.weight": (16, width),
+        "blk.0.attn_v.weight": (16, width),
+        "blk.0.attn_output.weight": (width, 32),
+        "blk.0.ffn_gate.weight": (hidden, width),
+        "blk.0.ffn_up.weight": (hidden, width),
+        "blk.0.ffn_down.weight": (width, hidden),
+    }
+    weights = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    for name, value in weights.items():
+        writer.add_tensor(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return {name: torch.from_numpy(value) for name, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no-such-user/no-such-model", "without a network use an embedded model"),
+        ("/no/such/folder", "no model at"),
+        ("./missing.gguf", "no GGUF file"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_clear_sentence(name, message):
+    with pytest.raises(InputError, match=message):
+        load_model(name)
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no config.json"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("device", ["tpu9", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(InputError, match="device"):
+        load_model("bard-gpt2-4x4", device=device)
