@@ -1,0 +1,1 @@
+"""Speed as ratios of things run side by side in one process."""
