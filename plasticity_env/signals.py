@@ -142,13 +142,12 @@ def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tens
     """
     extra = {} if attention_mask is None else {"attention_mask": attention_mask}
     logits = model.model(input_ids=input_ids, use_cache=False, **extra).logits  # (B, T, V)
-    targets = input_ids[:, 1:]
-    loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none")
-    loss = loss.view(targets.shape)  # (B, T - 1)
-    if attention_mask is None:
-        return loss.mean(1)
-    counted = (attention_mask[:, 1:] * attention_mask[:, :-1]).to(loss.dtype)
-    return (loss * counted).sum(1) / counted.sum(1).clamp(min=1)
+    targets = F.pad(input_ids[:, 1:], (0, 1), value=-100)  # the last position predicts nothing; no copy of the logits
+    if attention_mask is not None:
+        counted = F.pad(attention_mask[:, 1:] * attention_mask[:, :-1], (0, 1))
+        targets = targets.masked_fill(counted == 0, -100)
+    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
+    return loss.view(targets.shape).sum(1) / (targets != -100).sum(1).clamp(min=1)
 
 
 @torch.no_grad()

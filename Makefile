@@ -1,0 +1,44 @@
+# make demo   train a controller, compare it with the rules, open runs/demo/dashboard.html (QUICK=1: the same in a minute)
+# make test   run the tests (make test-all: the slow ones too)
+# make lint   formatting, lint, types
+# make bench  speed of a step beside its floor and the naive way
+# Each sets up what it needs in .venv; only Python 3.11+ and make must be there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_CONFIG := scripts/configs/$(if $(QUICK),demo_quick,demo).yaml
+DEMO_FOLDER ?= runs/demo$(if $(QUICK),_quick,)
+
+.PHONY: demo test test-all lint bench pictures clean setup
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	rm -rf $(DEMO_FOLDER)
+	$(BIN)/python scripts/demo.py --config $(DEMO_CONFIG) --folder $(DEMO_FOLDER)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not slow' -q
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python scripts/benchmark.py step
+
+pictures: $(STAMP)
+	$(BIN)/python scripts/make_pictures.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,140 @@
+"""The main job in one go: train a controller, compare it with the rules on unseen text, write a page of pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import numpy as np
+import tyro
+from rich.console import Console
+
+import controllers
+from agents.comparison import CompareConfig, compare
+from agents.training import TrainConfig, train
+from plasticity_env import cli
+from plasticity_env.dashboard import write_dashboard
+from plasticity_env.errors import InputError
+from plasticity_env.plots import learning_curve_png
+from plasticity_env.tracking import new_run_folder
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Arguments of the demo: those of the training and of the comparison, and where to write."""
+
+    train: Annotated[TrainConfig, tyro.conf.Suppress] = field(default_factory=TrainConfig)
+    """of the training; given in the config file, section `train`"""
+    compare: Annotated[CompareConfig, tyro.conf.Suppress] = field(default_factory=CompareConfig)
+    """of the comparison; given in the config file, section `compare`"""
+    held_out_model: str = "bard-neox-5x6"
+    """a model that the training never sees, compared as well; empty to leave it out"""
+    folder: Path | None = None
+    """where everything goes; unset: a new folder under runs/"""
+
+
+def demo(config: DemoConfig) -> Path:
+    """Train, compare, draw.
+
+    Args:
+        config: Arguments.
+
+    Returns:
+        The run folder: ``training/`` (JSONL, TensorBoard, W&B, controller), ``comparison/``, ``held_out/``,
+        ``dashboard.html``.
+    """
+    trained_on = cli.words(config.train.model_name)
+    if config.held_out_model in trained_on:
+        raise InputError(f"held_out_model {config.held_out_model!r} is trained on: choose one that is not in {trained_on}")
+    folder = config.folder or new_run_folder("demo")
+    console = Console()
+    started = time.perf_counter()
+    console.rule("1. Training a controller with PPO")
+    training = train(replace(config.train, output_dir=folder / "training"))
+    seconds = time.perf_counter() - started
+    players = f"{config.compare.controllers},{training / 'controller'}"
+    console.rule("2. Controllers compared on plays that none of them saw")
+    comparisons = [(config.compare.model_name, "comparison")]
+    if config.held_out_model:
+        comparisons.append((config.held_out_model, "held_out"))
+    for model, name in comparisons:
+        compare(replace(config.compare, model_name=model, controllers=players, output_dir=folder / name))
+    results = json.loads((folder / "comparison" / "results.json").read_text(encoding="utf-8"))
+    rows = _rows(training / "metrics.jsonl")
+    learning_curve_png(rows, folder / "learning_curve.png")
+    page = folder / "dashboard.html"
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path != page and path.suffix in (".json", ".jsonl", ".png", ".txt", ".yaml", ".safetensors")
+        and "wandb" not in path.relative_to(folder).parts
+    )
+    write_dashboard(
+        page,
+        title="plasticity-env demo",
+        results=results,
+        training=rows,
+        frames=episode_frames(training / "controller", config.train, config.compare.model_name),
+        summary=_summary(config, results, folder, seconds),
+        files=files,
+    )
+    console.rule("3. Done")
+    print(f"dashboard: {page}")
+    return folder
+
+
+def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tuple[str, np.ndarray]]:
+    """Pictures of one episode that a saved controller plays freely at the middle price.
+
+    Args:
+        controller: Its folder.
+        config: Of the training; gives the environment's arguments.
+        model: On which model.
+
+    Returns:
+        Captions and (H, W, 3) uint8 pictures, the dense model first.
+    """
+    from agents.training import ENVIRONMENTS
+
+    player = controllers.load(controller)
+    env: gym.Env[Any, Any] = gym.make(
+        ENVIRONMENTS[config.env], render_mode="rgb_array", **config.environment_kwargs(model)
+    )
+    price = float(np.sqrt(config.flop_price[0] * config.flop_price[1]))
+    observation, info = env.reset(seed=0, options={"flop_price": price})
+    frames = [(f"Start: dense, perplexity {info['ppl']:.2f} on the reward text", _frame(env))]
+    over, step = False, 0
+    while not over:
+        observation, reward, terminated, truncated, info = env.step(player.act(observation))
+        over, step = terminated or truncated, step + 1
+        kept = info["flops"] / env.unwrapped.dense_flops  # type: ignore[attr-defined]
+        caption = f"Decision {step} at price {price:g}: perplexity {info['ppl']:.2f}, {kept:.1%} of the FLOPs, {reward:+.3f}"
+        frames.append((caption, _frame(env)))
+    return frames
+
+
+def _frame(env: gym.Env[Any, Any]) -> np.ndarray:
+    frame = env.render()
+    assert isinstance(frame, np.ndarray)
+    return frame
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _summary(config: DemoConfig, results: dict[str, Any], folder: Path, seconds: float) -> list[tuple[str, str]]:
+    facts = [
+        ("Trained on", ", ".join(cli.words(config.train.model_name))),
+        ("Training", f"{config.train.agent}, {config.train.ppo.total_timesteps} steps, {seconds:.0f} s"),
+        ("Compared on", f"{results['model']}, {results['dataset']}, {results['test_blocks']} test blocks"),
+        ("Dense test perplexity", f"{results['dense']['test_ppl']:.2f}"),
+        ("Machine", results["machine"]),
+    ]
+    if config.held_out_model:
+        facts.append(("Held-out model", f"{config.held_out_model}: {folder / 'held_out' / 'table.txt'}"))
+    return facts
