@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -91,8 +92,23 @@ class MaskedCategoricals:
         return -(self.log_probs.exp() * self.log_probs.clamp(min=-50)).sum(-1) * self.valid
 
 
-def policy(network: HeadNetwork, batch: Batch, one_edit: bool) -> tuple[MaskedCategoricals, Tensor]:
-    """Distribution over actions, and values (B,).
+class Decision(NamedTuple):
+    """What the network says of a batch, as PPO needs it.
+
+    Attributes:
+        actions: Distribution over the K choices of each observation: N heads, or one edit.
+        value: (B,) expected return.
+        effects: (B, K, A) the critic's estimate of what each choice adds to the return, centred under the policy; None
+            for a single choice.
+    """
+
+    actions: MaskedCategoricals
+    value: Tensor
+    effects: Tensor | None
+
+
+def decide(network: HeadNetwork, batch: Batch, one_edit: bool) -> Decision:
+    """Run the network on padded observations.
 
     Args:
         network: Evaluated on the batch.
@@ -101,12 +117,14 @@ def policy(network: HeadNetwork, batch: Batch, one_edit: bool) -> tuple[MaskedCa
     """
     output = network(batch.heads, batch.globals, batch.valid)
     if not one_edit:
-        return MaskedCategoricals(output.edits, batch.mask, batch.valid), output.value
+        actions = MaskedCategoricals(output.edits, batch.mask, batch.valid)
+        expected = (actions.log_probs.exp().detach() * output.effects).sum(-1, keepdim=True)
+        return Decision(actions, output.value, (output.effects - expected) * batch.valid[..., None])
     edits = (output.edits[..., 1:] - output.edits[..., :1]).transpose(1, 2).flatten(1)  # (B, 3N)
     logits = torch.cat([output.stop[:, None], edits], 1)[:, None]  # (B, 1, 1 + 3N)
     allowed = torch.cat([torch.ones_like(batch.mask[:, :1, 0]), batch.mask[..., 1:].transpose(1, 2).flatten(1)], 1)
     every = torch.ones(len(logits), 1, dtype=torch.bool, device=logits.device)
-    return MaskedCategoricals(logits, allowed[:, None], every), output.value
+    return Decision(MaskedCategoricals(logits, allowed[:, None], every), output.value, None)
 
 
 def environment_action(action: np.ndarray, heads: int, slots: int, one_edit: bool) -> np.ndarray | int:

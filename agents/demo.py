@@ -49,7 +49,9 @@ def demo(config: DemoConfig) -> Path:
     """
     trained_on = cli.words(config.train.model_name)
     if config.held_out_model in trained_on:
-        raise InputError(f"held_out_model {config.held_out_model!r} is trained on: choose one that is not in {trained_on}")
+        raise InputError(
+            f"held_out_model {config.held_out_model!r} is trained on: choose one that is not in {trained_on}"
+        )
     folder = config.folder or new_run_folder("demo")
     console = Console()
     started = time.perf_counter()
@@ -70,7 +72,9 @@ def demo(config: DemoConfig) -> Path:
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and path != page and path.suffix in (".json", ".jsonl", ".png", ".txt", ".yaml", ".safetensors")
+        if path.is_file()
+        and path != page
+        and path.suffix in (".json", ".jsonl", ".png", ".txt", ".yaml", ".safetensors")
         and "wandb" not in path.relative_to(folder).parts
     )
     write_dashboard(
@@ -112,7 +116,9 @@ def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tu
         observation, reward, terminated, truncated, info = env.step(player.act(observation))
         over, step = terminated or truncated, step + 1
         kept = info["flops"] / env.unwrapped.dense_flops  # type: ignore[attr-defined]
-        caption = f"Decision {step} at price {price:g}: perplexity {info['ppl']:.2f}, {kept:.1%} of the FLOPs, {reward:+.3f}"
+        caption = (
+            f"Decision {step} at price {price:g}: perplexity {info['ppl']:.2f}, {kept:.1%} of the FLOPs, {reward:+.3f}"
+        )
         frames.append((caption, _frame(env)))
     return frames
 

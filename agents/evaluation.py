@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from torch import Tensor
 
 import controllers
 from controllers import Controller, PlasticityController
@@ -159,23 +160,26 @@ class Arena:
     ) -> Row:
         env, started = self.env, time.perf_counter()
         misses = env.workbench.memo.misses
-        self._roll(controller, seed, price)
+        active = self._roll(controller, seed, price)
         seconds = time.perf_counter() - started
-        return self._row(controller, label, seed, sparsity, price, seconds, env.workbench.memo.misses - misses)
+        played = env.workbench.memo.misses - misses
+        return self._row(controller, active, label, seed, sparsity, price, seconds, played)
 
-    def _roll(self, controller: Controller, seed: int, price: float | None) -> int:
-        """Play one episode; returns how many heads are left."""
-        observation, info = self.env.reset(seed=seed, options={} if price is None else {"flop_price": price})
+    def _roll(self, controller: Controller, seed: int, price: float | None) -> Tensor:
+        """Play one episode; returns its final (L, H) mask. What the last decision leads to is not measured."""
+        observation, _ = self.env.reset(seed=seed, options={} if price is None else {"flop_price": price})
         controller.reset(seed)
-        over = False
-        while not over:
-            observation, _, terminated, truncated, info = self.env.step(controller.act(observation))
-            over = terminated or truncated
-        return int(info["active_heads"])
+        for _ in range(self.env.settings.horizon - 1):
+            action = controller.act(observation)
+            observation, _, terminated, truncated, _ = self.env.step(action)
+            if terminated or truncated:
+                return self.env.workbench.model.active
+        return self.env.preview(controller.act(observation))
 
     def _row(
         self,
         controller: Controller,
+        active: Tensor,
         label: str | None,
         seed: int,
         sparsity: float | None,
@@ -183,8 +187,7 @@ class Arena:
         seconds: float,
         evaluations: int,
     ) -> Row:
-        loss = self.env.evaluate("test", self.protocol.test_blocks)
-        active = self.env.workbench.model.active
+        loss = self.env.evaluate("test", self.protocol.test_blocks, active)
         return Row(
             controller=label or controller.name,
             repair=self.env.settings.repair,
@@ -208,15 +211,16 @@ class Arena:
         low, high, best = 0.0, 1.0, (math.inf, 0.0)
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            left = self._roll(PlasticityController(**{**options, "aggressiveness": middle}), seed, None)
+            active = self._roll(PlasticityController(**{**options, "aggressiveness": middle}), seed, None)
+            left = int(active.sum())
             best = min(best, (abs(left - wanted), middle))
             if left == wanted:
                 break
             low, high = (middle, high) if left > wanted else (low, middle)
         controller = PlasticityController(**{**options, "aggressiveness": best[1]})
-        self._roll(controller, seed, None)
+        active = self._roll(controller, seed, None)
         seconds, evaluations = time.perf_counter() - started, self.env.workbench.memo.misses - misses
-        return self._row(controller, label, seed, sparsity, None, seconds, evaluations)
+        return self._row(controller, active, label, seed, sparsity, None, seconds, evaluations)
 
 
 def summarise(rows: list[Row]) -> list[dict[str, Any]]:

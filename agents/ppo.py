@@ -1,9 +1,10 @@
 """Proximal policy optimisation (Schulman et al. 2017) over several environments, whose models may differ in size.
 
-Reads from top to bottom as the algorithm goes: rollout, generalised advantage estimation, update. Two things differ from
+Reads from top to bottom as the algorithm goes: rollout, generalised advantage estimation, update. Three things differ from
 the textbook. Heads are chosen independently given the observation, so each head has its own probability ratio, and clipping
-acts on it (one joint ratio over hundreds of heads would clip most samples). And gamma is 1: rewards are differences of a
-potential, so only the undiscounted return cannot be pumped by a loop.
+acts on it (one joint ratio over hundreds of heads would clip most samples). For the same reason each head's advantage may be
+freed of what the critic thinks the other heads' choices did, without bias (factorised baselines, Wu et al. 2018). And gamma
+is 1: rewards are differences of a potential, so only the undiscounted return cannot be pumped by a loop.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.batch import Batch, environment_action, pad, policy
+from agents.batch import Batch, decide, environment_action, pad
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from controllers.ann import ANNController
 from controllers.network import HeadNetwork, NetworkConfig
@@ -56,6 +57,8 @@ class PPOConfig:
     """weight of the value loss"""
     max_grad_norm: float = 0.5
     """gradient norm limit"""
+    factored_baseline: bool = True
+    """free each head's advantage of the estimated effects of the other heads' choices"""
     target_kl: float = 0.05
     """stop the epochs of an update once the mean KL of a decision exceeds this"""
     width: int = 64
@@ -153,16 +156,20 @@ class PPO:
 
     @torch.no_grad()
     def _rollout(self) -> tuple[Rollout, Metrics]:
-        steps: list[tuple[Batch, Tensor, Tensor, Tensor]] = []
+        steps: list[tuple[Batch, Tensor, Tensor, Tensor, Tensor]] = []
         rewards = torch.zeros(self.config.num_steps, len(self.envs))
         dones = torch.zeros_like(rewards)  # the episode ended with this step
         bootstraps = torch.zeros_like(rewards)  # value of the state in which it was truncated
         finished: list[Metrics] = []
         for t in range(self.config.num_steps):
             batch = pad(self.observations, self.slots).to(self.device)
-            distribution, values = policy(self.network, batch, self.one_edit)
-            actions = distribution.sample(self.generator)
-            steps.append((batch, actions, distribution.log_prob(actions), values))
+            decision = decide(self.network, batch, self.one_edit)
+            actions = decision.actions.sample(self.generator)
+            others = torch.zeros_like(decision.actions.valid, dtype=torch.float32)
+            if self.config.factored_baseline and decision.effects is not None:
+                effect = decision.effects.gather(-1, actions[..., None])[..., 0]  # (E, K)
+                others = effect.sum(1, keepdim=True) - effect
+            steps.append((batch, actions, decision.actions.log_prob(actions), decision.value, others))
             for i, env in enumerate(self.envs):
                 action = environment_action(actions[i].cpu().numpy(), self.heads[i], self.slots, self.one_edit)
                 observation, reward, terminated, truncated, info = env.step(action)
@@ -177,7 +184,7 @@ class PPO:
                     observation, _ = env.reset()
                 self.observations[i] = observation
             self.global_step += len(self.envs)
-        last = policy(self.network, pad(self.observations, self.slots).to(self.device), self.one_edit)[1]
+        last = decide(self.network, pad(self.observations, self.slots).to(self.device), self.one_edit).value
         values = torch.stack([step[3] for step in steps]).cpu()  # (T, E)
         advantages = generalised_advantages(
             rewards, values, last.cpu(), dones, bootstraps, self.config.gamma, self.config.gae_lambda
@@ -189,6 +196,7 @@ class PPO:
             advantages.flatten().to(self.device),
             (advantages + values).flatten().to(self.device),
             values.flatten(),
+            torch.cat([step[4] for step in steps]),
             rewards,
         )
         means = {key: float(np.mean([m[key] for m in finished])) for key in finished[0]} if finished else {}
@@ -196,7 +204,7 @@ class PPO:
 
     @torch.no_grad()
     def _value(self, observation: Observation) -> float:
-        return float(policy(self.network, pad([observation], self.slots).to(self.device), self.one_edit)[1][0])
+        return float(decide(self.network, pad([observation], self.slots).to(self.device), self.one_edit).value[0])
 
     def _learn(self, rollout: Rollout) -> Metrics:
         config = self.config
@@ -222,17 +230,21 @@ class PPO:
     def _minibatch(self, rollout: Rollout, index: Tensor) -> Metrics:
         config = self.config
         batch = rollout.batch[index]
-        distribution, values = policy(self.network, batch, self.one_edit)
-        valid = distribution.valid
-        log_ratio = distribution.log_prob(rollout.actions[index]) - rollout.log_probs[index]  # (b, K), 0 where invalid
+        decision = decide(self.network, batch, self.one_edit)
+        valid, actions, returns = decision.actions.valid, rollout.actions[index], rollout.returns[index]
+        log_ratio = decision.actions.log_prob(actions) - rollout.log_probs[index]  # (b, K), 0 where invalid
         ratio = log_ratio.exp()
-        advantages = rollout.advantages[index]
-        advantages = ((advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8))[:, None]
+        advantages = rollout.advantages[index][:, None] - rollout.others[index]  # (b, K)
+        seen = advantages[valid]
+        advantages = (advantages - seen.mean()) / (seen.std(correction=0) + 1e-8)
         clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
         decisions = valid.sum()
         policy_loss = -(torch.minimum(ratio * advantages, clipped * advantages) * valid).sum() / decisions
-        value_loss = 0.5 * (values - rollout.returns[index]).square().mean()
-        entropy = distribution.entropy().sum() / decisions
+        value_loss = 0.5 * (decision.value - returns).square().mean()
+        if config.factored_baseline and decision.effects is not None:
+            effect = decision.effects.gather(-1, actions[..., None])[..., 0].sum(1)
+            value_loss = value_loss + 0.5 * (decision.value.detach() + effect - returns).square().mean()
+        entropy = decision.actions.entropy().sum() / decisions
         loss = policy_loss - config.ent_coef * entropy + config.vf_coef * value_loss
         self.optimizer.zero_grad()
         loss.backward()
@@ -257,6 +269,7 @@ class Rollout:
         batch: M observations.
         actions, log_probs: (M, K) of each decision.
         advantages, returns, values: (M,).
+        others: (M, K) estimated effect of the other choices of the same decision.
         rewards: (T, E).
     """
 
@@ -266,6 +279,7 @@ class Rollout:
     advantages: Tensor
     returns: Tensor
     values: Tensor
+    others: Tensor
     rewards: Tensor
 
 

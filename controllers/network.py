@@ -68,11 +68,13 @@ class Output(NamedTuple):
         edits: (B, N, 4) logits over keep, prune, revive, grow.
         stop: (B,) logit of stopping (HeadEdit only).
         value: (B,) expected return from here, nats.
+        effects: (B, N, 4) what the critic thinks each edit of each head adds to the return, nats, up to a constant.
     """
 
     edits: Tensor
     stop: Tensor
     value: Tensor
+    effects: Tensor
 
 
 class HeadNetwork(nn.Module):
@@ -93,6 +95,7 @@ class HeadNetwork(nn.Module):
         self.edits = _layer(2 * config.width, len(EDITS), 0.01)
         self.stop = _layer(config.width, 1, 0.01)
         self.value = _layer(config.width, 1, 1.0)
+        self.effects = _layer(2 * config.width, len(EDITS), 0.01)
         with torch.no_grad():
             self.edits.bias[0] = config.keep_bias
 
@@ -110,9 +113,13 @@ class HeadNetwork(nn.Module):
         if valid is None:
             valid = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         local, pooled = self.policy(tokens, valid)  # (B, N, W), (B, W)
-        joint = torch.cat([local, pooled[:, None].expand_as(local)], -1)
-        _, critic = self.critic(tokens, valid)
-        return Output(self.edits(joint), self.stop(pooled)[:, 0], self.value(critic)[:, 0])
+        seen, overview = self.critic(tokens, valid)
+        return Output(
+            self.edits(torch.cat([local, pooled[:, None].expand_as(local)], -1)),
+            self.stop(pooled)[:, 0],
+            self.value(overview)[:, 0],
+            self.effects(torch.cat([seen, overview[:, None].expand_as(seen)], -1)),
+        )
 
 
 class _Encoder(nn.Module):

@@ -196,9 +196,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         """
         state = self._running_state()
         edits, stop = self._edits(action)
-        masks, invalid = resolve(
-            state.active, edits, self._limits(state), self.workbench.flop_table, state.measurement.signals.fisher
-        )
+        masks, invalid = self._resolve(state, edits)
         active = (state.active & ~masks.prune) | masks.revive | masks.grow
         edited = (masks.prune | masks.revive | masks.grow).numpy()
         bench = self.workbench
@@ -293,15 +291,22 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             raise InputError("no episode yet: call reset() first")
         return self._record
 
-    def evaluate(self, split: str = "test", blocks: int | None = None) -> float:
-        """Mean loss in nats per token of the model as it now stands, on text that no observation or reward reads.
+    def preview(self, action: Any) -> Tensor:
+        """(L, H) mask that an action would lead to; nothing is edited and nothing measured."""
+        state = self._running_state()
+        masks, _ = self._resolve(state, self._edits(action)[0])
+        return (state.active & ~masks.prune) | masks.revive | masks.grow
+
+    def evaluate(self, split: str = "test", blocks: int | None = None, active: Tensor | None = None) -> float:
+        """Mean loss in nats per token, on text that no observation or reward reads.
 
         Args:
             split: Usually "test".
             blocks: How many blocks from its start; None for all.
+            active: (L, H) mask to evaluate, repaired as this episode repairs; the present one when None.
         """
         state = self._any_state()
-        self.workbench.install(state.active, state.calibration)
+        self.workbench.install(state.active if active is None else active, state.calibration)
         return self.workbench.split_loss(split, blocks)  # type: ignore[arg-type]
 
     @property
@@ -367,6 +372,10 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         if state.stream is not None:
             options["stream"] = state.stream
         return options
+
+    def _resolve(self, state: EpisodeState, edits: Tensor) -> tuple[EditMasks, int]:
+        fisher = state.measurement.signals.fisher
+        return resolve(state.active, edits, self._limits(state), self.workbench.flop_table, fisher)
 
     def _limits(self, state: EpisodeState) -> Limits:
         most = min(math.floor(self.settings.max_sparsity * self.head_slots + 1e-9), self.head_slots - 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.conftest import SMALL
 
-from agents.batch import MaskedCategoricals, environment_action, pad, policy
+from agents.batch import MaskedCategoricals, decide, environment_action, pad
 from agents.ppo import PPO, PPOConfig, generalised_advantages
 from controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env import InputError
@@ -59,7 +59,7 @@ def test_padded_head_edit_actions_reach_the_right_head():
     envs = [make("plasticity/HeadEdit-v0"), make("plasticity/HeadEdit-v0", model_name="bard-llama-4x8")]
     observations = [env.reset(seed=0)[0] for env in envs]
     batch = pad(observations, 32)
-    distribution, _ = policy(HeadNetwork(NetworkConfig()), batch, one_edit=True)
+    distribution = decide(HeadNetwork(NetworkConfig()), batch, one_edit=True).actions
     allowed = distribution.log_probs[:, 0] > -1e6
     for row, observation in enumerate(observations):
         heads = len(observation["heads"])

@@ -163,6 +163,17 @@ def test_the_same_mask_is_measured_once(make_env):
     assert env.workbench.memo.misses == passes + 1
 
 
+def test_a_preview_is_what_the_step_leads_to(make_env):
+    env = make_env(max_sparsity=0.3).unwrapped
+    env.reset(seed=0)
+    action = np.ones(16, dtype=int)
+    active = env.preview(action)
+    loss = env.evaluate("reward", 4, active)
+    env.step(action)
+    assert torch.equal(env.workbench.model.active, active)
+    assert env.evaluate("reward", 4) == pytest.approx(loss)
+
+
 def test_observed_signals_are_those_of_the_model(make_env):
     env = make_env(repair="none").unwrapped
     observation, info = env.reset(seed=2)
