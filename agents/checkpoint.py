@@ -34,6 +34,11 @@ def save_checkpoint(ppo: PPO, folder: Path) -> None:
     replace_file(folder / NAME, lambda path: torch.save(state, path))
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether ``folder`` holds a checkpoint."""
+    return (folder / NAME).is_file()
+
+
 def load_checkpoint(ppo: PPO, folder: Path) -> bool:
     """Put the state of ``folder``'s checkpoint into a PPO built with the same arguments; False where there is none.
 
@@ -41,7 +46,7 @@ def load_checkpoint(ppo: PPO, folder: Path) -> bool:
         InputError: The checkpoint belongs to other arguments.
     """
     path = folder / NAME
-    if not path.is_file():
+    if not has_checkpoint(folder):
         return False
     state = torch.load(path, weights_only=True, map_location=ppo.device)
     ours = asdict(ppo.config)

@@ -53,7 +53,7 @@ class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
         single = env.observation_space["heads"]  # type: ignore[index]
         low, high = single.low[:1], single.high[:1]
         low, high = np.minimum(low, 0), np.maximum(high, 0)  # padding is 0
-        self.observation_space = spaces.Dict(
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]
             {
                 "heads": spaces.Box(np.tile(low, (capacity, 1)), np.tile(high, (capacity, 1)), dtype=np.float32),
                 "globals": env.observation_space["globals"],  # type: ignore[index]

@@ -11,7 +11,8 @@ import gymnasium as gym
 import yaml
 
 import plasticity_env  # noqa: F401  (registers the environments)
-from agents.ppo import PPO, Metrics, PPOConfig
+from agents.checkpoint import has_checkpoint
+from agents.ppo import PPO, Callback, Metrics, PPOConfig
 from controllers.ann import ANNController
 from plasticity_env.cli import words
 from plasticity_env.edits import EDITS
@@ -87,10 +88,21 @@ class TrainConfig:
 
     def environment_kwargs(self, model: str) -> dict[str, Any]:
         """Keyword arguments of the environment over one of the models."""
-        names = (
-            "dataset dataset_config mode reward horizon train_steps repair max_sparsity min_heads_per_layer "
-            "calibration_blocks reward_blocks batch_size max_length"
-        ).split()
+        names = [
+            "dataset",
+            "dataset_config",
+            "mode",
+            "reward",
+            "horizon",
+            "train_steps",
+            "repair",
+            "max_sparsity",
+            "min_heads_per_layer",
+            "calibration_blocks",
+            "reward_blocks",
+            "batch_size",
+            "max_length",
+        ]
         values = {name: getattr(self, name) for name in names}
         return {"model_name": model, "device": self.ppo.device, "flop_price": list(self.flop_price), **values}
 
@@ -127,6 +139,7 @@ def train(config: TrainConfig) -> Path:
         InputError: Arguments that cannot be used, before anything is written.
     """
     envs = make_environments(config)
+    _check(config, envs)
     folder = config.output_dir or new_run_folder(f"train_{config.agent}")
     folder.mkdir(parents=True, exist_ok=True)
     resolved = config.to_json()
@@ -155,22 +168,33 @@ def train(config: TrainConfig) -> Path:
 _SHOWN = ("episode/ppl", "episode/flops_kept", "episode/return")
 
 
+def _check(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> None:
+    """Refuse what would only fail after the run folder exists."""
+    if config.agent != "ppo":
+        from agents.sb3 import PadHeads
+
+        if config.resume:
+            raise InputError(
+                f"--resume is for --agent ppo; {config.agent} starts anew (Stable-Baselines3 keeps no episode state)"
+            )
+        if config.capacity is not None:
+            for env in envs:
+                PadHeads(env, config.capacity)
+    elif config.resume and not has_checkpoint(config.output_dir or Path()):
+        raise InputError(f"no checkpoint in {str(config.output_dir)!r} to resume from: leave --resume out to start")
+
+
 def _learn(
-    config: TrainConfig, envs: list[gym.Env[Any, Any]], folder: Path, tracker: Tracker, report: Any
+    config: TrainConfig, envs: list[gym.Env[Any, Any]], folder: Path, tracker: Tracker, report: Callback
 ) -> ANNController:
     if config.agent == "ppo":
         ppo = PPO(envs, config.ppo, folder, report)
         if config.resume:
-            if not ppo.resume():
-                raise InputError(f"no checkpoint in {str(folder)!r} to resume from: leave --resume out to start")
+            ppo.resume()
             tracker.rewind(ppo.global_step)
         return ppo.train()
     from agents import sb3
 
-    if config.resume:
-        raise InputError(
-            f"--resume is for --agent ppo; {config.agent} starts anew (Stable-Baselines3 keeps no episode state)"
-        )
     algorithm = sb3.build(envs, config.ppo, config.capacity, maskable=config.agent == "sb3_maskable_ppo")
     algorithm.learn(config.ppo.total_timesteps, callback=sb3.Report(report))
     info = {"agent": config.agent, "global_step": algorithm.num_timesteps, "seed": config.ppo.seed}

@@ -84,6 +84,9 @@ class HeadNetwork(nn.Module):
         config: Its shape.
     """
 
+    _head_columns: Tensor
+    _global_columns: Tensor
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """A value that the caller gave cannot be used; scripts print it as one sentence and exit with code 2."""
 
 

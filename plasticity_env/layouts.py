@@ -108,7 +108,7 @@ class AttentionBlock:
         self.module = module
         self.layout = layout
         self.output: nn.Module = getattr(module, layout.output)
-        self.head_dim = int(getattr(module, "head_dim", 0) or getattr(module, "head_size"))
+        self.head_dim: int = getattr(module, "head_dim", None) or module.head_size  # type: ignore[assignment]
         self.heads = _in_features(self.output) // self.head_dim
         if layout.split == "separate":
             self.kv_heads = _out_features(getattr(module, layout.projections[1])) // self.head_dim

@@ -92,7 +92,8 @@ def load_model(
     finally:
         if bars:
             logging.enable_progress_bar()
-    return LoadedModel(PlasticModel(hf_model.to(device).eval(), mode), tokenizer, name)
+    hf_model.to(device)  # type: ignore[arg-type]
+    return LoadedModel(PlasticModel(hf_model.eval(), mode), tokenizer, name)
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -353,7 +353,7 @@ class PlasticModel(nn.Module):
                 view = block.output_weight()
                 view.copy_(repair.base if untouched else view - (repair.weight - repair.base))
             if repair.bias is not None and repair.base_bias is None:
-                block.output.bias = None
+                block.output.bias = None  # type: ignore[assignment]
             elif repair.bias is not None:
                 bias = block.output.bias.data  # type: ignore[union-attr]
                 bias.copy_(repair.base_bias if untouched else bias - repair.bias)  # type: ignore[operator, arg-type]

@@ -282,7 +282,7 @@ def obs_scores(gram: Tensor, weights: list[Tensor], kept: Tensor, head_dim: int)
     Returns:
         (L, H) float32 on the CPU; 0 for heads that are gone.
     """
-    layers, width, _ = gram.shape
+    _, width, _ = gram.shape
     diagonal = gram.diagonal(dim1=1, dim2=2)
     live = kept.sum(1).clamp(min=1)
     ridge = OBS_RIDGE * (diagonal * kept).sum(1) / live  # (L,)

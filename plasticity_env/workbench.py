@@ -143,7 +143,8 @@ class Workbench:
             statistics=statistics,
         )
         if statistics:  # the dense stream was measured: repair needs no pass of its own
-            assert signals.gram is not None and signals.mean is not None
+            assert signals.gram is not None
+            assert signals.mean is not None
             self._statistics.put((calibration, self.model.weight_version), (signals.gram, signals.mean))
         return signals
 

@@ -75,7 +75,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         **settings: See `plasticity_env.envs.settings.Settings`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}  # noqa: RUF012
     env_id: ClassVar[str]
 
     def __init__(
@@ -116,7 +116,9 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         layers, heads = loaded.model.shape
         self.head_slots = layers * heads
         self.action_space = self._action_space(self.head_slots)
-        self.observation_space = observation_space(self.head_slots, self._action_mask_shape(self.head_slots))
+        self.observation_space = observation_space(  # type: ignore[assignment]
+            self.head_slots, self._action_mask_shape(self.head_slots)
+        )
         self._dense: Snapshot = loaded.model.snapshot(weights=self.settings.train_steps > 0)
         self._arms: dict[int, tuple[Indices, tuple[float, ...]]] = {}  # by stream
         self._tuner: FineTuner | None = None
@@ -269,7 +271,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         if state["model"] is not None:
             self.workbench.model.restore(state["model"])
         if state["optimizer"] is not None:
-            assert self._state is not None and self._state.stream is not None
+            assert self._state is not None
+            assert self._state.stream is not None
             self._tuner = self._new_tuner(self._state.stream)
             self._tuner.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
             self._tuner.taken = state["taken"]
@@ -405,7 +408,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         return known[1]
 
     def _edit_and_train(self, state: EpisodeState, masks: EditMasks) -> None:
-        assert self._tuner is not None and state.stream is not None
+        assert self._tuner is not None
+        assert state.stream is not None
         model = self.workbench.model
         model.prune(masks.prune)
         model.revive(masks.revive)

@@ -6,12 +6,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tests.conftest import SMALL
 
 from agents.batch import MaskedCategoricals, decide, environment_action, pad
 from agents.ppo import PPO, PPOConfig, generalised_advantages
 from controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env import InputError
+from tests.conftest import SMALL
 
 
 def make(env_id="plasticity/Heads-v0", **kwargs):

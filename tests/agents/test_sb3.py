@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.env_checker import check_env
-from tests.conftest import SMALL
 
 import controllers
 from agents import sb3
 from agents.ppo import PPOConfig
 from plasticity_env import InputError
+from tests.conftest import SMALL
 
 CONFIG = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=1)
 

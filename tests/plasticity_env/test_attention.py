@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import build
 
 from plasticity_env import InputError, PlasticModel
 from plasticity_env.layouts import attention_blocks
+from tests.conftest import build
 
 
 def test_open_gates_equal_the_stock_model_exactly(architecture, ids):

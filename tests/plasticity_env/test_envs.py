@@ -13,7 +13,6 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import SMALL
 
 import controllers
 from plasticity_env import EpisodeRecord, InputError, measure, reward_names, validate
@@ -21,6 +20,7 @@ from plasticity_env.edits import Limits, allowed_edits, resolve
 from plasticity_env.flops import CostTable
 from plasticity_env.model import PruningMode
 from plasticity_env.observation import GLOBAL_FEATURES, global_value, head_column
+from tests.conftest import SMALL
 
 IDS = ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"]
 
@@ -176,7 +176,7 @@ def test_a_preview_is_what_the_step_leads_to(make_env):
 
 def test_observed_signals_are_those_of_the_model(make_env):
     env = make_env(repair="none").unwrapped
-    observation, info = env.reset(seed=2)
+    env.reset(seed=2)
     prune = np.zeros(16, dtype=int)
     prune[[1, 6, 11]] = 1
     observation, *_ = env.step(prune)

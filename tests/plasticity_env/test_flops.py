@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import build
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from plasticity_env import PlasticModel, flops
 from plasticity_env.flops import flop_table, parameter_table
+from tests.conftest import build
 
 
 @pytest.mark.parametrize("tokens", [16, 64])

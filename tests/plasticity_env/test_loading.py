@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import build
 
 from plasticity_env import InputError, embedded_models, load_model
+from tests.conftest import build
 
 
 def test_every_embedded_model_loads_and_reads_text():
@@ -98,7 +98,7 @@ def test_a_model_that_is_not_there_is_one_clear_sentence(name, message):
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no config.json"):
+    with pytest.raises(InputError, match=r"no config\.json"):
         load_model(str(tmp_path))
 
 

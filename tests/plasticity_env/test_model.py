@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import build
 
 from plasticity_env import InputError, PlasticModel, measure
+from tests.conftest import build
 
 
 def heads(*pairs):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import build
 
 from plasticity_env import InputError, PlasticModel, load_model, load_text, mean_loss, measure
 from plasticity_env.repair import least_squares, pruned_bias, repair_layers
+from tests.conftest import build
 
 
 def test_least_squares_minimises_its_objective():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.conftest import build
 
 from plasticity_env import InputError, PlasticModel, measure
 from plasticity_env.signals import OBS_RIDGE, mean_loss
+from tests.conftest import build
 
 
 def loss_at(model, ids, gates):

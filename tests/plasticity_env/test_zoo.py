@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,7 @@ names = pytest.mark.parametrize("name", list(ZOO))
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> object:
+def one_thread() -> Iterator[None]:
     """Run these small models on one thread, and leave the thread count as it was."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,0 +1,53 @@
+"""Make the README's pictures from a demo's run folder.
+
+python scripts/make_pictures.py --demo runs/demo --output_dir docs/pictures
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from agents.demo import episode_frames
+from agents.training import TrainConfig
+from plasticity_env import cli
+from plasticity_env.errors import InputError
+from plasticity_env.files import replace_file
+from plasticity_env.plots import frontier_png, learning_curve_png
+
+
+@dataclass(frozen=True)
+class Config:
+    """Arguments."""
+
+    demo: Path = Path("runs/demo")
+    """run folder of a demo"""
+    output_dir: Path = Path("docs/pictures")
+    """where the pictures go"""
+
+
+def main(config: Config) -> None:
+    """Draw the frontier, the learning curve, and the environment after the controller's last decision."""
+    results = config.demo / "comparison" / "results.json"
+    if not results.is_file():
+        raise InputError(f"no demo results at {str(results)!r}: run make demo first")
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("comparison", "held_out"):
+        path = config.demo / name / "results.json"
+        if path.is_file():
+            frontier_png(json.loads(path.read_text(encoding="utf-8")), config.output_dir / f"frontier_{name}.png")
+    rows = [json.loads(line) for line in (config.demo / "training" / "metrics.jsonl").read_text().splitlines()]
+    learning_curve_png(rows, config.output_dir / "learning_curve.png")
+    defaults = cli.update_dataclass(TrainConfig(), {"calibration_blocks": 16, "reward_blocks": 16}, "defaults")
+    model = json.loads(results.read_text(encoding="utf-8"))["model"]
+    frames = episode_frames(config.demo / "training" / "controller", defaults, model)
+    image = Image.fromarray(frames[-1][1])
+    replace_file(config.output_dir / "environment.png", lambda path: image.save(path, "PNG"))
+    print(f"pictures: {config.output_dir}")
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)
