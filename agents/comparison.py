@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.table import Table
 
 import controllers
 from agents.evaluation import Arena, Protocol, Row, results_json, summarise
+from agents.training import ENVIRONMENTS
 from plasticity_env import cli
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.files import write_text
@@ -21,6 +23,8 @@ from plasticity_env.progress import Progress
 from plasticity_env.repair import check_repair
 from plasticity_env.text import load_text
 from plasticity_env.tracking import Tracker, TrackingOptions, new_run_folder
+
+TABLE_WIDTH = 150  # columns where no terminal sets them
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,6 @@ def compare(config: CompareConfig) -> Path:
     text = load_text(
         config.dataset, loaded.tokenizer, dataset_config=config.dataset_config, block_size=config.max_length
     )
-    from agents.training import ENVIRONMENTS
-
     if config.env not in ENVIRONMENTS:
         raise unknown("environment", config.env, ENVIRONMENTS)
     settings = {
@@ -133,43 +135,49 @@ def compare(config: CompareConfig) -> Path:
                 progress.advance(1, perplexity=rows[-1].test_ppl)
         tracker.table("results", list(summarise(rows)[0]), [list(line.values()) for line in summarise(rows)])
     frontier_png(written, folder / "frontier.png")
-    table = comparison_table(rows, written)
-    Console().print(table)
-    with (folder / "table.txt").open("w", encoding="utf-8") as file:
-        Console(file=file, width=160).print(table)
+    tables = comparison_tables(rows, written)
+    console = Console()
+    (console if console.is_terminal else Console(width=TABLE_WIDTH)).print(*tables)
+    text = io.StringIO()
+    Console(file=text, width=TABLE_WIDTH).print(*tables)
+    write_text(folder / "table.txt", text.getvalue())
     return folder
 
 
-def comparison_table(rows: list[Row], results: dict[str, Any]) -> Table:
-    """Test perplexity by controller (rows) and sparsity (columns), mean and standard deviation over seeds."""
-    dense, lines = results["dense"], summarise(rows)
+def comparison_tables(rows: list[Row], results: dict[str, Any]) -> list[Table]:
+    """Test perplexity by controller and sparsity, and what networks chose at each price; mean and deviation over seeds."""
+    lines, dense = summarise(rows), results["dense"]
+    what = f"{results['model']} on {results['dataset']}, test perplexity (dense {dense['test_ppl']:.2f})"
+    tables = []
     targets = sorted({line["sparsity"] for line in lines if line["sparsity"] is not None})
-    table = Table(
-        title=f"{results['model']} on {results['dataset']} (test, {results['test_blocks']} blocks of "
-        f"{results['max_length']} tokens): perplexity, dense {dense['test_ppl']:.2f}"
-    )
-    table.add_column("controller")
-    table.add_column("repair")
-    for target in targets:
-        table.add_column(f"{target:.0%} of heads", justify="right")
-    groups: dict[tuple[str, str], dict[float | None, str]] = {}
+    ranked: dict[tuple[str, str], dict[float | None, str]] = {}
     for line in lines:
-        cells = groups.setdefault((line["controller"], line["repair"]), {})
-        spread = f" ± {line['test_ppl_std']:.2f}" if line["seeds"] > 1 else ""
-        text = f"{line['test_ppl']:.2f}{spread}"
-        if line["flop_price"] is not None:
-            table_key = f"{line['controller']} at price {line['flop_price']:g}"
-            groups.setdefault((table_key, line["repair"]), {})[targets[0] if targets else 0.0] = (
-                f"{text} ({line['flops_kept']:.1%} of FLOPs)"
-            )
-        else:
-            cells[line["sparsity"]] = text
-    for (name, repair), cells in groups.items():
-        alone = cells.get(None)
-        values = [alone] * len(targets) if alone else [cells.get(target, "") for target in targets]
-        if any(values):
-            table.add_row(name, repair, *[value or "" for value in values])
-    return table
+        if line["flop_price"] is None:
+            ranked.setdefault((line["controller"], line["repair"]), {})[line["sparsity"]] = _perplexity(line)
+    if ranked:
+        table = Table(title=f"{what} after pruning a share of heads")
+        for heading in ("controller", "repair"):
+            table.add_column(heading, no_wrap=True)
+        for target in targets:
+            table.add_column(f"{target:.0%}", justify="right", no_wrap=True)
+        for (name, repair), cells in ranked.items():
+            table.add_row(name, repair, *[cells.get(target, cells.get(None, "")) for target in targets])
+        tables.append(table)
+    priced = [line for line in lines if line["flop_price"] is not None]
+    if priced:
+        table = Table(title=f"{what} where the network chooses how much to prune")
+        for heading in ("controller", "repair", "price", "perplexity", "FLOPs kept", "active heads"):
+            table.add_column(heading, no_wrap=True)
+        for line in priced:
+            share = f"{line['active_heads']:.1f} of {dense['heads']}"
+            cells = (f"{line['flop_price']:g}", _perplexity(line), f"{line['flops_kept']:.1%}", share)
+            table.add_row(line["controller"], line["repair"], *cells)
+        tables.append(table)
+    return tables
+
+
+def _perplexity(line: dict[str, Any]) -> str:
+    return f"{line['test_ppl']:.2f}" + (f" ± {line['test_ppl_std']:.2f}" if line["seeds"] > 1 else "")
 
 
 def _player(name: str, config: CompareConfig) -> tuple[str, dict[str, Any], str | None]:
