@@ -81,6 +81,7 @@ class Workbench:
         self.memo: Memo[Measurement] = Memo(8192)
         self._statistics: Memo[tuple[Tensor, Tensor]] = Memo(2)
         self._dense_logits: Memo[Tensor] = Memo(1)
+        self._split_losses: Memo[float] = Memo(8192)
         self._repaired_for: Hashable = None
 
     def blocks(self, split: Split, indices: Indices) -> Tensor:
@@ -124,10 +125,25 @@ class Workbench:
         if self.model.state.gates is not None:
             self._install_repair(calibration)
 
-    def split_loss(self, split: Split, blocks: int | None = None) -> float:
-        """Mean loss in nats per token of the model as it stands on the first ``blocks`` blocks of a split."""
+    def split_loss(self, split: Split, blocks: int | None, active: Tensor, calibration: Indices) -> float:
+        """Mean loss in nats per token of a mask, repaired, on the first ``blocks`` blocks of a split.
+
+        Args:
+            split: Which.
+            blocks: How many from its start; None for all.
+            active: (L, H) boolean.
+            calibration: Blocks that repair.
+        """
+        self.install(active, calibration)
+        repaired_by = calibration if self.repair != "none" else ()
+        gates = self.model.gates.numpy().tobytes()
+        key = (split, blocks, gates, repaired_by, self.repair, self.model.weight_version)
+        known = self._split_losses.get(key)
+        if known is not None:
+            return known
         ids = self.text.blocks(split)
-        return mean_loss(self.model, ids if blocks is None else ids[:blocks], self.batch_size)
+        loss = mean_loss(self.model, ids if blocks is None else ids[:blocks], self.batch_size)
+        return self._split_losses.put(key, loss)
 
     def forget(self) -> None:
         """Empty the memo, so that the next measurement is a real one."""

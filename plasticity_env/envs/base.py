@@ -309,8 +309,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             active: (L, H) mask to evaluate, repaired as this episode repairs; the present one when None.
         """
         state = self._any_state()
-        self.workbench.install(state.active if active is None else active, state.calibration)
-        return self.workbench.split_loss(split, blocks)  # type: ignore[arg-type]
+        mask = state.active if active is None else active
+        return self.workbench.split_loss(split, blocks, mask, state.calibration)  # type: ignore[arg-type]
 
     @property
     def dense_flops(self) -> float:
