@@ -170,8 +170,8 @@ def comparison_tables(rows: list[Row], results: dict[str, Any]) -> list[Table]:
             table.add_column(heading, no_wrap=True)
         for line in priced:
             share = f"{line['active_heads']:.1f} of {dense['heads']}"
-            cells = (f"{line['flop_price']:g}", _perplexity(line), f"{line['flops_kept']:.1%}", share)
-            table.add_row(line["controller"], line["repair"], *cells)
+            chosen = (f"{line['flop_price']:g}", _perplexity(line), f"{line['flops_kept']:.1%}", share)
+            table.add_row(line["controller"], line["repair"], *chosen)
         tables.append(table)
     return tables
 
