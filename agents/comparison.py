@@ -138,9 +138,9 @@ def compare(config: CompareConfig) -> Path:
     tables = comparison_tables(rows, written)
     console = Console()
     (console if console.is_terminal else Console(width=TABLE_WIDTH)).print(*tables)
-    text = io.StringIO()
-    Console(file=text, width=TABLE_WIDTH).print(*tables)
-    write_text(folder / "table.txt", text.getvalue())
+    page = io.StringIO()
+    Console(file=page, width=TABLE_WIDTH).print(*tables)
+    write_text(folder / "table.txt", page.getvalue())
     return folder
 
 
