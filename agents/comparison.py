@@ -186,7 +186,8 @@ def _player(name: str, config: CompareConfig) -> tuple[str, dict[str, Any], str 
     if name == "plasticity":
         options["prune_entropy"] = config.prune_entropy
     controller = controllers.make(name, **options)  # fails here, before anything is measured, if it cannot be made
-    if name not in controllers.names():
+    saved = [player for player in cli.words(config.controllers) if player not in controllers.names()]
+    if name in saved and len(saved) > 1:
         label = f"{controller.name} ({Path(name).parent.name})"
     return name, options, label
 

@@ -145,7 +145,8 @@ class Arena:
                     yield self._episode(controller, label, seed, sparsity=sparsity)
             if self._is_network(name):
                 for price in self.protocol.prices:
-                    yield self._episode(controllers.make(name, **options), label, seed, price=price)
+                    free = controllers.make(name, **options)
+                    yield self._episode(free, f"{label or free.name}, free", seed, price=price)
 
     def _is_network(self, name: str) -> bool:
         return name not in controllers.names() or name == "ann"
