@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,17 +145,20 @@ def train(config: TrainConfig) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     resolved = config.to_json()
     write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+    start, learn = _learner(config, envs, folder)
     with (
         Tracker(folder, resolved, config.tracking, resume=config.resume) as tracker,
-        Progress("training", config.ppo.total_timesteps) as progress,
+        Progress("training", config.ppo.total_timesteps, start=start) as progress,
     ):
+        if config.resume:
+            tracker.rewind(start)
 
         def report(step: int, metrics: Metrics) -> None:
             tracker.log(metrics, step)
             shown = {key.partition("/")[2]: metrics[key] for key in _SHOWN if key in metrics}
             progress.update(min(step, config.ppo.total_timesteps), **shown)
 
-        controller = _learn(config, envs, folder, tracker, report)
+        controller = learn(report)
         controller.info.update(
             {"models": words(config.model_name), "env": config.env, "mode": config.mode, "repair": config.repair}
         )
@@ -184,21 +188,30 @@ def _check(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> None:
         raise InputError(f"no checkpoint in {str(config.output_dir)!r} to resume from: leave --resume out to start")
 
 
-def _learn(
-    config: TrainConfig, envs: list[gym.Env[Any, Any]], folder: Path, tracker: Tracker, report: Callback
-) -> ANNController:
+def _learner(
+    config: TrainConfig, envs: list[gym.Env[Any, Any]], folder: Path
+) -> tuple[int, Callable[[Callback], ANNController]]:
+    """Build the agent; returns the environment steps that it has behind it and the function that trains it."""
     if config.agent == "ppo":
-        ppo = PPO(envs, config.ppo, folder, report)
+        ppo = PPO(envs, config.ppo, folder)
         if config.resume:
             ppo.resume()
-            tracker.rewind(ppo.global_step)
-        return ppo.train()
+
+        def learn(report: Callback) -> ANNController:
+            ppo.callback = report
+            return ppo.train()
+
+        return ppo.global_step, learn
     from agents import sb3
 
     algorithm = sb3.build(envs, config.ppo, config.capacity, maskable=config.agent == "sb3_maskable_ppo")
-    algorithm.learn(config.ppo.total_timesteps, callback=sb3.Report(report))
-    info = {"agent": config.agent, "global_step": algorithm.num_timesteps, "seed": config.ppo.seed}
-    return sb3.controller_of(algorithm, info)
+
+    def learn_sb3(report: Callback) -> ANNController:
+        algorithm.learn(config.ppo.total_timesteps, callback=sb3.Report(report))
+        info = {"agent": config.agent, "global_step": algorithm.num_timesteps, "seed": config.ppo.seed}
+        return sb3.controller_of(algorithm, info)
+
+    return 0, learn_sb3
 
 
 def head_edits(
