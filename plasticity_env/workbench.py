@@ -80,7 +80,7 @@ class Workbench:
         self.parameter_table: CostTable = parameter_table(self.model)
         self.memo: Memo[Measurement] = Memo(8192)
         self._statistics: Memo[tuple[Tensor, Tensor]] = Memo(2)
-        self._dense_logits: Memo[Tensor] = Memo(1)
+        self._teachers: Memo[Tensor] = Memo(2)
         self._split_losses: Memo[float] = Memo(8192)
         self._repaired_for: Hashable = None
 
@@ -96,6 +96,7 @@ class Workbench:
             calibration: Blocks that score and repair.
             reward: Blocks that pay.
         """
+        teacher = self.teacher(reward) if self.want_kl else None
         self.model.set_active(active)
         key = (
             calibration,
@@ -113,11 +114,22 @@ class Workbench:
             self._install_repair(calibration)
         signals = self._signals(calibration, statistics=dense and self.repair != "none")
         rewards = self.blocks("reward", reward)
-        if self.want_kl:
-            loss, kl = self._loss_and_kl(reward, rewards)
+        if teacher is not None:
+            loss, kl = self._loss_and_kl(teacher, rewards)
         else:
             loss, kl = mean_loss(self.model, rewards, self.batch_size), None
         return self.memo.put(key, Measurement(replace(signals, gram=None, mean=None), loss, kl))
+
+    @torch.no_grad()
+    def teacher(self, reward: Indices) -> Tensor:
+        """(B, T - 1, V) log-probabilities of the dense model on reward blocks, on the CPU; computed once, at reset."""
+        known = self._teachers.get(reward)
+        if known is not None:
+            return known
+        self.model.undo_repair()
+        with self.model.open_gates():
+            chunks = self.blocks("reward", reward).split(self.batch_size)
+            return self._teachers.put(reward, torch.cat([self._log_probs(chunk).cpu() for chunk in chunks]))
 
     def install(self, active: Tensor, calibration: Indices) -> None:
         """Put a mask and its repair onto the model without measuring it."""
@@ -184,17 +196,18 @@ class Workbench:
         repair_layers(self.model, self.repair, *statistics, layers)
 
     @torch.no_grad()
-    def _loss_and_kl(self, reward: Indices, ids: Tensor) -> tuple[float, float]:
-        teacher = self._dense_logits.get(reward)
-        losses, divergences, kept = [], [], []
-        for start in range(0, len(ids), self.batch_size):
-            chunk = ids[start : start + self.batch_size].to(self.model.device)
-            log_probs = self.model.model(input_ids=chunk, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-            losses.append(-log_probs.gather(-1, chunk[:, 1:, None]).double().mean((1, 2)))
-            reference = log_probs if teacher is None else teacher[start : start + self.batch_size].to(log_probs.device)
-            divergence = F.kl_div(log_probs, reference, reduction="none", log_target=True).sum(-1)
-            divergences.append(divergence.double().mean(1))
-            kept.append(log_probs.cpu())
-        if teacher is None:  # the first measurement of an episode is the dense model's
-            self._dense_logits.put(reward, torch.cat(kept))
+    def _loss_and_kl(self, teacher: Tensor, ids: Tensor) -> tuple[float, float]:
+        losses, divergences = [], []
+        for chunk, reference in zip(ids.split(self.batch_size), teacher.split(self.batch_size), strict=True):
+            log_probs = self._log_probs(chunk)
+            targets = chunk[:, 1:, None].to(log_probs.device)
+            losses.append(-log_probs.gather(-1, targets).double().mean((1, 2)))
+            reference = reference.to(log_probs.device)
+            divergences.append(
+                F.kl_div(log_probs, reference, reduction="none", log_target=True).sum(-1).double().mean(1)
+            )
         return float(torch.cat(losses).mean()), float(torch.cat(divergences).mean())
+
+    def _log_probs(self, ids: Tensor) -> Tensor:
+        logits = self.model.model(input_ids=ids.to(self.model.device), use_cache=False).logits
+        return logits[:, :-1].float().log_softmax(-1)

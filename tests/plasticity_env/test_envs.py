@@ -264,6 +264,20 @@ def test_kl_reward_is_zero_for_the_dense_model_and_negative_for_noise(make_env):
     assert info["reward_terms"]["quality"] < -0.1
 
 
+def test_forks_under_the_kl_reward_keep_their_own_teachers(make_env):
+    env = make_env(reward="kl", reward_blocks=2).unwrapped
+    prune = np.zeros(16, dtype=int)
+    prune[:6] = 1
+    env.reset(options={"calibration": [0, 1, 2, 3], "reward": [0, 1]})
+    expected = env.step(prune)[4]["reward_terms"]["quality"]
+    env.reset(options={"calibration": [0, 1, 2, 3], "reward": [0, 1]})
+    env.workbench.memo.clear()
+    for first in (2, 4, 6):  # other episodes on the shared model
+        env.fork().reset(options={"reward": [first, first + 1]})
+    env.workbench.memo.clear()
+    assert env.step(prune)[4]["reward_terms"]["quality"] == pytest.approx(expected, rel=1e-6)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     active=st.lists(st.booleans(), min_size=12, max_size=12),
