@@ -57,6 +57,7 @@ class Training:
     device: str
     torch: str
     transformers: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ class Card:
                 ]
             ),
         ]
+        if t.note:
+            parts.append(f"Note: {t.note}")
         if self.naive is not None:
             n = self.naive
             parts += [
