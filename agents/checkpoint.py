@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,11 @@ def load_checkpoint(ppo: PPO, folder: Path) -> bool:
     path = folder / NAME
     if not has_checkpoint(folder):
         return False
-    state = torch.load(path, weights_only=True, map_location=ppo.device)
+    try:
+        state = torch.load(path, weights_only=True, map_location=ppo.device)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise InputError(f"the checkpoint {str(path)!r} cannot be read ({reason}): start in another folder") from error
     ours = asdict(ppo.config)
     changed = [key for key, value in state["config"].items() if ours.get(key) != value]
     if changed:
@@ -76,7 +81,8 @@ def _environment_state(env: Any) -> str:
 def _go_on(env: Any, saved: str) -> Any:
     """Replay the running episode (rewards are deterministic), then put the random generator back."""
     data = json.loads(saved)
-    if data["record"]["kwargs"] != env.unwrapped.settings.kwargs():
+    record = data["record"]
+    if record["kwargs"] != env.unwrapped.settings.kwargs() or record["env_id"] != env.unwrapped.env_id:
         raise InputError("the checkpoint's environments have other arguments than this training's: use the same ones")
     observation, _ = env.reset(seed=0, options=data["record"]["options"])
     for action in data["record"]["actions"]:

@@ -99,6 +99,9 @@ def compare(config: CompareConfig) -> Path:
     protocol = config.protocol()
     players = [_player(name, config) for name in cli.words(config.controllers)]
     repairs = [check_repair(name) for name in cli.words(config.repair)]
+    labels = [label or name for name, _, label in players]
+    if len(set(labels)) < len(labels):
+        raise InputError(f"controllers must differ, got {config.controllers!r}")
     if not players or not repairs:
         raise InputError("nothing to compare: give at least one controller and one repair")
     loaded = load_model(config.model_name, device=config.device)
@@ -188,7 +191,7 @@ def _player(name: str, config: CompareConfig) -> tuple[str, dict[str, Any], str 
     controller = controllers.make(name, **options)  # fails here, before anything is measured, if it cannot be made
     saved = [player for player in cli.words(config.controllers) if player not in controllers.names()]
     if name in saved and len(saved) > 1:
-        label = f"{controller.name} ({Path(name).parent.name})"
+        label = f"{controller.name} ({Path(name)})"
     return name, options, label
 
 

@@ -19,6 +19,7 @@ from agents.training import TrainConfig, train
 from plasticity_env import cli
 from plasticity_env.dashboard import write_dashboard
 from plasticity_env.errors import InputError
+from plasticity_env.loading import load_model
 from plasticity_env.plots import learning_curve_png
 from plasticity_env.tracking import new_run_folder
 
@@ -52,6 +53,9 @@ def demo(config: DemoConfig) -> Path:
         raise InputError(
             f"held_out_model {config.held_out_model!r} is trained on: choose one that is not in {trained_on}"
         )
+    for name in (config.compare.model_name, config.held_out_model):
+        if name:
+            load_model(name, device=config.compare.device)  # fails here rather than after the training
     folder = config.folder or new_run_folder("demo")
     console = Console()
     started = time.perf_counter()

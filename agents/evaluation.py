@@ -23,7 +23,7 @@ from plasticity_env.errors import InputError
 from plasticity_env.loading import LoadedModel
 from plasticity_env.text import TextSplits
 
-BISECTIONS = 12  # halvings of PlasticityController's aggressiveness: finer than one head in 4096
+BISECTIONS = 10  # halvings of PlasticityController's aggressiveness: finer than one head in 1024
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Protocol:
         seeds: How many calibration draws.
         rounds: Decisions over which each episode spreads its pruning.
         test_blocks: Blocks of the test split; None for all.
+        ranking_price: Price that controllers observe while they prune a given share.
     """
 
     sparsities: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -77,6 +78,7 @@ class Protocol:
     seeds: int = 3
     rounds: int = 1
     test_blocks: int | None = 32
+    ranking_price: float = 4.0
 
     def __post_init__(self) -> None:
         for sparsity in self.sparsities:
@@ -85,6 +87,10 @@ class Protocol:
         for price in self.prices:
             if not price > 0:
                 raise InputError(f"a flop price must be positive, got {price!r}")
+        if not self.sparsities and not self.prices:
+            raise InputError("nothing to play: give at least one sparsity or one flop price")
+        if self.test_blocks is not None and self.test_blocks < 1:
+            raise InputError(f"test_blocks must be at least 1, got {self.test_blocks}")
         if self.seeds < 1 or self.rounds < 1:
             raise InputError(f"seeds and rounds must be at least 1, got {self.seeds} and {self.rounds}")
 
@@ -168,7 +174,7 @@ class Arena:
 
     def _roll(self, controller: Controller, seed: int, price: float | None) -> Tensor:
         """Play one episode; returns its final (L, H) mask. What the last decision leads to is not measured."""
-        observation, _ = self.env.reset(seed=seed, options={} if price is None else {"flop_price": price})
+        observation, _ = self.env.reset(seed=seed, options={"flop_price": price or self.protocol.ranking_price})
         controller.reset(seed)
         for _ in range(self.env.settings.horizon - 1):
             action = controller.act(observation)

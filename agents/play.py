@@ -76,6 +76,10 @@ def play(config: PlayConfig) -> None:
     """
     if config.env not in ENVIRONMENTS:
         raise unknown("environment", config.env, ENVIRONMENTS)
+    if config.seed < 0 or config.test_blocks < 1:
+        raise InputError(
+            f"seed must be at least 0 and test_blocks at least 1, got {config.seed} and {config.test_blocks}"
+        )
     if config.render not in ("ansi", "human", "none"):
         raise InputError(f"unknown render {config.render!r}: use ansi, human or none")
     controller = _controller(config)
@@ -94,6 +98,9 @@ def play(config: PlayConfig) -> None:
     mode = None if config.render == "none" else config.render
     env: gym.Env[Any, Any] = gym.make(ENVIRONMENTS[config.env], render_mode=mode, **settings)
     base: Any = env.unwrapped
+    there = len(base.workbench.text.blocks("test"))
+    if config.test_blocks > there:
+        raise InputError(f"test_blocks {config.test_blocks} is more than the {there} of the test split")
     observation, info = env.reset(seed=config.seed)
     controller.reset(config.seed)
     dense = base.evaluate("test", config.test_blocks)

@@ -25,6 +25,7 @@ from agents.checkpoint import load_checkpoint, save_checkpoint
 from controllers.ann import ANNController
 from controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.errors import InputError
+from plasticity_env.loading import check_device
 from plasticity_env.observation import Observation
 
 Metrics = dict[str, float]
@@ -67,7 +68,7 @@ class PPOConfig:
     """how heads see each other: deep_sets or attention"""
     keep_bias: float = 2.0
     """initial logit of keep"""
-    checkpoint_every: int = 4
+    checkpoint_every: int = 1
     """updates between checkpoints"""
     seed: int = 1
     """of network, rollouts and environments"""
@@ -76,8 +77,16 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         for name in ("total_timesteps", "num_steps", "num_minibatches", "update_epochs", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name in ("learning_rate", "clip_coef", "max_grad_norm", "target_kl"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be above 0, got {getattr(self, name)!r}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+        NetworkConfig(width=self.width, context=self.context, keep_bias=self.keep_bias)
+        check_device(self.device)
 
 
 class PPO:

@@ -175,6 +175,10 @@ def build(
     vector = DummyVecEnv([lambda env=env: env for env in padded])  # type: ignore[misc]
     network = NetworkConfig(width=config.width, context=config.context, keep_bias=config.keep_bias)
     batch = config.num_steps * len(envs)
+    if batch < 2:
+        raise InputError(
+            "Stable-Baselines3 normalises advantages over a rollout: num_steps x environments must be at least 2"
+        )
     arguments: dict[str, Any] = dict(
         n_steps=config.num_steps,
         batch_size=max(2, batch // config.num_minibatches),

@@ -20,7 +20,7 @@ from plasticity_env.edits import EDITS
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.files import write_text
 from plasticity_env.progress import Progress
-from plasticity_env.tracking import Tracker, TrackingOptions, new_run_folder
+from plasticity_env.tracking import Tracker, TrackingOptions, new_run_folder, resolve_mode
 
 AGENTS = ("ppo", "sb3_ppo", "sb3_maskable_ppo")
 ENVIRONMENTS = {"heads": "plasticity/Heads-v0", "head_edit": "plasticity/HeadEdit-v0"}
@@ -50,6 +50,14 @@ class TrainConfig:
     """decisions an episode"""
     train_steps: int = 0
     """fine-tuning steps of the language model between decisions"""
+    train_rate: float = 3e-4
+    """learning rate of those steps"""
+    train_streams: int = 4
+    """fixed streams of training text, each with its control arm, that episodes draw from"""
+    grow_warmup_steps: int = 20
+    """fine-tuning steps until a grown head's gate is 1"""
+    obs_signal: bool = True
+    """whether observations include the OBS score"""
     repair: str = "least_squares"
     """none, bias or least_squares"""
     max_sparsity: float = 0.9
@@ -82,6 +90,7 @@ class TrainConfig:
             raise unknown("environment", self.env, ENVIRONMENTS)
         if self.envs_per_model < 1:
             raise InputError(f"envs_per_model must be at least 1, got {self.envs_per_model}")
+        resolve_mode(self.tracking.wandb_mode)
         if not words(self.model_name):
             raise InputError("model_name is empty: give at least one language model")
         if self.resume and self.output_dir is None:
@@ -90,22 +99,15 @@ class TrainConfig:
     def environment_kwargs(self, model: str) -> dict[str, Any]:
         """Keyword arguments of the environment over one of the models."""
         names = [
-            "dataset",
-            "dataset_config",
-            "mode",
-            "reward",
-            "horizon",
-            "train_steps",
-            "repair",
-            "max_sparsity",
-            "min_heads_per_layer",
-            "calibration_blocks",
-            "reward_blocks",
-            "batch_size",
-            "max_length",
+            *("dataset", "dataset_config", "mode", "reward", "horizon", "train_steps", "train_streams"),
+            *("grow_warmup_steps", "obs_signal", "repair", "max_sparsity", "min_heads_per_layer"),
+            *("calibration_blocks", "reward_blocks", "batch_size", "max_length"),
         ]
         values = {name: getattr(self, name) for name in names}
-        return {"model_name": model, "device": self.ppo.device, "flop_price": list(self.flop_price), **values}
+        values.update(
+            model_name=model, device=self.ppo.device, flop_price=list(self.flop_price), learning_rate=self.train_rate
+        )
+        return values
 
     def to_json(self) -> dict[str, Any]:
         """Resolved arguments, JSON-able."""
@@ -141,11 +143,11 @@ def train(config: TrainConfig) -> Path:
     """
     envs = make_environments(config)
     _check(config, envs)
+    start, learn = _learner(config, envs)
     folder = config.output_dir or new_run_folder(f"train_{config.agent}")
     folder.mkdir(parents=True, exist_ok=True)
     resolved = config.to_json()
     write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
-    start, learn = _learner(config, envs, folder)
     with (
         Tracker(folder, resolved, config.tracking, resume=config.resume) as tracker,
         Progress("training", config.ppo.total_timesteps, start=start) as progress,
@@ -158,7 +160,7 @@ def train(config: TrainConfig) -> Path:
             shown = {key.partition("/")[2]: metrics[key] for key in _SHOWN if key in metrics}
             progress.update(min(step, config.ppo.total_timesteps), **shown)
 
-        controller = learn(report)
+        controller = learn(folder, report)
         controller.info.update(
             {"models": words(config.model_name), "env": config.env, "mode": config.mode, "repair": config.repair}
         )
@@ -184,21 +186,23 @@ def _check(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> None:
         if config.capacity is not None:
             for env in envs:
                 PadHeads(env, config.capacity)
+    elif not config.resume and config.output_dir is not None and (config.output_dir / "metrics.jsonl").exists():
+        raise InputError(f"{str(config.output_dir)!r} holds a run already: choose another --output_dir, or --resume")
     elif config.resume and not has_checkpoint(config.output_dir or Path()):
         raise InputError(f"no checkpoint in {str(config.output_dir)!r} to resume from: leave --resume out to start")
 
 
 def _learner(
-    config: TrainConfig, envs: list[gym.Env[Any, Any]], folder: Path
-) -> tuple[int, Callable[[Callback], ANNController]]:
+    config: TrainConfig, envs: list[gym.Env[Any, Any]]
+) -> tuple[int, Callable[[Path, Callback], ANNController]]:
     """Build the agent; returns the environment steps that it has behind it and the function that trains it."""
     if config.agent == "ppo":
-        ppo = PPO(envs, config.ppo, folder)
+        ppo = PPO(envs, config.ppo, config.output_dir)
         if config.resume:
             ppo.resume()
 
-        def learn(report: Callback) -> ANNController:
-            ppo.callback = report
+        def learn(folder: Path, report: Callback) -> ANNController:
+            ppo.folder, ppo.callback = folder, report
             return ppo.train()
 
         return ppo.global_step, learn
@@ -206,7 +210,7 @@ def _learner(
 
     algorithm = sb3.build(envs, config.ppo, config.capacity, maskable=config.agent == "sb3_maskable_ppo")
 
-    def learn_sb3(report: Callback) -> ANNController:
+    def learn_sb3(folder: Path, report: Callback) -> ANNController:
         algorithm.learn(config.ppo.total_timesteps, callback=sb3.Report(report))
         info = {"agent": config.agent, "global_step": algorithm.num_timesteps, "seed": config.ppo.seed}
         return sb3.controller_of(algorithm, info)
@@ -217,22 +221,23 @@ def _learner(
 def head_edits(
     controller: ANNController, envs: list[gym.Env[Any, Any]], config: TrainConfig
 ) -> tuple[list[str], list[list[Any]]]:
-    """Play one episode per model and list every edit with the perplexity and FLOPs that it led to."""
+    """Play an episode per model at the lowest, middle and highest price; list each edit and what it led to."""
     columns = ["model", "flop_price", "step", "edit", "layer", "head", "ppl", "flops_kept"]
     rows: list[list[Any]] = []
+    low, high = config.flop_price
     for env in envs[:: config.envs_per_model]:
         base: Any = env.unwrapped
-        low, high = config.flop_price
-        price = math.sqrt(low * high)
-        observation, info = env.reset(seed=0, options={"flop_price": price})
-        over, step = False, 0
-        while not over:
-            before = base.workbench.model.active
-            observation, _, terminated, truncated, info = env.step(controller.act(observation))
-            over, step = terminated or truncated, step + 1
-            after = base.workbench.model.active
-            kept = info["flops"] / base.dense_flops
-            for layer, head in (before != after).nonzero().tolist():
-                edit = EDITS[1] if before[layer, head] else EDITS[2]
-                rows.append([base.workbench.name, price, step, edit, layer, head, info["ppl"], kept])
+        for price in sorted({low, math.sqrt(low * high), high}):
+            observation, info = env.reset(seed=0, options={"flop_price": price})
+            over, step = False, 0
+            while not over:
+                before, action = base.workbench.model.active, controller.act(observation)
+                asked = base.edits_of(action)[0]
+                observation, _, terminated, truncated, info = env.step(action)
+                over, step = terminated or truncated, step + 1
+                changed = before != base.workbench.model.active
+                kept = info["flops"] / base.dense_flops
+                for layer, head in changed.nonzero().tolist():
+                    edit = EDITS[int(asked[layer, head])]
+                    rows.append([base.workbench.name, price, step, edit, layer, head, info["ppl"], kept])
     return columns, rows

@@ -20,6 +20,7 @@ from plasticity_env.observation import (
 )
 
 CONTEXTS = ("deep_sets", "attention")
+ATTENTION_HEADS = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS:
             raise InputError(f"unknown context {self.context!r}: use {' or '.join(CONTEXTS)}")
+        if self.width < 1 or (self.context == "attention" and self.width % ATTENTION_HEADS):
+            raise InputError(
+                f"width {self.width} does not fit: at least 1, and a multiple of {ATTENTION_HEADS} with attention"
+            )
         missing = [n for n in self.head_features if n not in HEAD_FEATURES]
         missing += [n for n in self.global_features if n not in GLOBAL_FEATURES]
         if missing:
@@ -132,7 +137,9 @@ class _Encoder(nn.Module):
         self.embed = nn.Sequential(_layer(inputs, width), nn.Tanh(), _layer(width, width), nn.Tanh())
         self.mix: nn.Module | None = None
         if config.context == "attention":
-            self.mix = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+            self.mix = nn.TransformerEncoderLayer(
+                width, ATTENTION_HEADS, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+            )
 
     def forward(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         local = self.embed(tokens)  # (B, N, W)

@@ -82,7 +82,7 @@ def plastic_attention(
         out, _ = _stock(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     if link is not None and link.state.gates is not None:
         gate = link.state.gates[..., link.layer, :]  # (H,) or (B, H)
-        gate = gate.to(out.dtype).unsqueeze(-2).unsqueeze(-1)  # (1, H, 1) or (B, 1, H, 1)
+        gate = gate.to(out).unsqueeze(-2).unsqueeze(-1)  # (1, H, 1) or (B, 1, H, 1)
         out = out * gate if torch.is_grad_enabled() else out.mul_(gate)
     return out, None
 

@@ -44,6 +44,9 @@ def run(arguments: type[C], main: Callable[[C], None], description: str | None =
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -81,6 +84,19 @@ def command() -> str:
     return shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
 
 
+def _fits(current: Any, value: Any) -> bool:
+    """Whether a value from a file may stand where ``current`` stands; None says nothing about the type."""
+    if isinstance(current, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and (current is None or isinstance(current, bool))
+    if isinstance(current, float):
+        return isinstance(value, int | float)
+    return (
+        current is None
+        or value is None
+        or isinstance(value, type(current) | (list if isinstance(current, tuple) else type(current)))
+    )
+
+
 def update_dataclass(instance: Any, values: dict[str, Any], where: str) -> Any:
     """Replace fields of a (nested) dataclass by a flat mapping, as a YAML file gives it.
 
@@ -93,7 +109,14 @@ def update_dataclass(instance: Any, values: dict[str, Any], where: str) -> Any:
     rest = {}
     for key, value in values.items():
         if key in known and key not in nested:
-            changes[key] = tuple(value) if isinstance(value, list) else value
+            current = getattr(instance, key)
+            if isinstance(current, tuple) and isinstance(value, int | float) and not isinstance(value, bool):
+                value = [value, value]  # a number is a range of one
+            if not _fits(current, value):
+                raise InputError(f"{key} in {where} should be like {current!r}, got {value!r}")
+            changes[key] = (
+                tuple(value) if isinstance(value, list) else Path(value) if isinstance(current, Path) else value
+            )
         elif key in nested and isinstance(value, dict):
             changes[key] = update_dataclass(getattr(instance, key), value, where)
         else:

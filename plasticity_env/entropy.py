@@ -29,10 +29,12 @@ def choose_kernel(query: Tensor, mask: Tensor | None) -> Kernel:
     """
     if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return "flash_cpu"
-    if query.device.type == "cuda":
-        if mask is None and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0:
+    if query.device.type == "cuda" and mask is None:
+        half, width = query.dtype in (torch.float16, torch.bfloat16), query.shape[-1]
+        ampere = torch.cuda.get_device_capability(query.device) >= (8, 0)
+        if half and ampere and width % 8 == 0 and width <= 256:
             return "flash_cuda"
-        if mask is None and query.dtype in (torch.float32, torch.float16, torch.bfloat16):
+        if (half and width % 8 == 0) or (query.dtype == torch.float32 and width % 4 == 0):
             return "efficient_cuda"
     return "plain"
 
@@ -81,7 +83,7 @@ def attention_entropy(
     """
     query, key = query.detach(), key.detach()
     mean_key, _ = attend(query, key, key, mask, scale, kernel)  # (B, H, T, D)
-    return lse.detach() - scale * torch.einsum("bhtd,bhtd->bht", query, mean_key).to(lse.dtype)
+    return lse.detach() - scale * torch.einsum("bhtd,bhtd->bht", query.to(lse.dtype), mean_key.to(lse.dtype))
 
 
 def visible_lengths(mask: Tensor | None, tokens: int, device: torch.device) -> Tensor:

@@ -42,7 +42,7 @@ class CostTable:
         layers, heads = active.shape
         grouped = active.view(layers, -1, self.group_size)
         others = grouped.sum(2, keepdim=True) - grouped.int()
-        return self.head + self.group * (others == 0).float().view(layers, heads)
+        return self.head + self.group * (others == 0).double().view(layers, heads)
 
 
 def flop_table(model: PlasticModel, seq_len: int) -> CostTable:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -84,7 +85,7 @@ def load_model(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **extra)
         hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"cannot load model {name_or_path!r} ({str(error).strip().splitlines()[0][:160]}); without a network use an "
             f"embedded model ({', '.join(embedded_models())}), a folder or a GGUF file"
@@ -104,8 +105,10 @@ def check_device(device: str | torch.device) -> torch.device:
     """
     try:
         parsed = torch.device(device)
-        if parsed.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"device {str(device)!r} is not available on this machine: use 'cpu'")
     except RuntimeError as error:
         raise InputError(f"unknown device {str(device)!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
+    if parsed.type not in ("cpu", "cuda"):
+        raise InputError(f"device {str(device)!r} is not supported: use 'cpu', 'cuda' or 'cuda:0'")
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {str(device)!r} is not available on this machine: use 'cpu'")
     return parsed

@@ -6,9 +6,10 @@ new weights and a warm-up (grow). Nothing else. A pruned head's gate is 0 and it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from plasticity_env.attention import IMPLEMENTATION, GateState, LayerGate
 from plasticity_env.errors import InputError
 from plasticity_env.layouts import AttentionBlock, HeadSlice, attention_blocks
+
+_versions = itertools.count(1)  # of the whole process: copies of a model never share a number for different weights
 
 
 class PruningMode(StrEnum):
@@ -64,7 +67,7 @@ class Snapshot:
 
     Attributes:
         active, scale: (L, H) gates' mask and warm-up scale.
-        warmup: (L, H) warm-up steps left to take and in total, stacked (2, L, H).
+        warmup: (2, L, H) warm-up steps taken and in total.
         saved: Weights of pruned heads and dead KV groups.
         repairs: Repaired layers; ``weights`` hold them repaired.
         weights: A copy of all parameters, or None where the weights equal those of version ``version``.
@@ -107,8 +110,7 @@ class PlasticModel(nn.Module):
         self._warmup = torch.zeros(2, *self.shape)  # steps taken, steps in total
         self._saved: dict[tuple[int, int, str], list[Tensor]] = {}
         self._repairs: dict[int, OutputRepair] = {}
-        self.weight_version = 0
-        self._next_version = 1
+        self.weight_version = next(_versions)
 
     # -- a causal LM as before -----------------------------------------------------------------------------------
 
@@ -125,10 +127,24 @@ class PlasticModel(nn.Module):
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load stock weights into the wrapped model; counts as a change of weights."""
+        """Load stock weights into the wrapped model: repairs are taken back first, pruned heads save the new weights."""
+        self.undo_repair()
         result = self.model.load_state_dict(*args, **kwargs)
+        for layer, index, kind in self._saved:
+            self._save(layer, index, kind, self._slices(layer, index, kind))
         self.weights_changed()
         return result
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PlasticModel:
+        """Move what lies outside the parameters along with them (``.to(device)``, ``.half()``)."""
+        super()._apply(fn, recurse)
+        self._saved = {key: [fn(tensor) for tensor in tensors] for key, tensors in self._saved.items()}
+        for layer, repair in self._repairs.items():
+            names = ("base", "weight", "bias", "base_bias")
+            moved = {name: fn(getattr(repair, name)) for name in names if getattr(repair, name) is not None}
+            self._repairs[layer] = replace(repair, **moved)  # type: ignore[arg-type]
+        self._publish()
+        return self
 
     @property
     def config(self) -> Any:
@@ -380,8 +396,27 @@ class PlasticModel(nn.Module):
 
     def weights_changed(self) -> None:
         """Declare that parameters changed, so that measurements of older weights are not reused."""
-        self.weight_version = self._next_version
-        self._next_version += 1
+        self.weight_version = next(_versions)
+
+    def forget_moments(self, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Zero the optimizer's moments of heads (and of KV groups that only they use): new weights start afresh.
+
+        Args:
+            mask: (L, H) boolean.
+            optimizer: Over this model's parameters.
+        """
+        mask = self._check(mask)
+        for layer, head in mask.nonzero().tolist():
+            size = self.blocks[layer].group_size
+            group = head // size
+            members = slice(group * size, (group + 1) * size)
+            pieces = self._slices(layer, head, "head")
+            if not bool((self._active[layer, members] & ~mask[layer, members]).any()):
+                pieces += self._slices(layer, group, "group")
+            for piece in pieces:
+                for value in optimizer.state.get(piece.parameter, {}).values():
+                    if isinstance(value, Tensor) and value.shape == piece.parameter.shape:
+                        piece.narrow(value).zero_()
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
@@ -449,6 +484,12 @@ class PlasticModel(nn.Module):
         size = self.blocks[layer].group_size
         return bool(self._active[layer, group * size : (group + 1) * size].any())
 
+    def _slices(self, layer: int, index: int, kind: str) -> list[HeadSlice]:
+        block = self.blocks[layer]
+        if kind == "group":
+            return block.kv_slices(index)
+        return [*block.query_slices(index), block.output_slice(index)]
+
     def _save(self, layer: int, index: int, kind: str, slices: list[HeadSlice]) -> None:
         self._saved[layer, index, kind] = [piece.data.clone() for piece in slices]
 
@@ -476,7 +517,8 @@ def _layers(mask: Tensor) -> list[int]:
 
 def _randomise(piece: HeadSlice, generator: torch.Generator | None) -> None:
     spread = float(piece.parameter.data.float().std())
-    noise = torch.randn(piece.data.shape, generator=generator, dtype=torch.float32) * spread
+    device = generator.device if generator is not None else torch.device("cpu")
+    noise = torch.randn(piece.data.shape, generator=generator, dtype=torch.float32, device=device) * spread
     piece.data.copy_(noise if piece.parameter.ndim > 1 else torch.zeros_like(noise))
 
 

@@ -85,7 +85,7 @@ def measure(
         The signals.
 
     Raises:
-        InputError: A batch that is empty or shorter than two tokens.
+        InputError: A batch that is empty or shorter than two tokens, or a model whose loss is not finite.
     """
     if input_ids.ndim != 2 or input_ids.shape[0] < 1 or input_ids.shape[1] < 2:
         raise InputError(f"input_ids must be (sequences >= 1, tokens >= 2), got {tuple(input_ids.shape)}")
@@ -104,6 +104,10 @@ def measure(
             losses.append(loss.detach())
             gradients.append(gradient)
     loss = torch.cat(losses).float().cpu()
+    if not bool(torch.isfinite(loss).all()):
+        raise InputError(
+            "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
+        )
     gradient = torch.cat(gradients).float().cpu()  # (B, L, H)
     signed = gradient.mean(0)
     return HeadSignals(

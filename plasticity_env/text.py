@@ -74,7 +74,8 @@ def load_text(
     ``"shakespeare"`` is embedded and split by play. A path (``.txt``, ``.jsonl`` or ``.parquet`` with a ``text`` column)
     is one text: its first 64 blocks are calibration, the next 64 reward, then the first half of the rest test and the
     second half train (short texts: a quarter each). Any other name goes to `datasets`: train and test are its own
-    splits, the two halves of its validation split are calibration and reward.
+    splits, the two halves of its validation split are calibration and reward; a set without these splits is cut like
+    one text.
 
     Args:
         dataset: Embedded name, path, or the name of a data set on the hub.
@@ -96,7 +97,10 @@ def load_text(
         return TextSplits("shakespeare", block_size, tokenizer, texts)
     if path.suffix in (".txt", ".jsonl", ".json", ".parquet") or path.exists():
         return _cut(path.name, _read(path), tokenizer, block_size)
-    return TextSplits(dataset, block_size, tokenizer, _from_hub(dataset, dataset_config))
+    texts = _from_hub(dataset, dataset_config)
+    if set(texts) != set(SPLITS):
+        return _cut(dataset, texts["train"], tokenizer, block_size)
+    return TextSplits(dataset, block_size, tokenizer, texts)
 
 
 def _read(path: Path) -> str:
@@ -106,12 +110,15 @@ def _read(path: Path) -> str:
         try:
             rows: list[Any] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
             return "\n".join(row["text"] for row in rows)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:  # UnicodeDecodeError is a ValueError
             raise InputError(f"{str(path)!r} is not JSON lines with a 'text' field each ({error})") from error
     if path.suffix == ".parquet":
         from datasets import Dataset
 
-        table = Dataset.from_parquet(str(path))
+        try:
+            table = Dataset.from_parquet(str(path))
+        except Exception as error:  # pyarrow and datasets raise many unrelated types
+            raise InputError(f"{str(path)!r} is not a parquet file ({_first_line(error)})") from error
         if "text" not in table.column_names:
             raise InputError(f"{str(path)!r} has no 'text' column, only {', '.join(table.column_names)}")
         return "\n".join(table["text"])
@@ -149,12 +156,13 @@ def _from_hub(dataset: str, config: str | None) -> dict[Split, str]:
             f"cannot load data set {dataset!r} (config {config!r}) from the hub ({_first_line(error)}); "
             "without a network use --dataset shakespeare or a path to a .txt, .jsonl or .parquet file"
         ) from error
-    missing = [split for split in ("train", "validation", "test") if split not in loaded]
-    if missing:
-        raise InputError(f"data set {dataset!r} has no {', '.join(missing)} split: save it as text and give its path")
+    if "train" not in loaded:
+        raise InputError(f"data set {dataset!r} has no train split, only {', '.join(loaded)}")
     column = "text" if "text" in loaded["train"].column_names else None
     if column is None:
         raise InputError(f"data set {dataset!r} has no 'text' column, only {loaded['train'].column_names}")
+    if "validation" not in loaded or "test" not in loaded:
+        return {"train": "\n".join(loaded["train"][column])}
     validation = loaded["validation"][column]
     half = len(validation) // 2
     return {

@@ -80,6 +80,7 @@ class Workbench:
         self.parameter_table: CostTable = parameter_table(self.model)
         self.memo: Memo[Measurement] = Memo(8192)
         self._statistics: Memo[tuple[Tensor, Tensor]] = Memo(2)
+        self._dense = self.model.snapshot(weights=True) if want_kl else None
         self._teachers: Memo[Tensor] = Memo(2)
         self._split_losses: Memo[float] = Memo(8192)
         self._repaired_for: Hashable = None
@@ -89,7 +90,7 @@ class Workbench:
         return self.text.blocks(split)[list(indices)]
 
     def measure(self, active: Tensor, calibration: Indices, reward: Indices) -> Measurement:
-        """Measure a mask; afterwards the model carries this mask and its repair.
+        """Measure a mask; afterwards the model carries it (and its repair, see `install`, unless the memo knew the answer).
 
         Args:
             active: (L, H) boolean.
@@ -122,14 +123,17 @@ class Workbench:
 
     @torch.no_grad()
     def teacher(self, reward: Indices) -> Tensor:
-        """(B, T - 1, V) log-probabilities of the dense model on reward blocks, on the CPU; computed once, at reset."""
+        """(B, T - 1, V) log-probabilities of the dense model on reward blocks, on the CPU; computed once."""
         known = self._teachers.get(reward)
         if known is not None:
             return known
-        self.model.undo_repair()
-        with self.model.open_gates():
-            chunks = self.blocks("reward", reward).split(self.batch_size)
-            return self._teachers.put(reward, torch.cat([self._log_probs(chunk).cpu() for chunk in chunks]))
+        assert self._dense is not None
+        now = self.model.snapshot(weights=self.model.weight_version != self._dense.version)
+        self.model.restore(self._dense)
+        chunks = self.blocks("reward", reward).split(self.batch_size)
+        log_probs = torch.cat([self._log_probs(chunk).cpu() for chunk in chunks])
+        self.model.restore(now)
+        return self._teachers.put(reward, log_probs)
 
     def install(self, active: Tensor, calibration: Indices) -> None:
         """Put a mask and its repair onto the model without measuring it."""

@@ -42,6 +42,8 @@ class Config:
 def main(config: Config) -> None:
     """Time environment steps against their floor and against the naive way, in one run."""
     lengths = [int(length) for length in cli.numbers(config.lengths, "lengths")]
+    if not lengths:
+        raise InputError("--lengths is empty: give at least one number of tokens")
     if config.rounds < 1 or any(config.tokens < length for length in lengths):
         raise InputError(f"rounds must be at least 1 and tokens ({config.tokens}) at least the longest of {lengths}")
     print(cli.machine(), file=sys.stderr)

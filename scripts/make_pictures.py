@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from PIL import Image
 
 from agents.demo import episode_frames
@@ -41,9 +42,10 @@ def main(config: Config) -> None:
             frontier_png(json.loads(path.read_text(encoding="utf-8")), config.output_dir / f"frontier_{name}.png")
     rows = [json.loads(line) for line in (config.demo / "training" / "metrics.jsonl").read_text().splitlines()]
     learning_curve_png(rows, config.output_dir / "learning_curve.png")
-    defaults = cli.update_dataclass(TrainConfig(), {"calibration_blocks": 16, "reward_blocks": 16}, "defaults")
+    saved = yaml.safe_load((config.demo / "training" / "config.yaml").read_text(encoding="utf-8"))
+    trained = cli.update_dataclass(TrainConfig(), {**saved, "output_dir": None}, "config.yaml")
     model = json.loads(results.read_text(encoding="utf-8"))["model"]
-    frames = episode_frames(config.demo / "training" / "controller", defaults, model)
+    frames = episode_frames(config.demo / "training" / "controller", trained, model)
     image = Image.fromarray(frames[-1][1])
     replace_file(config.output_dir / "environment.png", lambda path: image.save(path, "PNG"))
     print(f"pictures: {config.output_dir}")

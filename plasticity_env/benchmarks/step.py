@@ -124,6 +124,7 @@ def bench_step(
     ratios = [a / b for a, b in zip(times["step"], times["floor"], strict=True)]
     slower = [a / b for a, b in zip(times["naive"], times["step"], strict=False)]
     bench.model.set_active(torch.ones_like(bench.model.active))
+    bench.model.requires_grad_(True)
     return StepRow(
         bench="step",
         model=loaded.name,

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from plasticity_env.edits import EditMasks, Limits, allowed_edits, resolve
-from plasticity_env.envs.settings import Settings, bounds
+from plasticity_env.envs.settings import LIMITS, Settings, bounds, check_range
 from plasticity_env.errors import InputError
 from plasticity_env.finetune import FineTuner, control_arm
 from plasticity_env.loading import LoadedModel, load_model
-from plasticity_env.model import PruningMode, Snapshot
+from plasticity_env.model import PlasticModel, PruningMode, Snapshot
 from plasticity_env.observation import (
     HeadState,
     Observation,
@@ -120,7 +120,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             self.head_slots, self._action_mask_shape(self.head_slots)
         )
         self._dense: Snapshot = loaded.model.snapshot(weights=self.settings.train_steps > 0)
-        self._arms: dict[int, tuple[Indices, tuple[float, ...]]] = {}  # by stream
+        self._arms: dict[int, tuple[Indices, tuple[float, ...]]] = {}  # by stream; forks share them
         self._tuner: FineTuner | None = None
         self._state: EpisodeState | None = None
         self._record: EpisodeRecord | None = None
@@ -138,8 +138,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         """int8 mask in the shape of the action space, from (N, 4) allowed edits."""
 
     @abstractmethod
-    def _edits(self, action: Any) -> tuple[Tensor, bool]:
-        """(L, H) edits of an action, and whether the agent stops."""
+    def edits_of(self, action: Any) -> tuple[Tensor, bool]:
+        """(L, H) edits that an action asks for (0 keep, 1 prune, 2 revive, 3 grow), and whether the agent stops."""
 
     # -- Gymnasium's interface -------------------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             part of the observation, so this end belongs to the task), truncated (never, left to wrappers), info.
         """
         state = self._running_state()
-        edits, stop = self._edits(action)
+        edits, stop = self.edits_of(action)
         masks, invalid = self._resolve(state, edits)
         active = (state.active & ~masks.prune) | masks.revive | masks.grow
         edited = (masks.prune | masks.revive | masks.grow).numpy()
@@ -283,8 +283,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         clone = copy.copy(self)
         clone._np_random = copy.deepcopy(self._np_random)
         if self.settings.train_steps > 0:
-            clone._tuner, clone.workbench = None, copy.deepcopy(self.workbench)
-        clone._arms = dict(self._arms)
+            text = self.workbench.text  # never edited: shared
+            clone._tuner, clone.workbench = None, copy.deepcopy(self.workbench, {id(text): text})
         clone.set_state(state)
         return clone
 
@@ -297,7 +297,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
     def preview(self, action: Any) -> Tensor:
         """(L, H) mask that an action would lead to; nothing is edited and nothing measured."""
         state = self._running_state()
-        masks, _ = self._resolve(state, self._edits(action)[0])
+        masks, _ = self._resolve(state, self.edits_of(action)[0])
         return (state.active & ~masks.prune) | masks.revive | masks.grow
 
     def evaluate(self, split: str = "test", blocks: int | None = None, active: Tensor | None = None) -> float:
@@ -310,7 +310,20 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         """
         state = self._any_state()
         mask = state.active if active is None else active
-        return self.workbench.split_loss(split, blocks, mask, state.calibration)  # type: ignore[arg-type]
+        model = self.workbench.model
+        trains = self.settings.train_steps > 0  # a frozen model gets its mask and repair anew whenever it is used
+        before = model.snapshot(weights=False) if trains else None
+        loss = self.workbench.split_loss(split, blocks, mask, state.calibration)  # type: ignore[arg-type]
+        if before is not None:
+            model.restore(before)
+        return loss
+
+    @property
+    def model(self) -> PlasticModel:
+        """The language model with this episode's mask and repair on it, to generate with, save or measure."""
+        state = self._any_state()
+        self.workbench.install(state.active, state.calibration)
+        return self.workbench.model
 
     @property
     def dense_flops(self) -> float:
@@ -342,11 +355,14 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         known = {"flop_price", "flop_budget", "calibration", "reward", "stream"}
         if set(options) - known:
             raise InputError(f"unknown reset option {sorted(set(options) - known)[0]!r}: known are {sorted(known)}")
-        low, high = bounds(options.get("flop_price", self.settings.flop_price))
-        price = math.exp(self.np_random.uniform(math.log(low), math.log(high))) if low < high else low
-        budget = None
-        if self._rule.needs_budget:
-            budget = float(self.np_random.uniform(*bounds(options.get("flop_budget", self.settings.flop_budget))))
+        ranges = {name: options.get(name, getattr(self.settings, name)) for name in ("flop_price", "flop_budget")}
+        for name, (above, most) in LIMITS.items():
+            check_range(name, ranges[name], above, most)
+        # both are always drawn, so that a fixed price changes nothing else about a seed
+        low, high = bounds(ranges["flop_price"])
+        price = math.exp(math.log(low) + self.np_random.random() * (math.log(high) - math.log(low)))
+        drawn = float(self.np_random.uniform(*bounds(ranges["flop_budget"])))
+        budget = drawn if self._rule.needs_budget else None
         stream, random = None, self.np_random
         if self.settings.train_steps > 0:  # a stream comes with its batches, so that its control arm is trained once
             stream = int(options.get("stream", self.np_random.integers(self.settings.train_streams)))
@@ -416,6 +432,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         if bool(masks.grow.any()):
             generator = torch.Generator().manual_seed(1_000_003 * state.stream + state.step)
             model.grow(masks.grow, warmup_steps=self.settings.grow_warmup_steps, generator=generator)
+            model.forget_moments(masks.grow, self._tuner.optimizer)
         self.workbench.install(model.active, state.calibration)
         self._tuner.run(self.settings.train_steps)
 

@@ -66,7 +66,7 @@ class HeadEditEnv(PlasticityEnv):
         edits = [allowed[:, edit] for edit in EDIT_ORDER]
         return np.concatenate([[True], *edits]).astype(np.int8)
 
-    def _edits(self, action: Any) -> tuple[Tensor, bool]:
+    def edits_of(self, action: Any) -> tuple[Tensor, bool]:
         if not self.action_space.contains(action):
             raise InputError(f"an action must be a whole number from 0 to {3 * self.head_slots}, got {action!r}")
         edits = torch.full((self.head_slots,), KEEP, dtype=torch.int64)

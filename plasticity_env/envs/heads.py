@@ -78,7 +78,7 @@ class HeadsEnv(PlasticityEnv):
     def _action_mask(self, allowed: np.ndarray) -> np.ndarray:
         return allowed.astype(np.int8)
 
-    def _edits(self, action: Any) -> tuple[Tensor, bool]:
+    def edits_of(self, action: Any) -> tuple[Tensor, bool]:
         edits = np.asarray(action)
         if not self.action_space.contains(edits.astype(np.int64)) or not np.issubdtype(edits.dtype, np.integer):
             raise InputError(

@@ -11,6 +11,9 @@ from plasticity_env.model import PruningMode
 from plasticity_env.repair import check_repair
 from plasticity_env.rewards import find_reward
 
+# what ranges must lie above, and their largest value
+LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0)}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -34,7 +37,7 @@ class Settings:
         min_heads_per_layer: Fewest active heads of a layer.
         calibration_blocks: Blocks that score and repair, drawn at reset.
         reward_blocks: Blocks that pay, drawn at reset.
-        batch_size: Sequences in one pass; no result depends on it.
+        batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
         max_length: Tokens a block.
         obs_signal: Compute the OBS score, (H*D)^3 a layer and step.
         device: "cpu", "cuda", "cuda:0", ...
@@ -66,8 +69,8 @@ class Settings:
         PruningMode.parse(self.mode)
         find_reward(self.reward)
         check_repair(self.repair)
-        _range("flop_price", self.flop_price, 0.0, 1e6)
-        _range("flop_budget", self.flop_budget, 1e-3, 1.0)
+        for name, (above, most) in LIMITS.items():
+            check_range(name, getattr(self, name), above, most)
         for name, low in (
             ("horizon", 1),
             ("train_steps", 0),
@@ -101,7 +104,12 @@ def bounds(value: float | Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _range(name: str, value: float | Sequence[float], low: float, high: float) -> None:
+def check_range(name: str, value: float | Sequence[float], low: float, high: float) -> None:
+    """Refuse a number or range that is not above ``low`` and at most ``high``.
+
+    Raises:
+        InputError: It is not.
+    """
     try:
         first, last = bounds(value)
     except (TypeError, ValueError):

@@ -23,13 +23,13 @@ def naive(query, key, mask, scale):
 @given(
     tokens=st.integers(1, 300),
     dim=st.sampled_from([8, 16, 24, 64]),
-    scale=st.floats(0.02, 1.0),
+    sharpness=st.floats(0.1, 1.5),
     window=st.one_of(st.none(), st.integers(1, 40)),
     kernel=st.sampled_from(["flash_cpu", "plain"]),
     seed=st.integers(0, 99),
 )
-def test_entropy_equals_the_naive_softmax(tokens, dim, scale, window, kernel, seed):
-    generator = torch.Generator().manual_seed(seed)
+def test_entropy_equals_the_naive_softmax(tokens, dim, sharpness, window, kernel, seed):
+    generator, scale = torch.Generator().manual_seed(seed), sharpness / math.sqrt(dim)
     query, key, value = (torch.randn(2, 3, tokens, dim, generator=generator) for _ in range(3))
     mask = None
     if window is not None:
@@ -37,7 +37,7 @@ def test_entropy_equals_the_naive_softmax(tokens, dim, scale, window, kernel, se
         mask = ((distance >= 0) & (distance < window))[None, None].expand(2, 1, -1, -1)
     out, lse = attend(query, key, value, mask, scale, kernel)
     entropy = attention_entropy(query, key, lse, mask, scale, kernel)
-    assert (entropy - naive(query, key, mask, scale)).abs().max() < 1e-5 * max(1.0, math.log(tokens) * 4)
+    assert (entropy - naive(query, key, mask, scale)).abs().max() < 1e-5
     visible = torch.ones(tokens, tokens, dtype=torch.bool).tril() if mask is None else mask
     p = ((query @ key.transpose(-1, -2)) * scale).masked_fill(~visible, -math.inf).softmax(-1)
     assert torch.allclose(out, p @ value, atol=1e-4)

@@ -144,6 +144,60 @@ def test_forks_go_their_own_way_and_states_come_back(make_env, train_steps):
     assert same(fork_reference.get_state()["episode"].active.numpy(), env.get_state()["episode"].active.numpy())
 
 
+def test_a_forks_state_fits_its_parent(make_env):
+    env = make_env(train_steps=2, batch_size=2, learning_rate=3e-3).unwrapped
+    env.reset(seed=1)
+    keep, prune = np.zeros(16, dtype=int), np.zeros(16, dtype=int)
+    prune[:8] = 1
+    fork = env.fork()
+    fork.step(prune)
+    env.step(keep)  # as many changes of weights, other weights
+    env.set_state(fork.get_state())
+    assert env.step(keep)[4]["loss"] == fork.step(keep)[4]["loss"]
+
+
+def test_evaluating_another_mask_leaves_a_training_episode_alone(make_env):
+    losses = []
+    for look in (False, True):
+        env = make_env(train_steps=2, batch_size=2).unwrapped
+        env.reset(seed=1)
+        prune = np.zeros(16, dtype=int)
+        prune[:5] = 1
+        env.step(prune)
+        if look:
+            env.evaluate("test", 2, torch.arange(16).view(4, 4) > 11)
+        losses.append(env.step(np.zeros(16, dtype=int))[4]["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_the_episodes_model_is_what_was_paid_for(make_env):
+    env = make_env().unwrapped
+    prune = np.zeros(16, dtype=int)
+    prune[:6] = 1
+    for _ in range(2):  # the second time the memo knows the answer
+        env.reset(options={"calibration": [0, 1, 2, 3], "reward": [0, 1, 2, 3]})
+        info = env.step(prune)[4]
+        ids = env.workbench.blocks("reward", (0, 1, 2, 3))
+        with torch.no_grad():
+            assert float(env.model(ids, labels=ids).loss) == pytest.approx(info["loss"], rel=1e-5)
+
+
+def test_a_fixed_price_changes_nothing_else_about_a_seed(make_env):
+    drawn = []
+    for options in ({}, {"flop_price": 2.0}):
+        env = make_env(flop_price=(1.0, 16.0)).unwrapped
+        env.reset(seed=5, options=options)
+        episode = env.get_state()["episode"]
+        drawn.append((episode.calibration, episode.reward))
+    assert drawn[0] == drawn[1]
+
+
+def test_a_model_that_diverges_is_an_error_not_a_number(make_env):
+    env = make_env(train_steps=5, learning_rate=1e6, batch_size=2)
+    with pytest.raises(InputError, match="not finite"):
+        env.reset(seed=0)  # the control arm trains first
+
+
 def test_forks_of_a_frozen_model_share_its_weights(make_env):
     env = make_env().unwrapped
     env.reset(seed=0)

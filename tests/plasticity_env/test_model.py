@@ -123,6 +123,28 @@ def test_snapshot_and_restore_are_exact(architecture, ids):
         assert torch.equal(model(ids).logits, PlasticModel(build(architecture))(ids).logits)
 
 
+def test_loading_weights_takes_repairs_back_and_refreshes_what_is_saved(ids):
+    model, other = PlasticModel(build("gpt2")), build("gpt2", seed=1)
+    model.prune(heads((0, 1)))
+    model.apply_repair(0, model.blocks[0].output_weight() + 1, torch.ones(64))
+    model.load_state_dict(other.state_dict())
+    model.revive(heads((0, 1)))
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, other(ids).logits)
+
+
+def test_changing_the_type_takes_saved_heads_and_repairs_along(ids):
+    model = PlasticModel(build("llama"))
+    with torch.no_grad():
+        dense = model(ids).logits.double()
+        model.prune(heads((0, 1), (1, 0), (1, 1)))
+        model.apply_repair(1, model.blocks[1].output_weight() * 2, None)
+        model.double()
+        model.undo_repair()
+        model.revive(~model.active)
+        assert torch.allclose(model(ids).logits, dense, atol=1e-5)
+
+
 def test_compressed_mode_never_brings_a_head_back():
     model = PlasticModel(build("llama"), mode="compressed")
     model.prune(heads((0, 1)))

@@ -120,6 +120,13 @@ def test_a_stopped_training_resumes(tmp_path):
         ("evaluate_controllers.py", ["--controllers", "."], "no controller at"),
         ("evaluate_controllers.py", ["--repair", "glue"], "unknown repair"),
         ("evaluate_controllers.py", ["--model_name", "nobody/nothing"], "embedded"),
+        ("evaluate_controllers.py", ["--sparsities", ""], "at least one sparsity"),
+        ("evaluate_controllers.py", ["--test_blocks", "-3"], "test_blocks must be at least 1"),
+        ("train_controller.py", ["--learning_rate", "-1"], "learning_rate must be above 0"),
+        ("train_controller.py", ["--seed", "-1"], "seed must be"),
+        ("train_controller.py", ["--context", "foo"], "unknown context"),
+        ("train_controller.py", ["--track", "--wandb_mode", "foo"], "foo"),
+        ("train_controller.py", ["--output_dir", "/proc/nope"], "/proc/nope"),
         ("benchmark.py", ["step", "--models", "nobody/nothing"], "embedded"),
         ("play_episode.py", ["--horizon", "0"], "horizon must be"),
         ("demo.py", ["--config", "c.yaml"], "unknown key"),
@@ -135,6 +142,19 @@ def test_bad_input_is_one_sentence_exit_2_and_nothing_written(tmp_path, script, 
     assert message in sentence[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path):
+    assert train(tmp_path, "--output_dir", "run").returncode == 0
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    for more, message in (
+        (["--horizon", "2"], "holds a run already"),
+        (["--resume", "--learning_rate", "0.5"], "was trained with learning_rate"),
+    ):
+        done = train(tmp_path, "--output_dir", "run", *more)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
