@@ -6,6 +6,7 @@ better than one?"), Fisher after Kwon et al. 2022, OBS blocks after Hassibi & St
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from plasticity_env.entropy import Kernel, attend, attention_entropy, choose_ker
 from plasticity_env.errors import InputError
 from plasticity_env.model import PlasticModel
 
+_DIVERGED = "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
 OBS_RIDGE = 0.01  # of the mean diagonal, as in DESIGN's formula and SparseGPT's default
 
 
@@ -159,7 +161,10 @@ def mean_loss(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> fl
     """Mean negative log-likelihood, nats per token, of (B, T) token ids: a forward without gradients."""
     chunks = input_ids.split(batch_size)
     losses = [sequence_losses(model, chunk.to(model.device)) for chunk in chunks]
-    return float(torch.cat(losses).double().mean())
+    loss = float(torch.cat(losses).double().mean())
+    if not math.isfinite(loss):
+        raise InputError(_DIVERGED)
+    return loss
 
 
 @contextmanager
@@ -294,7 +299,10 @@ def obs_scores(gram: Tensor, weights: list[Tensor], kept: Tensor, head_dim: int)
     both = kept[:, :, None] & kept[:, None, :]
     hessian = torch.where(both, gram, torch.zeros((), dtype=gram.dtype, device=gram.device))
     hessian = hessian + torch.diag_embed(torch.where(kept, ridge[:, None], torch.ones_like(diagonal)))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    factor, failed = torch.linalg.cholesky_ex(hessian)
+    if bool(failed.any()):
+        raise InputError("the heads' outputs are not finite or overflow: the model diverged, lower the learning rate")
+    inverse = torch.cholesky_inverse(factor)
     heads = width // head_dim
     corner = torch.stack([inverse[:, s : s + head_dim, s : s + head_dim] for s in range(0, width, head_dim)], 1)
     rows = torch.stack([w.to(gram.dtype).view(heads, head_dim, -1) for w in weights])  # (L, H, D, E)
