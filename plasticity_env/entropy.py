@@ -11,12 +11,15 @@ O(T) memory. Kernels that hand out no log-sum-exp are replaced by a plain comput
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Kernel = Literal["flash_cpu", "flash_cuda", "efficient_cuda", "plain"]
+# Up to this head width one kernel call of twice the width, for V and K side by side, beats two calls (measured on CPU:
+# 0.71 x at 16, 0.70 x at 24, 0.96 x at 32, 1.05 x at 64); the result is the same to the last bit.
+_FUSED_WIDTH = 24
 _QUERY_BLOCK = 128  # rows of the score matrix that the plain path holds at once
 
 
@@ -84,6 +87,53 @@ def attention_entropy(
     query, key = query.detach(), key.detach()
     mean_key, _ = attend(query, key, key, mask, scale, kernel)  # (B, H, T, D)
     return lse.detach() - scale * torch.einsum("bhtd,bhtd->bht", query.to(lse.dtype), mean_key.to(lse.dtype))
+
+
+def attend_with_entropy(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, kernel: Kernel
+) -> tuple[Tensor, Tensor]:
+    """Attention, differentiable, and the entropy of every query's distribution.
+
+    Args:
+        query, key, value, mask, scale, kernel: As `attend` takes them.
+
+    Returns:
+        Output (B, H, T, D), and entropy (B, H, T) in nats, without gradient.
+    """
+    if kernel == "flash_cpu" and query.shape[-1] <= _FUSED_WIDTH:
+        return _FusedAttention.apply(query, key, value, _additive(mask, query.dtype), scale)  # type: ignore[no-any-return]
+    out, lse = attend(query, key, value, mask, scale, kernel)
+    return out, attention_entropy(query, key, lse, mask, scale, kernel)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """softmax(q k^T) [v | k] in one flash call: queries and keys are padded with zeros to the width of both values."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        zeros = torch.zeros_like(query)
+        wide = [torch.cat(pair, -1) for pair in ((query, zeros), (key, zeros), (value, key))]  # (B, H, T, 2D)
+        both, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *wide, is_causal=mask is None, attn_mask=mask, scale=scale
+        )
+        width = query.shape[-1]
+        out, mean_key = both[..., :width].contiguous(), both[..., width:]
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.mask, ctx.scale = mask, scale
+        score = torch.einsum("bhtd,bhtd->bht", query.to(lse.dtype), mean_key.to(lse.dtype))
+        entropy = lse - scale * score
+        ctx.mark_non_differentiable(entropy)
+        return out, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, lse = ctx.saved_tensors
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            gradients[0], query, key, value, out, lse, 0.0, ctx.mask is None, attn_mask=ctx.mask, scale=ctx.scale
+        )
+        return (*found, None, None)
 
 
 def visible_lengths(mask: Tensor | None, tokens: int, device: torch.device) -> Tensor:

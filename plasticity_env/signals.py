@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plasticity_env.entropy import Kernel, attend, attention_entropy, choose_kernel, visible_lengths
+from plasticity_env.entropy import Kernel, attend_with_entropy, choose_kernel, visible_lengths
 from plasticity_env.errors import InputError
 from plasticity_env.model import PlasticModel
 
@@ -107,9 +107,7 @@ def measure(
             gradients.append(gradient)
     loss = torch.cat(losses).float().cpu()
     if not bool(torch.isfinite(loss).all()):
-        raise InputError(
-            "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
-        )
+        raise InputError(_DIVERGED)
     gradient = torch.cat(gradients).float().cpu()  # (B, L, H)
     signed = gradient.mean(0)
     return HeadSignals(
@@ -214,9 +212,8 @@ class _Recorder:
         if groups > 1:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         self.kernel = choose_kernel(query, mask)
-        out, lse = attend(query, key, value, mask, scale, self.kernel)  # (b, H, T, D), (b, H, T)
+        out, entropy = attend_with_entropy(query, key, value, mask, scale, self.kernel)  # (b, H, T, D), (b, H, T)
         with torch.no_grad():
-            entropy = attention_entropy(query, key, lse, mask, scale, self.kernel)
             self._note_entropy(layer, entropy, mask)
             self._note_output(layer, out.detach())
         return out.transpose(1, 2)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plasticity_env.entropy import attend, attention_entropy, choose_kernel, visible_lengths
+from plasticity_env.entropy import attend, attend_with_entropy, attention_entropy, choose_kernel, visible_lengths
 
 
 def naive(query, key, mask, scale):
@@ -39,10 +39,31 @@ def test_entropy_equals_the_naive_softmax(tokens, dim, sharpness, window, kernel
     entropy = attention_entropy(query, key, lse, mask, scale, kernel)
     assert (entropy - naive(query, key, mask, scale)).abs().max() < 1e-5
     visible = torch.ones(tokens, tokens, dtype=torch.bool).tril() if mask is None else mask
+    again, entropy_again = attend_with_entropy(query, key, value, mask, scale, kernel)
+    assert torch.allclose(again, out, atol=1e-6)
+    assert (entropy_again - entropy).abs().max() < 1e-5
     p = ((query @ key.transpose(-1, -2)) * scale).masked_fill(~visible, -math.inf).softmax(-1)
     assert torch.allclose(out, p @ value, atol=1e-4)
     lengths = visible_lengths(mask, tokens, query.device)
     assert torch.equal(lengths.expand(2, 1, -1)[0, 0], visible.expand(2, 1, tokens, tokens)[0, 0].sum(-1))
+
+
+@pytest.mark.parametrize("dim", [8, 16, 24, 32])
+@pytest.mark.parametrize("window", [None, 5])
+def test_gradients_equal_those_of_plain_attention(dim, window):
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, 40, dim, generator=generator, dtype=torch.float64) for _ in range(3)]
+    upstream = torch.randn(2, 3, 40, dim, generator=generator, dtype=torch.float64)
+    distance = torch.arange(40)[:, None] - torch.arange(40)[None]
+    visible = (distance >= 0) & (distance < (window or 99))
+    mask = None if window is None else visible[None, None].expand(2, 1, -1, -1)
+    found = [x.clone().requires_grad_() for x in inputs]
+    attend_with_entropy(*found, mask, 0.3, "flash_cpu")[0].backward(upstream)
+    plain = [x.clone().requires_grad_() for x in inputs]
+    p = (plain[0] @ plain[1].transpose(-1, -2) * 0.3).masked_fill(~visible, -math.inf).softmax(-1)
+    (p @ plain[2]).backward(upstream)
+    for a, b in zip(found, plain, strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-10)
 
 
 def test_uniform_attention_reaches_the_top_of_the_scale():
