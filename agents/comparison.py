@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,7 +178,33 @@ def comparison_tables(rows: list[Row], results: dict[str, Any]) -> list[Table]:
             chosen = (f"{line['flop_price']:g}", _perplexity(line), f"{line['flops_kept']:.1%}", share)
             table.add_row(line["controller"], line["repair"], *chosen)
         tables.append(table)
+    prices = sorted({line["flop_price"] for line in priced})
+    if prices:
+        tables.append(_return_table(rows, results, prices))
     return tables
+
+
+def _return_table(rows: list[Row], results: dict[str, Any], prices: list[float]) -> Table:
+    """What each controller earns on the test text; one that prunes a given share gets its best share, in hindsight."""
+    table = Table(
+        title=f"{results['model']}: return on the test text, log(ppl_0 / ppl) - price x log(FLOPs kept); rules at their best "
+        "share for each price, chosen in hindsight"
+    )
+    for heading in ("controller", "repair", *(f"price {price:g}" for price in prices)):
+        table.add_column(heading, no_wrap=True)
+    for name, repair in dict.fromkeys((row.controller, row.repair) for row in rows):
+        own = [row for row in rows if (row.controller, row.repair) == (name, repair)]
+        cells = []
+        for price in prices:
+            shares: dict[float | None, list[float]] = {}
+            for row in own:
+                if row.flop_price in (None, price):
+                    shares.setdefault(row.sparsity, []).append(-row.delta_nll - price * math.log(row.flops_kept))
+            best = max(shares.values(), key=lambda values: sum(values) / len(values))
+            spread = f" ± {statistics.stdev(best):.3f}" if len(best) > 1 else ""
+            cells.append(f"{statistics.mean(best):.3f}{spread}")
+        table.add_row(name, repair, *cells)
+    return table
 
 
 def _perplexity(line: dict[str, Any]) -> str:
