@@ -5,7 +5,10 @@
 >>> env = gym.make("plasticity/Heads-v0", model_name="bard-gpt2-4x4")
 """
 
+import os as _os
+
 import gymnasium as _gym
+import torch as _torch
 
 from plasticity_env.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.errors import InputError
@@ -20,6 +23,11 @@ from plasticity_env.signals import HeadSignals, mean_loss, measure
 from plasticity_env.text import TextSplits, load_text
 
 __version__ = "0.1.0"
+
+# A forked worker (AsyncVectorEnv) inherits an OpenMP pool whose threads are gone, and would wait for them for ever; one
+# thread a worker needs no pool, and is what several workers on one machine want.
+if hasattr(_os, "register_at_fork"):
+    _os.register_at_fork(after_in_child=lambda: _torch.set_num_threads(1))
 
 _gym.register(id="plasticity/Heads-v0", entry_point="plasticity_env.envs.heads:HeadsEnv")
 _gym.register(id="plasticity/HeadEdit-v0", entry_point="plasticity_env.envs.head_edit:HeadEditEnv")
