@@ -71,11 +71,11 @@ def load_text(
 ) -> TextSplits:
     """Load a text in four disjoint splits.
 
-    ``"shakespeare"`` (``"tiny_shakespeare"`` is another name for it) is embedded and split by play. A path (``.txt``, ``.jsonl`` or ``.parquet`` with a ``text`` column)
-    is one text: its first 64 blocks are calibration, the next 64 reward, then the first half of the rest test and the
-    second half train (short texts: a quarter each). Any other name goes to `datasets`: train and test are its own
-    splits, the two halves of its validation split are calibration and reward; a set without these splits is cut like
-    one text.
+    ``"shakespeare"`` (``"tiny_shakespeare"`` is another name for it) is embedded and split by play. A path (``.txt``,
+    ``.jsonl`` or ``.parquet`` with a ``text`` column) is one text: its first 64 blocks are calibration, the next 64
+    reward, then the first half of the rest test and the second half train (short texts: a quarter each). Any other name
+    goes to `datasets`: train and test are its own splits, the two halves of its validation split are calibration and
+    reward; a set without these splits is cut like one text.
 
     Args:
         dataset: Embedded name, path, or the name of a data set on the hub.
