@@ -8,8 +8,7 @@ a second forward for the loss. The three take turns, so that a machine whose spe
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.attention import IMPLEMENTATION
+from plasticity_env.benchmarks.options import Options, ratio, timed
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.loading import LoadedModel
 from plasticity_env.signals import mean_loss, sequence_losses
@@ -51,6 +51,22 @@ class StepRow:
     naive_over_step: float | None
     step_over_floor_range: tuple[float, float]
     rounds: int
+
+
+def step_rows(options: Options) -> Iterator[StepRow]:
+    """Every model at every length, without repair and with all that a step can do."""
+    for loaded, text in options.loaded():
+        for repair, obs in (("none", False), ("least_squares", True)):
+            yield bench_step(
+                loaded,
+                text,
+                sequences=options.tokens // text.block_size,
+                repair=repair,
+                obs=obs,
+                naive=repair == "none",
+                rounds=options.rounds,
+                device=options.device,
+            )
 
 
 def bench_step(
@@ -118,10 +134,10 @@ def bench_step(
         for name, way in ways:
             for parameter in bench.model.parameters():
                 parameter.requires_grad_(name == "naive")
-            seconds = _timed(way, bench.model.device)
+            seconds = timed(way, bench.model.device)
             if turn > 0:
                 times[name].append(seconds)
-    ratios = [a / b for a, b in zip(times["step"], times["floor"], strict=True)]
+    over_floor, over_floor_range = ratio(times["step"], times["floor"])
     slower = [a / b for a, b in zip(times["naive"], times["step"], strict=False)]
     bench.model.set_active(torch.ones_like(bench.model.active))
     bench.model.requires_grad_(True)
@@ -135,9 +151,9 @@ def bench_step(
         step_s=statistics.median(times["step"]),
         floor_s=statistics.median(times["floor"]),
         naive_s=statistics.median(times["naive"]) if naive else None,
-        step_over_floor=statistics.median(ratios),
+        step_over_floor=over_floor,
         naive_over_step=statistics.median(slower) if slower else None,
-        step_over_floor_range=(min(ratios), max(ratios)),
+        step_over_floor_range=over_floor_range,
         rounds=rounds,
     )
 
@@ -155,13 +171,3 @@ def _naive(model: Any, calibration: Tensor, reward: Tensor) -> None:
             model(reward, labels=reward, use_cache=False)
     finally:
         model.set_attn_implementation(IMPLEMENTATION)
-
-
-def _timed(way: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    way()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
