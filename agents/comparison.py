@@ -22,7 +22,7 @@ from plasticity_env.files import write_text
 from plasticity_env.loading import load_model
 from plasticity_env.plots import frontier_png
 from plasticity_env.progress import Progress
-from plasticity_env.repair import check_repair
+from plasticity_env.repair import find_repair
 from plasticity_env.text import load_text
 from plasticity_env.tracking import Tracker, TrackingOptions, new_run_folder
 
@@ -100,7 +100,7 @@ def compare(config: CompareConfig) -> Path:
     """
     protocol = config.protocol()
     players = [_player(name, config) for name in cli.words(config.controllers)]
-    repairs = [check_repair(name) for name in cli.words(config.repair)]
+    repairs = [find_repair(name).name for name in cli.words(config.repair)]
     labels = [label or name for name, _, label in players]
     if len(set(labels)) < len(labels):
         raise InputError(f"controllers must differ, got {config.controllers!r}")

@@ -59,7 +59,7 @@ class TrainConfig:
     obs_signal: bool = True
     """whether observations include the OBS score"""
     repair: str = "least_squares"
-    """none, bias or least_squares"""
+    """none, bias, scale, least_squares, sequential or sequential_mlp"""
     max_sparsity: float = 0.9
     """largest share of heads that may be pruned"""
     min_heads_per_layer: int = 0

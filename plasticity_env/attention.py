@@ -28,13 +28,18 @@ class Recorder(Protocol):
         """Return the attention output (B, T, H, D), not yet gated."""
         ...
 
+    def note_mlp(self, layer: int, neurons: Tensor) -> None:
+        """Be told a layer's MLP neurons (B, T, M), not yet gated."""
+        ...
+
 
 @dataclass
 class GateState:
     """What all attention layers of one model share.
 
     Attributes:
-        gates: None (all open: exactly the stock computation), (L, H), or (B, L, H) when a batch carries several masks.
+        gates: None (all open: exactly the stock computation), (L, U), or (B, L, U) when a batch carries several masks;
+            U units a layer are H heads, then MLP blocks.
         recorder: Set for the length of one measuring pass.
     """
 
@@ -48,6 +53,7 @@ class LayerGate:
 
     state: GateState = field(repr=False)
     layer: int = 0
+    heads: int = 0
 
 
 def plastic_attention(
@@ -81,10 +87,28 @@ def plastic_attention(
     else:
         out, _ = _stock(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     if link is not None and link.state.gates is not None:
-        gate = link.state.gates[..., link.layer, :]  # (H,) or (B, H)
+        gate = link.state.gates[..., link.layer, : link.heads]  # (H,) or (B, H)
         gate = gate.to(out).unsqueeze(-2).unsqueeze(-1)  # (1, H, 1) or (B, 1, H, 1)
         out = out * gate if torch.is_grad_enabled() else out.mul_(gate)
     return out, None
+
+
+@dataclass
+class MlpGate:
+    """Forward pre-hook on an MLP's output projection: a gate on each block of neurons that it reads."""
+
+    link: LayerGate
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        state, (neurons,) = self.link.state, args  # (B, T, M), or (B * T, M) in OPT
+        if state.recorder is not None:
+            state.recorder.note_mlp(self.link.layer, neurons)
+        if state.gates is None:
+            return None
+        gate = state.gates[..., self.link.layer, self.link.heads :].to(neurons)  # (m,) or (B, m)
+        rows = gate.view(-1, 1, gate.shape[-1], 1)  # (1 or B, 1, m, 1)
+        cut = neurons.reshape(len(rows), -1, gate.shape[-1], neurons.shape[-1] // gate.shape[-1])  # (.., m, M/m)
+        return ((cut * rows).view(neurons.shape),)
 
 
 AttentionInterface.register(IMPLEMENTATION, plastic_attention)

@@ -6,10 +6,11 @@ A new architecture is one call: ``register_layout("my_type", Layout(...))``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -29,6 +30,10 @@ class Layout:
         split: ``separate`` (q, k and v projections of their own), ``fused`` (all q, then all k, then all v in one
             projection) or ``interleaved`` (q, k, v of head 0, then of head 1, ...).
         projections: Names of the projections: (q, k, v) when separate, else the one fused projection.
+        mlp: Name of the MLP inside a block; "" where its projections are the block's own.
+        mlp_inputs: Names of the projections that make the neurons (gate and up, or one).
+        mlp_output: Name of the projection that reads the neurons.
+        post_norm: What a projection writes is normalised before it joins the residual stream (Gemma-3).
     """
 
     layers: str
@@ -36,19 +41,33 @@ class Layout:
     output: str
     split: Split
     projections: tuple[str, ...]
+    mlp: str = "mlp"
+    mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
+    mlp_output: str = "down_proj"
+    post_norm: bool = False
 
 
-_LLAMA = Layout("model.layers", "self_attn", "o_proj", "separate", ("q_proj", "k_proj", "v_proj"))
+_QKV = ("q_proj", "k_proj", "v_proj")
+_LLAMA = Layout("model.layers", "self_attn", "o_proj", "separate", _QKV)
 _LAYOUTS: dict[str, Layout] = {
-    "gpt2": Layout("transformer.h", "attn", "c_proj", "fused", ("c_attn",)),
+    "gpt2": Layout("transformer.h", "attn", "c_proj", "fused", ("c_attn",), "mlp", ("c_fc",), "c_proj"),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "phi": Layout("model.layers", "self_attn", "dense", "separate", ("q_proj", "k_proj", "v_proj")),
-    "opt": Layout("model.decoder.layers", "self_attn", "out_proj", "separate", ("q_proj", "k_proj", "v_proj")),
-    "gpt_neox": Layout("gpt_neox.layers", "attention", "dense", "interleaved", ("query_key_value",)),
+    "gemma3_text": replace(_LLAMA, post_norm=True),
+    "phi": Layout("model.layers", "self_attn", "dense", "separate", _QKV, "mlp", ("fc1",), "fc2"),
+    "opt": Layout("model.decoder.layers", "self_attn", "out_proj", "separate", _QKV, "", ("fc1",), "fc2"),
+    "gpt_neox": Layout(
+        "gpt_neox.layers",
+        "attention",
+        "dense",
+        "interleaved",
+        ("query_key_value",),
+        "mlp",
+        ("dense_h_to_4h",),
+        "dense_4h_to_h",
+    ),
 }
 
 
@@ -95,7 +114,46 @@ class HeadSlice:
         return self.narrow(self.parameter.data)
 
 
-class AttentionBlock:
+class Site:
+    """A projection that reads units and writes to the residual stream: what a repair may change.
+
+    Attributes:
+        output: The projection (``nn.Linear`` or GPT-2's ``Conv1D``).
+        layer: Which layer it belongs to.
+        columns: The units that it reads, as columns of an (L, U) mask; empty where its units are not gated.
+        unit_width: Inputs of one unit.
+    """
+
+    layout: Layout
+    output: nn.Module
+    layer: int
+    columns: slice
+    unit_width: int
+
+    def output_slice(self, unit: int) -> HeadSlice:
+        """Input rows of the output projection that read this unit."""
+        dim = 0 if isinstance(self.output, Conv1D) else 1
+        return HeadSlice(_parameter(self.output, "weight"), dim, unit * self.unit_width, self.unit_width)
+
+    def output_weight(self) -> Tensor:
+        """Output projection as an (inputs, E) view: row ``i`` multiplies input ``i``, whatever the storage order."""
+        weight = _parameter(self.output, "weight").data
+        return weight if isinstance(self.output, Conv1D) else weight.t()
+
+    @property
+    def normed(self) -> bool:
+        """Whether a norm stands between the projection and the residual stream."""
+        return self.layout.post_norm
+
+    def kept_inputs(self, active: Tensor) -> Tensor:
+        """(inputs,) boolean, True for inputs of active units, from an (L, U) mask; all True where no unit is gated."""
+        units = active[self.layer, self.columns]
+        if not len(units):
+            return torch.ones(_in_features(self.output), dtype=torch.bool)
+        return units.repeat_interleave(self.unit_width)
+
+
+class AttentionBlock(Site):
     """One layer's attention, seen head by head.
 
     Attributes:
@@ -104,12 +162,15 @@ class AttentionBlock:
         heads, kv_heads, head_dim: Sizes; query head ``h`` reads KV group ``h // (heads // kv_heads)``.
     """
 
-    def __init__(self, module: nn.Module, layout: Layout) -> None:
+    def __init__(self, module: nn.Module, layout: Layout, layer: int = 0) -> None:
         self.module = module
         self.layout = layout
-        self.output: nn.Module = getattr(module, layout.output)
+        self.layer = layer
+        self.output = getattr(module, layout.output)
         self.head_dim: int = getattr(module, "head_dim", None) or module.head_size  # type: ignore[assignment]
+        self.unit_width = self.head_dim
         self.heads = _in_features(self.output) // self.head_dim
+        self.columns = slice(0, self.heads)
         if layout.split == "separate":
             self.kv_heads = _out_features(getattr(module, layout.projections[1])) // self.head_dim
         else:
@@ -136,28 +197,63 @@ class AttentionBlock:
             return self._rows(names[0], width + group * d) + self._rows(names[0], 2 * width + group * d)
         return self._rows(names[0], 3 * group * d + d) + self._rows(names[0], 3 * group * d + 2 * d)
 
-    def output_slice(self, head: int) -> HeadSlice:
-        """Input rows of the output projection that read this head."""
-        dim = 0 if isinstance(self.output, Conv1D) else 1
-        return HeadSlice(_parameter(self.output, "weight"), dim, head * self.head_dim, self.head_dim)
-
-    def output_weight(self) -> Tensor:
-        """Output projection as a (H*D, E) view: row ``i`` multiplies input ``i``, whatever the storage order."""
-        weight = _parameter(self.output, "weight").data
-        return weight if isinstance(self.output, Conv1D) else weight.t()
-
     def projections(self) -> Iterator[nn.Module]:
         """The query / key / value projection modules."""
         for name in self.layout.projections:
             yield getattr(self.module, name)
 
     def _rows(self, projection: str, start: int) -> list[HeadSlice]:
-        module = getattr(self.module, projection)
-        dim = 1 if isinstance(module, Conv1D) else 0
-        rows = [HeadSlice(_parameter(module, "weight"), dim, start, self.head_dim)]
-        if module.bias is not None:
-            rows.append(HeadSlice(_parameter(module, "bias"), 0, start, self.head_dim))
-        return rows
+        return _rows(getattr(self.module, projection), start, self.head_dim)
+
+
+class MlpBlock(Site):
+    """One layer's MLP, cut into equal blocks of neurons.
+
+    Args:
+        module: The module that holds its projections.
+        layout: Names of them.
+        layer: Which layer.
+        heads: Attention heads a layer; the MLP's units follow them in an (L, U) mask.
+        count: Blocks of neurons; 0 when they are no units.
+
+    Attributes:
+        inputs: The projections that make the neurons.
+        width: Neurons.
+
+    Raises:
+        InputError: The neurons cannot be cut into so many equal blocks.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout, layer: int, heads: int, count: int) -> None:
+        self.module, self.layout, self.layer, self.count = module, layout, layer, count
+        self.inputs: list[nn.Module] = [getattr(module, name) for name in layout.mlp_inputs]
+        self.output = getattr(module, layout.mlp_output)
+        self.width = _in_features(self.output)
+        if count < 0 or (count and self.width % count):
+            divisors = [n for n in range(1, 65) if self.width % n == 0]
+            raise InputError(f"{self.width} neurons do not make {count} equal blocks: use one of {divisors}")
+        self.columns = slice(heads, heads + count)
+        self.unit_width = self.width // count if count else self.width
+
+    def input_slices(self, block: int) -> list[HeadSlice]:
+        """Rows of the input projections (weights and biases) that make a block's neurons."""
+        start = block * self.unit_width
+        return [piece for module in self.inputs for piece in _rows(module, start, self.unit_width)]
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a Hugging Face causal LM, in order.
+
+    Raises:
+        InputError: Unknown architecture, or not a causal LM.
+    """
+    layout = _layout_of(model)
+    try:
+        return list(attrgetter(layout.layers)(model))
+    except AttributeError as error:
+        raise InputError(
+            f"{type(model).__name__} has no {layout.layers!r}: wrap the causal LM itself (AutoModelForCausalLM)"
+        ) from error
 
 
 def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
@@ -166,18 +262,41 @@ def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
     Raises:
         InputError: Unknown architecture, or a model whose layers differ in their number of heads.
     """
-    layout = find_layout(str(getattr(model.config, "model_type", type(model).__name__)))  # type: ignore[union-attr]
-    try:
-        layers = attrgetter(layout.layers)(model)
-    except AttributeError as error:
-        raise InputError(
-            f"{type(model).__name__} has no {layout.layers!r}: wrap the causal LM itself (AutoModelForCausalLM)"
-        ) from error
-    blocks = [AttentionBlock(getattr(layer, layout.attention), layout) for layer in layers]
+    layout = _layout_of(model)
+    layers = transformer_layers(model)
+    blocks = [AttentionBlock(getattr(layer, layout.attention), layout, i) for i, layer in enumerate(layers)]
     shapes = {(block.heads, block.kv_heads, block.head_dim) for block in blocks}
     if len(shapes) != 1:
         raise InputError(f"layers differ in (heads, kv_heads, head_dim): {sorted(shapes)}; only uniform models fit")
     return blocks
+
+
+def cut_mlps(model: nn.Module, heads: int, count: int) -> list[MlpBlock]:
+    """All MLPs of a Hugging Face causal LM, in order.
+
+    Args:
+        model: The causal LM.
+        heads: Attention heads a layer.
+        count: Blocks of neurons a layer; 0 when they are no units.
+
+    Raises:
+        InputError: Unknown architecture, or the neurons cannot be cut into so many equal blocks.
+    """
+    layout = _layout_of(model)
+    modules = [getattr(layer, layout.mlp) if layout.mlp else layer for layer in transformer_layers(model)]
+    return [MlpBlock(module, layout, layer, heads, count) for layer, module in enumerate(modules)]
+
+
+def _layout_of(model: nn.Module) -> Layout:
+    return find_layout(str(getattr(model.config, "model_type", type(model).__name__)))  # type: ignore[union-attr]
+
+
+def _rows(module: nn.Module, start: int, length: int) -> list[HeadSlice]:
+    dim = 1 if isinstance(module, Conv1D) else 0
+    rows = [HeadSlice(_parameter(module, "weight"), dim, start, length)]
+    if module.bias is not None:
+        rows.append(HeadSlice(_parameter(module, "bias"), 0, start, length))
+    return rows
 
 
 def _parameter(module: nn.Module, name: str) -> nn.Parameter:
@@ -205,9 +324,13 @@ __all__ = [
     "AttentionBlock",
     "HeadSlice",
     "Layout",
+    "MlpBlock",
+    "Site",
     "attention_blocks",
+    "cut_mlps",
     "find_layout",
     "is_projection",
     "known_layouts",
     "register_layout",
+    "transformer_layers",
 ]

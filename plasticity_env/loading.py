@@ -48,6 +48,7 @@ def load_model(
     mode: str | PruningMode = PruningMode.ADAPTIVE,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    mlp_blocks: int = 0,
 ) -> LoadedModel:
     """Load a causal LM and wrap it.
 
@@ -56,6 +57,7 @@ def load_model(
         mode: Pruning mode of the wrapped model.
         device: Where its parameters go.
         dtype: Type of its parameters.
+        mlp_blocks: Blocks of MLP neurons a layer that are units beside the heads; 0 for heads alone.
 
     Returns:
         Model in evaluation mode, tokenizer, and a short name.
@@ -94,7 +96,7 @@ def load_model(
         if bars:
             logging.enable_progress_bar()
     hf_model.to(device)  # type: ignore[arg-type]
-    return LoadedModel(PlasticModel(hf_model.eval(), mode), tokenizer, name)
+    return LoadedModel(PlasticModel(hf_model.eval(), mode, mlp_blocks), tokenizer, name)
 
 
 def check_device(device: str | torch.device) -> torch.device:

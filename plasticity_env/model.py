@@ -1,7 +1,7 @@
-"""A Hugging Face causal LM whose attention heads can be pruned, revived and grown.
+"""A Hugging Face causal LM whose units (attention heads, and if asked for MLP neuron blocks) can be pruned and brought back.
 
-States of a head: ACTIVE -> PRUNED (prune), PRUNED -> ACTIVE with its saved weights (revive), PRUNED -> ACTIVE with
-new weights and a warm-up (grow). Nothing else. A pruned head's gate is 0 and its saved weights are kept aside.
+States of a unit: ACTIVE -> PRUNED (prune), PRUNED -> ACTIVE with its saved weights (revive), PRUNED -> ACTIVE with
+new weights and a warm-up (grow). Nothing else. A pruned unit's gate is 0 and its saved weights are kept aside.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from plasticity_env.attention import IMPLEMENTATION, GateState, LayerGate
+from plasticity_env.applied_repairs import AppliedRepairs, OutputRepair
+from plasticity_env.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
 from plasticity_env.errors import InputError
-from plasticity_env.layouts import AttentionBlock, HeadSlice, attention_blocks
+from plasticity_env.layouts import AttentionBlock, HeadSlice, MlpBlock, Site, attention_blocks, cut_mlps
+from plasticity_env.pruned_training import frozen_pieces, zero_moments
 
 _versions = itertools.count(1)  # of the whole process: copies of a model never share a number for different weights
 
@@ -43,33 +45,14 @@ class PruningMode(StrEnum):
 
 
 @dataclass(frozen=True)
-class OutputRepair:
-    """A repaired output projection and the way back.
-
-    Attributes:
-        base: (H*D, E) the projection before repair.
-        weight: (H*D, E) the repaired projection, or None for a repair of the bias alone.
-        bias: (E,) what repair added to the bias, or None.
-        base_bias: (E,) the bias before repair, or None where the projection has none.
-        version: Weight version for which ``base`` was taken.
-    """
-
-    base: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-    base_bias: Tensor | None
-    version: int
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """Everything that edits and training change in a `PlasticModel`.
 
     Attributes:
-        active, scale: (L, H) gates' mask and warm-up scale.
-        warmup: (2, L, H) warm-up steps taken and in total.
-        saved: Weights of pruned heads and dead KV groups.
-        repairs: Repaired layers; ``weights`` hold them repaired.
+        active, scale: (L, U) gates' mask and warm-up scale.
+        warmup: (2, L, U) warm-up steps taken and in total.
+        saved: Weights of pruned units and dead KV groups, by (layer, index, kind).
+        repairs: Repaired sites; ``weights`` hold them repaired.
         weights: A copy of all parameters, or None where the weights equal those of version ``version``.
         version: The model's weight version.
     """
@@ -83,33 +66,59 @@ class Snapshot:
     version: int
 
 
+class NewWeights(Protocol):
+    """Where the weights of a grown unit come from."""
+
+    def __call__(
+        self, model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
+    ) -> list[Tensor]:
+        """New values of each piece, in its shape."""
+        ...
+
+
 class PlasticModel(nn.Module):
     """Wraps a Hugging Face causal LM and leaves it usable as one (forward, generate, KV cache, state_dict).
 
     Args:
         model: A causal LM of a registered architecture; it is edited in place.
-        mode: Whether pruned heads may come back.
+        mode: Whether pruned units may come back.
+        mlp_blocks: Equal blocks into which each layer's MLP neurons are cut; 0 leaves heads as the only units.
+
+    All masks and gates are (L, U), U units a layer: columns [0, H) are heads, [H, U) MLP blocks.
+
+    Attributes:
+        blocks: L attention blocks.
+        mlps: L MLPs.
+        sites: The 2L projections that write to the residual stream, in execution order: ``sites[2 * l]`` is layer l's
+            attention output, ``sites[2 * l + 1]`` its MLP output.
 
     Raises:
-        InputError: The architecture has no layout; the model is left untouched.
+        InputError: The architecture has no layout, or its MLPs no so many equal blocks; the model is left untouched.
     """
 
-    def __init__(self, model: nn.Module, mode: str | PruningMode = PruningMode.ADAPTIVE) -> None:
+    def __init__(self, model: nn.Module, mode: str | PruningMode = PruningMode.ADAPTIVE, mlp_blocks: int = 0) -> None:
         super().__init__()
         self.mode = PruningMode.parse(mode)
         blocks = attention_blocks(model)
+        mlps = cut_mlps(model, blocks[0].heads, mlp_blocks)
         self.model = model
         self.training = model.training
         self.blocks: list[AttentionBlock] = blocks
+        self.mlps: list[MlpBlock] = mlps
+        self.sites: list[Site] = [site for pair in zip(blocks, mlps, strict=True) for site in pair]
+        self.mlp_blocks = mlp_blocks
         self._state = GateState()
         for layer, block in enumerate(blocks):
-            block.module.plastic = LayerGate(self._state, layer)  # type: ignore[assignment]
+            block.module.plastic = LayerGate(self._state, layer, block.heads)  # type: ignore[assignment]
+        if mlp_blocks:
+            for mlp in mlps:
+                mlp.output.register_forward_pre_hook(MlpGate(LayerGate(self._state, mlp.layer, blocks[0].heads)))
         model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
         self._active = torch.ones(self.shape, dtype=torch.bool)
         self._scale = torch.ones(self.shape)
         self._warmup = torch.zeros(2, *self.shape)  # steps taken, steps in total
         self._saved: dict[tuple[int, int, str], list[Tensor]] = {}
-        self._repairs: dict[int, OutputRepair] = {}
+        self._repairs = AppliedRepairs(self.sites)
         self.weight_version = next(_versions)
 
     # -- a causal LM as before -----------------------------------------------------------------------------------
@@ -131,7 +140,7 @@ class PlasticModel(nn.Module):
         self.undo_repair()
         result = self.model.load_state_dict(*args, **kwargs)
         for layer, index, kind in self._saved:
-            self._save(layer, index, kind, self._slices(layer, index, kind))
+            self._save(layer, index, kind)
         self.weights_changed()
         return result
 
@@ -139,10 +148,7 @@ class PlasticModel(nn.Module):
         """Move what lies outside the parameters along with them (``.to(device)``, ``.half()``)."""
         super()._apply(fn, recurse)
         self._saved = {key: [fn(tensor) for tensor in tensors] for key, tensors in self._saved.items()}
-        for layer, repair in self._repairs.items():
-            names = ("base", "weight", "bias", "base_bias")
-            moved = {name: fn(getattr(repair, name)) for name in names if getattr(repair, name) is not None}
-            self._repairs[layer] = replace(repair, **moved)  # type: ignore[arg-type]
+        self._repairs.move(fn)
         self._publish()
         return self
 
@@ -163,8 +169,13 @@ class PlasticModel(nn.Module):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(layers, heads)."""
-        return len(self.blocks), self.blocks[0].heads
+        """(layers, units a layer); units are heads, then MLP blocks."""
+        return len(self.blocks), self.heads + self.mlp_blocks
+
+    @property
+    def heads(self) -> int:
+        """Query heads a layer."""
+        return self.blocks[0].heads
 
     @property
     def kv_heads(self) -> int:
@@ -175,17 +186,17 @@ class PlasticModel(nn.Module):
 
     @property
     def active(self) -> Tensor:
-        """(L, H) boolean, True where a head is active; a copy."""
+        """(L, U) boolean, True where a head is active; a copy."""
         return self._active.clone()
 
     @property
     def scale(self) -> Tensor:
-        """(L, H) warm-up scale of each head, 1 when it is fully grown; a copy."""
+        """(L, U) warm-up scale of each head, 1 when it is fully grown; a copy."""
         return self._scale.clone()
 
     @property
     def gates(self) -> Tensor:
-        """(L, H) float: what each head's output is multiplied by."""
+        """(L, U) float: what each head's output is multiplied by."""
         return self._active * self._scale
 
     @property
@@ -195,7 +206,7 @@ class PlasticModel(nn.Module):
 
     @contextmanager
     def using(self, gates: Tensor | None, recorder: Any = None) -> Iterator[None]:
-        """Run with other gates ((L, H), (B, L, H), or None for all open) and a recorder, then put the own ones back."""
+        """Run with other gates ((L, U), (B, L, H), or None for all open) and a recorder, then put the own ones back."""
         before = self._state.gates, self._state.recorder
         self._state.gates, self._state.recorder = gates, recorder
         try:
@@ -222,46 +233,43 @@ class PlasticModel(nn.Module):
     # -- edits -----------------------------------------------------------------------------------------------------
 
     def prune(self, mask: Tensor) -> None:
-        """Close the gates of the heads where ``mask`` is True, and keep their weights aside.
+        """Close the gates of the units where ``mask`` is True, and keep their weights aside.
 
         Args:
-            mask: (L, H) boolean; heads that are pruned already stay so.
+            mask: (L, U) boolean; units that are pruned already stay so.
 
         Raises:
             InputError: Wrong shape or type.
         """
         mask = self._check(mask) & self._active
-        self.undo_repair(_layers(mask))
-        for layer, head in mask.nonzero().tolist():
-            block = self.blocks[layer]
-            self._active[layer, head] = False
-            self._save(layer, head, "head", [*block.query_slices(head), block.output_slice(head)])
-            group = head // block.group_size
-            if not self._group_active(layer, group):
-                self._save(layer, group, "group", block.kv_slices(group))
+        self._undo_repairs_of(mask)
+        for layer, unit in mask.nonzero().tolist():
+            self._active[layer, unit] = False
+            self._save(layer, unit, "unit")
+            if self._group_is_dead(layer, unit):
+                self._save(layer, unit // self.blocks[layer].group_size, "group")
         self._scale[mask] = 1.0
         self._warmup[:, mask] = 0.0
         self._publish()
 
     def revive(self, mask: Tensor) -> None:
-        """Open the gates of pruned heads again, with the weights that they had when last pruned.
+        """Open the gates of pruned units again, with the weights that they had when last pruned.
 
         Args:
-            mask: (L, H) boolean; active heads stay as they are.
+            mask: (L, U) boolean; active units stay as they are.
 
         Raises:
             InputError: Wrong shape or type, or the mode is COMPRESSED.
         """
         mask = self._check(mask) & ~self._active
         self._refuse_if_compressed("revive", mask)
-        self.undo_repair(_layers(mask))
+        self._undo_repairs_of(mask)
         changed = False
-        for layer, head in mask.nonzero().tolist():
-            block = self.blocks[layer]
-            group = head // block.group_size
-            changed |= self._put_back(layer, head, "head", [*block.query_slices(head), block.output_slice(head)])
-            changed |= self._put_back(layer, group, "group", block.kv_slices(group))
-            self._active[layer, head] = True
+        for layer, unit in mask.nonzero().tolist():
+            changed |= self._put_back(layer, unit, "unit")
+            if unit < self.heads:
+                changed |= self._put_back(layer, unit // self.blocks[layer].group_size, "group")
+            self._active[layer, unit] = True
         if changed:
             self.weights_changed()
         self._publish()
@@ -272,18 +280,20 @@ class PlasticModel(nn.Module):
         initial_scale: float = 0.01,
         warmup_steps: int = 100,
         generator: torch.Generator | None = None,
+        weights: NewWeights | None = None,
     ) -> None:
-        """Give pruned heads new random weights and open their gates a little.
+        """Give pruned units new weights and open their gates a little.
 
-        New query, key, value and output rows are normal with the standard deviation of the layer's own rows (keys and
-        values only where no other head of the group is active: shared ones stay). The gate starts at
+        New rows are normal with the standard deviation of the layer's own rows, unless ``weights`` says otherwise (keys
+        and values only where no other head of the group is active: shared ones stay). The gate starts at
         ``initial_scale`` and reaches 1 after ``warmup_steps`` calls of `advance_warmup`.
 
         Args:
-            mask: (L, H) boolean; active heads stay as they are. Their older saved weights are discarded.
+            mask: (L, U) boolean; active units stay as they are. Their older saved weights are discarded.
             initial_scale: First value of the gate, in (0, 1].
             warmup_steps: Training steps until the gate is 1; 0 opens it at once.
             generator: Source of the new weights.
+            weights: Makes the new weights of one unit; called for all units before any is written.
 
         Raises:
             InputError: Wrong shape, type or scale, or the mode is COMPRESSED.
@@ -292,18 +302,24 @@ class PlasticModel(nn.Module):
         self._refuse_if_compressed("grow", mask)
         if not 0 < initial_scale <= 1:
             raise InputError(f"initial_scale {initial_scale} is outside (0, 1]; 0.01 is usual")
-        self.undo_repair(_layers(mask))
-        for layer, head in mask.nonzero().tolist():
-            block = self.blocks[layer]
-            group = head // block.group_size
-            slices = [*block.query_slices(head), block.output_slice(head)]
-            if not self._group_active(layer, group):
-                slices += block.kv_slices(group)
-                self._saved.pop((layer, group, "group"), None)
-            self._saved.pop((layer, head, "head"), None)
-            for piece in slices:
-                _randomise(piece, generator)
-            self._active[layer, head] = True
+        self._undo_repairs_of(mask)
+        make, fresh = weights or _random_weights, []
+        active, dead_groups = self._active.clone(), set()
+        for layer, unit in mask.nonzero().tolist():
+            pieces = self.pieces(layer, unit, "unit")
+            group = unit // self.blocks[layer].group_size
+            if self._group_is_dead(layer, unit) and (layer, group) not in dead_groups:
+                pieces += self.pieces(layer, group, "group")
+                dead_groups.add((layer, group))  # one new head brings the group's keys and values
+            fresh.append((pieces, make(self, layer, unit, pieces, generator)))
+        for pieces, values in fresh:
+            for piece, value in zip(pieces, values, strict=True):
+                piece.data.copy_(value)
+        for layer, unit in mask.nonzero().tolist():
+            self._saved.pop((layer, unit, "unit"), None)
+            if unit < self.heads:
+                self._saved.pop((layer, unit // self.blocks[layer].group_size, "group"), None)
+        self._active = active | mask
         if mask.any():
             self.weights_changed()
             self._scale[mask] = initial_scale if warmup_steps > 0 else 1.0
@@ -324,7 +340,7 @@ class PlasticModel(nn.Module):
         self._publish()
 
     def set_active(self, target: Tensor) -> None:
-        """Prune and revive until exactly the heads where ``target`` is True are active ((L, H) boolean)."""
+        """Prune and revive until exactly the heads where ``target`` is True are active ((L, U) boolean)."""
         target = self._check(target)
         if bool((target == self._active).all()):
             return
@@ -333,65 +349,37 @@ class PlasticModel(nn.Module):
 
     # -- repair of output projections ----------------------------------------------------------------------------
 
-    def apply_repair(self, layer: int, weight: Tensor | None, bias: Tensor | None) -> None:
-        """Replace a layer's output projection until the next edit of this layer, or until `undo_repair`.
+    def apply_repair(self, site: int, weight: Tensor | None, bias: Tensor | None) -> None:
+        """Replace a projection until the next edit of the units that it reads, or until `undo_repair`.
 
         Args:
-            layer: Which one.
-            weight: (H*D, E) the new projection, or None to leave it.
+            site: Index in `sites`.
+            weight: (inputs, E) the new projection, or None to leave it.
             bias: (E,) to add to the bias (the projection gets one where it has none), or None.
         """
-        self.undo_repair([layer])
-        block = self.blocks[layer]
-        view = block.output_weight()
-        base, base_bias = view.clone(), None
-        if weight is not None:
-            weight = weight.to(view.dtype).clone()
-            view.copy_(weight)
-        if bias is not None:
-            bias = bias.to(view.dtype)
-            if block.output.bias is None:
-                block.output.bias = nn.Parameter(bias.clone(), requires_grad=False)
-            else:
-                base_bias = block.output.bias.data.clone()  # type: ignore[union-attr, operator]
-                block.output.bias.data.add_(bias)  # type: ignore[union-attr, operator]
-        self._repairs[layer] = OutputRepair(base, weight, bias, base_bias, self.weight_version)
+        self._repairs.apply(site, weight, bias, self.weight_version)
 
-    def undo_repair(self, layers: Iterable[int] | None = None) -> None:
+    def undo_repair(self, sites: Iterable[int] | None = None) -> None:
         """Take repairs back: exactly where nothing trained since, else by subtracting what repair added."""
-        for layer in list(self._repairs) if layers is None else layers:
-            repair = self._repairs.pop(layer, None)
-            if repair is None:
-                continue
-            block = self.blocks[layer]
-            untouched = repair.version == self.weight_version
-            if repair.weight is not None:
-                view = block.output_weight()
-                view.copy_(repair.base if untouched else view - (repair.weight - repair.base))
-            if repair.bias is not None and repair.base_bias is None:
-                block.output.bias = None  # type: ignore[assignment]
-            elif repair.bias is not None:
-                bias = block.output.bias.data  # type: ignore[union-attr]
-                bias.copy_(repair.base_bias if untouched else bias - repair.bias)  # type: ignore[operator, arg-type]
+        self._repairs.undo(list(self._repairs.by_site) if sites is None else sites, self.weight_version)
 
     @property
-    def repaired_layers(self) -> list[int]:
-        """Layers whose output projection is a repaired one at the moment."""
-        return sorted(self._repairs)
+    def repaired_sites(self) -> list[int]:
+        """Indices of the sites whose projection is a repaired one at the moment."""
+        return sorted(self._repairs.by_site)
+
+    @property
+    def repairs(self) -> dict[int, OutputRepair]:
+        """The repairs that the model carries, by site; a copy."""
+        return dict(self._repairs.by_site)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def frozen_heads(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Wrap ``optimizer.step()``: pruned heads' weights and optimizer moments come out bit-identical."""
-        pieces = self._pruned_slices()
-        kept = [(piece, piece.data.clone(), _moments(piece, optimizer)) for piece in pieces]
-        yield
-        for piece, data, moments in kept:
-            piece.data.copy_(data)
-            for name, value in optimizer.state.get(piece.parameter, {}).items():
-                if isinstance(value, Tensor) and value.shape == piece.parameter.shape:
-                    piece.narrow(value).copy_(moments[name]) if name in moments else piece.narrow(value).zero_()
+        with frozen_pieces(self._pruned_pieces(), optimizer):
+            yield
         self.weights_changed()
 
     def weights_changed(self) -> None:
@@ -402,21 +390,17 @@ class PlasticModel(nn.Module):
         """Zero the optimizer's moments of heads (and of KV groups that only they use): new weights start afresh.
 
         Args:
-            mask: (L, H) boolean.
+            mask: (L, U) boolean.
             optimizer: Over this model's parameters.
         """
         mask = self._check(mask)
-        for layer, head in mask.nonzero().tolist():
-            size = self.blocks[layer].group_size
-            group = head // size
-            members = slice(group * size, (group + 1) * size)
-            pieces = self._slices(layer, head, "head")
-            if not bool((self._active[layer, members] & ~mask[layer, members]).any()):
-                pieces += self._slices(layer, group, "group")
-            for piece in pieces:
-                for value in optimizer.state.get(piece.parameter, {}).values():
-                    if isinstance(value, Tensor) and value.shape == piece.parameter.shape:
-                        piece.narrow(value).zero_()
+        for layer, unit in mask.nonzero().tolist():
+            zero_moments(self.pieces(layer, unit, "unit"), optimizer)
+            if unit < self.heads:
+                size = self.blocks[layer].group_size
+                members = slice(unit // size * size, (unit // size + 1) * size)
+                if not bool((self._active[layer, members] & ~mask[layer, members]).any()):
+                    zero_moments(self.pieces(layer, unit // size, "group"), optimizer)
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
@@ -428,7 +412,7 @@ class PlasticModel(nn.Module):
             self.scale,
             self._warmup.clone(),
             {key: [tensor.clone() for tensor in tensors] for key, tensors in self._saved.items()},
-            dict(self._repairs),
+            self.repairs,
             copies,
             self.weight_version,
         )
@@ -444,19 +428,55 @@ class PlasticModel(nn.Module):
         self.undo_repair()
         if snapshot.version != self.weight_version:
             assert snapshot.weights is not None
-            for layer, repair in snapshot.repairs.items():  # a repair may have given a projection its first bias
-                if repair.bias is not None and repair.base_bias is None:
-                    self.blocks[layer].output.bias = nn.Parameter(repair.bias.clone(), requires_grad=False)
+            self._repairs.make_room(snapshot.repairs)
             self.model.load_state_dict(snapshot.weights)
             self.weight_version = snapshot.version
-            self._repairs = dict(snapshot.repairs)
+            self._repairs.by_site = dict(snapshot.repairs)
         else:
-            self._redo(snapshot.repairs)
+            self._repairs.redo(snapshot.repairs, self.weight_version)
         self._active = snapshot.active.clone()
         self._scale = snapshot.scale.clone()
         self._warmup = snapshot.warmup.clone()
         self._saved = {key: [tensor.clone() for tensor in tensors] for key, tensors in snapshot.saved.items()}
         self._publish()
+
+    # -- pieces of weights -------------------------------------------------------------------------------------------
+
+    def pieces(self, layer: int, index: int, kind: str) -> list[HeadSlice]:
+        """The pieces of parameters that make a unit ("unit", column of the mask) or a KV group ("group")."""
+        block = self.blocks[layer]
+        if kind == "group":
+            return block.kv_slices(index)
+        if index >= self.heads:
+            mlp = self.mlps[layer]
+            return [*mlp.input_slices(index - self.heads), mlp.output_slice(index - self.heads)]
+        return [*block.query_slices(index), block.output_slice(index)]
+
+    def saved_weights(self, layer: int, index: int, kind: str = "unit") -> list[Tensor] | None:
+        """Copies of the weights kept aside for a pruned unit (or dead KV group), in the order of `pieces`; None if none."""
+        saved = self._saved.get((layer, index, kind))
+        return None if saved is None else [tensor.clone() for tensor in saved]
+
+    def _save(self, layer: int, index: int, kind: str) -> None:
+        self._saved[layer, index, kind] = [piece.data.clone() for piece in self.pieces(layer, index, kind)]
+
+    def _put_back(self, layer: int, index: int, kind: str) -> bool:
+        changed = False
+        saved = self._saved.pop((layer, index, kind), [])
+        for piece, tensor in zip(self.pieces(layer, index, kind) if saved else [], saved, strict=True):
+            if not torch.equal(piece.data, tensor):
+                piece.data.copy_(tensor)
+                changed = True
+        return changed
+
+    def _pruned_pieces(self) -> list[HeadSlice]:
+        pieces: list[HeadSlice] = []
+        for layer, unit in (~self._active).nonzero().tolist():
+            pieces += self.pieces(layer, unit, "unit")
+            size = self.blocks[layer].group_size
+            if self._group_is_dead(layer, unit) and unit % size == 0:
+                pieces += self.pieces(layer, unit // size, "group")
+        return pieces
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 
@@ -464,67 +484,32 @@ class PlasticModel(nn.Module):
         mask = torch.as_tensor(mask).cpu()
         if mask.dtype != torch.bool or tuple(mask.shape) != self.shape:
             raise InputError(
-                f"a mask must be boolean of shape {self.shape} (layers, heads), "
+                f"a mask must be boolean of shape {self.shape} (layers, {'units' if self.mlp_blocks else 'heads'}), "
                 f"got {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
             )
         return mask
-
-    def _redo(self, repairs: dict[int, OutputRepair]) -> None:
-        for layer, repair in repairs.items():
-            weight = repair.weight
-            if weight is not None and repair.version != self.weight_version:
-                weight = self.blocks[layer].output_weight() + (weight - repair.base)
-            self.apply_repair(layer, weight, repair.bias)
 
     def _refuse_if_compressed(self, edit: str, mask: Tensor) -> None:
         if self.mode is PruningMode.COMPRESSED and bool(mask.any()):
             raise InputError(f"cannot {edit} in compressed mode, where pruning is for ever; wrap with mode='adaptive'")
 
-    def _group_active(self, layer: int, group: int) -> bool:
+    def _group_is_dead(self, layer: int, unit: int) -> bool:
+        """Whether a unit is a head of a KV group without an active head."""
         size = self.blocks[layer].group_size
-        return bool(self._active[layer, group * size : (group + 1) * size].any())
+        start = unit // size * size
+        return unit < self.heads and not bool(self._active[layer, start : start + size].any())
 
-    def _slices(self, layer: int, index: int, kind: str) -> list[HeadSlice]:
-        block = self.blocks[layer]
-        if kind == "group":
-            return block.kv_slices(index)
-        return [*block.query_slices(index), block.output_slice(index)]
-
-    def _save(self, layer: int, index: int, kind: str, slices: list[HeadSlice]) -> None:
-        self._saved[layer, index, kind] = [piece.data.clone() for piece in slices]
-
-    def _put_back(self, layer: int, index: int, kind: str, slices: list[HeadSlice]) -> bool:
-        changed = False
-        for piece, tensor in zip(slices, self._saved.pop((layer, index, kind), []), strict=False):
-            if not torch.equal(piece.data, tensor):
-                piece.data.copy_(tensor)
-                changed = True
-        return changed
-
-    def _pruned_slices(self) -> list[HeadSlice]:
-        slices: list[HeadSlice] = []
-        for layer, head in (~self._active).nonzero().tolist():
-            block = self.blocks[layer]
-            slices += [*block.query_slices(head), block.output_slice(head)]
-            if head % block.group_size == 0 and not self._group_active(layer, head // block.group_size):
-                slices += block.kv_slices(head // block.group_size)
-        return slices
+    def _undo_repairs_of(self, mask: Tensor) -> None:
+        self.undo_repair(index for index, site in enumerate(self.sites) if bool(mask[site.layer, site.columns].any()))
 
 
-def _layers(mask: Tensor) -> list[int]:
-    return mask.any(1).nonzero().flatten().tolist()
-
-
-def _randomise(piece: HeadSlice, generator: torch.Generator | None) -> None:
-    spread = float(piece.parameter.data.float().std())
+def _random_weights(
+    model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
+) -> list[Tensor]:
+    """Normal weights with the standard deviation of the piece's own parameter; zero biases."""
     device = generator.device if generator is not None else torch.device("cpu")
-    noise = torch.randn(piece.data.shape, generator=generator, dtype=torch.float32, device=device) * spread
-    piece.data.copy_(noise if piece.parameter.ndim > 1 else torch.zeros_like(noise))
-
-
-def _moments(piece: HeadSlice, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        name: piece.narrow(value).clone()
-        for name, value in optimizer.state.get(piece.parameter, {}).items()
-        if isinstance(value, Tensor) and value.shape == piece.parameter.shape
-    }
+    fresh = []
+    for piece in pieces:
+        noise = torch.randn(piece.data.shape, generator=generator, dtype=torch.float32, device=device)
+        fresh.append(noise * float(piece.parameter.data.float().std()) if noise.ndim > 1 else torch.zeros_like(noise))
+    return fresh

@@ -18,14 +18,17 @@ from torch import Tensor
 from plasticity_env.entropy import Kernel, attend_with_entropy, choose_kernel, visible_lengths
 from plasticity_env.errors import InputError
 from plasticity_env.model import PlasticModel
+from plasticity_env.repair.statistics import Statistics
+from plasticity_env.site_sums import SiteSums
 
 _DIVERGED = "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
-OBS_RIDGE = 0.01  # of the mean diagonal, as in DESIGN's formula and SparseGPT's default
 
 
 @dataclass(frozen=True)
 class HeadSignals:
-    """What one measuring pass saw. All head tensors are (L, H), float32, on the CPU; a pruned head is measured too.
+    """What one measuring pass saw. All unit tensors are (L, U), float32, on the CPU; a pruned unit is measured too.
+
+    Units are heads, then MLP blocks (which have no attention: their entropy reads 0).
 
     Attributes:
         loss: Mean next-token negative log-likelihood, nats per token.
@@ -40,10 +43,8 @@ class HeadSignals:
         obs: Rise of the layer's output error when the head goes and the others make up for it, per token; 0 for a
             pruned head; None when not asked for.
         revive: -dL/dgate at gate 0: first-order gain in nats of opening a pruned head; 0 for an active one.
-        gram: (L, H*D, H*D) float64 mean over tokens of x x^T, x the heads' outputs before their gates; None when not
-            asked for.
-        mean: (L, H*D) float64 mean over tokens of x; None when not asked for.
-        tokens: Positions that counted in ``gram``.
+        statistics: Moments of the units' outputs before their gates, as repair wants them; None when not asked for.
+        tokens: Positions that counted in them.
         kernel: Which kernel computed attention and its log-sum-exp.
     """
 
@@ -58,8 +59,7 @@ class HeadSignals:
     activation: Tensor
     obs: Tensor | None
     revive: Tensor
-    gram: Tensor | None
-    mean: Tensor | None
+    statistics: Statistics | None
     tokens: int
     kernel: Kernel
 
@@ -81,7 +81,7 @@ def measure(
         attention_mask: (B, T), 1 for text and 0 for padding; padding counts nowhere. None when nothing is padded.
         batch_size: Sequences in one pass; the result does not depend on it.
         obs: Also compute the OBS score (one (H*D)^3 factorisation a layer).
-        statistics: Also return ``gram`` and ``mean``, as repair wants them.
+        statistics: Also return the moments of the units' outputs.
 
     Returns:
         The signals.
@@ -118,16 +118,11 @@ def measure(
         gate_gradient=signed,
         gradient=gradient.abs().mean(0),
         fisher=gradient.square().mean(0),
-        magnitude=torch.stack(
-            [block.output_weight().float().square().sum(1).view(block.heads, -1).sum(1) for block in model.blocks]
-        )
-        .sqrt()
-        .cpu(),
-        activation=recorder.activation(),
+        magnitude=torch.cat([sums.magnitude() for sums in recorder.sums], 1),
+        activation=torch.cat([sums.activation(recorder.tokens) for sums in recorder.sums], 1),
         obs=recorder.obs(model.gates) if obs else None,
         revive=torch.where(model.active, 0.0, -signed),
-        gram=recorder.gram() if statistics else None,
-        mean=recorder.mean() if statistics else None,
+        statistics=recorder.statistics() if statistics else None,
         tokens=recorder.tokens,
         kernel=recorder.kernel,
     )
@@ -187,16 +182,14 @@ class _Recorder:
     kernel: Kernel
 
     def __init__(self, model: PlasticModel, gram: bool) -> None:
-        layers, heads = model.shape
-        self._model = model
-        self._want_gram = gram
-        device, width = model.device, heads * model.blocks[0].head_dim
-        self._entropy = torch.zeros(2, layers, heads, dtype=torch.float64, device=device)  # nats, normalised
+        layers, units = model.shape
+        device = model.device
+        self._heads = model.heads
+        self._entropy = torch.zeros(2, layers, units, dtype=torch.float64, device=device)  # nats, normalised
         self._queries = torch.zeros(layers, dtype=torch.float64, device=device)
-        self._block = torch.zeros(layers, heads, width // heads, width // heads, device=device)
-        accumulate = torch.float64 if gram else torch.float32
-        self._gram = torch.zeros(layers, *((width, width) if gram else (0, 0)), dtype=accumulate, device=device)
-        self._mean = torch.zeros(layers, width if gram else 0, dtype=accumulate, device=device)
+        self.sums = [SiteSums(model.blocks, model.heads, gram, device)]
+        if model.mlp_blocks:
+            self.sums.append(SiteSums(model.mlps, model.mlp_blocks, gram, device))
         self.tokens = 0
 
     def begin(self, padding: Tensor | None, sequences: int, tokens: int) -> None:
@@ -228,80 +221,36 @@ class _Recorder:
             self._lengths[key] = counted.float(), visible.clamp(min=2).log().float()
         counted, logs = self._lengths[key]
         entropy = entropy.float().clamp(min=0) * counted
-        self._entropy[0, layer] += entropy.sum((0, 2), dtype=torch.float32)
-        self._entropy[1, layer] += (entropy / logs).sum((0, 2), dtype=torch.float32)
+        self._entropy[0, layer, : self._heads] += entropy.sum((0, 2), dtype=torch.float32)
+        self._entropy[1, layer, : self._heads] += (entropy / logs).sum((0, 2), dtype=torch.float32)
         self._queries[layer] += counted.sum() / counted.shape[1]
 
     def _note_output(self, layer: int, out: Tensor) -> None:
-        heads = out.transpose(0, 1).flatten(1, 2)  # (H, b*T, D)
-        if self._padding is not None:
-            heads = heads[:, self._padding.flatten().bool()]
-        heads = heads.float()
-        if not self._want_gram:
-            self._block[layer] += heads.transpose(1, 2) @ heads
-            return
-        flat = heads.transpose(0, 1).flatten(1)  # (b*T, H*D)
-        self._gram[layer] += (flat.t() @ flat).double()
-        self._mean[layer] += flat.sum(0, dtype=torch.float64)
+        rows = out.transpose(1, 2).flatten(2)  # (b, T, H*D)
+        self.sums[0].add(layer, self._text_rows(rows))
+
+    @torch.no_grad()
+    def note_mlp(self, layer: int, neurons: Tensor) -> None:
+        self.sums[1].add(layer, self._text_rows(neurons.detach()))
+
+    def _text_rows(self, rows: Tensor) -> Tensor:
+        rows = rows.flatten(0, -2)  # (b*T, I)
+        return rows if self._padding is None else rows[self._padding.flatten().bool()]
+
+    def obs(self, gates: Tensor) -> Tensor:
+        cuts = (gates[:, : self._heads], gates[:, self._heads :])
+        return torch.cat([sums.obs(cut, self.tokens) for sums, cut in zip(self.sums, cuts, strict=False)], 1)
+
+    def statistics(self) -> Statistics:
+        found = {
+            2 * layer + offset: moments
+            for offset, sums in enumerate(self.sums)
+            for layer, moments in enumerate(sums.moments(self.tokens))
+        }
+        return Statistics(dict(sorted(found.items())), self.tokens)
 
     def entropy(self) -> Tensor:
         return (self._entropy[0] / self._queries[:, None]).float().cpu()
 
     def entropy_normalized(self) -> Tensor:
         return (self._entropy[1] / self._queries[:, None]).float().clamp(0, 1).cpu()
-
-    def gram(self) -> Tensor:
-        return (self._gram / self.tokens).cpu()
-
-    def mean(self) -> Tensor:
-        return (self._mean / self.tokens).cpu()
-
-    def activation(self) -> Tensor:
-        blocks = self._model.blocks
-        grams = self._block
-        if self._want_gram:
-            h, d = blocks[0].heads, blocks[0].head_dim
-            grams = torch.stack([self._gram[:, i * d : (i + 1) * d, i * d : (i + 1) * d] for i in range(h)], 1).float()
-        scores = []
-        for gram, block in zip(grams, blocks, strict=True):  # gram (H, D, D)
-            rows = block.output_weight().float().view(block.heads, block.head_dim, -1)  # (H, D, E)
-            scores.append((gram * (rows @ rows.transpose(1, 2))).sum((1, 2)))  # tr(G W W^T)
-        return (torch.stack(scores) / self.tokens).clamp(min=0).sqrt().cpu()
-
-    def obs(self, gates: Tensor) -> Tensor:
-        """1/2 tr(W_h^T [(H^-1)_hh]^-1 W_h) with H = X^T X / tokens + ridge, X the gated heads' outputs."""
-        h, d = self._model.blocks[0].heads, self._model.blocks[0].head_dim
-        factor = gates.to(self._gram.device, self._gram.dtype).repeat_interleave(d, 1)  # (L, H*D)
-        gram = self._gram / self.tokens * factor[:, :, None] * factor[:, None, :]
-        return obs_scores(gram, [block.output_weight() for block in self._model.blocks], factor > 0, d).view(-1, h)
-
-
-def obs_scores(gram: Tensor, weights: list[Tensor], kept: Tensor, head_dim: int) -> Tensor:
-    """Optimal-brain-surgeon score of removing each head at once, the kept inputs refitted.
-
-    Args:
-        gram: (L, H*D, H*D) second moments of the output projection's input, float64.
-        weights: L output projections (H*D, E).
-        kept: (L, H*D) boolean, the inputs that are still there.
-        head_dim: D.
-
-    Returns:
-        (L, H) float32 on the CPU; 0 for heads that are gone.
-    """
-    _, width, _ = gram.shape
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    live = kept.sum(1).clamp(min=1)
-    ridge = OBS_RIDGE * (diagonal * kept).sum(1) / live  # (L,)
-    ridge = ridge.clamp(min=1e-12)
-    both = kept[:, :, None] & kept[:, None, :]
-    hessian = torch.where(both, gram, torch.zeros((), dtype=gram.dtype, device=gram.device))
-    hessian = hessian + torch.diag_embed(torch.where(kept, ridge[:, None], torch.ones_like(diagonal)))
-    factor, failed = torch.linalg.cholesky_ex(hessian)
-    if bool(failed.any()):
-        raise InputError("the heads' outputs are not finite or overflow: the model diverged, lower the learning rate")
-    inverse = torch.cholesky_inverse(factor)
-    heads = width // head_dim
-    corner = torch.stack([inverse[:, s : s + head_dim, s : s + head_dim] for s in range(0, width, head_dim)], 1)
-    rows = torch.stack([w.to(gram.dtype).view(heads, head_dim, -1) for w in weights])  # (L, H, D, E)
-    score = 0.5 * (rows * torch.linalg.solve(corner, rows)).sum((2, 3))
-    return torch.where(kept[:, ::head_dim], score, 0.0).float().cpu()

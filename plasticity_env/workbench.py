@@ -14,7 +14,7 @@ from torch import Tensor
 from plasticity_env.flops import CostTable, flop_table, parameter_table
 from plasticity_env.loading import LoadedModel
 from plasticity_env.model import PlasticModel
-from plasticity_env.repair import repair_layers
+from plasticity_env.repair import Statistics, find_repair, repair_in_order, repair_sites
 from plasticity_env.signals import HeadSignals, mean_loss, measure
 from plasticity_env.text import Split, TextSplits
 
@@ -79,11 +79,13 @@ class Workbench:
         self.flop_table: CostTable = flop_table(self.model, text.block_size)
         self.parameter_table: CostTable = parameter_table(self.model)
         self.memo: Memo[Measurement] = Memo(8192)
-        self._statistics: Memo[tuple[Tensor, Tensor]] = Memo(2)
+        self._statistics: Memo[Statistics] = Memo(2)
         self._dense = self.model.snapshot(weights=True) if want_kl else None
         self._teachers: Memo[Tensor] = Memo(2)
         self._split_losses: Memo[float] = Memo(8192)
         self._repaired_for: Hashable = None
+        self._way = find_repair(repair)
+        self._parallel = self._way.method is not None and not self._way.sequential
 
     def blocks(self, split: Split, indices: Indices) -> Tensor:
         """(B, T) token ids of some blocks of a split."""
@@ -113,13 +115,13 @@ class Workbench:
         dense = self.model.state.gates is None
         if not dense:
             self._install_repair(calibration)
-        signals = self._signals(calibration, statistics=dense and self.repair != "none")
+        signals = self._signals(calibration, statistics=dense and self._parallel)
         rewards = self.blocks("reward", reward)
         if teacher is not None:
             loss, kl = self._loss_and_kl(teacher, rewards)
         else:
             loss, kl = mean_loss(self.model, rewards, self.batch_size), None
-        return self.memo.put(key, Measurement(replace(signals, gram=None, mean=None), loss, kl))
+        return self.memo.put(key, Measurement(replace(signals, statistics=None), loss, kl))
 
     @torch.no_grad()
     def teacher(self, reward: Indices) -> Tensor:
@@ -175,29 +177,33 @@ class Workbench:
             statistics=statistics,
         )
         if statistics:  # the dense stream was measured: repair needs no pass of its own
-            assert signals.gram is not None
-            assert signals.mean is not None
-            self._statistics.put((calibration, self.model.weight_version), (signals.gram, signals.mean))
+            assert signals.statistics is not None
+            self._statistics.put((calibration, self.model.weight_version), signals.statistics)
         return signals
 
     def _install_repair(self, calibration: Indices) -> None:
-        if self.repair == "none":
+        if self._way.method is None:
             return
-        key = (calibration, self.model.weight_version)
+        key: Hashable = (calibration, self.model.weight_version)
+        if self._way.sequential:
+            key = (key, self.model.gates.numpy().tobytes())
+            if key != self._repaired_for or not self.model.repaired_sites:
+                ids = self.blocks("calibration", calibration)
+                repair_in_order(self.model, ids, mlp=self._way.mlp, batch_size=self.batch_size)
+            self._repaired_for = key
+            return
         if key != self._repaired_for:
             self.model.undo_repair()
             self._repaired_for = key
-        done = set(self.model.repaired_layers)
-        layers = [layer for layer in range(self.model.shape[0]) if layer not in done]
         statistics = self._statistics.get(key)
         if statistics is None:
             self.model.undo_repair()
-            layers = list(range(self.model.shape[0]))
             with self.model.open_gates():
                 self._signals(calibration, statistics=True)
             statistics = self._statistics.get(key)
             assert statistics is not None
-        repair_layers(self.model, self.repair, *statistics, layers)
+        done = set(self.model.repaired_sites)
+        repair_sites(self.model, self._way.method, statistics, [site for site in statistics.sites if site not in done])
 
     @torch.no_grad()
     def _loss_and_kl(self, teacher: Tensor, ids: Tensor) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from plasticity_env.errors import InputError
 from plasticity_env.model import PruningMode
-from plasticity_env.repair import check_repair
+from plasticity_env.repair import find_repair
 from plasticity_env.rewards import find_reward
 
 # what ranges must lie above, and their largest value
@@ -32,7 +32,7 @@ class Settings:
         learning_rate: Of those steps.
         train_streams: How many fixed streams of training text (with their control arms) resets draw from.
         grow_warmup_steps: Training steps until a grown head's gate is 1.
-        repair: "none", "bias" or "least_squares".
+        repair: "none", "bias", "scale", "least_squares", "sequential" or "sequential_mlp" (see `plasticity_env.repair`).
         max_sparsity: Largest share of heads that may be pruned, in [0, 1].
         min_heads_per_layer: Fewest active heads of a layer.
         calibration_blocks: Blocks that score and repair, drawn at reset.
@@ -68,7 +68,7 @@ class Settings:
     def __post_init__(self) -> None:
         PruningMode.parse(self.mode)
         find_reward(self.reward)
-        check_repair(self.repair)
+        find_repair(self.repair)
         for name, (above, most) in LIMITS.items():
             check_range(name, getattr(self, name), above, most)
         for name, low in (

@@ -138,7 +138,7 @@ def test_changing_the_type_takes_saved_heads_and_repairs_along(ids):
     with torch.no_grad():
         dense = model(ids).logits.double()
         model.prune(heads((0, 1), (1, 0), (1, 1)))
-        model.apply_repair(1, model.blocks[1].output_weight() * 2, None)
+        model.apply_repair(2, model.blocks[1].output_weight() * 2, None)
         model.double()
         model.undo_repair()
         model.revive(~model.active)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from plasticity_env import InputError, PlasticModel, load_model, load_text, mean_loss, measure
-from plasticity_env.repair import least_squares, pruned_bias, repair_layers
+from plasticity_env.repair import Moments, bias, least_squares, repair_sites
 from tests.conftest import build
 
 
@@ -18,7 +18,7 @@ def test_least_squares_minimises_its_objective():
     )
     weight = torch.randn(12, 5, generator=generator, dtype=torch.float64)
     gram, kept = x.t() @ x / len(x), torch.arange(12) % 3 != 0
-    repaired = least_squares(weight, gram, kept, ridge=0.01)
+    repaired = least_squares(weight, Moments(gram, x.mean(0)), kept, ridge=0.01).weight
     penalty = 0.01 * gram.diagonal().mean()
     free = weight[kept].clone().requires_grad_()
     residual = x[:, kept] @ free - x @ weight
@@ -38,7 +38,8 @@ def test_least_squares_minimises_its_objective():
 def test_bias_repair_is_the_mean_output_of_what_was_pruned():
     weight, mean = torch.randn(6, 3).double(), torch.randn(6).double()
     kept = torch.tensor([True, True, False, False, True, True])
-    assert torch.allclose(pruned_bias(weight, mean, kept), mean[2:4] @ weight[2:4])
+    moments = Moments(torch.eye(6).double(), mean)
+    assert torch.allclose(bias(weight, moments, kept).bias, mean[2:4] @ weight[2:4])
 
 
 @pytest.mark.parametrize("method", ["bias", "least_squares"])
@@ -51,7 +52,7 @@ def test_revive_undoes_repair_exactly(architecture, method, ids):
         mask[0, 1] = mask[1, 0] = mask[1, 3] = True
         model.prune(mask)
         pruned = model(ids).logits
-        repair_layers(model, method, signals.gram, signals.mean, [0, 1])
+        repair_sites(model, method, signals.statistics)
         assert not torch.equal(model(ids).logits, pruned)
         snapshot = model.snapshot()
         repaired = model(ids).logits
@@ -77,7 +78,8 @@ def test_repair_lowers_the_loss_on_text_it_never_saw():
     for method in ("none", "bias", "least_squares"):
         model.undo_repair()
         model.set_active(~mask.view(model.shape))
-        repair_layers(model, method, signals.gram, signals.mean, list(range(model.shape[0])))
+        if method != "none":
+            repair_sites(model, method, signals.statistics)
         losses[method] = mean_loss(model, held_out) - dense
     assert losses["least_squares"] < losses["bias"] < losses["none"]
     assert losses["least_squares"] < 0.7 * losses["none"]
@@ -86,4 +88,4 @@ def test_repair_lowers_the_loss_on_text_it_never_saw():
 def test_statistics_that_are_not_finite_are_refused():
     gram = torch.full((4, 4), float("nan"), dtype=torch.float64)
     with pytest.raises(InputError, match="not finite"):
-        least_squares(torch.zeros(4, 2), gram, torch.tensor([True, True, False, False]))
+        least_squares(torch.zeros(4, 2), Moments(gram, gram[0]), torch.tensor([True, True, False, False]))

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from plasticity_env import InputError, PlasticModel, measure
-from plasticity_env.signals import OBS_RIDGE, mean_loss
+from plasticity_env.signals import mean_loss
+from plasticity_env.site_sums import OBS_RIDGE
 from tests.conftest import build
 
 
@@ -44,9 +45,11 @@ def test_gate_gradients_equal_central_differences(architecture, ids):
 def test_no_signal_depends_on_the_batch_size(architecture, ids):
     model = PlasticModel(build(architecture))
     one, all_ = (measure(model, ids, batch_size=size, statistics=True) for size in (1, 3))
-    for name in ("fisher", "gradient", "entropy", "entropy_normalized", "activation", "obs", "gram", "mean"):
+    for name in ("fisher", "gradient", "entropy", "entropy_normalized", "activation", "obs"):
         a, b = getattr(one, name), getattr(all_, name)
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-6), name
+    for site, moments in one.statistics.sites.items():
+        assert torch.allclose(moments.gram, all_.statistics.sites[site].gram, rtol=1e-3, atol=1e-6)
     assert one.loss == pytest.approx(all_.loss, rel=1e-5)
 
 
@@ -86,8 +89,10 @@ def test_magnitude_activation_and_moments_equal_brute_force(architecture, ids):
     signals = measure(model, ids, statistics=True)
     for layer, block in enumerate(model.blocks):
         weight, x = block.output_weight(), seen[layer].flatten(0, 1)  # (H*D, E), (B*T, H*D)
-        assert torch.allclose(signals.gram[layer].float(), x.t() @ x / len(x), rtol=1e-3, atol=1e-5)
-        assert torch.allclose(signals.mean[layer].float(), x.mean(0), rtol=1e-3, atol=1e-5)
+        assert torch.allclose(
+            signals.statistics.sites[2 * layer].gram.float(), x.t() @ x / len(x), rtol=1e-3, atol=1e-5
+        )
+        assert torch.allclose(signals.statistics.sites[2 * layer].mean.float(), x.mean(0), rtol=1e-3, atol=1e-5)
         for head in range(4):
             span = slice(head * block.head_dim, (head + 1) * block.head_dim)
             assert signals.magnitude[layer, head] == pytest.approx(float(weight[span].norm()), rel=1e-4)
@@ -99,7 +104,7 @@ def test_obs_is_the_error_of_the_best_refit_without_the_head(architecture, ids):
     model = PlasticModel(build(architecture))
     signals = measure(model, ids, statistics=True)
     for layer, block in enumerate(model.blocks):
-        weight, gram = block.output_weight().double(), signals.gram[layer]
+        weight, gram = block.output_weight().double(), signals.statistics.sites[2 * layer].gram
         hessian = gram + OBS_RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
         for head in range(4):
             kept = torch.ones(len(gram), dtype=torch.bool)

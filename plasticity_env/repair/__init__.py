@@ -1,0 +1,23 @@
+"""Repair: let the units that stay make up for those that go, without training."""
+
+from plasticity_env.repair.apply import repair_sites
+from plasticity_env.repair.methods import METHODS, RIDGE, Change, bias, least_squares, scale
+from plasticity_env.repair.names import REPAIRS, Repair, find_repair
+from plasticity_env.repair.sequential import repair_in_order
+from plasticity_env.repair.statistics import Moments, Statistics
+
+__all__ = [
+    "METHODS",
+    "REPAIRS",
+    "RIDGE",
+    "Change",
+    "Moments",
+    "Repair",
+    "Statistics",
+    "bias",
+    "find_repair",
+    "least_squares",
+    "repair_in_order",
+    "repair_sites",
+    "scale",
+]

@@ -1,0 +1,139 @@
+"""Sequential repair: layers in order, on statistics of the already pruned stream.
+
+A parallel repair reproduces each layer's dense output from dense inputs, but a pruned model feeds its layers something
+else. Here each projection is refitted where its inputs are what the pruned and repaired layers before it really produce,
+and its target is the dense projection's output plus the error of the residual stream so far (SlimGPT, FLAP and others
+note that such compensation pays at high sparsity).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plasticity_env.errors import InputError
+from plasticity_env.layer_stream import LayerCalls, layer_calls
+from plasticity_env.layouts import Site, transformer_layers
+from plasticity_env.model import PlasticModel
+from plasticity_env.repair.methods import RIDGE, solve
+from plasticity_env.repair.statistics import Moments, Statistics
+
+
+@torch.no_grad()
+def repair_in_order(
+    model: PlasticModel, input_ids: Tensor, *, mlp: bool = False, ridge: float = RIDGE, batch_size: int = 8
+) -> None:
+    """Repair a model for its present mask, layer after layer.
+
+    Args:
+        model: Its active mask is what is repaired for; repairs that it carries are taken back first.
+        input_ids: (B, T) calibration text.
+        mlp: Also refit the output projection of every MLP behind the first pruned unit.
+        ridge: lambda as a share of the mean diagonal of the second moments.
+        batch_size: Sequences in one pass.
+
+    Raises:
+        InputError: Statistics that are not finite, or a text too short for the ridge; the model is left without repair.
+    """
+    model.undo_repair()
+    active = model.active
+    if bool(active.all()):
+        return
+    first = int((~active).any(1).nonzero()[0, 0])
+    layers = transformer_layers(model.model)
+    widest = max(site.output_weight().shape[0] for site in (model.sites if mlp else model.blocks))
+    Statistics({2 * first: Moments(torch.zeros(1, 1), torch.zeros(widest))}, input_ids.numel()).check(ridge)
+    chunks = [layer_calls(model.model, chunk.to(model.device)) for chunk in input_ids.split(batch_size)]
+    dense = [chunk.hidden for chunk in chunks]
+    with model.open_gates():
+        for layer in range(first):
+            dense = [_run(layers[layer], h, chunk, layer) for h, chunk in zip(dense, chunks, strict=True)]
+    pruned = dense
+    try:
+        for layer in range(first, len(layers)):
+            with model.open_gates():
+                seen = [_watch(layers[layer], h, c, layer, model) for h, c in zip(dense, chunks, strict=True)]
+            for offset in range(2):
+                index = 2 * layer + offset
+                site = model.sites[index]
+                if not (mlp and offset) and bool(site.kept_inputs(active).all()):
+                    continue
+                _refit(model, index, layers[layer], layer, dense, pruned, chunks, seen, ridge)
+            pruned = [_run(layers[layer], h, chunk, layer) for h, chunk in zip(pruned, chunks, strict=True)]
+            dense = [watched.output for watched in seen]
+    except (InputError, RuntimeError):
+        model.undo_repair()
+        raise
+
+
+class _Watched:
+    """What one run of a layer showed: inputs and outputs of its two sites, and its output."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[int, Tensor] = {}
+        self.outputs: dict[int, Tensor] = {}
+        self.output: Tensor = torch.empty(0)
+
+
+def _run(module: nn.Module, hidden: Tensor, chunk: LayerCalls, layer: int) -> Tensor:
+    args, kwargs = chunk.calls[layer]
+    return module(hidden, *args, **kwargs)
+
+
+def _watch(module: nn.Module, hidden: Tensor, chunk: LayerCalls, layer: int, model: PlasticModel) -> _Watched:
+    watched, hooks = _Watched(), []
+    for offset in range(2):
+        site: Site = model.sites[2 * layer + offset]
+
+        def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, offset: int = offset) -> None:
+            watched.inputs[offset] = args[0].flatten(0, -2)  # (b * T, I), gated
+            watched.outputs[offset] = output.flatten(0, -2)  # (b * T, E)
+
+        hooks.append(site.output.register_forward_hook(note))
+    try:
+        watched.output = _run(module, hidden, chunk, layer)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return watched
+
+
+def _refit(
+    model: PlasticModel,
+    index: int,
+    module: nn.Module,
+    layer: int,
+    dense: list[Tensor],
+    pruned: list[Tensor],
+    chunks: list[LayerCalls],
+    seen: list[_Watched],
+    ridge: float,
+) -> None:
+    """Refit one site: regress the dense output plus the stream's error on what the site reads now."""
+    site, offset = model.sites[index], index % 2
+    weight = site.output_weight()
+    kept = site.kept_inputs(model.active).to(weight.device)
+    if not bool(kept.any()):
+        return
+    gram: Tensor | float = 0.0
+    wanted: Tensor | float = 0.0
+    tokens = 0
+    bias = site.output.bias
+    for h, p, chunk, was in zip(dense, pruned, chunks, seen, strict=True):
+        now = _watch(module, p, chunk, layer, model)
+        target = was.outputs[offset].float()
+        if not site.normed:  # what is written is added to the stream as it is: make up for its error so far
+            target = target + (h - p).flatten(0, -2).float()
+            if offset:
+                target = target + was.outputs[0].float() - now.outputs[0].float()
+        if bias is not None:
+            target = target - bias.data.float()  # type: ignore[union-attr, operator]
+        inputs = now.inputs[offset][:, kept].float()
+        gram = gram + (inputs.t() @ inputs).double()
+        wanted = wanted + (inputs.t() @ target).double()
+        tokens += len(inputs)
+    assert isinstance(gram, Tensor) and isinstance(wanted, Tensor)  # noqa: PT018
+    Moments(gram, gram.diagonal()).check()
+    repaired = weight.clone()
+    repaired[kept] = solve(gram / tokens, wanted / tokens, weight[kept].double(), ridge).to(weight.dtype)
+    model.apply_repair(index, repaired, None)
