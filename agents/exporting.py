@@ -153,7 +153,10 @@ def prune(loaded: LoadedModel, config: ExportConfig) -> list[str]:
         max_sparsity=1.0,
         obs_signal=config.strategy not in SCORES or config.strategy == "obs",
         reward_blocks=1,
-        **{name: getattr(config, name) for name in ("repair", "calibration_blocks", "max_length", "batch_size", "device")},
+        **{
+            name: getattr(config, name)
+            for name in ("repair", "calibration_blocks", "max_length", "batch_size", "device")
+        },
     ).unwrapped  # type: ignore[assignment]
     observation, _ = env.reset(seed=config.seed)
     blocks = min(config.test_blocks, len(text.blocks("test")))

@@ -1,10 +1,14 @@
-"""Writing files so that a crash in the middle loses nothing: to a temporary name, then renamed."""
+"""Writing files and folders so that a crash in the middle loses nothing: to a temporary name, then renamed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from plasticity_env.errors import InputError
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -21,3 +25,31 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``path`` when the block ends well; when it fails, nothing is left.
+
+    Args:
+        path: A folder that does not exist yet, or an empty one.
+
+    Raises:
+        InputError: Something is there already.
+        OSError: Nothing can be written there.
+    """
+    path = path.absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{str(path)!r} exists already and is not an empty folder: choose another one")
+    made = [parent for parent in path.parents if not parent.exists()]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+        raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,21 +84,29 @@ def load_model(
             )
     elif path.is_absolute() or name_or_path.startswith("."):
         raise InputError(f"no model at {name_or_path!r}; embedded are {', '.join(embedded_models())}")
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **extra)
-        hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra)
+        with without_bars():
+            tokenizer = AutoTokenizer.from_pretrained(source, **extra)
+            hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"cannot load model {name_or_path!r} ({str(error).strip().splitlines()[0][:160]}); without a network use an "
             f"embedded model ({', '.join(embedded_models())}), a folder or a GGUF file"
         ) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     hf_model.to(device)  # type: ignore[arg-type]
     return LoadedModel(PlasticModel(hf_model.eval(), mode, mlp_blocks), tokenizer, name)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars quiet: they would tear this package's."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def check_device(device: str | torch.device) -> torch.device:
