@@ -246,7 +246,7 @@ class PlasticModel(nn.Module):
         for layer, unit in mask.nonzero().tolist():
             self._active[layer, unit] = False
             self._save(layer, unit, "unit")
-            if self._group_is_dead(layer, unit):
+            if self.group_is_dead(layer, unit):
                 self._save(layer, unit // self.blocks[layer].group_size, "group")
         self._scale[mask] = 1.0
         self._warmup[:, mask] = 0.0
@@ -303,12 +303,12 @@ class PlasticModel(nn.Module):
         if not 0 < initial_scale <= 1:
             raise InputError(f"initial_scale {initial_scale} is outside (0, 1]; 0.01 is usual")
         self._undo_repairs_of(mask)
-        make, fresh = weights or _random_weights, []
+        make, fresh = weights or random_weights, []
         active, dead_groups = self._active.clone(), set()
         for layer, unit in mask.nonzero().tolist():
             pieces = self.pieces(layer, unit, "unit")
             group = unit // self.blocks[layer].group_size
-            if self._group_is_dead(layer, unit) and (layer, group) not in dead_groups:
+            if self.group_is_dead(layer, unit) and (layer, group) not in dead_groups:
                 pieces += self.pieces(layer, group, "group")
                 dead_groups.add((layer, group))  # one new head brings the group's keys and values
             fresh.append((pieces, make(self, layer, unit, pieces, generator)))
@@ -474,7 +474,7 @@ class PlasticModel(nn.Module):
         for layer, unit in (~self._active).nonzero().tolist():
             pieces += self.pieces(layer, unit, "unit")
             size = self.blocks[layer].group_size
-            if self._group_is_dead(layer, unit) and unit % size == 0:
+            if self.group_is_dead(layer, unit) and unit % size == 0:
                 pieces += self.pieces(layer, unit // size, "group")
         return pieces
 
@@ -493,7 +493,7 @@ class PlasticModel(nn.Module):
         if self.mode is PruningMode.COMPRESSED and bool(mask.any()):
             raise InputError(f"cannot {edit} in compressed mode, where pruning is for ever; wrap with mode='adaptive'")
 
-    def _group_is_dead(self, layer: int, unit: int) -> bool:
+    def group_is_dead(self, layer: int, unit: int) -> bool:
         """Whether a unit is a head of a KV group without an active head."""
         size = self.blocks[layer].group_size
         start = unit // size * size
@@ -503,7 +503,7 @@ class PlasticModel(nn.Module):
         self.undo_repair(index for index, site in enumerate(self.sites) if bool(mask[site.layer, site.columns].any()))
 
 
-def _random_weights(
+def random_weights(
     model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
 ) -> list[Tensor]:
     """Normal weights with the standard deviation of the piece's own parameter; zero biases."""

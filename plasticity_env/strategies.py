@@ -1,0 +1,281 @@
+"""Strategies: small named classes that choose heads, from what one measuring pass saw. Those that prune are here.
+
+A new one is one class with a ``name`` and a ``priority`` (or a ``select`` of its own), and one line in its registry.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from plasticity_env.errors import InputError, unknown
+from plasticity_env.model import PlasticModel
+from plasticity_env.signals import HeadSignals, measure
+
+DIRECTIONS = ("high", "low")
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """What a strategy may look at.
+
+    Attributes:
+        active: (L, U) boolean; U units a layer are heads, then MLP blocks.
+        heads: H, how many of these columns are heads.
+        generator: Source of every random choice.
+        signals: What was measured, (L, U) tensors; None for strategies that do not measure.
+        log_visible: (L,) mean log of the number of visible keys, nats; None where nothing was measured for growth.
+    """
+
+    active: Tensor
+    heads: int
+    generator: torch.Generator
+    signals: HeadSignals | None = None
+    log_visible: Tensor | None = None
+
+    @property
+    def measured(self) -> HeadSignals:
+        """The signals.
+
+        Raises:
+            InputError: Nothing was measured.
+        """
+        if self.signals is None:
+            raise InputError("this strategy reads signals: hand it calibration text (input_ids)")
+        return self.signals
+
+
+class Strategy(ABC):
+    """Chooses heads.
+
+    Attributes:
+        name: In the registry.
+        measures: Whether it needs calibration text.
+        reads_obs: Whether it needs signals measured with ``obs=True``.
+    """
+
+    name: ClassVar[str]
+    measures: ClassVar[bool] = True
+    reads_obs: ClassVar[bool] = False
+
+    @abstractmethod
+    def select(self, view: HeadView, candidates: Tensor, count: int) -> Tensor:
+        """Choose units.
+
+        Args:
+            view: What may be looked at.
+            candidates: (L, U) boolean, the units that may be chosen.
+            count: How many, at most as many as there are candidates.
+
+        Returns:
+            (L, U) boolean, True for exactly ``count`` candidates.
+        """
+
+
+class PriorityStrategy(Strategy):
+    """Chooses the units of highest priority; equal ones in the order of layers, then heads."""
+
+    @abstractmethod
+    def priority(self, view: HeadView) -> Tensor:
+        """(L, U) float; the highest is chosen first."""
+
+    def select(self, view: HeadView, candidates: Tensor, count: int) -> Tensor:
+        priority = self.priority(view).double()
+        if not bool(torch.isfinite(priority[candidates]).all()):
+            raise InputError(
+                f"strategy {self.name!r} measured values that are not finite: check the model and its text"
+            )
+        ranked = priority.masked_fill(~candidates, -torch.inf).flatten().argsort(descending=True, stable=True)
+        chosen = torch.zeros(candidates.numel(), dtype=torch.bool)
+        chosen[ranked[:count]] = True
+        return chosen.view(candidates.shape) & candidates
+
+
+class RandomStrategy(PriorityStrategy):
+    """Any unit is as likely as any other; prunes and grows."""
+
+    name = "random"
+    measures = False
+
+    def priority(self, view: HeadView) -> Tensor:
+        return torch.rand(view.active.shape, generator=view.generator)
+
+
+class MagnitudeStrategy(PriorityStrategy):
+    """Prunes the smallest output rows (Frobenius norm) first."""
+
+    name = "magnitude"
+
+    def priority(self, view: HeadView) -> Tensor:
+        return -view.measured.magnitude
+
+
+class AttentionEntropyStrategy(PriorityStrategy):
+    """Prunes by attention entropy, divided by the log of the visible length.
+
+    Which direction harms less differs between models: measure both.
+
+    Args:
+        direction: "high" prunes the most diffuse heads first, "low" the most focused ones.
+
+    Raises:
+        InputError: Another direction.
+    """
+
+    name = "entropy"
+
+    def __init__(self, direction: str = "high") -> None:
+        if direction not in DIRECTIONS:
+            raise unknown("entropy direction", direction, DIRECTIONS)
+        self.direction = direction
+
+    def priority(self, view: HeadView) -> Tensor:
+        entropy = view.measured.entropy_normalized
+        return entropy if self.direction == "high" else -entropy
+
+
+class GradientStrategy(PriorityStrategy):
+    """Prunes the smallest |dL/dgate| first (Michel et al. 2019)."""
+
+    name = "gradient"
+
+    def priority(self, view: HeadView) -> Tensor:
+        return -view.measured.gradient
+
+
+class FisherStrategy(PriorityStrategy):
+    """Prunes the smallest (dL/dgate)^2 first (Kwon et al. 2022)."""
+
+    name = "fisher"
+
+    def priority(self, view: HeadView) -> Tensor:
+        return -view.measured.fisher
+
+
+class ActivationStrategy(PriorityStrategy):
+    """Prunes first what writes least to the residual stream."""
+
+    name = "activation"
+
+    def priority(self, view: HeadView) -> Tensor:
+        return -view.measured.activation
+
+
+class ObsStrategy(PriorityStrategy):
+    """Prunes first what the remaining units make up for best (optimal brain surgeon)."""
+
+    name = "obs"
+    reads_obs = True
+
+    def priority(self, view: HeadView) -> Tensor:
+        obs = view.measured.obs
+        if obs is None:
+            raise InputError("strategy 'obs' needs signals measured with obs=True")
+        return -obs
+
+
+PRUNING_STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "random": RandomStrategy,
+    "magnitude": MagnitudeStrategy,
+    "activation": ActivationStrategy,
+    "gradient": GradientStrategy,
+    "fisher": FisherStrategy,
+    "obs": ObsStrategy,
+    "entropy_high": partial(AttentionEntropyStrategy, "high"),
+    "entropy_low": partial(AttentionEntropyStrategy, "low"),
+}
+
+
+def find_strategy(registry: dict[str, Callable[[], Strategy]], strategy: str | Strategy, kind: str) -> Strategy:
+    """A strategy by name, or the one that was handed in.
+
+    Args:
+        registry: Where names are looked up.
+        strategy: A name or a strategy.
+        kind: What the registry holds, for the error.
+
+    Raises:
+        InputError: No such name.
+    """
+    if isinstance(strategy, Strategy):
+        return strategy
+    if strategy not in registry:
+        raise unknown(f"{kind} strategy", strategy, registry)
+    return registry[strategy]()
+
+
+def select_for_pruning(
+    model: PlasticModel,
+    count: int,
+    strategy: str | Strategy = "fisher",
+    *,
+    input_ids: Tensor | None = None,
+    signals: HeadSignals | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Choose active units to prune; nothing is edited.
+
+    Args:
+        model: Measured as it is.
+        count: How many units.
+        strategy: Name in `PRUNING_STRATEGIES`, or a strategy.
+        input_ids: (B, T) calibration text, for strategies that measure.
+        signals: Use these instead of measuring.
+        generator: Source of random choices; seed 0 when None.
+
+    Returns:
+        (L, U) boolean, True for the units to prune.
+
+    Raises:
+        InputError: No such strategy, nothing to measure on, or more units than are active.
+    """
+    chosen = find_strategy(PRUNING_STRATEGIES, strategy, "pruning")
+    active = model.active
+    if not 0 <= count <= int(active.sum()):
+        raise InputError(f"cannot prune {count} units: {int(active.sum())} are active")
+    if chosen.measures and signals is None:
+        signals = measure_for(model, chosen, input_ids)
+    view = HeadView(active, model.heads, generator or torch.Generator().manual_seed(0), signals)
+    return chosen.select(view, active, count)
+
+
+def measure_for(
+    model: PlasticModel, strategy: Strategy, input_ids: Tensor | None, batch_size: int = 8
+) -> HeadSignals | None:
+    """What a strategy reads: signals of the model on calibration text, or None where it reads none.
+
+    Raises:
+        InputError: It measures and there is no text.
+    """
+    if not strategy.measures:
+        return None
+    if input_ids is None:
+        raise InputError(
+            f"strategy {strategy.name!r} measures: hand it input_ids, (sequences, tokens) of calibration text"
+        )
+    return measure(model, input_ids, batch_size=batch_size, obs=strategy.reads_obs)
+
+
+__all__ = [
+    "DIRECTIONS",
+    "PRUNING_STRATEGIES",
+    "ActivationStrategy",
+    "AttentionEntropyStrategy",
+    "FisherStrategy",
+    "GradientStrategy",
+    "HeadView",
+    "MagnitudeStrategy",
+    "ObsStrategy",
+    "PriorityStrategy",
+    "RandomStrategy",
+    "Strategy",
+    "find_strategy",
+    "measure_for",
+    "select_for_pruning",
+]
