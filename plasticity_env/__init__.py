@@ -10,9 +10,10 @@ import os as _os
 import gymnasium as _gym
 import torch as _torch
 
+from plasticity_env.compact import register_all as _register_compact_models
 from plasticity_env.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.errors import InputError
-from plasticity_env.flops import flop_table, flops
+from plasticity_env.flops import flop_table, flops, kv_cache_bytes
 from plasticity_env.layouts import Layout, register_layout
 from plasticity_env.loading import LoadedModel, embedded_models, load_model, model_card
 from plasticity_env.model import PlasticModel, PruningMode
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(after_in_child=lambda: _torch.set_num_threads(1))
 
+_register_compact_models()  # AutoModelForCausalLM.from_pretrained loads them from here on
 _gym.register(id="plasticity/Heads-v0", entry_point="plasticity_env.envs.heads:HeadsEnv")
 _gym.register(id="plasticity/HeadEdit-v0", entry_point="plasticity_env.envs.head_edit:HeadEditEnv")
 
@@ -52,6 +54,7 @@ __all__ = [
     "embedded_models",
     "flop_table",
     "flops",
+    "kv_cache_bytes",
     "load_model",
     "load_text",
     "mean_loss",

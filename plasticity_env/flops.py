@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from plasticity_env.compact.classes import attention_left, is_compact
 from plasticity_env.errors import InputError
-from plasticity_env.layouts import HeadSlice, is_projection
+from plasticity_env.layouts import HeadSlice, attention_blocks, is_projection
 from plasticity_env.model import PlasticModel
 
 
@@ -62,9 +63,8 @@ def flop_table(model: PlasticModel, seq_len: int) -> CostTable:
     Raises:
         InputError: ``seq_len`` below 1.
     """
-    if seq_len < 1:
-        raise InputError(f"seq_len {seq_len} is too short: at least 1 token")
-    dense = sum(2.0 * _weight(module).numel() for module in model.model.modules() if is_projection(module))
+    _check_length(seq_len)
+    dense = _projections(model.model)
     attention = 2 * 2.0 * seq_len * model.blocks[0].head_dim  # q k^T and p v for one token of one head
     head, group, block = (2.0 * cost for cost in _parts(model, matrices=True))
     return _table(model, dense, head, group, block, attention)
@@ -76,14 +76,59 @@ def parameter_table(model: PlasticModel) -> CostTable:
     return _table(model, float(total), *_parts(model, matrices=False))
 
 
-def flops(model: PlasticModel, seq_len: int) -> float:
-    """Forward FLOPs per token of the model as if its pruned units were removed.
+def kv_cache_table(model: PlasticModel) -> CostTable:
+    """Bytes that one more token adds to the KV cache (in layers with a sliding window: until the window is full)."""
+    block = model.blocks[0]
+    return CostTable(0.0, 0.0, 2.0 * block.head_dim * model.dtype.itemsize, block.group_size, 0.0, model.heads)
+
+
+def flops(model: PlasticModel | nn.Module, seq_len: int) -> float:
+    """Forward FLOPs per token of a model; of a masked one as if its pruned units were removed.
 
     Args:
-        model: Its active units count.
+        model: Masked (its active units count), compacted, or a stock causal LM.
         seq_len: T; attention costs 4 T D per head and token.
+
+    Raises:
+        InputError: ``seq_len`` below 1, or an unknown architecture.
     """
-    return flop_table(model, seq_len).total(model.active)
+    if isinstance(model, PlasticModel):
+        return flop_table(model, seq_len).total(model.active)
+    _check_length(seq_len)
+    heads, _, head_dim = _attention_left(model)
+    return _projections(model) + 2 * 2.0 * seq_len * head_dim * heads
+
+
+def kv_cache_bytes(model: PlasticModel | nn.Module) -> float:
+    """Bytes that one more token adds to a sequence's KV cache.
+
+    Args:
+        model: Masked (as if its pruned units were removed), compacted, or a stock causal LM.
+
+    Raises:
+        InputError: Unknown architecture.
+    """
+    if isinstance(model, PlasticModel):
+        return kv_cache_table(model).total(model.active)
+    _, groups, head_dim = _attention_left(model)
+    return 2.0 * groups * head_dim * next(model.parameters()).dtype.itemsize
+
+
+def _check_length(seq_len: int) -> None:
+    if seq_len < 1:
+        raise InputError(f"seq_len {seq_len} is too short: at least 1 token")
+
+
+def _projections(model: nn.Module) -> float:
+    return sum(2.0 * _weight(module).numel() for module in model.modules() if is_projection(module))
+
+
+def _attention_left(model: nn.Module) -> tuple[int, int, int]:
+    """Query heads and KV groups of the whole model, and the width of a head."""
+    if is_compact(model):
+        return attention_left(model)  # type: ignore[arg-type]
+    blocks = attention_blocks(model)
+    return sum(block.heads for block in blocks), sum(block.kv_heads for block in blocks), blocks[0].head_dim
 
 
 def _parts(model: PlasticModel, matrices: bool) -> tuple[float, float, float]:

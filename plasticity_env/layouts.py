@@ -288,6 +288,8 @@ def cut_mlps(model: nn.Module, heads: int, count: int) -> list[MlpBlock]:
 
 
 def _layout_of(model: nn.Module) -> Layout:
+    if getattr(model.config, "kept_heads", None) is not None:
+        raise InputError("a compacted model cannot be wrapped or cut again: keep the masked one and compact that anew")
     return find_layout(str(getattr(model.config, "model_type", type(model).__name__)))  # type: ignore[union-attr]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from plasticity_env.applied_repairs import AppliedRepairs, OutputRepair
 from plasticity_env.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
@@ -120,6 +121,7 @@ class PlasticModel(nn.Module):
         self._saved: dict[tuple[int, int, str], list[Tensor]] = {}
         self._repairs = AppliedRepairs(self.sites)
         self.weight_version = next(_versions)
+        self._retired = False
 
     # -- a causal LM as before -----------------------------------------------------------------------------------
 
@@ -207,6 +209,7 @@ class PlasticModel(nn.Module):
     @contextmanager
     def using(self, gates: Tensor | None, recorder: Any = None) -> Iterator[None]:
         """Run with other gates ((L, U), (B, L, H), or None for all open) and a recorder, then put the own ones back."""
+        self._refuse_if_retired()
         before = self._state.gates, self._state.recorder
         self._state.gates, self._state.recorder = gates, recorder
         try:
@@ -402,6 +405,32 @@ class PlasticModel(nn.Module):
                 if not bool((self._active[layer, members] & ~mask[layer, members]).any()):
                     zero_moments(self.pieces(layer, unit // size, "group"), optimizer)
 
+    # -- real removal --------------------------------------------------------------------------------------------------
+
+    def compact(self, inplace: bool = False, optimizer: torch.optim.Optimizer | None = None) -> PreTrainedModel:
+        """A physically smaller Hugging Face causal LM that computes what this model computes.
+
+        Rows and columns of pruned units are gone, a KV group goes with its last query head, a layer without heads (or
+        without neurons) loses its attention (its MLP); repairs stay, gates of growing units are folded in.
+
+        Args:
+            inplace: Give the dense weights up on the way, so that never two models lie in memory; afterwards this
+                wrapper only runs the compacted model, and refuses edits.
+            optimizer: Over this model's parameters; from here on it serves the compacted model's, moments cut as well.
+
+        Raises:
+            InputError: All heads of the model are pruned, or the optimizer keeps a state that cannot be cut; nothing
+                changed.
+        """
+        from plasticity_env.compact import compact
+
+        return compact(self, inplace, optimizer)
+
+    def retire(self, compacted: PreTrainedModel) -> None:
+        """Become a plain shell of the compacted model that took this one's weights."""
+        self.model = compacted
+        self._retired = True
+
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
     def snapshot(self, weights: bool = True) -> Snapshot:
@@ -481,6 +510,7 @@ class PlasticModel(nn.Module):
     # -- helpers -----------------------------------------------------------------------------------------------------
 
     def _check(self, mask: Tensor) -> Tensor:
+        self._refuse_if_retired()
         mask = torch.as_tensor(mask).cpu()
         if mask.dtype != torch.bool or tuple(mask.shape) != self.shape:
             raise InputError(
@@ -488,6 +518,10 @@ class PlasticModel(nn.Module):
                 f"got {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
             )
         return mask
+
+    def _refuse_if_retired(self) -> None:
+        if self._retired:
+            raise InputError("this model was compacted in place: nothing is left to edit or measure; wrap a dense model")
 
     def _refuse_if_compressed(self, edit: str, mask: Tensor) -> None:
         if self.mode is PruningMode.COMPRESSED and bool(mask.any()):
