@@ -28,25 +28,33 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``path`` when the block ends well; when it fails, nothing is left.
+def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes ``path`` when the block ends well; when it fails, nothing has changed.
 
     Args:
         path: A folder that does not exist yet, or an empty one.
+        replace: Take the place of a folder that is there.
 
     Raises:
         InputError: Something is there already.
         OSError: Nothing can be written there.
     """
     path = path.absolute()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    there = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if there and not (replace and path.is_dir()):
         raise InputError(f"{str(path)!r} exists already and is not an empty folder: choose another one")
     made = [parent for parent in path.parents if not parent.exists()]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        os.replace(temporary, path)
+        if there:
+            former = temporary.with_suffix(".old")
+            os.replace(path, former)
+            os.replace(temporary, path)
+            shutil.rmtree(former)
+        else:
+            os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:

@@ -82,6 +82,11 @@ def load_model(
             raise InputError(
                 f"{name_or_path!r} is no Hugging Face folder (no config.json); a GGUF file is named itself"
             )
+        if (path / "plastic.json").exists():
+            raise InputError(
+                f"{name_or_path!r} is a checkpoint of a pruned model: read it with plasticity_env.load_plastic, or make a "
+                "stock model of it with scripts/export_model.py"
+            )
     elif path.is_absolute() or name_or_path.startswith("."):
         raise InputError(f"no model at {name_or_path!r}; embedded are {', '.join(embedded_models())}")
     try:
