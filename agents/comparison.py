@@ -17,6 +17,7 @@ import controllers
 from agents.evaluation import Arena, Protocol, Row, results_json, summarise
 from agents.training import ENVIRONMENTS
 from plasticity_env import cli
+from plasticity_env.envs.settings import Settings
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.files import write_text
 from plasticity_env.loading import load_model
@@ -53,6 +54,10 @@ class CompareConfig:
     """decisions over which an episode spreads its pruning"""
     mode: str = "adaptive"
     """adaptive or compressed"""
+    units: str = "heads"
+    """what can be pruned: heads, or heads+mlp (sparsities are then shares of the units' FLOPs)"""
+    mlp_blocks: int = 8
+    """equal blocks of neurons in each MLP, with --units heads+mlp"""
     env: str = "heads"
     """heads or head_edit"""
     prune_entropy: str = "auto"
@@ -106,7 +111,8 @@ def compare(config: CompareConfig) -> Path:
         raise InputError(f"controllers must differ, got {config.controllers!r}")
     if not players or not repairs:
         raise InputError("nothing to compare: give at least one controller and one repair")
-    loaded = load_model(config.model_name, device=config.device)
+    choice = Settings(units=config.units, mlp_blocks=config.mlp_blocks)
+    loaded = load_model(config.model_name, device=config.device, mlp_blocks=choice.blocks_of_neurons)
     text = load_text(
         config.dataset, loaded.tokenizer, dataset_config=config.dataset_config, block_size=config.max_length
     )
@@ -114,6 +120,8 @@ def compare(config: CompareConfig) -> Path:
         raise unknown("environment", config.env, ENVIRONMENTS)
     settings = {
         "mode": config.mode,
+        "units": config.units,
+        "mlp_blocks": config.mlp_blocks,
         "dataset": config.dataset,
         "calibration_blocks": config.calibration_blocks,
         "reward_blocks": 1,  # scored on the test split: the reward batch decides nothing here

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from torch import Tensor
 
 import controllers
@@ -33,7 +34,8 @@ class Row:
     Attributes:
         controller: Name.
         repair: Repair method.
-        sparsity: Share of heads that was asked for; None where the controller chose by the price.
+        sparsity: Share of heads (of units' FLOPs where MLP blocks are units) that was asked for; None where the controller
+            chose by the price.
         flop_price: The price, where the controller chose by it.
         seed: Of the calibration blocks.
         test_loss, test_ppl: On the test split, nats per token and perplexity.
@@ -42,7 +44,7 @@ class Row:
         active_heads: How many.
         seconds: Of the episode, measuring included, evaluation on the test split not.
         evaluations: Times the model was measured for the decision.
-        active: (L, H) final mask.
+        active: (L, U) final mask.
     """
 
     controller: str
@@ -205,7 +207,7 @@ class Arena:
             test_ppl=math.exp(min(loss, 700.0)),
             delta_nll=loss - self.dense_loss,
             flops_kept=self.env.workbench.flop_table.total(active) / self.env.dense_flops,
-            active_heads=int(active.sum()),
+            active_heads=int(active[:, : self.env.workbench.model.heads].sum()),
             seconds=seconds,
             evaluations=evaluations,
             active=active.tolist(),
@@ -214,12 +216,16 @@ class Arena:
     def _bisect(self, options: dict[str, Any], label: str | None, sparsity: float, seed: int) -> Row:
         """Find the aggressiveness at which the rule prunes the wanted share, and score that episode."""
         started, misses = time.perf_counter(), self.env.workbench.memo.misses
-        wanted = self.env.head_slots - round(sparsity * self.env.head_slots)
+        table, everything = self.env.workbench.flop_table, torch.ones(self.env.workbench.model.shape, dtype=torch.bool)
+        by_flops = self.env.workbench.model.mlp_blocks > 0
+        wanted: float = self.env.head_slots - round(sparsity * self.env.head_slots)
+        if by_flops:
+            wanted = table.total(everything) - sparsity * float(table.marginal(everything).sum())
         low, high, best = 0.0, 1.0, (math.inf, 0.0)
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             active = self._roll(PlasticityController(**{**options, "aggressiveness": middle}), seed, None)
-            left = int(active.sum())
+            left = table.total(active) if by_flops else float(active.sum())
             best = min(best, (abs(left - wanted), middle))
             if left == wanted:
                 break

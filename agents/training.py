@@ -60,8 +60,12 @@ class TrainConfig:
     """whether observations include the OBS score"""
     repair: str = "least_squares"
     """none, bias, scale, least_squares, sequential or sequential_mlp"""
+    units: str = "heads"
+    """what can be pruned: heads or heads+mlp"""
+    mlp_blocks: int = 8
+    """equal blocks of neurons in each MLP, with --units heads+mlp"""
     max_sparsity: float = 0.9
-    """largest share of heads that may be pruned"""
+    """largest share of heads (of units) that may be pruned"""
     min_heads_per_layer: int = 0
     """fewest active heads of a layer"""
     calibration_blocks: int = 8
@@ -100,7 +104,15 @@ class TrainConfig:
         """Keyword arguments of the environment over one of the models."""
         names = [
             *("dataset", "dataset_config", "mode", "reward", "horizon", "train_steps", "train_streams"),
-            *("grow_warmup_steps", "obs_signal", "repair", "max_sparsity", "min_heads_per_layer"),
+            *(
+                "grow_warmup_steps",
+                "obs_signal",
+                "repair",
+                "max_sparsity",
+                "min_heads_per_layer",
+                "units",
+                "mlp_blocks",
+            ),
             *("calibration_blocks", "reward_blocks", "batch_size", "max_length"),
         ]
         values = {name: getattr(self, name) for name in names}

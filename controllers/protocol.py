@@ -97,10 +97,13 @@ class ConstantEdit(Controller):
 
 
 class RankedController(Controller):
-    """Prunes the least important heads until a share of all heads is gone.
+    """Prunes the least important units until a share of them is gone.
+
+    Where MLP blocks are units too, a unit counts by what it costs: importance is taken per FLOP, and the share is one of
+    the units' FLOPs.
 
     Args:
-        sparsity: Share of all heads to prune, in [0, 1).
+        sparsity: Share of all heads (of all units' FLOPs where MLP blocks are units) to prune, in [0, 1).
         rounds: Decisions over which the pruning is spread evenly; each round ranks by what is then observed.
     """
 
@@ -113,24 +116,27 @@ class RankedController(Controller):
 
     @abstractmethod
     def importance(self, observation: Observation) -> np.ndarray:
-        """(N,) larger = pruned later; entries of pruned heads are not read."""
+        """(N,) positive, larger = pruned later; entries of pruned units are not read."""
 
     def act(self, observation: Observation) -> Action:
         active = head_column(observation, "active") > 0.5
         importance = self.importance(observation)
+        cost = np.ones(len(active))
+        if (head_column(observation, "is_mlp") > 0).any():
+            cost = head_column(observation, "flop_share").astype(np.float64)
+            importance = importance / cost
         edits = np.full(len(active), KEEP)
-        wanted = self._due(observation, len(active)) - int((~active).sum())
-        if wanted > 0:
-            prunable = active & allowed_edits(observation)[:, PRUNE]
-            order = np.argsort(np.where(prunable, importance, np.inf), kind="stable")
-            chosen = order[: min(wanted, int(prunable.sum()))]
-            edits[chosen] = PRUNE
+        wanted = self._due(observation, cost) - cost[~active].sum()
+        prunable = active & allowed_edits(observation)[:, PRUNE]
+        order = np.argsort(np.where(prunable, importance, np.inf), kind="stable")[: int(prunable.sum())]
+        spent = cost[order].cumsum()
+        edits[order[spent <= wanted + 1e-9]] = PRUNE
         return as_action(observation, edits, -importance)
 
-    def _due(self, observation: Observation, heads: int) -> int:
-        """How many heads should be gone after this decision."""
-        total = round(self.sparsity * heads)
-        if observation["action_mask"].ndim == 1:
-            return total  # one head a step: the ranking is fresh each time
-        taken = round(global_value(observation, "horizon") - global_value(observation, "steps_left"))
-        return round(total * min(1.0, (taken + 1) / self.rounds))
+    def _due(self, observation: Observation, cost: np.ndarray) -> float:
+        """What should be gone after this decision, in units of ``cost``; whole heads where all cost the same."""
+        total = self.sparsity * cost.sum()
+        if observation["action_mask"].ndim != 1:  # else one unit a step: the ranking is fresh each time
+            taken = round(global_value(observation, "horizon") - global_value(observation, "steps_left"))
+            total = (round(total) if (cost == 1).all() else total) * min(1.0, (taken + 1) / self.rounds)
+        return round(total) if (cost == 1).all() else total

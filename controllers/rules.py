@@ -88,13 +88,15 @@ class PlasticityController(Controller):
         entropy, gradient = np.mean(self._entropy, 0), np.mean(self._gradient, 0)
         side = entropy if self.direction == "high" else -entropy  # larger = more idle
         edits = np.full(len(active), KEEP)
-        idle = side >= self._entropy_cut(side[active], prune=True)
+        mlp = head_column(observation, "is_mlp") > 0  # has no entropy: its gradient alone decides
+        heads = active & ~mlp
+        idle = mlp | (side >= self._entropy_cut(side[heads], prune=True))
         quiet = gradient <= self._gradient_cut(gradient[active], prune=True)
         candidates = np.flatnonzero(active & idle & quiet)
         limit = int(np.floor(self.max_prune_rate * len(active) + 1e-9))
         edits[candidates[np.argsort(gradient[candidates], kind="stable")][:limit]] = PRUNE
         if self.revives:
-            busy = side < self._entropy_cut(side[active], prune=False)
+            busy = mlp | (side < self._entropy_cut(side[heads], prune=False))
             loud = gradient > self._gradient_cut(gradient[active], prune=False)
             rested = head_column(observation, "age") >= self.min_zeroed_epochs
             edits[~active & busy & loud & rested] = REVIVE
@@ -114,7 +116,7 @@ class PlasticityController(Controller):
 
 def measured_direction(observation: Observation) -> Literal["high", "low"]:
     """Which entropy marks idle heads here: "high" where Fisher falls with entropy over the active heads, else "low"."""
-    active = head_column(observation, "active") > 0.5
+    active = (head_column(observation, "active") > 0.5) & (head_column(observation, "is_mlp") == 0)
     entropy = head_column(observation, "entropy_normalized")[active]
     fisher = head_column(observation, "fisher")[active]
     if len(entropy) < 3:

@@ -13,8 +13,19 @@ from plasticity_env.observation import Observation, head_column
 Score = Callable[[Observation, np.random.Generator], np.ndarray]
 
 
-def _column(name: str, sign: float = 1.0) -> Score:
-    return lambda observation, random: sign * head_column(observation, name)
+def _column(name: str) -> Score:
+    return lambda observation, random: head_column(observation, name)
+
+
+def _entropy(high: bool) -> Score:
+    """Prunes the heads of highest (or lowest) entropy first, and MLP blocks, which have none, never before them."""
+
+    def score(observation: Observation, random: np.random.Generator) -> np.ndarray:
+        entropy = head_column(observation, "entropy_normalized")
+        importance = 1.0 + (1.0 - entropy if high else entropy)
+        return np.where(head_column(observation, "is_mlp") > 0, 1e6, importance)
+
+    return score
 
 
 SCORES: dict[str, Score] = {
@@ -24,8 +35,8 @@ SCORES: dict[str, Score] = {
     "gradient": _column("gradient"),
     "fisher": _column("fisher"),
     "obs": _column("obs"),
-    "entropy_high": _column("entropy_normalized", -1.0),  # prunes the highest entropy first
-    "entropy_low": _column("entropy_normalized"),  # prunes the lowest entropy first
+    "entropy_high": _entropy(high=True),
+    "entropy_low": _entropy(high=False),
 }
 
 

@@ -22,7 +22,7 @@ class Limits:
         mode: COMPRESSED allows no revive and no grow.
         trains: Whether the model learns between decisions; without training a grown head could never warm up.
         min_heads_per_layer: Fewest active heads of a layer.
-        max_pruned: Most pruned heads of the model.
+        max_pruned: Most pruned units of the model.
         min_flops: FLOPs per token that pruning may not undercut, or None.
     """
 
@@ -35,7 +35,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class EditMasks:
-    """(L, H) boolean masks, True for the heads to edit; disjoint."""
+    """(L, U) boolean masks, True for the heads to edit; disjoint."""
 
     prune: Tensor
     revive: Tensor
@@ -46,19 +46,20 @@ def allowed_edits(active: Tensor, limits: Limits, costs: CostTable) -> Tensor:
     """What may be done to each head alone.
 
     Args:
-        active: (L, H) boolean.
+        active: (L, U) boolean.
         limits: The environment's.
         costs: FLOPs per token.
 
     Returns:
-        (L, H, 4) boolean over keep, prune, revive, grow.
+        (L, U, 4) boolean over keep, prune, revive, grow.
     """
     allowed = torch.zeros(*active.shape, len(EDITS), dtype=torch.bool)
     allowed[..., KEEP] = True
     pruned = int((~active).sum())
     if pruned < limits.max_pruned:
-        spare = active.sum(1, keepdim=True) > limits.min_heads_per_layer
-        prunable = active & spare
+        prunable = active.clone()
+        heads = prunable[:, : costs.heads]
+        heads &= heads.sum(1, keepdim=True) > limits.min_heads_per_layer
         if limits.min_flops is not None:
             prunable &= costs.total(active) - costs.marginal(active) >= limits.min_flops
         allowed[..., PRUNE] = prunable
@@ -75,11 +76,11 @@ def resolve(active: Tensor, edits: Tensor, limits: Limits, costs: CostTable, fis
     cancelled, the head with the highest observed Fisher score first.
 
     Args:
-        active: (L, H) boolean.
-        edits: (L, H) integers, 0 keep, 1 prune, 2 revive, 3 grow.
+        active: (L, U) boolean.
+        edits: (L, U) integers, 0 keep, 1 prune, 2 revive, 3 grow.
         limits: The environment's.
         costs: FLOPs per token.
-        fisher: (L, H), as observed.
+        fisher: (L, U), as observed.
 
     Returns:
         The masks, and how many edits were dropped or cancelled.
@@ -91,13 +92,14 @@ def resolve(active: Tensor, edits: Tensor, limits: Limits, costs: CostTable, fis
     prune, revive, grow = edits == PRUNE, edits == REVIVE, edits == GROW
     for index in fisher.flatten().argsort(descending=True, stable=True).tolist():
         after = (active & ~prune) | revive | grow
-        layers = after.sum(1) < limits.min_heads_per_layer
+        layers = after[:, : costs.heads].sum(1) < limits.min_heads_per_layer
         crowded = int((~after).sum()) > limits.max_pruned
         over = limits.min_flops is not None and costs.total(after) < limits.min_flops
         if not (bool(layers.any()) or crowded or over):
             break
-        layer, head = divmod(index, active.shape[1])
-        if prune[layer, head] and (crowded or over or bool(layers[layer])):
-            prune[layer, head] = False
+        layer, unit = divmod(index, active.shape[1])
+        lacking = bool(layers[layer]) and (costs.heads is None or unit < costs.heads)
+        if prune[layer, unit] and (crowded or over or lacking):
+            prune[layer, unit] = False
             invalid += 1
     return EditMasks(prune, revive, grow), invalid

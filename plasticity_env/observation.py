@@ -21,10 +21,11 @@ Z_BOUND = 5.0
 # name -> (low, high)
 HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "active": (0, 1),
+    "is_mlp": (0, 1),  # a block of MLP neurons, not a head: it has no entropy and no KV group
     "gate": (0, 1),
     "age": (0, RAW_BOUND),  # decisions since the head's last edit
     "depth": (0, 1),
-    "layer_active": (0, 1),  # share of the layer's heads that are active
+    "layer_active": (0, 1),  # share of the layer's units of this kind that are active
     "group_active": (0, 1),  # share of the KV group's heads that are active
     "flop_share": (0, 1),  # of the dense model's FLOPs, what flipping this head changes
     "entropy": (0, 32),  # nats
@@ -63,6 +64,7 @@ GLOBAL_FEATURES: dict[str, tuple[float, float]] = {
     "repairs": (0, 1),
     "log_layers": (0, 16),
     "log_heads": (0, 16),
+    "log_mlp_blocks": (0, 16),  # log(1 + blocks a layer that are units)
 }
 # What the network reads: everything with a scale that does not depend on the model.
 NETWORK_HEAD_FEATURES = tuple(
@@ -81,13 +83,14 @@ _GLOBAL_BOUNDS = np.array(list(GLOBAL_FEATURES.values()), dtype=np.float32)
 
 @dataclass(frozen=True)
 class HeadState:
-    """The part of a head's tokens that the environment itself knows; all (L, H) but for ``group_size``."""
+    """The part of the tokens that the environment itself knows; all (L, U) but for ``group_size`` and ``heads``."""
 
     active: Tensor
     gate: Tensor
     age: np.ndarray
     flop_share: Tensor
     group_size: int
+    heads: int
 
 
 def head_column(observation: Observation, name: str) -> np.ndarray:
@@ -131,16 +134,20 @@ def head_tokens(state: HeadState, signals: HeadSignals, hide_pruned: bool) -> np
         hide_pruned: Zero the signals of pruned heads (compressed mode: those heads are gone).
     """
     active = state.active.numpy()
-    layers, heads = active.shape
+    layers, units = active.shape
     flat_active = active.reshape(-1)
-    groups = active.reshape(layers, -1, state.group_size)
+    is_mlp = np.tile(np.arange(units) >= state.heads, (layers, 1))
+    heads, blocks = active[:, : state.heads], active[:, state.heads :]
+    groups = heads.reshape(layers, -1, state.group_size)
+    kinds = [kind for kind in (~is_mlp.reshape(-1), is_mlp.reshape(-1)) if kind.any()]
     columns: dict[str, np.ndarray] = {
         "active": active,
+        "is_mlp": is_mlp,
         "gate": state.gate.numpy(),
         "age": state.age,
-        "depth": np.repeat(np.arange(layers) / max(1, layers - 1), heads),
-        "layer_active": np.repeat(active.mean(1), heads),
-        "group_active": np.repeat(groups.mean(2), state.group_size),
+        "depth": np.repeat(np.arange(layers) / max(1, layers - 1), units),
+        "layer_active": np.concatenate([np.repeat(_share(part), part.shape[1], 1) for part in (heads, blocks)], 1),
+        "group_active": np.concatenate([np.repeat(groups.mean(2), state.group_size, 1), blocks], 1),
         "flop_share": state.flop_share.numpy(),
     }
     raw: dict[str, np.ndarray] = {
@@ -154,10 +161,10 @@ def head_tokens(state: HeadState, signals: HeadSignals, hide_pruned: bool) -> np
         "revive": signals.revive.numpy(),
     }
     raw = {name: values.reshape(-1).astype(np.float64) for name, values in raw.items()}
-    derived = {"entropy_z": _z_score(raw["entropy_normalized"], flat_active)}
+    derived = {"entropy_z": _z_score(raw["entropy_normalized"], flat_active, kinds[:1])}
     for name in ("gradient", "fisher", "magnitude", "activation", "obs"):
         positive = np.log(np.maximum(raw[name], 1e-20))
-        derived[f"{name}_z"] = _z_score(positive, flat_active & (raw[name] > 0))
+        derived[f"{name}_z"] = _z_score(positive, flat_active & (raw[name] > 0), kinds)
     if signals.obs is None:
         derived["obs_z"] = np.zeros(len(flat_active))
     signed = signals.gate_gradient.numpy().reshape(-1).astype(np.float64)
@@ -165,7 +172,7 @@ def head_tokens(state: HeadState, signals: HeadSignals, hide_pruned: bool) -> np
     derived["gate_gradient_z"] = signed / (spread + 1e-12)
     derived["gradient_rank"] = _rank(raw["gradient"], flat_active)
     derived["fisher_rank"] = _rank(raw["fisher"], flat_active)
-    derived["entropy_rank"] = _rank(raw["entropy_normalized"], flat_active)
+    derived["entropy_rank"] = _rank(raw["entropy_normalized"], flat_active & kinds[0]) * kinds[0]
     measured = {**raw, **derived}
     if hide_pruned:
         measured = {name: np.where(flat_active, values, 0.0) for name, values in measured.items()}
@@ -180,12 +187,19 @@ def global_vector(values: dict[str, float]) -> np.ndarray:
     return np.clip(vector, _GLOBAL_BOUNDS[:, 0], _GLOBAL_BOUNDS[:, 1])
 
 
-def _z_score(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Standardise by the mean and spread of the counted entries; zeros where fewer than two count."""
-    if counted.sum() < 2:
-        return np.zeros_like(values)
-    mean, spread = values[counted].mean(), values[counted].std()
-    return np.clip((values - mean) / (spread + 1e-6), -Z_BOUND, Z_BOUND)
+def _share(part: np.ndarray) -> np.ndarray:
+    """(L, 1) share of a kind's units that are active; 0 where there are none."""
+    return part.sum(1, keepdims=True) / max(1, part.shape[1])
+
+
+def _z_score(values: np.ndarray, counted: np.ndarray, kinds: list[np.ndarray]) -> np.ndarray:
+    """Standardise each kind of unit by the mean and spread of its counted entries; zeros where fewer than two count."""
+    scores = np.zeros_like(values)
+    for kind in kinds:
+        chosen = values[counted & kind]
+        if len(chosen) >= 2:
+            scores[kind] = (values[kind] - chosen.mean()) / (chosen.std() + 1e-6)
+    return np.clip(scores, -Z_BOUND, Z_BOUND)
 
 
 def _rank(values: np.ndarray, counted: np.ndarray) -> np.ndarray:

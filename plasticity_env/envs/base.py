@@ -96,7 +96,12 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self.settings = Settings(**settings)
         self._rule = find_reward(self.settings.reward)
         if loaded is None:
-            loaded = load_model(self.settings.model_name, mode=PruningMode.ADAPTIVE, device=self.settings.device)
+            loaded = load_model(
+                self.settings.model_name,
+                mode=PruningMode.ADAPTIVE,
+                device=self.settings.device,
+                mlp_blocks=self.settings.blocks_of_neurons,
+            )
         if text is None:
             text = load_text(
                 self.settings.dataset,
@@ -346,9 +351,14 @@ class PlasticityEnv(gym.Env[Observation, Any]):
                     f"{split}_blocks {wanted} is more than the {there} blocks of {text.block_size} tokens in the {split} "
                     f"split of {text.name!r}: ask for fewer or use a longer text"
                 )
-        if self.settings.min_heads_per_layer > loaded.model.shape[1]:
+        if loaded.model.mlp_blocks != self.settings.blocks_of_neurons:
             raise InputError(
-                f"min_heads_per_layer {self.settings.min_heads_per_layer} exceeds the {loaded.model.shape[1]} heads a layer"
+                f"the model was wrapped with mlp_blocks={loaded.model.mlp_blocks}, the environment wants "
+                f"{self.settings.blocks_of_neurons} (units={self.settings.units!r}): load it with load_model(..., mlp_blocks=...)"
+            )
+        if self.settings.min_heads_per_layer > loaded.model.heads:
+            raise InputError(
+                f"min_heads_per_layer {self.settings.min_heads_per_layer} exceeds the {loaded.model.heads} heads a layer"
             )
 
     def _draw(self, options: dict[str, Any]) -> tuple[float, float | None, Indices, Indices, int | None]:
@@ -457,7 +467,6 @@ class PlasticityEnv(gym.Env[Observation, Any]):
     def _observation(self, state: EpisodeState) -> Observation:
         bench, outcome = self.workbench, self._outcome(state)
         limits = self._limits(state)
-        layers, heads = state.active.shape
         tokens = head_tokens(
             HeadState(
                 state.active,
@@ -465,6 +474,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
                 state.age,
                 bench.flop_table.marginal(state.active) / self.dense_flops,
                 bench.flop_table.group_size,
+                bench.model.heads,
             ),
             state.measurement.signals,
             hide_pruned=limits.mode is PruningMode.COMPRESSED,
@@ -485,8 +495,9 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             "compressed": float(limits.mode is PruningMode.COMPRESSED),
             "trains": float(limits.trains),
             "repairs": float(self.settings.repair != "none"),
-            "log_layers": math.log(layers),
-            "log_heads": math.log(heads),
+            "log_layers": math.log(len(state.active)),
+            "log_heads": math.log(bench.model.heads),
+            "log_mlp_blocks": math.log1p(bench.model.mlp_blocks),
         }
         return {"heads": tokens, "globals": global_vector(values), "action_mask": self._mask(state)}
 
@@ -496,7 +507,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             "ppl": math.exp(min(state.measurement.loss, 700.0)),
             "flops": self.workbench.flop_table.total(state.active),
             "params": self.workbench.parameter_table.total(state.active),
-            "active_heads": int(state.active.sum()),
+            "active_heads": int(state.active[:, : self.workbench.model.heads].sum()),
+            "active_units": int(state.active.sum()),
             "reward_terms": terms,
             "action_mask": self._mask(state),
             "invalid_actions": invalid,

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from plasticity_env.errors import InputError
+from plasticity_env.errors import InputError, unknown
 from plasticity_env.model import PruningMode
 from plasticity_env.repair import find_repair
 from plasticity_env.rewards import find_reward
 
+UNITS = ("heads", "heads+mlp")
 # what ranges must lie above, and their largest value
 LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0)}
 
@@ -35,6 +36,8 @@ class Settings:
         repair: "none", "bias", "scale", "least_squares", "sequential" or "sequential_mlp" (see `plasticity_env.repair`).
         max_sparsity: Largest share of heads that may be pruned, in [0, 1].
         min_heads_per_layer: Fewest active heads of a layer.
+        units: What can be pruned: "heads", or "heads+mlp" for blocks of MLP neurons as well.
+        mlp_blocks: Equal blocks into which each layer's neurons are cut, with units="heads+mlp".
         calibration_blocks: Blocks that score and repair, drawn at reset.
         reward_blocks: Blocks that pay, drawn at reset.
         batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
@@ -58,6 +61,8 @@ class Settings:
     repair: str = "least_squares"
     max_sparsity: float = 0.9
     min_heads_per_layer: int = 0
+    units: str = "heads"
+    mlp_blocks: int = 8
     calibration_blocks: int = 16
     reward_blocks: int = 16
     batch_size: int = 8
@@ -77,6 +82,7 @@ class Settings:
             ("train_streams", 1),
             ("grow_warmup_steps", 0),
             ("min_heads_per_layer", 0),
+            ("mlp_blocks", 1),
             ("calibration_blocks", 1),
             ("reward_blocks", 1),
             ("batch_size", 1),
@@ -85,10 +91,17 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+        if self.units not in UNITS:
+            raise unknown("units", self.units, UNITS)
         if not 0 <= self.max_sparsity <= 1:
             raise InputError(f"max_sparsity must lie in [0, 1], got {self.max_sparsity!r}")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate must be positive, got {self.learning_rate!r}")
+
+    @property
+    def blocks_of_neurons(self) -> int:
+        """MLP blocks a layer that are units: 0 with units="heads"."""
+        return self.mlp_blocks if self.units == "heads+mlp" else 0
 
     def kwargs(self) -> dict[str, Any]:
         """The arguments as JSON-able keyword arguments."""

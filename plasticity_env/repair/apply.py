@@ -15,7 +15,7 @@ def repair_sites(
     """Repair some sites of a model for its present mask.
 
     Args:
-        model: Its active mask is what is repaired for; the sites must not hold a repair already.
+        model: Its active mask is what is repaired for; repairs that the sites carry are taken back first.
         method: Name in `METHODS`.
         statistics: Of the dense model; sites that it lacks are left as they are.
         sites: Indices in ``model.sites``; None for all. Sites with all units active are left as they are.
@@ -26,7 +26,9 @@ def repair_sites(
     """
     statistics.check(ridge)
     active, changes = model.active, {}
-    for index in statistics.sites if sites is None else sites:
+    chosen = list(statistics.sites if sites is None else sites)
+    model.undo_repair(chosen)
+    for index in chosen:
         site = model.sites[index]
         kept = site.kept_inputs(active)
         if bool(kept.all()) or index not in statistics.sites:
