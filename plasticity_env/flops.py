@@ -71,7 +71,7 @@ def flop_table(model: PlasticModel, seq_len: int) -> CostTable:
 
 
 def parameter_table(model: PlasticModel) -> CostTable:
-    """Parameters, tied weights counted once."""
+    """Parameters, tied weights counted once; norms that go with a layer's last unit are not taken off."""
     total = sum(parameter.numel() for parameter in model.model.parameters())
     return _table(model, float(total), *_parts(model, matrices=False))
 

@@ -34,6 +34,8 @@ class Layout:
         mlp_inputs: Names of the projections that make the neurons (gate and up, or one).
         mlp_output: Name of the projection that reads the neurons.
         post_norm: What a projection writes is normalised before it joins the residual stream (Gemma-3).
+        attention_norm, mlp_norm: Name of the norm inside a block that nothing but the attention (the MLP) reads, which
+            goes with it; "" where there is none, or where it depends on the configuration.
     """
 
     layers: str
@@ -45,17 +47,38 @@ class Layout:
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
     mlp_output: str = "down_proj"
     post_norm: bool = False
+    attention_norm: str = ""
+    mlp_norm: str = ""
 
 
 _QKV = ("q_proj", "k_proj", "v_proj")
-_LLAMA = Layout("model.layers", "self_attn", "o_proj", "separate", _QKV)
+_LLAMA = Layout(
+    "model.layers",
+    "self_attn",
+    "o_proj",
+    "separate",
+    _QKV,
+    attention_norm="input_layernorm",
+    mlp_norm="post_attention_layernorm",
+)
 _LAYOUTS: dict[str, Layout] = {
-    "gpt2": Layout("transformer.h", "attn", "c_proj", "fused", ("c_attn",), "mlp", ("c_fc",), "c_proj"),
+    "gpt2": Layout(
+        "transformer.h",
+        "attn",
+        "c_proj",
+        "fused",
+        ("c_attn",),
+        "mlp",
+        ("c_fc",),
+        "c_proj",
+        attention_norm="ln_1",
+        mlp_norm="ln_2",
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "gemma3_text": replace(_LLAMA, post_norm=True),
+    "gemma3_text": replace(_LLAMA, post_norm=True, mlp_norm="pre_feedforward_layernorm"),
     "phi": Layout("model.layers", "self_attn", "dense", "separate", _QKV, "mlp", ("fc1",), "fc2"),
     "opt": Layout("model.decoder.layers", "self_attn", "out_proj", "separate", _QKV, "", ("fc1",), "fc2"),
     "gpt_neox": Layout(
@@ -67,6 +90,8 @@ _LAYOUTS: dict[str, Layout] = {
         "mlp",
         ("dense_h_to_4h",),
         "dense_4h_to_h",
+        attention_norm="input_layernorm",
+        mlp_norm="post_attention_layernorm",
     ),
 }
 

@@ -242,9 +242,11 @@ class PlasticModel(nn.Module):
             mask: (L, U) boolean; units that are pruned already stay so.
 
         Raises:
-            InputError: Wrong shape or type.
+            InputError: Wrong shape or type, or no head of the model would be left; nothing is changed.
         """
         mask = self._check(mask) & self._active
+        if bool(mask.any()) and not bool((self._active & ~mask)[:, : self.heads].any()):
+            raise InputError("pruning all heads of the model leaves no attention at all: keep at least one head active")
         self._undo_repairs_of(mask)
         for layer, unit in mask.nonzero().tolist():
             self._active[layer, unit] = False
@@ -347,8 +349,8 @@ class PlasticModel(nn.Module):
         target = self._check(target)
         if bool((target == self._active).all()):
             return
-        self.prune(self._active & ~target)
         self.revive(target & ~self._active)
+        self.prune(self._active & ~target)
 
     # -- repair of output projections ----------------------------------------------------------------------------
 
@@ -521,7 +523,9 @@ class PlasticModel(nn.Module):
 
     def _refuse_if_retired(self) -> None:
         if self._retired:
-            raise InputError("this model was compacted in place: nothing is left to edit or measure; wrap a dense model")
+            raise InputError(
+                "this model was compacted in place: nothing is left to edit or measure; wrap a dense model"
+            )
 
     def _refuse_if_compressed(self, edit: str, mask: Tensor) -> None:
         if self.mode is PruningMode.COMPRESSED and bool(mask.any()):

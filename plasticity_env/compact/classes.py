@@ -134,11 +134,13 @@ def shrink(model: PreTrainedModel) -> None:
         heads, neurons = config.kept_heads[index], config.kept_neurons[index]
         if not heads:
             setattr(layer, layout.attention, RemovedAttention(layout.output, _bias(block.output), index))
+            remove_norm(layer, layout.attention_norm)
         elif len(heads) < block.heads:
             apply_cuts(attention_cuts(block, heads))
             set_head_counts(block.module, heads, block.group_size, block.head_dim)
         if not neurons:
             remove_mlp(layer, layout, _bias(mlp.output))
+            remove_norm(layer, layout.mlp_norm)
         elif neurons < mlp.width:
             apply_cuts(mlp_cuts(mlp, range(neurons)))
 
@@ -165,6 +167,12 @@ def remove_mlp(layer: nn.Module, layout: Layout, bias: nn.Parameter | None) -> N
     for name in layout.mlp_inputs:
         setattr(layer, name, nn.Identity())
     setattr(layer, layout.mlp_output, Remainder(bias))
+
+
+def remove_norm(layer: nn.Module, name: str) -> None:
+    """Take away a norm that nothing reads any more."""
+    if name:
+        setattr(layer, name, nn.Identity())
 
 
 @torch.no_grad()
