@@ -16,15 +16,18 @@ import controllers
 import plasticity_env  # noqa: F401  (registers the environments)
 from controllers import SCORES, RankedController
 from plasticity_env import cli
+from plasticity_env.checkpoints import is_checkpoint, load_plastic
 from plasticity_env.envs.base import PlasticityEnv
+from plasticity_env.envs.settings import UNITS
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.export import check_export, check_format, dense_sizes, prepare_export, write_export
 from plasticity_env.files import new_folder, write_text
 from plasticity_env.loading import LoadedModel, load_model
+from plasticity_env.model import PlasticModel
 from plasticity_env.repair import find_repair
 from plasticity_env.stock_configs import check_count
-from plasticity_env.text import load_text
-from plasticity_env.uniform import best_uniform_mask, group_shapes
+from plasticity_env.text import TextSplits, load_text
+from plasticity_env.uniform import best_uniform_mask, group_shapes, uniform_mask
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -43,6 +46,10 @@ class ExportConfig:
     """share of heads to prune first; 0 exports the model as it is"""
     uniform_heads: int | None = None
     """with --format uniform: heads that each layer keeps, instead of --pruning_level"""
+    units: str = "heads"
+    """what is pruned: heads, or heads+mlp for blocks of MLP neurons as well"""
+    mlp_blocks: int = 8
+    """equal blocks of neurons in each MLP, with --units heads+mlp"""
     strategy: str = "fisher"
     """what chooses the heads: fisher, gradient, magnitude, random, ..., or the folder of a saved controller"""
     rounds: int = 1
@@ -79,7 +86,11 @@ class ExportConfig:
             raise InputError(f"pruning_level must lie in [0, 1), got {self.pruning_level!r}")
         if self.uniform_heads is not None and (self.format != "uniform" or self.pruning_level > 0):
             raise InputError("--uniform_heads is for --format uniform, and stands instead of --pruning_level")
-        for name in ("calibration_blocks", "test_blocks", "rounds", "batch_size"):
+        if self.rounds > 1 and self.format == "uniform":
+            raise InputError(f"--format uniform prunes in one round, got {self.rounds}: leave --rounds out")
+        if self.units not in UNITS:
+            raise unknown("units", self.units, UNITS)
+        for name in ("calibration_blocks", "test_blocks", "rounds", "batch_size", "mlp_blocks"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
@@ -89,6 +100,11 @@ class ExportConfig:
     def prunes(self) -> bool:
         """Whether heads are to be pruned before the export."""
         return self.pruning_level > 0 or self.uniform_heads is not None
+
+    @property
+    def neuron_blocks(self) -> int:
+        """MLP blocks a layer that are units."""
+        return self.mlp_blocks if self.units == "heads+mlp" else 0
 
 
 def export(config: ExportConfig) -> tuple[Path, list[str]]:
@@ -106,7 +122,7 @@ def export(config: ExportConfig) -> tuple[Path, list[str]]:
     """
     path = config.output_path or Path("runs") / f"export_{time.strftime('%Y%m%d_%H%M%S')}"
     with new_folder(path) as folder:
-        loaded = load_model(config.model_name, device=config.device)
+        loaded = _open(config)
         said = prune(loaded, config) if config.prunes else []
         model = loaded.model
         exported = prepare_export(model, config.format, DTYPES[config.dtype])
@@ -128,22 +144,55 @@ def export(config: ExportConfig) -> tuple[Path, list[str]]:
     return path, said
 
 
+def _open(config: ExportConfig) -> LoadedModel:
+    if is_checkpoint(config.model_name):
+        return load_plastic(config.model_name, device=config.device)
+    return load_model(config.model_name, device=config.device, mlp_blocks=config.neuron_blocks)
+
+
 def prune(loaded: LoadedModel, config: ExportConfig) -> list[str]:
-    """Choose heads, prune and repair; the model carries the result.
+    """Choose units, prune and repair; the model carries the result.
 
     Returns:
         Sentences about what it cost.
 
     Raises:
-        InputError: The model is pruned already, or the wanted number of heads cannot be said in the format.
+        InputError: The model is pruned already, has no tokenizer, or cannot be said with so many heads in the format.
     """
     model = loaded.model
     if not bool(model.active.all()):
         raise InputError(f"{loaded.name!r} is pruned already: export it as it is, without --pruning_level")
-    count = _heads_per_layer(config, loaded)
+    if loaded.tokenizer is None:
+        raise InputError(f"{config.model_name!r} was saved without a tokenizer, which pruning needs: save it with one")
+    left = _left_in_each_layer(config, model) if config.format == "uniform" else None
     text = load_text(
         config.dataset, loaded.tokenizer, dataset_config=config.dataset_config, block_size=config.max_length
     )
+    env = _environment(config, loaded, text)
+    observation, _ = env.reset(seed=config.seed)
+    blocks = min(config.test_blocks, len(text.blocks("test")))
+    dense = env.evaluate("test", blocks)
+    controller = controllers.make(config.strategy, sparsity=config.pruning_level, rounds=config.rounds)
+    controller.reset(config.seed)
+    if left is None:
+        for _ in range(config.rounds - 1):
+            observation = env.step(controller.act(observation))[0]
+        active = env.preview(controller.act(observation))
+    else:
+        assert isinstance(controller, RankedController)
+        importance = torch.from_numpy(controller.importance(observation)).view(model.shape)
+        active = _uniform_mask(importance, model, *left)
+    after = env.evaluate("test", blocks, active)  # and the model carries this mask and its repair from here on
+    kept = env.workbench.flop_table.total(active) / env.dense_flops
+    return [
+        f"{int((~active).sum())} of {active.numel()} {config.units} pruned by {config.strategy}, repair {config.repair}: "
+        f"{kept:.1%} of the FLOPs, test perplexity {math.exp(min(dense, 700.0)):.2f} -> {math.exp(min(after, 700.0)):.2f} "
+        f"({blocks} blocks of {config.max_length} tokens)"
+    ]
+
+
+def _environment(config: ExportConfig, loaded: LoadedModel, text: TextSplits) -> PlasticityEnv:
+    names = ("repair", "calibration_blocks", "max_length", "batch_size", "device", "units", "mlp_blocks")
     env: PlasticityEnv = gym.make(
         "plasticity/Heads-v0",
         loaded=loaded,
@@ -153,42 +202,25 @@ def prune(loaded: LoadedModel, config: ExportConfig) -> list[str]:
         max_sparsity=1.0,
         obs_signal=config.strategy not in SCORES or config.strategy == "obs",
         reward_blocks=1,
-        **{
-            name: getattr(config, name)
-            for name in ("repair", "calibration_blocks", "max_length", "batch_size", "device")
-        },
+        **{name: getattr(config, name) for name in names},
     ).unwrapped  # type: ignore[assignment]
-    observation, _ = env.reset(seed=config.seed)
-    blocks = min(config.test_blocks, len(text.blocks("test")))
-    dense = env.evaluate("test", blocks)
-    controller = controllers.make(config.strategy, sparsity=config.pruning_level, rounds=config.rounds)
-    controller.reset(config.seed)
-    if count is None:
-        for _ in range(config.rounds - 1):
-            observation = env.step(controller.act(observation))[0]
-        active = env.preview(controller.act(observation))
-    else:
-        assert isinstance(controller, RankedController)
-        importance = torch.from_numpy(controller.importance(observation)).view(model.shape)
-        active = _uniform(importance, model.kv_heads, count)
-    after = env.evaluate("test", blocks, active)
-    return [
-        f"{int((~active).sum())} of {active.numel()} heads pruned by {config.strategy}, repair {config.repair}: test perplexity "
-        f"{math.exp(min(dense, 700.0)):.2f} -> {math.exp(min(after, 700.0)):.2f} ({blocks} blocks of {config.max_length})"
-    ]
+    return env
 
 
-def _heads_per_layer(config: ExportConfig, loaded: LoadedModel) -> int | None:
-    """Heads that each layer shall keep; None where layers may differ."""
-    if config.format != "uniform":
-        return None
-    model = loaded.model
-    count = config.uniform_heads
-    if count is None:
-        count = max(1, round(model.heads * (1 - config.pruning_level)))
-    check_count(model.config, dense_sizes(model), count)
-    return count
+def _left_in_each_layer(config: ExportConfig, model: PlasticModel) -> tuple[int, int]:
+    """Heads and MLP blocks that each layer shall keep."""
+    heads = config.uniform_heads
+    if heads is None:
+        heads = max(1, round(model.heads * (1 - config.pruning_level)))
+    check_count(model.config, dense_sizes(model), heads)
+    return heads, max(1, round(model.mlp_blocks * (1 - config.pruning_level)))
 
 
-def _uniform(importance: Tensor, kv_heads: int, count: int) -> Tensor:
-    return best_uniform_mask(importance, kv_heads, group_shapes(importance.shape[1], kv_heads)[count])
+def _uniform_mask(importance: Tensor, model: PlasticModel, heads: int, blocks: int) -> Tensor:
+    """(L, U) mask that keeps the most important units of each layer, from their (L, U) importance."""
+    of_heads, of_blocks = importance.split([model.heads, model.mlp_blocks], dim=1)
+    shapes = group_shapes(model.heads, model.kv_heads)[heads]
+    kept = best_uniform_mask(of_heads, model.kv_heads, shapes)
+    if not model.mlp_blocks:
+        return kept
+    return torch.cat([kept, uniform_mask(of_blocks, model.mlp_blocks, (blocks, 1))], dim=1)

@@ -10,6 +10,7 @@ import os as _os
 import gymnasium as _gym
 import torch as _torch
 
+from plasticity_env.checkpoints import load_plastic, save_plastic
 from plasticity_env.compact import register_all as _register_compact_models
 from plasticity_env.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.errors import InputError
@@ -56,6 +57,7 @@ __all__ = [
     "flops",
     "kv_cache_bytes",
     "load_model",
+    "load_plastic",
     "load_text",
     "mean_loss",
     "measure",
@@ -63,5 +65,6 @@ __all__ = [
     "register_layout",
     "register_reward",
     "reward_names",
+    "save_plastic",
     "validate",
 ]

@@ -46,7 +46,10 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     made = [parent for parent in path.parents if not parent.exists()]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
+        try:
+            temporary.mkdir(parents=True)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         yield temporary
         if there:
             former = temporary.with_suffix(".old")
