@@ -28,6 +28,8 @@ def test_any_walk_back_to_all_active_is_the_stock_model(walk):
         expected = torch.ones(2, 4, dtype=torch.bool)
         for edit, bits in walk:
             mask = torch.tensor([bits >> i & 1 for i in range(8)], dtype=torch.bool).view(2, 4)
+            if edit == "prune" and bool((expected & ~mask).sum() == 0):
+                continue  # one head of the model stays
             getattr(model, edit)(mask)
             expected = expected & ~mask if edit == "prune" else expected | mask
             assert torch.equal(model.active, expected)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from plasticity_env import InputError, PlasticModel, load_model, load_text, mean_loss, measure
-from plasticity_env.repair import Moments, bias, least_squares, repair_sites
+from plasticity_env.repair import Moments, bias, least_squares, repair_in_order, repair_sites, scale
 from tests.conftest import build
 
 
@@ -89,3 +89,111 @@ def test_statistics_that_are_not_finite_are_refused():
     gram = torch.full((4, 4), float("nan"), dtype=torch.float64)
     with pytest.raises(InputError, match="not finite"):
         least_squares(torch.zeros(4, 2), Moments(gram, gram[0]), torch.tensor([True, True, False, False]))
+
+
+def test_scale_minimises_its_objective_over_factors_of_units():
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    x = torch.randn(300, 12, generator=generator, dtype=torch.float64) @ mix
+    weight = torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    kept = torch.ones(12, dtype=torch.bool)
+    kept[3:6] = False  # units of three inputs
+    change = scale(weight, Moments(x.t() @ x / len(x), x.mean(0)), kept, 3, ridge=0.02)
+    factors = (change.weight / weight)[:, 0].view(4, 3)
+    assert torch.allclose(factors, factors[:, :1].expand(4, 3))  # one factor a unit
+    units = torch.stack([x[:, 3 * u : 3 * u + 3] @ weight[3 * u : 3 * u + 3] for u in range(4)])  # (4, tokens, 5)
+    penalty = 0.02 * units.square().sum((1, 2)).mean() / len(x)
+    free = factors[[0, 2, 3], 0].clone().requires_grad_()
+    error = (torch.einsum("u,utd->td", free, units[[0, 2, 3]]) - x @ weight).square().sum() / len(x)
+    (slope,) = torch.autograd.grad(error + penalty * (free - 1).square().sum(), free)
+    assert slope.abs().max() < 1e-9 * float(units.square().sum() / len(x))
+
+
+def test_sequential_repair_of_one_layer_is_ridge_regression_on_the_dense_output(ids):
+    model = PlasticModel(build("llama"))
+    mask = torch.zeros(2, 4, dtype=torch.bool)
+    mask[1, 2] = True  # nothing before it is pruned: its inputs are the dense ones
+    statistics = measure(model, ids, statistics=True).statistics
+    weight = model.blocks[1].output_weight().clone()
+    model.prune(mask)
+    repair_in_order(model, ids, ridge=0.01)
+    kept = torch.ones(64, dtype=torch.bool)
+    kept[32:48] = False
+    gram = statistics.sites[2].gram
+    penalty = 0.01 * gram[kept][:, kept].diagonal().mean()
+    system = gram[kept][:, kept] + penalty * torch.eye(48, dtype=torch.float64)
+    expected = torch.linalg.solve(system, gram[kept] @ weight.double() + penalty * weight[kept].double())
+    assert torch.allclose(model.blocks[1].output_weight()[kept].double(), expected, atol=1e-4)
+    assert model.repaired_sites == [2]
+
+
+@pytest.mark.parametrize("mlp", [False, True])
+def test_sequential_repair_brings_the_residual_stream_back(architecture, mlp, ids):
+    model = PlasticModel(build(architecture))
+    mask = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    with torch.no_grad():
+        dense = model.model(ids, output_hidden_states=True)
+        model.prune(mask)
+        pruned = model.model(ids, output_hidden_states=True)
+        repair_in_order(model, ids, mlp=mlp)
+        repaired = model.model(ids, output_hidden_states=True)
+        assert model.repaired_sites == ([0, 1, 2, 3] if mlp else [0, 2])
+        for layer in (1, 2):
+            before = (pruned.hidden_states[layer] - dense.hidden_states[layer]).norm()
+            assert (repaired.hidden_states[layer] - dense.hidden_states[layer]).norm() < before
+        model.revive(mask)
+        model.undo_repair()
+        assert torch.equal(model(ids).logits, dense.logits)
+
+
+def test_sequential_repair_beats_parallel_where_much_is_pruned():
+    model, tokenizer, _ = load_model("bard-llama-4x8")
+    text = load_text("shakespeare", tokenizer, block_size=128)
+    calibration, held_out = text.blocks("calibration")[:32], text.blocks("reward")[:8]
+    signals = measure(model, calibration, statistics=True)
+    dense = mean_loss(model, held_out)
+    mask = torch.ones(model.active.numel(), dtype=torch.bool)
+    mask[signals.fisher.flatten().argsort()[: len(mask) // 2]] = False
+    model.set_active(mask.view(model.shape))
+    repair_sites(model, "least_squares", signals.statistics)
+    parallel = mean_loss(model, held_out) - dense
+    repair_in_order(model, calibration)
+    assert mean_loss(model, held_out) - dense < 0.9 * parallel
+
+
+def test_only_what_changed_is_solved_again(make_env):
+    env = make_env(repair="least_squares", max_sparsity=1.0).unwrapped
+    env.reset(seed=0)
+    bench, blocks = env.workbench, env.get_state()["episode"].calibration
+    mask = torch.ones(4, 4, dtype=torch.bool)
+    mask[:, 0] = False
+    bench.install(mask, blocks)
+    before = bench.model.repairs
+    assert sorted(before) == [0, 2, 4, 6]
+    mask[1, 2] = mask[3, 1] = False
+    bench.install(mask, blocks)
+    after = bench.model.repairs
+    assert [site for site in after if after[site] is not before[site]] == [2, 6]
+
+
+def test_repair_that_fails_leaves_the_model_untouched(ids):
+    model = PlasticModel(build("gpt2"))
+    statistics = measure(model, ids, statistics=True).statistics
+    statistics.sites[2].gram[0, 0] = float("nan")
+    mask = torch.zeros(2, 4, dtype=torch.bool)
+    mask[:, 1] = True
+    model.prune(mask)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(InputError, match="not finite"):
+        repair_sites(model, "least_squares", statistics)
+    with pytest.raises(InputError, match="12 calibration tokens do not determine 64 inputs with a ridge of 1e-06"):
+        repair_in_order(model, ids[:1], ridge=1e-6)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.repaired_sites == []
+
+
+def test_the_last_head_of_the_model_cannot_be_pruned(ids):
+    model = PlasticModel(build("gpt2"))
+    with pytest.raises(InputError, match="keep at least one head active"):
+        model.prune(torch.ones(2, 4, dtype=torch.bool))
+    assert bool(model.active.all())
