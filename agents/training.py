@@ -56,6 +56,8 @@ class TrainConfig:
     """fixed streams of training text, each with its control arm, that episodes draw from"""
     grow_warmup_steps: int = 20
     """fine-tuning steps until a grown head's gate is 1"""
+    growth_init: str = "random"
+    """what a grown head starts from: random, copy or transfer"""
     obs_signal: bool = True
     """whether observations include the OBS score"""
     repair: str = "least_squares"
@@ -106,6 +108,7 @@ class TrainConfig:
             *("dataset", "dataset_config", "mode", "reward", "horizon", "train_steps", "train_streams"),
             *(
                 "grow_warmup_steps",
+                "growth_init",
                 "obs_signal",
                 "repair",
                 "max_sparsity",

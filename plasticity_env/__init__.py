@@ -15,6 +15,7 @@ from plasticity_env.compact import register_all as _register_compact_models
 from plasticity_env.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.errors import InputError
 from plasticity_env.flops import flop_table, flops, kv_cache_bytes
+from plasticity_env.growth import GrowthResult, UNetSkip, WarmupSchedule, grow_attention_heads_gradually
 from plasticity_env.layouts import Layout, register_layout
 from plasticity_env.loading import LoadedModel, embedded_models, load_model, model_card
 from plasticity_env.model import PlasticModel, PruningMode
@@ -44,6 +45,7 @@ __all__ = [
     "PRUNE",
     "REVIVE",
     "EpisodeRecord",
+    "GrowthResult",
     "HeadSignals",
     "InputError",
     "Layout",
@@ -52,9 +54,12 @@ __all__ = [
     "PruningMode",
     "RewardRule",
     "TextSplits",
+    "UNetSkip",
+    "WarmupSchedule",
     "embedded_models",
     "flop_table",
     "flops",
+    "grow_attention_heads_gradually",
     "kv_cache_bytes",
     "load_model",
     "load_plastic",

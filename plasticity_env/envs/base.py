@@ -17,6 +17,7 @@ from plasticity_env.edits import EditMasks, Limits, allowed_edits, resolve
 from plasticity_env.envs.settings import LIMITS, Settings, bounds, check_range
 from plasticity_env.errors import InputError
 from plasticity_env.finetune import FineTuner, control_arm
+from plasticity_env.growth.initial_weights import INITIAL_WEIGHTS
 from plasticity_env.loading import LoadedModel, load_model
 from plasticity_env.model import PlasticModel, PruningMode, Snapshot
 from plasticity_env.observation import (
@@ -117,6 +118,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             obs=self.settings.obs_signal,
             batch_size=self.settings.batch_size,
             want_kl=self._rule.needs_kl,
+            residual=self.settings.residual_signal,
         )
         layers, heads = loaded.model.shape
         self.head_slots = layers * heads
@@ -441,7 +443,9 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         model.revive(masks.revive)
         if bool(masks.grow.any()):
             generator = torch.Generator().manual_seed(1_000_003 * state.stream + state.step)
-            model.grow(masks.grow, warmup_steps=self.settings.grow_warmup_steps, generator=generator)
+            weights = INITIAL_WEIGHTS[self.settings.growth_init](state.measurement.signals.fisher)
+            warmup = self.settings.grow_warmup_steps
+            model.grow(masks.grow, warmup_steps=warmup, generator=generator, weights=weights)
             model.forget_moments(masks.grow, self._tuner.optimizer)
         self.workbench.install(model.active, state.calibration)
         self._tuner.run(self.settings.train_steps)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from plasticity_env.errors import InputError, unknown
+from plasticity_env.growth.initial_weights import check_initial_weights
 from plasticity_env.model import PruningMode
 from plasticity_env.repair import find_repair
 from plasticity_env.rewards import find_reward
@@ -33,6 +34,7 @@ class Settings:
         learning_rate: Of those steps.
         train_streams: How many fixed streams of training text (with their control arms) resets draw from.
         grow_warmup_steps: Training steps until a grown head's gate is 1.
+        growth_init: What a grown head starts from: "random", "copy" or "transfer" (see `plasticity_env.growth`).
         repair: "none", "bias", "scale", "least_squares", "sequential" or "sequential_mlp" (see `plasticity_env.repair`).
         max_sparsity: Largest share of heads that may be pruned, in [0, 1].
         min_heads_per_layer: Fewest active heads of a layer.
@@ -43,6 +45,7 @@ class Settings:
         batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
         max_length: Tokens a block.
         obs_signal: Compute the OBS score, (H*D)^3 a layer and step.
+        residual_signal: Compute the residual scores (`plasticity_env.residual`), about the cost of least-squares repair.
         device: "cpu", "cuda", "cuda:0", ...
     """
 
@@ -58,6 +61,7 @@ class Settings:
     learning_rate: float = 3e-4
     train_streams: int = 4
     grow_warmup_steps: int = 20
+    growth_init: str = "random"
     repair: str = "least_squares"
     max_sparsity: float = 0.9
     min_heads_per_layer: int = 0
@@ -68,12 +72,14 @@ class Settings:
     batch_size: int = 8
     max_length: int = 128
     obs_signal: bool = True
+    residual_signal: bool = True
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         PruningMode.parse(self.mode)
         find_reward(self.reward)
         find_repair(self.repair)
+        check_initial_weights(self.growth_init)
         for name, (above, most) in LIMITS.items():
             check_range(name, getattr(self, name), above, most)
         for name, low in (

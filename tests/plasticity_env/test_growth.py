@@ -296,3 +296,27 @@ def test_a_model_without_a_free_slot_is_refused(ids):
         grow(build("gpt2"), ids)
     with pytest.raises(InputError, match="compressed mode"):
         grow(pruned(mode="compressed"), ids)
+
+
+@pytest.mark.parametrize("initial", sorted(INITIAL_WEIGHTS))
+def test_the_environment_grows_with_the_initial_weights_it_is_told(make_env, initial, tmp_path):
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 400)
+    settings = {"dataset": str(tmp_path / "text.txt"), "repair": "none", "batch_size": 2}
+    env = make_env(train_steps=1, growth_init=initial, grow_warmup_steps=100, **settings)
+    env.reset(seed=0)
+    edits = torch.zeros(16, dtype=torch.long)
+    edits[[5, 9]] = 1  # prune head 1 of layer 1, and of its mirror image, layer 2
+    env.step(edits.numpy())
+    saved = env.unwrapped.model.saved_weights(2, 1)
+    edits = torch.zeros(16, dtype=torch.long)
+    edits[5] = 3
+    env.step(edits.numpy())
+    model = env.unwrapped.model
+    assert bool(model.active[1, 1])
+    distance = (model.pieces(1, 1, "unit")[0].data - saved[0]).norm() / saved[0].norm()
+    assert (float(distance) < 0.2) == (initial == "transfer")
+
+
+def test_an_unknown_growth_init_is_refused(make_env):
+    with pytest.raises(InputError, match="unknown initial weights 'transfr'"):
+        make_env(growth_init="transfr")
