@@ -17,7 +17,7 @@ from plasticity_env.edits import EditMasks, Limits, allowed_edits, resolve
 from plasticity_env.envs.settings import LIMITS, Settings, bounds, check_range
 from plasticity_env.errors import InputError
 from plasticity_env.finetune import FineTuner, control_arm
-from plasticity_env.growth.initial_weights import INITIAL_WEIGHTS
+from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.loading import LoadedModel, load_model
 from plasticity_env.model import PlasticModel, PruningMode, Snapshot
 from plasticity_env.observation import (
@@ -443,7 +443,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         model.revive(masks.revive)
         if bool(masks.grow.any()):
             generator = torch.Generator().manual_seed(1_000_003 * state.stream + state.step)
-            weights = INITIAL_WEIGHTS[self.settings.growth_init](state.measurement.signals.fisher)
+            weights = find_initial_weights(self.settings.growth_init)(state.measurement.signals.fisher)
             warmup = self.settings.grow_warmup_steps
             model.grow(masks.grow, warmup_steps=warmup, generator=generator, weights=weights)
             model.forget_moments(masks.grow, self._tuner.optimizer)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from plasticity_env.errors import InputError, unknown
-from plasticity_env.growth.initial_weights import check_initial_weights
+from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model import PruningMode
 from plasticity_env.repair import find_repair
 from plasticity_env.rewards import find_reward
@@ -79,7 +79,7 @@ class Settings:
         PruningMode.parse(self.mode)
         find_reward(self.reward)
         find_repair(self.repair)
-        check_initial_weights(self.growth_init)
+        find_initial_weights(self.growth_init)
         for name, (above, most) in LIMITS.items():
             check_range(name, getattr(self, name), above, most)
         for name, low in (

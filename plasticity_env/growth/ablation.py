@@ -18,7 +18,7 @@ from torch import Tensor
 from plasticity_env.errors import InputError
 from plasticity_env.finetune import FineTuner
 from plasticity_env.growth.gradual import grow_attention_heads_gradually, growth_count
-from plasticity_env.growth.initial_weights import INITIAL_WEIGHTS
+from plasticity_env.growth.initial_weights import INITIAL_WEIGHTS, InitialWeights, Source, TransferWeights
 from plasticity_env.growth.skip import UNetSkip
 from plasticity_env.growth.strategies import GROWTH_STRATEGIES, GradientSensitivityStrategy
 from plasticity_env.loading import LoadedModel, load_model
@@ -33,6 +33,7 @@ class Setting:
     """What all cells of a table share; a cell of another setting is another cell.
 
     Attributes:
+        dataset: Text.
         pruning_level: Share of all heads that are pruned first, lowest Fisher score first, no repair.
         growth_percentage: Share of all heads that comes back.
         steps: Training steps afterwards.
@@ -44,6 +45,7 @@ class Setting:
         test_blocks: Blocks of the test split that the loss is measured on.
     """
 
+    dataset: str = "shakespeare"
     pruning_level: float = 0.5
     growth_percentage: float = 0.2
     steps: int = 100
@@ -54,6 +56,27 @@ class Setting:
     warmup_steps: int = 30
     calibration_blocks: int = 16
     test_blocks: int = 256
+
+
+class ElsewhereWeights(TransferWeights):
+    """Control of the U-Net transfer: saved weights of a pruned head of some other layer, not of the mirrored one.
+
+    The other layers that have a pruned head take turns, from the next one on; with none of them, random weights.
+    """
+
+    name = "elsewhere"
+    measures = False
+
+    def source(self, model: PlasticModel, layer: int, unit: int) -> Source:
+        layers = model.shape[0]
+        pruned = ~model.active[:, : model.heads]
+        others = [(layer + step) % layers for step in range(1, layers)]
+        others = [other for other in others if other != layers - 1 - layer and bool(pruned[other].any())]
+        if not others:
+            return Source("random")
+        other = others[len(self.sources) % len(others)]
+        columns = pruned[other].nonzero().flatten()
+        return Source("pruned", other, int(columns[((columns - unit) % model.heads).argmin()]))
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,7 @@ class Arm:
 
     name: str
     strategy: str | None = None
-    initial: str | None = None
+    initial: str | type[InitialWeights] | None = None
     revive: bool = False
     skip: bool = False
     prune: bool = True
@@ -83,6 +106,7 @@ ARMS: tuple[Arm, ...] = (
     Arm("no growth, skip", skip=True),
     Arm("revive", revive=True),
     *(Arm(f"{s}, {i}", s, i) for s in GROWTH_STRATEGIES for i in INITIAL_WEIGHTS),
+    Arm("gradient_sensitivity, elsewhere", "gradient_sensitivity", ElsewhereWeights),
     Arm("gradient_sensitivity, transfer, skip", "gradient_sensitivity", "transfer", skip=True),
 )
 
@@ -134,7 +158,7 @@ def run_ablation(models: Iterable[str], seeds: int, setting: Setting, path: Path
     path.parent.mkdir(parents=True, exist_ok=True)
     for name in models:
         loaded = load_model(name)
-        text = load_text("shakespeare", loaded.tokenizer, block_size=setting.block_size)
+        text = load_text(setting.dataset, loaded.tokenizer, block_size=setting.block_size)
         for seed in range(seeds):
             for arm in ARMS:
                 known = done.get((name, arm.name, seed))

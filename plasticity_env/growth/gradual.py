@@ -11,7 +11,7 @@ from torch import Tensor
 from plasticity_env.applied_repairs import OutputRepair
 from plasticity_env.errors import InputError
 from plasticity_env.growth.candidates import Candidates
-from plasticity_env.growth.initial_weights import INITIAL_WEIGHTS, Source, check_initial_weights
+from plasticity_env.growth.initial_weights import InitialWeights, Source, find_initial_weights
 from plasticity_env.growth.schedule import WarmupSchedule
 from plasticity_env.growth.strategies import GROWTH_STRATEGIES
 from plasticity_env.growth.visibility import mean_log_visible
@@ -51,7 +51,7 @@ def grow_attention_heads_gradually(
     warmup_steps: int = 100,
     *,
     input_ids: Tensor | None = None,
-    initial_weights: str = "random",
+    initial_weights: str | type[InitialWeights] = "random",
     batch_size: int = 8,
     generator: torch.Generator | None = None,
 ) -> GrowthResult:
@@ -69,7 +69,7 @@ def grow_attention_heads_gradually(
         initial_scale: First value of the new gates, in (0, 1].
         warmup_steps: Training steps until they are 1.
         input_ids: (B, T) calibration text; needed unless neither the strategy nor the initial weights measure.
-        initial_weights: Name in `INITIAL_WEIGHTS`.
+        initial_weights: Name in `INITIAL_WEIGHTS`, or a class of your own.
         batch_size: Sequences in one measuring pass; no result depends on it.
         generator: Source of weights and random choices; seed 0 when None.
 
@@ -81,11 +81,10 @@ def grow_attention_heads_gradually(
             or nothing to measure on; the model is left untouched.
     """
     chosen = find_strategy(GROWTH_STRATEGIES, strategy, "growth")
-    check_initial_weights(initial_weights)
+    kind = find_initial_weights(initial_weights)
     schedule = WarmupSchedule(initial_scale, warmup_steps)
     candidates = growable(model)
     count = growth_count(model, growth_percentage, int(candidates.sum()))
-    kind = INITIAL_WEIGHTS[initial_weights]
     for needs, what in (
         (chosen.measures, f"strategy {chosen.name!r}"),
         (kind.measures, f"initial weights {kind.name!r}"),

@@ -136,15 +136,17 @@ INITIAL_WEIGHTS: dict[str, type[InitialWeights]] = {
 }
 
 
-def check_initial_weights(name: str) -> str:
-    """Return the name of a kind of initial weights.
+def find_initial_weights(kind: str | type[InitialWeights]) -> type[InitialWeights]:
+    """A kind of initial weights by name, or the class that was handed in.
 
     Raises:
         InputError: No such kind.
     """
-    if name not in INITIAL_WEIGHTS:
-        raise unknown("initial weights", name, INITIAL_WEIGHTS)
-    return name
+    if not isinstance(kind, str):
+        return kind
+    if kind not in INITIAL_WEIGHTS:
+        raise unknown("initial weights", kind, INITIAL_WEIGHTS)
+    return INITIAL_WEIGHTS[kind]
 
 
 def _same_kind(model: PlasticModel, unit: int) -> slice:
