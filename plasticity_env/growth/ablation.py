@@ -55,7 +55,7 @@ class Setting:
     initial_scale: float = 0.01
     warmup_steps: int = 30
     calibration_blocks: int = 16
-    test_blocks: int = 256
+    test_blocks: int = 128
 
 
 class ElsewhereWeights(TransferWeights):
@@ -119,8 +119,7 @@ class Cell:
         model, arm, seed: Which.
         setting: See `Setting`.
         heads: (layer, head) that came back.
-        pruned_loss: Test loss after pruning, nats per token.
-        edited_loss: Just after heads came back.
+        edited_loss: Test loss in nats per token just after heads came back, or after pruning where none did.
         final_loss: After training.
         gates: Of the skips after training.
     """
@@ -130,7 +129,6 @@ class Cell:
     seed: int
     setting: Setting
     heads: list[tuple[int, int]]
-    pruned_loss: float
     edited_loss: float
     final_loss: float
     gates: list[float]
@@ -192,7 +190,6 @@ def run_cell(loaded: LoadedModel, text: TextSplits, arm: Arm, seed: int, setting
         if arm.prune:
             count = round(setting.pruning_level * model.shape[0] * model.heads)
             model.prune(select_for_pruning(model, count, "fisher", input_ids=calibration))
-        pruned_loss = mean_loss(model, test)
         heads = _bring_back(model, arm, calibration, setting, random)
         skip = UNetSkip(model) if arm.skip else None
         edited_loss = mean_loss(model, test)
@@ -201,9 +198,7 @@ def run_cell(loaded: LoadedModel, text: TextSplits, arm: Arm, seed: int, setting
             tuner.optimizer.add_param_group({"params": skip.parameters(), "weight_decay": 0.0})
         tuner.run(setting.steps)
         gates = [] if skip is None else skip.gates.tolist()
-        return Cell(
-            loaded.name, arm.name, seed, setting, heads, pruned_loss, edited_loss, mean_loss(model, test), gates
-        )
+        return Cell(loaded.name, arm.name, seed, setting, heads, edited_loss, mean_loss(model, test), gates)
     finally:
         if skip is not None:
             skip.remove()

@@ -7,8 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from plasticity_env import InputError, PlasticModel
-from plasticity_env.growth.ablation import ARMS, BASELINE, ElsewhereWeights, Setting, read_cells, run_ablation, table
+from plasticity_env import InputError, PlasticModel, load_model, load_text
+from plasticity_env.growth.ablation import (
+    ARMS,
+    BASELINE,
+    ElsewhereWeights,
+    Setting,
+    read_cells,
+    run_ablation,
+    run_cell,
+    table,
+)
 from plasticity_env.growth.initial_weights import Source
 from tests.plasticity_env.test_growth_skip import deep
 
@@ -34,9 +43,8 @@ def test_a_cut_run_goes_on_and_every_arm_stands_in_the_table(setting, tmp_path):
     for arm in ARMS:  # 20% of 16 slots
         assert len(by_arm[arm.name].heads) == (3 if arm.strategy or arm.revive else 0)
         assert len(by_arm[arm.name].gates) == (1 if arm.skip else 0)
-    pruned = {cell.pruned_loss for name, cell in by_arm.items() if name != "dense"}
-    assert len(pruned) == 1  # all arms start from one model, so none left a trace
-    assert by_arm[BASELINE].edited_loss == by_arm[BASELINE].pruned_loss
+    pruned = [by_arm[name].edited_loss for name in (BASELINE, "no growth, skip")]
+    assert pruned[0] == pruned[1]
     rows = table(cell for cell, _ in cells).splitlines()
     assert len(rows) == 2 + len(ARMS)
     gain = by_arm["revive"].final_loss - by_arm[BASELINE].final_loss
@@ -67,3 +75,15 @@ def test_bad_input(setting, tmp_path):
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(InputError, match="line 1 of"):
         next(run_ablation(["bard-gpt2-4x4"], 1, setting, tmp_path / "other.jsonl"))
+
+
+def test_a_cell_leaves_the_model_as_it_was(setting):
+    loaded = load_model("bard-gpt2-4x4")
+    text = load_text(setting.dataset, loaded.tokenizer, block_size=setting.block_size)
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    arms = {arm.name: arm for arm in ARMS}
+    first = run_cell(loaded, text, arms["balanced, copy"], 0, setting)
+    run_cell(loaded, text, arms["gradient_sensitivity, transfer, skip"], 0, setting)
+    assert bool(loaded.model.active.all())
+    assert all(torch.equal(value, before[name]) for name, value in loaded.model.state_dict().items())
+    assert run_cell(loaded, text, arms["balanced, copy"], 0, setting) == first
