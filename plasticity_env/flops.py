@@ -58,13 +58,13 @@ class CostTable:
 
 
 def flop_table(model: PlasticModel, seq_len: int) -> CostTable:
-    """Forward FLOPs per token at sequence length ``seq_len``.
+    """Forward FLOPs per token at sequence length ``seq_len``, U-Net skips included.
 
     Raises:
         InputError: ``seq_len`` below 1.
     """
     _check_length(seq_len)
-    dense = _projections(model.model)
+    dense = _projections(model.model) + model.skip_flops
     attention = 2 * 2.0 * seq_len * model.blocks[0].head_dim  # q k^T and p v for one token of one head
     head, group, block = (2.0 * cost for cost in _parts(model, matrices=True))
     return _table(model, dense, head, group, block, attention)

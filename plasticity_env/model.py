@@ -92,6 +92,7 @@ class PlasticModel(nn.Module):
         mlps: L MLPs.
         sites: The 2L projections that write to the residual stream, in execution order: ``sites[2 * l]`` is layer l's
             attention output, ``sites[2 * l + 1]`` its MLP output.
+        skip_flops: FLOPs per token of the U-Net skips on this model (see `plasticity_env.growth.UNetSkip`).
 
     Raises:
         InputError: The architecture has no layout, or its MLPs no so many equal blocks; the model is left untouched.
@@ -122,6 +123,7 @@ class PlasticModel(nn.Module):
         self._repairs = AppliedRepairs(self.sites)
         self.weight_version = next(_versions)
         self._retired = False
+        self.skip_flops = 0.0
 
     # -- a causal LM as before -----------------------------------------------------------------------------------
 
@@ -421,11 +423,13 @@ class PlasticModel(nn.Module):
             optimizer: Over this model's parameters; from here on it serves the compacted model's, moments cut as well.
 
         Raises:
-            InputError: All heads of the model are pruned, or the optimizer keeps a state that cannot be cut; nothing
-                changed.
+            InputError: All heads of the model are pruned, the optimizer keeps a state that cannot be cut, or the model
+                carries U-Net skips; nothing changed.
         """
         from plasticity_env.compact import compact
 
+        if self.skip_flops:
+            raise InputError("a compacted model has no place for U-Net skips: call skip.remove() first")
         return compact(self, inplace, optimizer)
 
     def retire(self, compacted: PreTrainedModel) -> None:

@@ -40,22 +40,26 @@ class UNetSkip(nn.Module):
             raise InputError(f"a skip needs at least 3 layers, this model has {len(layers)}")
         self.width = int(model.blocks[0].output_weight().shape[1])
         self.gates = nn.Parameter(torch.zeros(len(self.pairs), dtype=model.dtype, device=model.device))
+        self._model = [model]  # in a list, so that the model is no submodule of this one
         self._kept: dict[int, Tensor] = {}  # by pair; emptied as the pass goes on
         self._handles = []
         for index, (first, second) in enumerate(self.pairs):
             self._handles.append(layers[first].register_forward_hook(_Keep(self, index)))
             self._handles.append(layers[second].register_forward_pre_hook(_Add(self, index), with_kwargs=True))
+        model.skip_flops += self.flops
 
     @property
     def flops(self) -> float:
         """FLOPs per token: one multiply and one add an element, 2 E a skip.
 
-        Add it to `plasticity_env.flops`. ``FlopCounterMode`` counts no elementwise work and so nothing here.
+        `plasticity_env.flops` of the model includes it; ``FlopCounterMode`` counts no elementwise work, so nothing here.
         """
         return 2.0 * self.width * len(self.pairs)
 
     def remove(self) -> None:
         """Take the hooks off: the model is as it was without skips."""
+        if self._handles:
+            self._model[0].skip_flops -= self.flops
         for handle in self._handles:
             handle.remove()
         self._handles = []

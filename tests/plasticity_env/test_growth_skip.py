@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from plasticity_env import InputError, PlasticModel
+from plasticity_env import InputError, PlasticModel, flops
 from plasticity_env.growth import UNetSkip
 from plasticity_env.layouts import transformer_layers
 from tests.conftest import CONFIGS, build
@@ -112,7 +112,16 @@ def test_a_copy_of_the_model_has_skips_of_its_own(ids):
 
 def test_a_skip_costs_a_multiply_and_an_add_an_element():
     assert UNetSkip(deep("llama")).flops == 2 * 64
-    assert UNetSkip(deep("llama", 6)).flops == 2 * 2 * 64
+    model = deep("llama", 6)
+    without = flops(model, 16)
+    skip = UNetSkip(model)
+    assert flops(model, 16) - without == skip.flops == 2 * 2 * 64
+    with pytest.raises(InputError, match=r"call skip.remove\(\) first"):
+        model.compact()
+    skip.remove()
+    skip.remove()
+    assert flops(model, 16) == without
+    assert not list(skip.children())  # the model is no part of the skip
 
 
 def test_a_skip_needs_two_ends():
