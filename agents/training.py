@@ -60,6 +60,8 @@ class TrainConfig:
     """what a grown head starts from: random, copy or transfer"""
     obs_signal: bool = True
     """whether observations include the OBS score"""
+    residual_signal: bool = True
+    """whether observations include the residual scores"""
     repair: str = "least_squares"
     """none, bias, scale, least_squares, sequential or sequential_mlp"""
     units: str = "heads"
@@ -110,6 +112,7 @@ class TrainConfig:
                 "grow_warmup_steps",
                 "growth_init",
                 "obs_signal",
+                "residual_signal",
                 "repair",
                 "max_sparsity",
                 "min_heads_per_layer",

@@ -7,14 +7,20 @@ from collections.abc import Callable
 import numpy as np
 
 from controllers.protocol import RankedController
-from plasticity_env.errors import unknown
+from plasticity_env.errors import InputError, unknown
 from plasticity_env.observation import Observation, head_column
 
 Score = Callable[[Observation, np.random.Generator], np.ndarray]
 
 
-def _column(name: str) -> Score:
-    return lambda observation, random: head_column(observation, name)
+def _column(name: str, setting: str | None = None) -> Score:
+    def score(observation: Observation, random: np.random.Generator) -> np.ndarray:
+        values = head_column(observation, name)
+        if setting is not None and not values.any():
+            raise InputError(f"the environment does not measure {name!r}: make it with {setting}=True")
+        return values
+
+    return score
 
 
 def _entropy(high: bool) -> Score:
@@ -34,7 +40,9 @@ SCORES: dict[str, Score] = {
     "activation": _column("activation"),
     "gradient": _column("gradient"),
     "fisher": _column("fisher"),
-    "obs": _column("obs"),
+    "obs": _column("obs", "obs_signal"),
+    "residual_gradient": _column("residual_gradient", "residual_signal"),
+    "residual_fisher": _column("residual_fisher", "residual_signal"),
     "entropy_high": _entropy(high=True),
     "entropy_low": _entropy(high=False),
 }

@@ -28,8 +28,8 @@ class Recorder(Protocol):
         """Return the attention output (B, T, H, D), not yet gated."""
         ...
 
-    def note_mlp(self, layer: int, neurons: Tensor) -> None:
-        """Be told a layer's MLP neurons (B, T, M), not yet gated."""
+    def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:
+        """Return a layer's MLP neurons (B, T, M), not yet gated."""
         ...
 
 
@@ -102,7 +102,7 @@ class MlpGate:
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         state, (neurons,) = self.link.state, args  # (B, T, M), or (B * T, M) in OPT
         if state.recorder is not None:
-            state.recorder.note_mlp(self.link.layer, neurons)
+            neurons = state.recorder.note_mlp(self.link.layer, neurons)
         if state.gates is None:
             return None
         gate = state.gates[..., self.link.layer, self.link.heads :].to(neurons)  # (m,) or (B, m)

@@ -35,16 +35,21 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "magnitude": (0, RAW_BOUND),
     "activation": (0, RAW_BOUND),
     "obs": (0, RAW_BOUND),
+    "residual_gradient": (0, RAW_BOUND),  # nats
+    "residual_fisher": (0, RAW_BOUND),
     "revive": (-RAW_BOUND, RAW_BOUND),  # nats
     "entropy_z": (-Z_BOUND, Z_BOUND),
-    "gradient_z": (-Z_BOUND, Z_BOUND),  # of the log, as the next four
+    "gradient_z": (-Z_BOUND, Z_BOUND),  # of the log, as the next six
     "fisher_z": (-Z_BOUND, Z_BOUND),
     "magnitude_z": (-Z_BOUND, Z_BOUND),
     "activation_z": (-Z_BOUND, Z_BOUND),
     "obs_z": (-Z_BOUND, Z_BOUND),
+    "residual_gradient_z": (-Z_BOUND, Z_BOUND),
+    "residual_fisher_z": (-Z_BOUND, Z_BOUND),
     "gate_gradient_z": (-Z_BOUND, Z_BOUND),  # signed, in units of its root mean square
     "gradient_rank": (0, 1),
     "fisher_rank": (0, 1),
+    "residual_fisher_rank": (0, 1),
     "entropy_rank": (0, 1),
 }
 GLOBAL_FEATURES: dict[str, tuple[float, float]] = {
@@ -70,7 +75,19 @@ GLOBAL_FEATURES: dict[str, tuple[float, float]] = {
 NETWORK_HEAD_FEATURES = tuple(
     name
     for name in HEAD_FEATURES
-    if name not in {"age", "gradient", "fisher", "magnitude", "activation", "obs", "revive", "entropy"}
+    if name
+    not in {
+        "age",
+        "gradient",
+        "fisher",
+        "magnitude",
+        "activation",
+        "obs",
+        "revive",
+        "entropy",
+        "residual_gradient",
+        "residual_fisher",
+    }
 )
 NETWORK_GLOBAL_FEATURES = tuple(name for name in GLOBAL_FEATURES if name not in {"steps_left", "horizon", "flop_price"})
 
@@ -157,21 +174,22 @@ def head_tokens(state: HeadState, signals: HeadSignals, hide_pruned: bool) -> np
         "fisher": signals.fisher.numpy(),
         "magnitude": signals.magnitude.numpy(),
         "activation": signals.activation.numpy(),
-        "obs": np.zeros_like(active, dtype=np.float32) if signals.obs is None else signals.obs.numpy(),
+        "obs": _or_zeros(signals.obs, active),
+        "residual_gradient": _or_zeros(signals.residual_gradient, active),
+        "residual_fisher": _or_zeros(signals.residual_fisher, active),
         "revive": signals.revive.numpy(),
     }
     raw = {name: values.reshape(-1).astype(np.float64) for name, values in raw.items()}
     derived = {"entropy_z": _z_score(raw["entropy_normalized"], flat_active, kinds[:1])}
-    for name in ("gradient", "fisher", "magnitude", "activation", "obs"):
+    for name in ("gradient", "fisher", "magnitude", "activation", "obs", "residual_gradient", "residual_fisher"):
         positive = np.log(np.maximum(raw[name], 1e-20))
         derived[f"{name}_z"] = _z_score(positive, flat_active & (raw[name] > 0), kinds)
-    if signals.obs is None:
-        derived["obs_z"] = np.zeros(len(flat_active))
     signed = signals.gate_gradient.numpy().reshape(-1).astype(np.float64)
     spread = np.sqrt(np.mean(np.square(signed[flat_active]))) if flat_active.any() else 0.0
     derived["gate_gradient_z"] = signed / (spread + 1e-12)
     derived["gradient_rank"] = _rank(raw["gradient"], flat_active)
     derived["fisher_rank"] = _rank(raw["fisher"], flat_active)
+    derived["residual_fisher_rank"] = _rank(raw["residual_fisher"], flat_active)
     derived["entropy_rank"] = _rank(raw["entropy_normalized"], flat_active & kinds[0]) * kinds[0]
     measured = {**raw, **derived}
     if hide_pruned:
@@ -185,6 +203,11 @@ def global_vector(values: dict[str, float]) -> np.ndarray:
     """Build the (G,) global features from a value for each name."""
     vector = np.array([values[name] for name in GLOBAL_FEATURES], dtype=np.float32)
     return np.clip(vector, _GLOBAL_BOUNDS[:, 0], _GLOBAL_BOUNDS[:, 1])
+
+
+def _or_zeros(values: Tensor | None, active: np.ndarray) -> np.ndarray:
+    """A signal, or zeros where it was not measured."""
+    return np.zeros(active.shape, dtype=np.float32) if values is None else values.numpy()
 
 
 def _share(part: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from plasticity_env.entropy import Kernel, attend_with_entropy, choose_kernel, visible_lengths
 from plasticity_env.errors import InputError
+from plasticity_env.layer_stream import replaced
 from plasticity_env.model import PlasticModel
 from plasticity_env.repair.statistics import Statistics
 from plasticity_env.site_sums import SiteSums
@@ -42,6 +43,10 @@ class HeadSignals:
         activation: Root mean square over tokens of the norm of what the head writes (its output times its rows).
         obs: Rise of the layer's output error when the head goes and the others make up for it, per token; 0 for a
             pruned head; None when not asked for.
+        residual_gradient: Mean over sequences of |dL/ds|, s a shift of the unit along what the other kept units cannot
+            predict of it (see `plasticity_env.residual`): the slope of removing it *and* repairing; 0 for a pruned unit;
+            None when not asked for.
+        residual_fisher: Mean over sequences of (dL/ds)^2; None when not asked for.
         revive: -dL/dgate at gate 0: first-order gain in nats of opening a pruned head; 0 for an active one.
         statistics: Moments of the units' outputs before their gates, as repair wants them; None when not asked for.
         tokens: Positions that counted in them.
@@ -58,6 +63,8 @@ class HeadSignals:
     magnitude: Tensor
     activation: Tensor
     obs: Tensor | None
+    residual_gradient: Tensor | None
+    residual_fisher: Tensor | None
     revive: Tensor
     statistics: Statistics | None
     tokens: int
@@ -72,6 +79,7 @@ def measure(
     batch_size: int = 8,
     obs: bool = True,
     statistics: bool = False,
+    projectors: dict[int, Tensor] | None = None,
 ) -> HeadSignals:
     """Measure every head of a model on a batch: one forward and one backward, which stops at the gates.
 
@@ -82,6 +90,7 @@ def measure(
         batch_size: Sequences in one pass; the result does not depend on it.
         obs: Also compute the OBS score (one (H*D)^3 factorisation a layer).
         statistics: Also return the moments of the units' outputs.
+        projectors: (I, I) of `residual_projector` by site, for the present mask; adds the residual scores.
 
     Returns:
         The signals.
@@ -93,23 +102,26 @@ def measure(
         raise InputError(f"input_ids must be (sequences >= 1, tokens >= 2), got {tuple(input_ids.shape)}")
     gates = model.gates.to(model.device)
     recorder = _Recorder(model, gram=obs or statistics)
-    losses, gradients = [], []
+    losses, gradients, slopes = [], [], []
     with _frozen(model):
         for start in range(0, len(input_ids), batch_size):
             ids = input_ids[start : start + batch_size].to(model.device)
             padding = None if attention_mask is None else attention_mask[start : start + batch_size].to(model.device)
-            leaf = gates.expand(len(ids), *gates.shape).clone().requires_grad_()  # (b, L, H)
-            recorder.begin(padding, len(ids), ids.shape[1])
+            leaf = gates.expand(len(ids), *gates.shape).clone().requires_grad_()  # (b, L, U)
+            shift = torch.zeros_like(leaf).requires_grad_() if projectors else None  # (b, L, U)
+            recorder.begin(padding, len(ids), ids.shape[1], projectors, shift)
             with model.using(leaf, recorder), torch.enable_grad():
                 loss = sequence_losses(model, ids, padding)  # (b,)
-                (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+                found = torch.autograd.grad(loss.sum(), [leaf] if shift is None else [leaf, shift], allow_unused=True)
             losses.append(loss.detach())
-            gradients.append(gradient)
+            gradients.append(found[0])
+            slopes += [slope for slope in found[1:] if slope is not None]
     loss = torch.cat(losses).float().cpu()
     if not bool(torch.isfinite(loss).all()):
         raise InputError(_DIVERGED)
     gradient = torch.cat(gradients).float().cpu()  # (B, L, H)
     signed = gradient.mean(0)
+    slope = torch.cat(slopes).float().cpu() if slopes else None  # (B, L, U)
     return HeadSignals(
         loss=float(loss.mean()),
         sequence_loss=loss,
@@ -121,11 +133,26 @@ def measure(
         magnitude=torch.cat([sums.magnitude() for sums in recorder.sums], 1),
         activation=torch.cat([sums.activation(recorder.tokens) for sums in recorder.sums], 1),
         obs=recorder.obs(model.gates) if obs else None,
+        residual_gradient=None if slope is None else slope.abs().mean(0),
+        residual_fisher=None if slope is None else slope.square().mean(0),
         revive=torch.where(model.active, 0.0, -signed),
         statistics=recorder.statistics() if statistics else None,
         tokens=recorder.tokens,
         kernel=recorder.kernel,
     )
+
+
+@torch.no_grad()
+def gather(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> Statistics:
+    """Moments of the units' outputs, before their gates, on (B, T) token ids: one forward without gradients."""
+    recorder = _Recorder(model, gram=True)
+    with _frozen(model):
+        for chunk in input_ids.split(batch_size):
+            recorder.begin(None, *chunk.shape)
+            head = model.model.get_output_embeddings()  # type: ignore[operator]  # not needed, and dear
+            with model.using(model.state.gates, recorder), replaced([head], lambda _: lambda hidden: hidden[..., :1]):
+                model.model(input_ids=chunk.to(model.device), use_cache=False)
+    return recorder.statistics()
 
 
 def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -192,9 +219,16 @@ class _Recorder:
             self.sums.append(SiteSums(model.mlps, model.mlp_blocks, gram, device))
         self.tokens = 0
 
-    def begin(self, padding: Tensor | None, sequences: int, tokens: int) -> None:
-        """Announce a chunk: its padding mask (b, T) or None, and its size."""
-        self._padding = padding
+    def begin(
+        self,
+        padding: Tensor | None,
+        sequences: int,
+        tokens: int,
+        projectors: dict[int, Tensor] | None = None,
+        shift: Tensor | None = None,
+    ) -> None:
+        """Announce a chunk: its padding mask (b, T) or None, its size, and the leaf that shifts units along residuals."""
+        self._padding, self._projectors, self._shift = padding, projectors or {}, shift
         self._lengths: dict[int, tuple[Tensor, Tensor]] = {}
         self.tokens += sequences * tokens if padding is None else int(padding.sum())
 
@@ -209,7 +243,8 @@ class _Recorder:
         with torch.no_grad():
             self._note_entropy(layer, entropy, mask)
             self._note_output(layer, out.detach())
-        return out.transpose(1, 2)
+        out = out.transpose(1, 2)  # (b, T, H, D)
+        return self._shifted(2 * layer, out.flatten(2), slice(0, self._heads)).view(out.shape)
 
     def _note_entropy(self, layer: int, entropy: Tensor, mask: Tensor | None) -> None:
         key = 0 if mask is None else id(mask)
@@ -229,9 +264,20 @@ class _Recorder:
         rows = out.transpose(1, 2).flatten(2)  # (b, T, H*D)
         self.sums[0].add(layer, self._text_rows(rows))
 
-    @torch.no_grad()
-    def note_mlp(self, layer: int, neurons: Tensor) -> None:
-        self.sums[1].add(layer, self._text_rows(neurons.detach()))
+    def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.sums[1].add(layer, self._text_rows(neurons.detach()))
+        return self._shifted(2 * layer + 1, neurons, slice(self._heads, None))
+
+    def _shifted(self, site: int, rows: Tensor, columns: slice) -> Tensor:
+        """Add nothing (a zero leaf times each unit's residual), so that the leaf's gradient is the residual's slope."""
+        if self._shift is None or site not in self._projectors:
+            return rows
+        shift = self._shift[:, site // 2, columns]  # (b, u)
+        with torch.no_grad():
+            residual = rows.float() @ self._projectors[site]  # (.., I); rows of pruned units of P are 0
+            residual = residual.view(len(shift), -1, shift.shape[1], rows.shape[-1] // shift.shape[1])
+        return rows + (residual * shift[:, None, :, None]).view(rows.shape).to(rows.dtype)
 
     def _text_rows(self, rows: Tensor) -> Tensor:
         rows = rows.flatten(0, -2)  # (b*T, I)

@@ -15,7 +15,8 @@ from plasticity_env.flops import CostTable, flop_table, parameter_table
 from plasticity_env.loading import LoadedModel
 from plasticity_env.model import PlasticModel
 from plasticity_env.repair import Statistics, find_repair, repair_in_order, repair_sites
-from plasticity_env.signals import HeadSignals, mean_loss, measure
+from plasticity_env.residual import residual_projector
+from plasticity_env.signals import HeadSignals, gather, mean_loss, measure
 from plasticity_env.text import Split, TextSplits
 
 V = TypeVar("V")
@@ -64,18 +65,28 @@ class Workbench:
         text: Splits packed at the model's block size.
         repair: Repair method applied to every mask before it is measured.
         obs: Whether signals include the OBS score.
+        residual: Whether signals include the residual scores.
         batch_size: Sequences in one pass.
         want_kl: Whether measurements include the KL divergence to the dense model.
     """
 
     def __init__(
-        self, loaded: LoadedModel, text: TextSplits, *, repair: str, obs: bool, batch_size: int, want_kl: bool
+        self,
+        loaded: LoadedModel,
+        text: TextSplits,
+        *,
+        repair: str,
+        obs: bool,
+        batch_size: int,
+        want_kl: bool,
+        residual: bool = False,
     ) -> None:
         self.model: PlasticModel = loaded.model
         self.tokenizer = loaded.tokenizer
         self.name = loaded.name
         self.text = text
         self.repair, self.obs, self.batch_size, self.want_kl = repair, obs, batch_size, want_kl
+        self.residual = residual
         self.flop_table: CostTable = flop_table(self.model, text.block_size)
         self.parameter_table: CostTable = parameter_table(self.model)
         self.memo: Memo[Measurement] = Memo(8192)
@@ -84,6 +95,7 @@ class Workbench:
         self._teachers: Memo[Tensor] = Memo(2)
         self._split_losses: Memo[float] = Memo(8192)
         self._repaired_for: Hashable = None
+        self._projectors: dict[int, tuple[Hashable, Tensor]] = {}  # by site: what it was made for, and the matrix
         self._way = find_repair(repair)
         self._parallel = self._way.method is not None and not self._way.sequential
 
@@ -112,10 +124,9 @@ class Workbench:
         known = self.memo.get(key)
         if known is not None:
             return known
-        dense = self.model.state.gates is None
-        if not dense:
+        if self.model.state.gates is not None:
             self._install_repair(calibration)
-        signals = self._signals(calibration, statistics=dense and self._parallel)
+        signals = self._signals(calibration, self._dense_statistics(calibration) if self.residual else None)
         rewards = self.blocks("reward", reward)
         if teacher is not None:
             loss, kl = self._loss_and_kl(teacher, rewards)
@@ -168,18 +179,46 @@ class Workbench:
         self.memo.clear()
         self._statistics.clear()
 
-    def _signals(self, calibration: Indices, statistics: bool) -> HeadSignals:
+    def _signals(self, calibration: Indices, dense: Statistics | None) -> HeadSignals:
+        statistics = self.model.state.gates is None and self._parallel and dense is None
         signals = measure(
             self.model,
             self.blocks("calibration", calibration),
             batch_size=self.batch_size,
             obs=self.obs,
             statistics=statistics,
+            projectors=None if dense is None else self._residual_projectors(calibration, dense),
         )
         if statistics:  # the dense stream was measured: repair needs no pass of its own
             assert signals.statistics is not None
             self._statistics.put((calibration, self.model.weight_version), signals.statistics)
         return signals
+
+    def _dense_statistics(self, calibration: Indices) -> Statistics:
+        """Moments of the dense stream on calibration blocks: one forward, then remembered."""
+        key = (calibration, self.model.weight_version)
+        known = self._statistics.get(key)
+        if known is not None:
+            return known
+        repairs = self.model.repairs
+        self.model.undo_repair()
+        with self.model.open_gates():
+            found = gather(self.model, self.blocks("calibration", calibration), self.batch_size)
+        for site, repair in repairs.items():
+            self.model.apply_repair(site, repair.weight, repair.bias)
+        return self._statistics.put(key, found)
+
+    def _residual_projectors(self, calibration: Indices, dense: Statistics) -> dict[int, Tensor]:
+        """One matrix a site for the present mask; only sites whose units changed are solved anew."""
+        active = self.model.active
+        for index, moments in dense.sites.items():
+            site = self.model.sites[index]
+            kept = site.kept_inputs(active)
+            key = (calibration, self.model.weight_version, kept.numpy().tobytes())
+            if self._projectors.get(index, (None,))[0] != key:
+                matrix = residual_projector(moments.gram, kept, site.unit_width)
+                self._projectors[index] = key, matrix.to(self.model.device)
+        return {index: matrix for index, (_, matrix) in self._projectors.items()}
 
     def _install_repair(self, calibration: Indices) -> None:
         if self._way.method is None:
@@ -195,13 +234,7 @@ class Workbench:
         if key != self._repaired_for:
             self.model.undo_repair()
             self._repaired_for = key
-        statistics = self._statistics.get(key)
-        if statistics is None:
-            self.model.undo_repair()
-            with self.model.open_gates():
-                self._signals(calibration, statistics=True)
-            statistics = self._statistics.get(key)
-            assert statistics is not None
+        statistics = self._dense_statistics(calibration)
         done = set(self.model.repaired_sites)
         repair_sites(self.model, self._way.method, statistics, [site for site in statistics.sites if site not in done])
 
