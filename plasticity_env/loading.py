@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -68,7 +69,8 @@ def load_model(
         InputError: Nothing there, no network, an unknown architecture, or a device that this machine lacks.
     """
     device = check_device(device)
-    source, extra, name = name_or_path, {}, name_or_path
+    source, name = name_or_path, name_or_path
+    extra: dict[str, Any] = {}
     path = Path(name_or_path)
     if name_or_path in embedded_models():
         source = str(_MODELS_FOLDER / name_or_path)
@@ -76,6 +78,8 @@ def load_model(
         if not path.is_file():
             raise InputError(f"no GGUF file at {name_or_path!r}")
         source, extra, name = str(path.parent), {"gguf_file": path.name}, path.stem
+        if hasattr(transformers, "GgufConfig"):  # later versions keep weights packed where they have a kernel for it
+            extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
     elif path.is_dir():
         name = path.resolve().name
         if not (path / "config.json").exists():
@@ -91,8 +95,10 @@ def load_model(
         raise InputError(f"no model at {name_or_path!r}; embedded are {', '.join(embedded_models())}")
     try:
         with without_bars():
-            tokenizer = AutoTokenizer.from_pretrained(source, **extra)
+            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=extra.get("gguf_file"))
             hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra)
+            if extra:
+                _forget_quantization(hf_model)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"cannot load model {name_or_path!r} ({str(error).strip().splitlines()[0][:160]}); without a network use an "
@@ -100,6 +106,16 @@ def load_model(
         ) from error
     hf_model.to(device)  # type: ignore[arg-type]
     return LoadedModel(PlasticModel(hf_model.eval(), mode, mlp_blocks), tokenizer, name)
+
+
+def _forget_quantization(model: Any) -> None:
+    """Weights of a GGUF file are unpacked on the way in: what is saved later must not say that they are quantised."""
+    for owner, names in (
+        (model, ("hf_quantizer", "is_quantized", "quantization_method")),
+        (model.config, ("quantization_config", "_is_quantized", "_model_name_or_path")),
+    ):
+        for name in names:
+            vars(owner).pop(name, None)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from plasticity_env import InputError, embedded_models, load_model
 from tests.conftest import build
@@ -34,6 +35,12 @@ def test_a_gguf_file_loads(tmp_path):
     model = load_model(str(path)).model
     assert model.shape == (1, 2)
     assert torch.equal(model.model.model.layers[0].mlp.gate_proj.weight, weights["blk.0.ffn_gate.weight"])
+    model.half()  # nothing about it is quantised any more, nor is what it saves
+    model.model.save_pretrained(tmp_path / "saved")
+    path.unlink()
+    assert "quantization" not in (tmp_path / "saved" / "config.json").read_text()
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again.lm_head.weight, model.model.lm_head.weight)
 
 
 def write_gguf(path):
