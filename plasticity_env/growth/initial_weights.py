@@ -16,6 +16,7 @@ from plasticity_env.errors import InputError, unknown
 from plasticity_env.layouts import HeadSlice
 from plasticity_env.model import PlasticModel, random_weights
 
+OUTPUT_SHARE = 0.1  # of the layer's own standard deviation: random output rows
 SYMMETRY_NOISE = 0.1  # of a copied piece's own standard deviation: two copies of one unit must be able to part
 
 
@@ -71,7 +72,7 @@ class InitialWeights(ABC):
         """New values of each piece, in its shape: the unit's own pieces, then those of its KV group if that is dead."""
         source = self.sources[layer, unit] = self.source(model, layer, unit)
         if source.layer is None or source.unit is None:
-            return random_weights(model, layer, unit, pieces, generator)
+            return _small_random(model, layer, unit, pieces, generator)
         taken = _weights_of(model, source.layer, source.unit, "unit")
         if len(pieces) > len(taken):
             taken += _weights_of(model, source.layer, source.unit // model.blocks[layer].group_size, "group")
@@ -88,7 +89,10 @@ class InitialWeights(ABC):
 
 
 class RandomWeights(InitialWeights):
-    """Normal weights with the standard deviation of the layer's own parameters, zero biases."""
+    """Normal weights with the standard deviation of the layer's own parameters, a tenth of it for output rows, zero biases.
+
+    Output rows of full size are noise that training has to take back first: see the measurement in docs/growth.md.
+    """
 
     name = "random"
     measures = False
@@ -147,6 +151,15 @@ def find_initial_weights(kind: str | type[InitialWeights]) -> type[InitialWeight
     if kind not in INITIAL_WEIGHTS:
         raise unknown("initial weights", kind, INITIAL_WEIGHTS)
     return INITIAL_WEIGHTS[kind]
+
+
+def _small_random(
+    model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
+) -> list[Tensor]:
+    values = random_weights(model, layer, unit, pieces, generator)
+    output = len(model.pieces(layer, unit, "unit")) - 1
+    values[output] = values[output] * OUTPUT_SHARE
+    return values
 
 
 def _same_kind(model: PlasticModel, unit: int) -> slice:
