@@ -39,22 +39,26 @@ class CostTable:
 
     def total(self, active: Tensor) -> float:
         """Cost with only the units where ``active`` ((L, U) boolean) is True."""
-        heads, blocks = active[:, : self.heads], active[:, self._heads(active) :]
-        groups = heads.reshape(len(heads), -1, self.group_size).any(2)
-        units = self.head * float(heads.sum()) + self.block * float(blocks.sum())
-        return self.base + units + self.group * float(groups.sum())
+        return float(self.totals(active))
+
+    def totals(self, active: Tensor) -> Tensor:
+        """Cost of each of several masks: (...) float64 from (..., L, U) boolean."""
+        heads, blocks = active[..., : self.heads], active[..., self._heads(active) :]
+        groups = heads.unflatten(-1, (-1, self.group_size)).any(-1)
+        units = self.head * heads.sum((-2, -1)).double() + self.block * blocks.sum((-2, -1)).double()
+        return self.base + units + self.group * groups.sum((-2, -1)).double()
 
     def marginal(self, active: Tensor) -> Tensor:
-        """(L, U): what flipping each unit alone changes (its cost if active, what it would cost if pruned)."""
-        heads = active[:, : self.heads]
-        grouped = heads.reshape(len(heads), -1, self.group_size)
-        others = grouped.sum(2, keepdim=True) - grouped.int()
+        """(..., L, U): what flipping each unit alone changes (its cost if active, what it would cost if pruned)."""
+        heads = active[..., : self.heads]
+        grouped = heads.unflatten(-1, (-1, self.group_size))
+        others = grouped.sum(-1, keepdim=True) - grouped.int()
         cost = torch.full(active.shape, self.block, dtype=torch.float64)
-        cost[:, : self.heads] = self.head + self.group * (others == 0).double().view(heads.shape)
+        cost[..., : self.heads] = self.head + self.group * (others == 0).double().view(heads.shape)
         return cost
 
     def _heads(self, active: Tensor) -> int:
-        return active.shape[1] if self.heads is None else self.heads
+        return active.shape[-1] if self.heads is None else self.heads
 
 
 def flop_table(model: PlasticModel, seq_len: int) -> CostTable:
