@@ -11,6 +11,7 @@ from agents.batch import MaskedCategoricals, decide, environment_action, pad
 from agents.ppo import PPO, PPOConfig, generalised_advantages
 from controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env import InputError
+from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
 from tests.conftest import SMALL
 
 
@@ -75,17 +76,17 @@ class Bandit(gym.Env):
     def __init__(self, heads: int):
         template = make().unwrapped
         self.observation_space = gym.spaces.Dict(
-            {**template.observation_space.spaces, "heads": gym.spaces.Box(-9, 9, (heads, 25))}
+            {**template.observation_space.spaces, "heads": gym.spaces.Box(-9, 9, (heads, len(HEAD_FEATURES)))}
         )
         self.action_space = gym.spaces.MultiDiscrete([4] * heads)
         self.head_slots, self.dense_flops, self.heads = heads, 1.0, heads
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.tokens = self.np_random.standard_normal((self.heads, 25)).astype(np.float32)
+        self.tokens = self.np_random.standard_normal((self.heads, len(HEAD_FEATURES))).astype(np.float32)
         mask = np.zeros((self.heads, 4), dtype=np.int8)
         mask[:, :2] = 1
-        self.observation = {"heads": self.tokens, "globals": np.zeros(16, dtype=np.float32), "action_mask": mask}
+        self.observation = {"heads": self.tokens, "globals": np.zeros(len(GLOBAL_FEATURES), dtype=np.float32), "action_mask": mask}
         return self.observation, {}
 
     def step(self, action):
