@@ -86,7 +86,8 @@ class Bandit(gym.Env):
         self.tokens = self.np_random.standard_normal((self.heads, len(HEAD_FEATURES))).astype(np.float32)
         mask = np.zeros((self.heads, 4), dtype=np.int8)
         mask[:, :2] = 1
-        self.observation = {"heads": self.tokens, "globals": np.zeros(len(GLOBAL_FEATURES), dtype=np.float32), "action_mask": mask}
+        shared = np.zeros(len(GLOBAL_FEATURES), dtype=np.float32)
+        self.observation = {"heads": self.tokens, "globals": shared, "action_mask": mask}
         return self.observation, {}
 
     def step(self, action):
