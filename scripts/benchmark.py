@@ -14,12 +14,14 @@ from typing import Any
 import tyro
 
 from plasticity_env import cli
+from plasticity_env.benchmarks.compact import compact_rows
 from plasticity_env.benchmarks.options import Options
 from plasticity_env.benchmarks.step import step_rows
 from plasticity_env.errors import unknown
 
 BENCHES: dict[str, Callable[[Any], Iterator[Any]]] = {  # name -> rows (dataclasses), from the arguments
     "step": step_rows,
+    "compact": compact_rows,
 }
 
 
@@ -28,7 +30,8 @@ class Config(Options):
     """Arguments of the benchmarks."""
 
     bench: tyro.conf.Positional[str] = "step"
-    """what to measure: step = env.step() beside its floor and the naive way"""
+    """what to measure: step = env.step() beside its floor and the naive way, compact = a model with heads removed for real
+    beside the dense one and torch-pruning's"""
 
 
 def main(config: Config) -> None:

@@ -27,6 +27,8 @@ class Options:
     """tokens in a batch"""
     dataset: str = "shakespeare"
     """text: shakespeare, a path, or a hub data set"""
+    sparsities: str = "0.3,0.5"
+    """shares of heads to remove, separated by commas (compact)"""
     rounds: int = 7
     """counted rounds"""
     device: str = "cpu"
