@@ -27,8 +27,9 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.repair import find_repair
 from plasticity_env.stock_configs import check_count
 from plasticity_env.text import TextSplits, load_text
-from plasticity_env.uniform import best_uniform_mask, group_shapes, uniform_mask
+from plasticity_env.uniform import group_shapes, uniform_mask
 
+SHAPE_BLOCKS = 16  # of the reward text, that choose between shapes
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -174,6 +175,7 @@ def prune(loaded: LoadedModel, config: ExportConfig) -> list[str]:
     dense = env.evaluate("test", blocks)
     controller = controllers.make(config.strategy, sparsity=config.pruning_level, rounds=config.rounds)
     controller.reset(config.seed)
+    said: list[str] = []
     if left is None:
         for _ in range(config.rounds - 1):
             observation = env.step(controller.act(observation))[0]
@@ -181,13 +183,14 @@ def prune(loaded: LoadedModel, config: ExportConfig) -> list[str]:
     else:
         assert isinstance(controller, RankedController)
         importance = torch.from_numpy(controller.importance(observation)).view(model.shape)
-        active = _uniform_mask(importance, model, *left)
+        active, said = _best_uniform_mask(env, importance, *left)
     after = env.evaluate("test", blocks, active)  # and the model carries this mask and its repair from here on
     kept = env.workbench.flop_table.total(active) / env.dense_flops
     return [
+        *said,
         f"{int((~active).sum())} of {active.numel()} {config.units} pruned by {config.strategy}, repair {config.repair}: "
         f"{kept:.1%} of the FLOPs, test perplexity {math.exp(min(dense, 700.0)):.2f} -> {math.exp(min(after, 700.0)):.2f} "
-        f"({blocks} blocks of {config.max_length} tokens)"
+        f"({blocks} blocks of {config.max_length} tokens)",
     ]
 
 
@@ -216,11 +219,29 @@ def _left_in_each_layer(config: ExportConfig, model: PlasticModel) -> tuple[int,
     return heads, max(1, round(model.mlp_blocks * (1 - config.pruning_level)))
 
 
-def _uniform_mask(importance: Tensor, model: PlasticModel, heads: int, blocks: int) -> Tensor:
-    """(L, U) mask that keeps the most important units of each layer, from their (L, U) importance."""
+def _best_uniform_mask(env: PlasticityEnv, importance: Tensor, heads: int, blocks: int) -> tuple[Tensor, list[str]]:
+    """The most important units of each layer, in the shape of KV groups that costs the least on the reward text.
+
+    Args:
+        env: Freshly reset.
+        importance: (L, U), larger = kept longer.
+        heads: Heads that each layer keeps.
+        blocks: MLP blocks that each layer keeps.
+
+    Returns:
+        (L, U) mask, True = kept; a sentence about each shape, where there are several.
+    """
+    model = env.workbench.model
     of_heads, of_blocks = importance.split([model.heads, model.mlp_blocks], dim=1)
+    neurons = uniform_mask(of_blocks, model.mlp_blocks, (blocks, 1)) if model.mlp_blocks else of_blocks.bool()
     shapes = group_shapes(model.heads, model.kv_heads)[heads]
-    kept = best_uniform_mask(of_heads, model.kv_heads, shapes)
-    if not model.mlp_blocks:
-        return kept
-    return torch.cat([kept, uniform_mask(of_blocks, model.mlp_blocks, (blocks, 1))], dim=1)
+    masks = [torch.cat([uniform_mask(of_heads, model.kv_heads, shape), neurons], dim=1) for shape in shapes]
+    if len(masks) == 1:
+        return masks[0], []
+    losses = [env.evaluate("reward", SHAPE_BLOCKS, mask) for mask in masks]
+    said = [
+        f"{groups} x {members} heads (KV groups x heads of each) a layer: reward perplexity {math.exp(min(loss, 700.0)):.2f} at "
+        f"{env.workbench.flop_table.total(mask) / env.dense_flops:.1%} of the FLOPs"
+        for (groups, members), mask, loss in zip(shapes, masks, losses, strict=True)
+    ]
+    return masks[losses.index(min(losses))], said

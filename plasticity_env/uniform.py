@@ -87,18 +87,3 @@ def uniform_mask(importance: Tensor, kv_heads: int, shape: tuple[int, int]) -> T
     worth = torch.where(inside, grouped, 0.0).sum(2)  # (L, G)
     chosen = torch.zeros_like(worth, dtype=torch.bool).scatter_(1, worth.topk(groups, dim=1).indices, True)
     return (inside & chosen[:, :, None]).reshape(importance.shape)
-
-
-def best_uniform_mask(importance: Tensor, kv_heads: int, shapes: list[tuple[int, int]]) -> Tensor:
-    """The mask that keeps the most importance in total, over the shapes that make the same number of heads.
-
-    Args:
-        importance: (L, H), larger = kept longer.
-        kv_heads: KV groups of the dense model.
-        shapes: (groups, heads in each) to choose from.
-
-    Returns:
-        (L, H) boolean, True = kept.
-    """
-    masks = [uniform_mask(importance, kv_heads, shape) for shape in shapes]
-    return max(masks, key=lambda mask: float(importance[mask].sum()))

@@ -24,9 +24,7 @@ def mask_in(folder):
     return torch.tensor(json.loads((folder / "export.json").read_text())["active"]).bool()
 
 
-@pytest.mark.parametrize(
-    "strategy", ["fisher", "random", "entropy_low", "obs"]
-)
+@pytest.mark.parametrize("strategy", ["fisher", "random", "entropy_low", "obs"])
 def test_masked_prunes_the_asked_share_by_any_strategy(tmp_path, strategy):
     config = ExportConfig(model_name=GPT2, pruning_level=0.25, strategy=strategy, output_path=tmp_path / "it", **FAST)
     folder, said = export(config)
@@ -58,11 +56,15 @@ def test_uniform_writes_a_smaller_stock_model(tmp_path):
 
 
 def test_uniform_heads_and_neurons(tmp_path):
-    folder, _ = export(
+    folder, said = export(
         ExportConfig(model_name=LLAMA, uniform_heads=4, format="uniform", output_path=tmp_path / "four", **FAST)
     )
     assert mask_in(folder).sum(1).tolist() == [4] * 4
     assert tf.AutoConfig.from_pretrained(folder).num_attention_heads == 4
+    tried = [line for line in said if "KV groups" in line]
+    assert [line[:5] for line in tried] == ["1 x 4", "2 x 2"]
+    perplexities = [float(line.split("perplexity ")[1].split()[0]) for line in tried]
+    assert tf.AutoConfig.from_pretrained(folder).num_key_value_heads == 1 + (perplexities[1] < perplexities[0])
     folder, _ = export(
         ExportConfig(
             model_name=LLAMA,
