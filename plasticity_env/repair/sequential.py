@@ -15,13 +15,21 @@ from plasticity_env.errors import InputError
 from plasticity_env.layer_stream import LayerCalls, layer_calls
 from plasticity_env.layouts import Site, transformer_layers
 from plasticity_env.model import PlasticModel
-from plasticity_env.repair.methods import RIDGE, solve
+from plasticity_env.repair.methods import RIDGE, least_squares, solve
 from plasticity_env.repair.statistics import Moments, Statistics
+
+PULL = 0.1
 
 
 @torch.no_grad()
 def repair_in_order(
-    model: PlasticModel, input_ids: Tensor, *, mlp: bool = False, ridge: float = RIDGE, batch_size: int = 8
+    model: PlasticModel,
+    input_ids: Tensor,
+    *,
+    mlp: bool = False,
+    ridge: float = RIDGE,
+    pull: float = PULL,
+    batch_size: int = 8,
 ) -> None:
     """Repair a model for its present mask, layer after layer.
 
@@ -29,7 +37,9 @@ def repair_in_order(
         model: Its active mask is what is repaired for; repairs that it carries are taken back first.
         input_ids: (B, T) calibration text.
         mlp: Also refit the output projection of every MLP behind the first pruned unit.
-        ridge: lambda as a share of the mean diagonal of the second moments.
+        ridge: lambda of the parallel solution, as a share of the mean diagonal of the dense second moments.
+        pull: Ridge that pulls to the parallel solution, as a share of the mean diagonal of the pruned stream's moments:
+            the stream's error is noise to one layer's inputs, and a short text overfits to it without.
         batch_size: Sequences in one pass.
 
     Raises:
@@ -58,7 +68,7 @@ def repair_in_order(
                 site = model.sites[index]
                 if not (mlp and offset) and bool(site.kept_inputs(active).all()):
                     continue
-                _refit(model, index, layers[layer], layer, dense, pruned, chunks, seen, ridge)
+                _refit(model, index, layers[layer], layer, dense, pruned, chunks, seen, ridge, pull)
             pruned = [_run(layers[layer], h, chunk, layer) for h, chunk in zip(pruned, chunks, strict=True)]
             dense = [watched.output for watched in seen]
     except (InputError, RuntimeError):
@@ -108,6 +118,7 @@ def _refit(
     chunks: list[LayerCalls],
     seen: list[_Watched],
     ridge: float,
+    pull: float,
 ) -> None:
     """Refit one site: regress the dense output plus the stream's error on what the site reads now."""
     site, offset = model.sites[index], index % 2
@@ -115,11 +126,15 @@ def _refit(
     kept = site.kept_inputs(model.active).to(weight.device)
     if not bool(kept.any()):
         return
+    width = len(kept)
+    before = torch.zeros(width, width, dtype=torch.float64, device=weight.device)  # moments of the dense stream
     gram: Tensor | float = 0.0
     wanted: Tensor | float = 0.0
     tokens = 0
     bias = site.output.bias
     for h, p, chunk, was in zip(dense, pruned, chunks, seen, strict=True):
+        rows = was.inputs[offset].float()
+        before += (rows.t() @ rows).double()
         now = _watch(module, p, chunk, layer, model)
         target = was.outputs[offset].float()
         if not site.normed:  # what is written is added to the stream as it is: make up for its error so far
@@ -134,6 +149,7 @@ def _refit(
         tokens += len(inputs)
     assert isinstance(gram, Tensor) and isinstance(wanted, Tensor)  # noqa: PT018
     Moments(gram, gram.diagonal()).check()
-    repaired = weight.clone()
-    repaired[kept] = solve(gram / tokens, wanted / tokens, weight[kept].double(), ridge).to(weight.dtype)
+    parallel = least_squares(weight, Moments(before / tokens, before.diagonal()), kept, ridge=ridge).weight
+    repaired = weight.clone() if parallel is None else parallel
+    repaired[kept] = solve(gram / tokens, wanted / tokens, repaired[kept].double(), pull).to(weight.dtype)
     model.apply_repair(index, repaired, None)
