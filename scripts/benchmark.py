@@ -16,12 +16,14 @@ import tyro
 from plasticity_env import cli
 from plasticity_env.benchmarks.compact import compact_rows
 from plasticity_env.benchmarks.options import Options
+from plasticity_env.benchmarks.repair import repair_rows
 from plasticity_env.benchmarks.step import step_rows
 from plasticity_env.errors import unknown
 
 BENCHES: dict[str, Callable[[Any], Iterator[Any]]] = {  # name -> rows (dataclasses), from the arguments
     "step": step_rows,
     "compact": compact_rows,
+    "repair": repair_rows,
 }
 
 
@@ -31,7 +33,7 @@ class Config(Options):
 
     bench: tyro.conf.Positional[str] = "step"
     """what to measure: step = env.step() beside its floor and the naive way, compact = a model with heads removed for real
-    beside the dense one and torch-pruning's"""
+    beside the dense one and torch-pruning's, repair = what each repair costs and saves"""
 
 
 def main(config: Config) -> None:
