@@ -70,9 +70,10 @@ def save_plastic(
         name: What the model is called, so that `load_plastic` can tell it from others.
 
     Raises:
-        InputError: Something that is no checkpoint lies at this path.
+        InputError: A folder that is no checkpoint lies at this path, or the model was compacted in place.
         OSError: Nothing can be written there.
     """
+    model.refuse_if_retired()
     path = Path(path)
     contents = _contents(model, name, tokenizer is not None)
     if path.suffix in SUFFIXES:

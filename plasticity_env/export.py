@@ -78,6 +78,7 @@ def prepare_export(model: PlasticModel, form: str, dtype: torch.dtype | None = N
         "uniform": uniform_model,
         "compact": compact_model,
     }
+    model.refuse_if_retired()
     exported, notes = build[check_format(form)](model)
     exported = exported.to(dtype or model.dtype).eval()
     exported.generation_config = copy.deepcopy(model.model.generation_config)  # type: ignore[assignment]

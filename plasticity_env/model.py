@@ -211,7 +211,7 @@ class PlasticModel(nn.Module):
     @contextmanager
     def using(self, gates: Tensor | None, recorder: Any = None) -> Iterator[None]:
         """Run with other gates ((L, U), (B, L, H), or None for all open) and a recorder, then put the own ones back."""
-        self._refuse_if_retired()
+        self.refuse_if_retired()
         before = self._state.gates, self._state.recorder
         self._state.gates, self._state.recorder = gates, recorder
         try:
@@ -516,7 +516,7 @@ class PlasticModel(nn.Module):
     # -- helpers -----------------------------------------------------------------------------------------------------
 
     def _check(self, mask: Tensor) -> Tensor:
-        self._refuse_if_retired()
+        self.refuse_if_retired()
         mask = torch.as_tensor(mask).cpu()
         if mask.dtype != torch.bool or tuple(mask.shape) != self.shape:
             raise InputError(
@@ -525,10 +525,11 @@ class PlasticModel(nn.Module):
             )
         return mask
 
-    def _refuse_if_retired(self) -> None:
+    def refuse_if_retired(self) -> None:
+        """Raise an `InputError` where the dense weights were given up by ``compact(inplace=True)``."""
         if self._retired:
             raise InputError(
-                "this model was compacted in place: nothing is left to edit or measure; wrap a dense model"
+                "this model was compacted in place: nothing is left to edit, measure or export; wrap a dense model"
             )
 
     def _refuse_if_compressed(self, edit: str, mask: Tensor) -> None:

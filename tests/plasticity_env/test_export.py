@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers as tf
 
-from plasticity_env import InputError, PlasticModel
+from plasticity_env import InputError, PlasticModel, save_plastic
 from plasticity_env.export import check_export, dense_sizes, prepare_export, write_export
 from plasticity_env.stock_configs import check_count, sayable_counts
 from tests.conftest import CONFIGS, build
@@ -238,6 +238,17 @@ def test_a_ragged_mask_is_refused_and_the_model_untouched():
     prepare_export(model, "masked")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not bool(model.active[0, 1])
+
+
+def test_a_model_that_was_compacted_in_place_has_nothing_left_to_write(tmp_path):
+    model = off(PlasticModel(build("llama")), (0, 1))
+    model.compact(inplace=True)
+    for form in ("masked", "uniform", "compact"):
+        with pytest.raises(InputError, match="compacted in place"):
+            prepare_export(model, form)
+    with pytest.raises(InputError, match="compacted in place"):
+        save_plastic(model, tmp_path / "it")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_format():
