@@ -31,7 +31,7 @@ class StepRow:
 
     Attributes:
         bench, model, seq_len, sequences: What was measured: sequences in the calibration and in the reward batch each.
-        repair, obs: What the step did besides the floor's work.
+        repair, obs: What the step did besides the floor's work; ``obs`` stands for the OBS and the residual scores.
         step_s, floor_s, naive_s: Seconds; naive is None where it was left out.
         step_over_floor, naive_over_step: Ratios.
         step_over_floor_range: Smallest and largest of the rounds.
@@ -87,7 +87,7 @@ def bench_step(
         text: Its text, packed at the sequence length to measure.
         sequences: In the calibration and in the reward batch each, run as one batch.
         repair: Of the environment.
-        obs: Whether the step computes the OBS score.
+        obs: Whether the step computes the OBS and the residual scores.
         naive: Whether to time the naive way too.
         rounds: Rounds after one that does not count.
         device: Where the model lies.
@@ -105,6 +105,7 @@ def bench_step(
         flop_price=4.0,
         repair=repair,
         obs_signal=obs,
+        residual_signal=obs,
         max_sparsity=1.0,
         device=device,
     ).unwrapped  # type: ignore[assignment]
