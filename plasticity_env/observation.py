@@ -7,6 +7,7 @@ checkpoint can say which columns it was trained on. Raw columns serve absolute t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +93,7 @@ NETWORK_HEAD_FEATURES = tuple(
 NETWORK_GLOBAL_FEATURES = tuple(name for name in GLOBAL_FEATURES if name not in {"steps_left", "horizon", "flop_price"})
 
 Observation = dict[str, np.ndarray]
+_SIGNALS = tuple(name for name in HEAD_FEATURES if name in HeadSignals.__dataclass_fields__)  # the raw ones
 _HEAD_INDEX = {name: index for index, name in enumerate(HEAD_FEATURES)}
 _GLOBAL_INDEX = {name: index for index, name in enumerate(GLOBAL_FEATURES)}
 _HEAD_BOUNDS = np.array(list(HEAD_FEATURES.values()), dtype=np.float32)
@@ -100,7 +102,7 @@ _GLOBAL_BOUNDS = np.array(list(GLOBAL_FEATURES.values()), dtype=np.float32)
 
 @dataclass(frozen=True)
 class HeadState:
-    """The part of the tokens that the environment itself knows; all (L, U) but for ``group_size`` and ``heads``."""
+    """The part of the tokens that environments themselves know of n masks; (n, L, U) but for ``group_size``, ``heads``."""
 
     active: Tensor
     gate: Tensor
@@ -142,92 +144,95 @@ def observation_space(heads: int, action_mask: tuple[int, ...]) -> spaces.Dict:
     )
 
 
-def head_tokens(state: HeadState, signals: HeadSignals, hide_pruned: bool) -> np.ndarray:
-    """Build the (N, F) head features.
+def head_tokens(state: HeadState, signals: Sequence[HeadSignals], hide_pruned: bool) -> np.ndarray:
+    """Build the (n, N, F) head features of n masks.
 
     Args:
-        state: What the environment knows.
-        signals: What was measured.
+        state: What the environments know.
+        signals: What was measured of each mask.
         hide_pruned: Zero the signals of pruned heads (compressed mode: those heads are gone).
     """
     active = state.active.numpy()
-    layers, units = active.shape
-    flat_active = active.reshape(-1)
-    is_mlp = np.tile(np.arange(units) >= state.heads, (layers, 1))
-    heads, blocks = active[:, : state.heads], active[:, state.heads :]
-    groups = heads.reshape(layers, -1, state.group_size)
-    kinds = [kind for kind in (~is_mlp.reshape(-1), is_mlp.reshape(-1)) if kind.any()]
+    masks, layers, units = active.shape
+    flat = active.reshape(masks, -1)  # (n, N)
+    is_mlp = np.tile(np.arange(units) >= state.heads, layers)  # (N,)
+    heads, blocks = active[..., : state.heads], active[..., state.heads :]
+    groups = heads.reshape(masks, layers, -1, state.group_size).mean(3)
+    kinds = [kind for kind in (~is_mlp, is_mlp) if kind.any()]
     columns: dict[str, np.ndarray] = {
         "active": active,
-        "is_mlp": is_mlp,
+        "is_mlp": np.broadcast_to(is_mlp, flat.shape),
         "gate": state.gate.numpy(),
         "age": state.age,
-        "depth": np.repeat(np.arange(layers) / max(1, layers - 1), units),
-        "layer_active": np.concatenate([np.repeat(_share(part), part.shape[1], 1) for part in (heads, blocks)], 1),
-        "group_active": np.concatenate([np.repeat(groups.mean(2), state.group_size, 1), blocks], 1),
+        "depth": np.broadcast_to(np.repeat(np.arange(layers) / max(1, layers - 1), units), flat.shape),
+        "layer_active": np.concatenate([np.repeat(_share(part), part.shape[2], 2) for part in (heads, blocks)], 2),
+        "group_active": np.concatenate([np.repeat(groups, state.group_size, 2), blocks], 2),
         "flop_share": state.flop_share.numpy(),
     }
-    raw: dict[str, np.ndarray] = {
-        "entropy": signals.entropy.numpy(),
-        "entropy_normalized": signals.entropy_normalized.numpy(),
-        "gradient": signals.gradient.numpy(),
-        "fisher": signals.fisher.numpy(),
-        "magnitude": signals.magnitude.numpy(),
-        "activation": signals.activation.numpy(),
-        "obs": _or_zeros(signals.obs, active),
-        "residual_gradient": _or_zeros(signals.residual_gradient, active),
-        "residual_fisher": _or_zeros(signals.residual_fisher, active),
-        "revive": signals.revive.numpy(),
-    }
-    raw = {name: values.reshape(-1).astype(np.float64) for name, values in raw.items()}
-    derived = {"entropy_z": _z_score(raw["entropy_normalized"], flat_active, kinds[:1])}
+    raw = {name: _stacked(signals, name, flat.shape) for name in _SIGNALS}
+    derived = {"entropy_z": _z_score(raw["entropy_normalized"], flat, kinds[:1])}
     for name in ("gradient", "fisher", "magnitude", "activation", "obs", "residual_gradient", "residual_fisher"):
         positive = np.log(np.maximum(raw[name], 1e-20))
-        derived[f"{name}_z"] = _z_score(positive, flat_active & (raw[name] > 0), kinds)
-    signed = signals.gate_gradient.numpy().reshape(-1).astype(np.float64)
-    spread = np.sqrt(np.mean(np.square(signed[flat_active]))) if flat_active.any() else 0.0
-    derived["gate_gradient_z"] = signed / (spread + 1e-12)
-    derived["gradient_rank"] = _rank(raw["gradient"], flat_active)
-    derived["fisher_rank"] = _rank(raw["fisher"], flat_active)
-    derived["residual_fisher_rank"] = _rank(raw["residual_fisher"], flat_active)
-    derived["entropy_rank"] = _rank(raw["entropy_normalized"], flat_active & kinds[0]) * kinds[0]
+        derived[f"{name}_z"] = _z_score(positive, flat & (raw[name] > 0), kinds)
+    signed = _stacked(signals, "gate_gradient", flat.shape)
+    spread = np.sqrt(np.where(flat, np.square(signed), 0.0).sum(1) / np.maximum(1, flat.sum(1)))  # (n,)
+    derived["gate_gradient_z"] = signed / (spread[:, None] + 1e-12)
+    derived["gradient_rank"] = _rank(raw["gradient"], flat)
+    derived["fisher_rank"] = _rank(raw["fisher"], flat)
+    derived["residual_fisher_rank"] = _rank(raw["residual_fisher"], flat)
+    derived["entropy_rank"] = _rank(raw["entropy_normalized"], flat & kinds[0]) * kinds[0]
     measured = {**raw, **derived}
     if hide_pruned:
-        measured = {name: np.where(flat_active, values, 0.0) for name, values in measured.items()}
+        measured = {name: np.where(flat, values, 0.0) for name, values in measured.items()}
     columns.update(measured)
-    table = np.stack([columns[name].reshape(-1) for name in HEAD_FEATURES], 1).astype(np.float32)  # (N, F)
+    table = np.stack([columns[name].reshape(flat.shape) for name in HEAD_FEATURES], 2).astype(np.float32)  # (n, N, F)
     return np.clip(table, _HEAD_BOUNDS[:, 0], _HEAD_BOUNDS[:, 1])
 
 
-def global_vector(values: dict[str, float]) -> np.ndarray:
-    """Build the (G,) global features from a value for each name."""
-    vector = np.array([values[name] for name in GLOBAL_FEATURES], dtype=np.float32)
-    return np.clip(vector, _GLOBAL_BOUNDS[:, 0], _GLOBAL_BOUNDS[:, 1])
+def global_vectors(values: Mapping[str, float | np.ndarray], masks: int) -> np.ndarray:
+    """Build the (n, G) global features from a value for each name, (n,) or one for all."""
+    table = np.empty((masks, len(GLOBAL_FEATURES)), dtype=np.float32)
+    for column, name in enumerate(GLOBAL_FEATURES):
+        table[:, column] = values[name]
+    return np.clip(table, _GLOBAL_BOUNDS[:, 0], _GLOBAL_BOUNDS[:, 1])
 
 
-def _or_zeros(values: Tensor | None, active: np.ndarray) -> np.ndarray:
-    """A signal, or zeros where it was not measured."""
-    return np.zeros(active.shape, dtype=np.float32) if values is None else values.numpy()
+def _stacked(signals: Sequence[HeadSignals], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """(n, N) float64 of one signal; zeros where it was not measured."""
+    values = [getattr(measured, name) for measured in signals]
+    if values[0] is None:
+        return np.zeros(shape)
+    return np.stack([value.numpy() for value in values]).reshape(shape).astype(np.float64)
 
 
 def _share(part: np.ndarray) -> np.ndarray:
-    """(L, 1) share of a kind's units that are active; 0 where there are none."""
-    return part.sum(1, keepdims=True) / max(1, part.shape[1])
+    """(n, L, 1) share of a kind's units that are active; 0 where there are none."""
+    return part.sum(2, keepdims=True) / max(1, part.shape[2])
 
 
 def _z_score(values: np.ndarray, counted: np.ndarray, kinds: list[np.ndarray]) -> np.ndarray:
-    """Standardise each kind of unit by the mean and spread of its counted entries; zeros where fewer than two count."""
+    """Standardise each kind of unit by the mean and spread of its counted entries; zeros where fewer than two count.
+
+    Args:
+        values: (n, N).
+        counted: (n, N) boolean.
+        kinds: (N,) boolean each.
+    """
     scores = np.zeros_like(values)
     for kind in kinds:
-        chosen = values[counted & kind]
-        if len(chosen) >= 2:
-            scores[kind] = (values[kind] - chosen.mean()) / (chosen.std() + 1e-6)
+        chosen, mine = counted[:, kind], values[:, kind]
+        count = chosen.sum(1, keepdims=True)
+        mean = np.where(chosen, mine, 0.0).sum(1, keepdims=True) / np.maximum(1, count)
+        variance = np.where(chosen, np.square(mine - mean), 0.0).sum(1, keepdims=True) / np.maximum(1, count)
+        scores[:, kind] = np.where(count >= 2, (mine - mean) / (np.sqrt(variance) + 1e-6), 0.0)
     return np.clip(scores, -Z_BOUND, Z_BOUND)
 
 
 def _rank(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Share of counted entries that are smaller, in [0, 1]; 0 where nothing counts."""
-    pool = np.sort(values[counted])
-    if len(pool) < 2:
-        return np.zeros_like(values)
-    return np.minimum(np.searchsorted(pool, values, side="left") / (len(pool) - 1), 1.0)
+    """Share of a row's counted entries that are smaller, in [0, 1]; 0 where nothing counts."""
+    ranks = np.zeros_like(values)
+    for row, (mine, chosen) in enumerate(zip(values, counted, strict=True)):
+        pool = np.sort(mine[chosen])
+        if len(pool) > 1:
+            ranks[row] = np.searchsorted(pool, mine, side="left") / (len(pool) - 1)
+    return np.minimum(ranks, 1.0)

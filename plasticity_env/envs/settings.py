@@ -104,6 +104,20 @@ class Settings:
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate must be positive, got {self.learning_rate!r}")
 
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Settings:
+        """Make settings of keyword arguments.
+
+        Raises:
+            InputError: A name or value that is not known.
+        """
+        unknown_names = sorted(set(values) - set(cls.__dataclass_fields__))
+        if unknown_names:
+            raise InputError(
+                f"unknown environment argument {unknown_names[0]!r}: known are {', '.join(cls.__dataclass_fields__)}"
+            )
+        return cls(**values)
+
     @property
     def blocks_of_neurons(self) -> int:
         """MLP blocks a layer that are units: 0 with units="heads"."""

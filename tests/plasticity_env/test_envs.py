@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import controllers
 from plasticity_env import EpisodeRecord, InputError, measure, reward_names, validate
 from plasticity_env.edits import Limits, allowed_edits, resolve
+from plasticity_env.envs.episode import draw_episode
 from plasticity_env.flops import CostTable
 from plasticity_env.model import PruningMode
 from plasticity_env.observation import GLOBAL_FEATURES, global_value, head_column
@@ -450,7 +451,8 @@ def test_reset_options_fix_the_draws(make_env):
 
 def test_prices_are_drawn_log_uniformly(make_env):
     env = make_env(flop_price=(1.0, 16.0)).unwrapped
-    prices = [env._draw({})[0] for _ in range(400) if env.np_random]
+    text, random = env.workbench.text, np.random.default_rng(0)
+    prices = [draw_episode(env.settings, text, random, {}).price for _ in range(400)]
     assert 0.9 < np.mean(np.log(prices)) / math.log(4.0) < 1.1
     assert min(prices) >= 1
     assert max(prices) <= 16

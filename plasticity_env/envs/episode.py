@@ -1,0 +1,149 @@
+"""An episode without any model: what is drawn at its start, and everything that changes during it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plasticity_env.edits import EditMasks
+from plasticity_env.envs.settings import LIMITS, Settings, bounds, check_range
+from plasticity_env.errors import InputError
+from plasticity_env.rewards import find_reward
+from plasticity_env.text import TextSplits
+from plasticity_env.workbench import Indices, Measurement
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the seed decides about an episode.
+
+    Attributes:
+        price: FLOP price.
+        budget: Target share of dense FLOPs, or None.
+        calibration, reward: Blocks of the text.
+        stream: Training stream, or None when the model is frozen.
+    """
+
+    price: float
+    budget: float | None
+    calibration: Indices
+    reward: Indices
+    stream: int | None
+
+    def options(self) -> dict[str, Any]:
+        """Reset options that give this draw again."""
+        options: dict[str, Any] = {
+            "flop_price": self.price,
+            "calibration": list(self.calibration),
+            "reward": list(self.reward),
+        }
+        if self.budget is not None:
+            options["flop_budget"] = self.budget
+        if self.stream is not None:
+            options["stream"] = self.stream
+        return options
+
+
+@dataclass(frozen=True)
+class EpisodeState(Draw):
+    """Everything that changes during an episode, but for the model's weights; replaced, never edited.
+
+    Attributes:
+        step: Decisions taken.
+        active: (L, U) boolean.
+        age: (L, U) decisions since each unit's last edit.
+        reference: Loss of the dense model or of the control arm, nats per token, after each decision.
+        measurement: The latest.
+        potential: Phi of the latest outcome.
+        done: The agent stopped or the horizon is over.
+    """
+
+    step: int
+    active: Tensor
+    age: np.ndarray
+    reference: tuple[float, ...]
+    measurement: Measurement
+    potential: float
+    done: bool
+
+    @classmethod
+    def start(
+        cls, draw: Draw, measurement: Measurement, reference: tuple[float, ...], shape: tuple[int, int]
+    ) -> EpisodeState:
+        """The dense model, measured; the potential is still to be filled in."""
+        return cls(
+            price=draw.price,
+            budget=draw.budget,
+            calibration=draw.calibration,
+            reward=draw.reward,
+            stream=draw.stream,
+            step=0,
+            active=torch.ones(shape, dtype=torch.bool),
+            age=np.zeros(shape, dtype=np.int64),
+            reference=reference,
+            measurement=measurement,
+            potential=0.0,
+            done=False,
+        )
+
+    def after(self, masks: EditMasks) -> Tensor:
+        """(L, U) mask that edits lead to."""
+        return (self.active & ~masks.prune) | masks.revive | masks.grow
+
+    def then(self, masks: EditMasks, measurement: Measurement, done: bool) -> EpisodeState:
+        """One decision later; the potential is still the old one."""
+        edited = (masks.prune | masks.revive | masks.grow).numpy()
+        return replace(
+            self,
+            step=self.step + 1,
+            active=self.after(masks),
+            age=np.where(edited, 0, self.age + 1),
+            measurement=measurement,
+            done=done,
+        )
+
+
+def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generator, options: dict[str, Any]) -> Draw:
+    """Draw what is not given.
+
+    Args:
+        settings: Of the environment.
+        text: Its text.
+        random: Of the environment; a fixed number of draws is taken from it whatever the options say.
+        options: May fix ``flop_price``, ``flop_budget``, ``calibration``, ``reward`` and ``stream``.
+
+    Raises:
+        InputError: An option that is unknown or out of range.
+    """
+    known = {"flop_price", "flop_budget", "calibration", "reward", "stream"}
+    if set(options) - known:
+        raise InputError(f"unknown reset option {sorted(set(options) - known)[0]!r}: known are {sorted(known)}")
+    ranges = {name: options.get(name, getattr(settings, name)) for name in ("flop_price", "flop_budget")}
+    for name, (above, most) in LIMITS.items():
+        check_range(name, ranges[name], above, most)
+    # both are always drawn, so that a fixed price changes nothing else about a seed
+    low, high = bounds(ranges["flop_price"])
+    price = math.exp(math.log(low) + random.random() * (math.log(high) - math.log(low)))
+    drawn = float(random.uniform(*bounds(ranges["flop_budget"])))
+    budget = drawn if find_reward(settings.reward).needs_budget else None
+    stream = None
+    if settings.train_steps > 0:  # a stream comes with its batches, so that its control arm is trained once
+        stream = int(options.get("stream", random.integers(settings.train_streams)))
+        random = np.random.default_rng([stream, 1])
+    calibration = _pick(text, random, "calibration", settings.calibration_blocks, options)
+    reward = _pick(text, random, "reward", settings.reward_blocks, options)
+    return Draw(price, budget, calibration, reward, stream)
+
+
+def _pick(text: TextSplits, random: np.random.Generator, split: str, count: int, options: dict[str, Any]) -> Indices:
+    there = len(text.blocks(split))  # type: ignore[arg-type]
+    drawn = tuple(int(i) for i in np.sort(random.choice(there, count, replace=False)))
+    given = tuple(int(i) for i in options.get(split, drawn))
+    if not given or min(given) < 0 or max(given) >= there:
+        raise InputError(f"{split} blocks must be numbers from 0 to {there - 1}, got {list(given)}")
+    return given
