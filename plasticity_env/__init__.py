@@ -18,7 +18,8 @@ from plasticity_env.flops import flop_table, flops, kv_cache_bytes
 from plasticity_env.growth import GrowthResult, UNetSkip, WarmupSchedule, grow_attention_heads_gradually
 from plasticity_env.layouts import Layout, register_layout
 from plasticity_env.loading import LoadedModel, embedded_models, load_model, model_card
-from plasticity_env.model import PlasticModel, PruningMode
+from plasticity_env.model import PlasticModel
+from plasticity_env.modes import PruningMode
 from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
 from plasticity_env.records import EpisodeRecord, validate
 from plasticity_env.rewards import RewardRule, register_reward, reward_names

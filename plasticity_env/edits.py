@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.flops import CostTable
-from plasticity_env.model import PruningMode
+from plasticity_env.modes import PruningMode
 
 KEEP, PRUNE, REVIVE, GROW = range(4)
 EDITS = ("keep", "prune", "revive", "grow")

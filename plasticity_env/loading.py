@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from plasticity_env.errors import InputError
-from plasticity_env.model import PlasticModel, PruningMode
+from plasticity_env.model import PlasticModel
+from plasticity_env.modes import PruningMode
 
 _MODELS_FOLDER = Path(__file__).parent / "zoo" / "models"
 

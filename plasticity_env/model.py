@@ -10,8 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,28 +20,11 @@ from plasticity_env.applied_repairs import AppliedRepairs, OutputRepair
 from plasticity_env.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
 from plasticity_env.errors import InputError
 from plasticity_env.layouts import AttentionBlock, HeadSlice, MlpBlock, Site, attention_blocks, cut_mlps
+from plasticity_env.modes import PruningMode
 from plasticity_env.pruned_training import frozen_pieces, zero_moments
+from plasticity_env.unit_weights import Key, NewWeights, UnitWeights, random_weights
 
 _versions = itertools.count(1)  # of the whole process: copies of a model never share a number for different weights
-
-
-class PruningMode(StrEnum):
-    """ADAPTIVE: pruned heads may come back. COMPRESSED: pruning is for ever."""
-
-    ADAPTIVE = "adaptive"
-    COMPRESSED = "compressed"
-
-    @classmethod
-    def parse(cls, value: str | PruningMode) -> PruningMode:
-        """Read a mode by name.
-
-        Raises:
-            InputError: No such mode.
-        """
-        try:
-            return cls(value)
-        except ValueError:
-            raise InputError(f"unknown mode {value!r}: use 'adaptive' or 'compressed'") from None
 
 
 @dataclass(frozen=True)
@@ -61,20 +43,10 @@ class Snapshot:
     active: Tensor
     scale: Tensor
     warmup: Tensor
-    saved: dict[tuple[int, int, str], list[Tensor]]
+    saved: dict[Key, list[Tensor]]
     repairs: dict[int, OutputRepair]
     weights: dict[str, Tensor] | None
     version: int
-
-
-class NewWeights(Protocol):
-    """Where the weights of a grown unit come from."""
-
-    def __call__(
-        self, model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
-    ) -> list[Tensor]:
-        """New values of each piece, in its shape."""
-        ...
 
 
 class PlasticModel(nn.Module):
@@ -119,7 +91,7 @@ class PlasticModel(nn.Module):
         self._active = torch.ones(self.shape, dtype=torch.bool)
         self._scale = torch.ones(self.shape)
         self._warmup = torch.zeros(2, *self.shape)  # steps taken, steps in total
-        self._saved: dict[tuple[int, int, str], list[Tensor]] = {}
+        self._weights = UnitWeights(blocks, mlps)
         self._repairs = AppliedRepairs(self.sites)
         self.weight_version = next(_versions)
         self._retired = False
@@ -143,15 +115,14 @@ class PlasticModel(nn.Module):
         """Load stock weights into the wrapped model: repairs are taken back first, pruned heads save the new weights."""
         self.undo_repair()
         result = self.model.load_state_dict(*args, **kwargs)
-        for layer, index, kind in self._saved:
-            self._save(layer, index, kind)
+        self._weights.save_again()
         self.weights_changed()
         return result
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PlasticModel:
         """Move what lies outside the parameters along with them (``.to(device)``, ``.half()``)."""
         super()._apply(fn, recurse)
-        self._saved = {key: [fn(tensor) for tensor in tensors] for key, tensors in self._saved.items()}
+        self._weights.move(fn)
         self._repairs.move(fn)
         self._publish()
         return self
@@ -252,9 +223,9 @@ class PlasticModel(nn.Module):
         self._undo_repairs_of(mask)
         for layer, unit in mask.nonzero().tolist():
             self._active[layer, unit] = False
-            self._save(layer, unit, "unit")
+            self._weights.save(layer, unit, "unit")
             if self.group_is_dead(layer, unit):
-                self._save(layer, unit // self.blocks[layer].group_size, "group")
+                self._weights.save(layer, unit // self.blocks[layer].group_size, "group")
         self._scale[mask] = 1.0
         self._warmup[:, mask] = 0.0
         self._publish()
@@ -273,9 +244,9 @@ class PlasticModel(nn.Module):
         self._undo_repairs_of(mask)
         changed = False
         for layer, unit in mask.nonzero().tolist():
-            changed |= self._put_back(layer, unit, "unit")
+            changed |= self._weights.put_back(layer, unit, "unit")
             if unit < self.heads:
-                changed |= self._put_back(layer, unit // self.blocks[layer].group_size, "group")
+                changed |= self._weights.put_back(layer, unit // self.blocks[layer].group_size, "group")
             self._active[layer, unit] = True
         if changed:
             self.weights_changed()
@@ -323,9 +294,9 @@ class PlasticModel(nn.Module):
             for piece, value in zip(pieces, values, strict=True):
                 piece.data.copy_(value)
         for layer, unit in mask.nonzero().tolist():
-            self._saved.pop((layer, unit, "unit"), None)
+            self._weights.saved.pop((layer, unit, "unit"), None)
             if unit < self.heads:
-                self._saved.pop((layer, unit // self.blocks[layer].group_size, "group"), None)
+                self._weights.saved.pop((layer, unit // self.blocks[layer].group_size, "group"), None)
         self._active = active | mask
         if mask.any():
             self.weights_changed()
@@ -446,7 +417,7 @@ class PlasticModel(nn.Module):
             self.active,
             self.scale,
             self._warmup.clone(),
-            {key: [tensor.clone() for tensor in tensors] for key, tensors in self._saved.items()},
+            self._weights.copy(),
             self.repairs,
             copies,
             self.weight_version,
@@ -472,37 +443,19 @@ class PlasticModel(nn.Module):
         self._active = snapshot.active.clone()
         self._scale = snapshot.scale.clone()
         self._warmup = snapshot.warmup.clone()
-        self._saved = {key: [tensor.clone() for tensor in tensors] for key, tensors in snapshot.saved.items()}
+        self._weights.saved = self._weights.copy(snapshot.saved)
         self._publish()
 
     # -- pieces of weights -------------------------------------------------------------------------------------------
 
     def pieces(self, layer: int, index: int, kind: str) -> list[HeadSlice]:
         """The pieces of parameters that make a unit ("unit", column of the mask) or a KV group ("group")."""
-        block = self.blocks[layer]
-        if kind == "group":
-            return block.kv_slices(index)
-        if index >= self.heads:
-            mlp = self.mlps[layer]
-            return [*mlp.input_slices(index - self.heads), mlp.output_slice(index - self.heads)]
-        return [*block.query_slices(index), block.output_slice(index)]
+        return self._weights.pieces(layer, index, kind)
 
     def saved_weights(self, layer: int, index: int, kind: str = "unit") -> list[Tensor] | None:
         """Copies of the weights kept aside for a pruned unit (or dead KV group), in the order of `pieces`; None if none."""
-        saved = self._saved.get((layer, index, kind))
+        saved = self._weights.saved.get((layer, index, kind))
         return None if saved is None else [tensor.clone() for tensor in saved]
-
-    def _save(self, layer: int, index: int, kind: str) -> None:
-        self._saved[layer, index, kind] = [piece.data.clone() for piece in self.pieces(layer, index, kind)]
-
-    def _put_back(self, layer: int, index: int, kind: str) -> bool:
-        changed = False
-        saved = self._saved.pop((layer, index, kind), [])
-        for piece, tensor in zip(self.pieces(layer, index, kind) if saved else [], saved, strict=True):
-            if not torch.equal(piece.data, tensor):
-                piece.data.copy_(tensor)
-                changed = True
-        return changed
 
     def _pruned_pieces(self) -> list[HeadSlice]:
         pieces: list[HeadSlice] = []
@@ -544,15 +497,3 @@ class PlasticModel(nn.Module):
 
     def _undo_repairs_of(self, mask: Tensor) -> None:
         self.undo_repair(index for index, site in enumerate(self.sites) if bool(mask[site.layer, site.columns].any()))
-
-
-def random_weights(
-    model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
-) -> list[Tensor]:
-    """Normal weights with the standard deviation of the piece's own parameter; zero biases."""
-    device = generator.device if generator is not None else torch.device("cpu")
-    fresh = []
-    for piece in pieces:
-        noise = torch.randn(piece.data.shape, generator=generator, dtype=torch.float32, device=device)
-        fresh.append(noise * float(piece.parameter.data.float().std()) if noise.ndim > 1 else torch.zeros_like(noise))
-    return fresh

@@ -5,7 +5,7 @@ from __future__ import annotations
 from plasticity_env.envs.settings import Settings
 from plasticity_env.errors import InputError
 from plasticity_env.loading import LoadedModel, load_model
-from plasticity_env.model import PruningMode
+from plasticity_env.modes import PruningMode
 from plasticity_env.rewards import find_reward
 from plasticity_env.text import TextSplits, load_text
 from plasticity_env.workbench import Workbench

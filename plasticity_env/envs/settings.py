@@ -8,7 +8,7 @@ from typing import Any
 
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.growth.initial_weights import find_initial_weights
-from plasticity_env.model import PruningMode
+from plasticity_env.modes import PruningMode
 from plasticity_env.repair import find_repair
 from plasticity_env.rewards import find_reward
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from plasticity_env.edits import EditMasks, Limits, allowed_edits, resolve
 from plasticity_env.envs.episode import EpisodeState
 from plasticity_env.envs.settings import Settings
-from plasticity_env.model import PruningMode
+from plasticity_env.modes import PruningMode
 from plasticity_env.observation import HeadState, global_vectors, head_tokens
 from plasticity_env.rewards import Outcome, RewardRule, Terms, find_reward
 from plasticity_env.workbench import Workbench

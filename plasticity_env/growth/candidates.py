@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from plasticity_env.layouts import HeadSlice
-from plasticity_env.model import NewWeights, PlasticModel
+from plasticity_env.model import PlasticModel
+from plasticity_env.unit_weights import NewWeights
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from plasticity_env.growth.initial_weights import InitialWeights, Source, find_i
 from plasticity_env.growth.schedule import WarmupSchedule
 from plasticity_env.growth.strategies import GROWTH_STRATEGIES
 from plasticity_env.growth.visibility import mean_log_visible
-from plasticity_env.model import PlasticModel, PruningMode
+from plasticity_env.model import PlasticModel
+from plasticity_env.modes import PruningMode
 from plasticity_env.signals import HeadSignals, measure
 from plasticity_env.strategies import HeadView, Strategy, find_strategy
 

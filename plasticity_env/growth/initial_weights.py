@@ -14,7 +14,8 @@ from torch import Tensor
 
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.layouts import HeadSlice
-from plasticity_env.model import PlasticModel, random_weights
+from plasticity_env.model import PlasticModel
+from plasticity_env.unit_weights import random_weights
 
 OUTPUT_SHARE = 0.1  # of the layer's own standard deviation: random output rows
 SYMMETRY_NOISE = 0.1  # of a copied piece's own standard deviation: two copies of one unit must be able to part

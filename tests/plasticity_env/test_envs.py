@@ -19,7 +19,7 @@ from plasticity_env import EpisodeRecord, InputError, measure, reward_names, val
 from plasticity_env.edits import Limits, allowed_edits, resolve
 from plasticity_env.envs.episode import draw_episode
 from plasticity_env.flops import CostTable
-from plasticity_env.model import PruningMode
+from plasticity_env.modes import PruningMode
 from plasticity_env.observation import GLOBAL_FEATURES, global_value, head_column
 from tests.conftest import SMALL
 
