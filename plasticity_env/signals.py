@@ -7,7 +7,7 @@ better than one?"), Fisher after Kwon et al. 2022, OBS blocks after Hassibi & St
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plasticity_env.entropy import Kernel, attend_with_entropy, choose_kernel, visible_lengths
+from plasticity_env.entropy import Kernel
 from plasticity_env.errors import InputError
 from plasticity_env.layer_stream import replaced
 from plasticity_env.model import PlasticModel
+from plasticity_env.recorder import SignalRecorder
 from plasticity_env.repair.statistics import Statistics
-from plasticity_env.site_sums import SiteSums
+from plasticity_env.variants import Projection, projected, weights_of
 
 _DIVERGED = "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
 
@@ -100,58 +101,118 @@ def measure(
     """
     if input_ids.ndim != 2 or input_ids.shape[0] < 1 or input_ids.shape[1] < 2:
         raise InputError(f"input_ids must be (sequences >= 1, tokens >= 2), got {tuple(input_ids.shape)}")
-    gates = model.gates.to(model.device)
-    recorder = _Recorder(model, gram=obs or statistics)
+    (found,) = measure_many(
+        model,
+        input_ids[None],
+        model.gates[None],
+        attention_mask=attention_mask,
+        batch_size=batch_size,
+        obs=obs,
+        statistics=statistics,
+        projectors=projectors,
+    )
+    return found
+
+
+def measure_many(
+    model: PlasticModel,
+    input_ids: Tensor,
+    gates: Tensor,
+    *,
+    projections: Mapping[int, Projection] | None = None,
+    attention_mask: Tensor | None = None,
+    batch_size: int = 8,
+    obs: bool = True,
+    statistics: bool = False,
+    projectors: dict[int, Tensor] | None = None,
+) -> list[HeadSignals]:
+    """Measure n versions of a model, each on its own text, in passes that carry all of them.
+
+    Args:
+        model: Its weights are shared.
+        input_ids: (n, B, T) token ids, T >= 2.
+        gates: (n, L, U) of each version.
+        projections: What versions have in the place of output projections, by site.
+        attention_mask: (B, T), 1 for text; None when nothing is padded. Only with one version.
+        batch_size: Sequences of each version in one pass.
+        obs, statistics: As `measure` takes them.
+        projectors: (I, I), or (n, I, I) of each version, of `residual_projector` by site.
+
+    Returns:
+        The signals of each.
+
+    Raises:
+        InputError: A loss is not finite.
+    """
+    gates, projections = gates.to(model.device), projections or {}
+    versions, sequences, tokens = input_ids.shape
+    recorder = SignalRecorder(model, obs or statistics, versions)
     losses, gradients, slopes = [], [], []
-    with _frozen(model):
-        for start in range(0, len(input_ids), batch_size):
-            ids = input_ids[start : start + batch_size].to(model.device)
+    with _frozen(model), projected(model, projections):
+        for start in range(0, sequences, batch_size):
+            ids = input_ids[:, start : start + batch_size].flatten(0, 1).to(model.device)  # (n * b, T)
             padding = None if attention_mask is None else attention_mask[start : start + batch_size].to(model.device)
-            leaf = gates.expand(len(ids), *gates.shape).clone().requires_grad_()  # (b, L, U)
-            shift = torch.zeros_like(leaf).requires_grad_() if projectors else None  # (b, L, U)
-            recorder.begin(padding, len(ids), ids.shape[1], projectors, shift)
+            leaf = gates.repeat_interleave(len(ids) // versions, 0).requires_grad_()  # (n * b, L, U)
+            shift = torch.zeros_like(leaf).requires_grad_() if projectors else None
+            recorder.begin(padding, len(ids), tokens, projectors, shift)
             with model.using(leaf, recorder), torch.enable_grad():
-                loss = sequence_losses(model, ids, padding)  # (b,)
+                loss = sequence_losses(model, ids, padding)  # (n * b,)
                 found = torch.autograd.grad(loss.sum(), [leaf] if shift is None else [leaf, shift], allow_unused=True)
-            losses.append(loss.detach())
-            gradients.append(found[0])
-            slopes += [slope for slope in found[1:] if slope is not None]
-    loss = torch.cat(losses).float().cpu()
+            losses.append(loss.detach().unflatten(0, (versions, -1)))
+            gradients.append(found[0].unflatten(0, (versions, -1)))
+            slopes += [slope.unflatten(0, (versions, -1)) for slope in found[1:] if slope is not None]
+    loss = torch.cat(losses, 1).float().cpu()  # (n, B)
     if not bool(torch.isfinite(loss).all()):
         raise InputError(_DIVERGED)
-    gradient = torch.cat(gradients).float().cpu()  # (B, L, H)
-    signed = gradient.mean(0)
-    slope = torch.cat(slopes).float().cpu() if slopes else None  # (B, L, U)
-    return HeadSignals(
-        loss=float(loss.mean()),
-        sequence_loss=loss,
-        entropy=recorder.entropy(),
-        entropy_normalized=recorder.entropy_normalized(),
-        gate_gradient=signed,
-        gradient=gradient.abs().mean(0),
-        fisher=gradient.square().mean(0),
-        magnitude=torch.cat([sums.magnitude() for sums in recorder.sums], 1),
-        activation=torch.cat([sums.activation(recorder.tokens) for sums in recorder.sums], 1),
-        obs=recorder.obs(model.gates) if obs else None,
-        residual_gradient=None if slope is None else slope.abs().mean(0),
-        residual_fisher=None if slope is None else slope.square().mean(0),
-        revive=torch.where(model.active, 0.0, -signed),
-        statistics=recorder.statistics() if statistics else None,
-        tokens=recorder.tokens,
-        kernel=recorder.kernel,
-    )
+    gradient = torch.cat(gradients, 1).float().cpu()  # (n, B, L, U)
+    signed = gradient.mean(1)
+    parts = {
+        "entropy": recorder.entropy(),
+        "entropy_normalized": recorder.entropy_normalized(),
+        "gate_gradient": signed,
+        "gradient": gradient.abs().mean(1),
+        "fisher": gradient.square().mean(1),
+        "revive": torch.where(gates.cpu() > 0, 0.0, -signed),
+        **recorder.units(gates, weights_of(model, projections), obs),
+    }
+    if slopes:
+        slope = torch.cat(slopes, 1).float().cpu()  # (n, B, L, U)
+        parts |= {"residual_gradient": slope.abs().mean(1), "residual_fisher": slope.square().mean(1)}
+    moments = recorder.statistics() if statistics else [None] * versions
+    empty = {"obs": None, "residual_gradient": None, "residual_fisher": None}
+    return [
+        HeadSignals(
+            loss=float(loss[index].mean()),
+            sequence_loss=loss[index],
+            statistics=moments[index],
+            tokens=recorder.tokens,
+            kernel=recorder.kernel,
+            **{**empty, **{name: values[index] for name, values in parts.items()}},  # type: ignore[arg-type]
+        )
+        for index in range(versions)
+    ]
+
+
+def gather(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> Statistics:
+    """Moments of the units' outputs, before their gates, on (B, T) token ids: one forward without gradients."""
+    return gather_many(model, input_ids[None], batch_size)[0]
 
 
 @torch.no_grad()
-def gather(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> Statistics:
-    """Moments of the units' outputs, before their gates, on (B, T) token ids: one forward without gradients."""
-    recorder = _Recorder(model, gram=True)
-    with _frozen(model):
-        for chunk in input_ids.split(batch_size):
-            recorder.begin(None, *chunk.shape)
-            head = model.model.get_output_embeddings()  # type: ignore[operator]  # not needed, and dear
-            with model.using(model.state.gates, recorder), replaced([head], lambda _: lambda hidden: hidden[..., :1]):
-                model.model(input_ids=chunk.to(model.device), use_cache=False)
+def gather_many(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> list[Statistics]:
+    """The same for n texts, (n, B, T), with ``batch_size`` sequences of each in one pass."""
+    texts, _, tokens = input_ids.shape
+    recorder = SignalRecorder(model, gram=True, groups=texts)
+    head = model.model.get_output_embeddings()  # type: ignore[operator]  # not needed, and dear
+    with (
+        _frozen(model),
+        model.using(model.state.gates, recorder),
+        replaced([head], lambda _: lambda hidden: hidden[..., :1]),
+    ):
+        for chunk in input_ids.split(batch_size, 1):
+            ids = chunk.flatten(0, 1).to(model.device)
+            recorder.begin(None, len(ids), tokens)
+            model.model(input_ids=ids, use_cache=False)
     return recorder.statistics()
 
 
@@ -201,102 +262,3 @@ def _frozen(model: PlasticModel) -> Iterator[None]:
         for parameter in parameters:
             parameter.requires_grad_(True)
         model.train(training)
-
-
-class _Recorder:
-    """Attention with its log-sum-exp, and running sums of what the signals need."""
-
-    kernel: Kernel
-
-    def __init__(self, model: PlasticModel, gram: bool) -> None:
-        layers, units = model.shape
-        device = model.device
-        self._heads = model.heads
-        self._entropy = torch.zeros(2, layers, units, dtype=torch.float64, device=device)  # nats, normalised
-        self._queries = torch.zeros(layers, dtype=torch.float64, device=device)
-        self.sums = [SiteSums(model.blocks, model.heads, gram, device)]
-        if model.mlp_blocks:
-            self.sums.append(SiteSums(model.mlps, model.mlp_blocks, gram, device))
-        self.tokens = 0
-
-    def begin(
-        self,
-        padding: Tensor | None,
-        sequences: int,
-        tokens: int,
-        projectors: dict[int, Tensor] | None = None,
-        shift: Tensor | None = None,
-    ) -> None:
-        """Announce a chunk: its padding mask (b, T) or None, its size, and the leaf that shifts units along residuals."""
-        self._padding, self._projectors, self._shift = padding, projectors or {}, shift
-        self._lengths: dict[int, tuple[Tensor, Tensor]] = {}
-        self.tokens += sequences * tokens if padding is None else int(padding.sum())
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
-    ) -> Tensor:
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        self.kernel = choose_kernel(query, mask)
-        out, entropy = attend_with_entropy(query, key, value, mask, scale, self.kernel)  # (b, H, T, D), (b, H, T)
-        with torch.no_grad():
-            self._note_entropy(layer, entropy, mask)
-            self._note_output(layer, out.detach())
-        out = out.transpose(1, 2)  # (b, T, H, D)
-        return self._shifted(2 * layer, out.flatten(2), slice(0, self._heads)).view(out.shape)
-
-    def _note_entropy(self, layer: int, entropy: Tensor, mask: Tensor | None) -> None:
-        key = 0 if mask is None else id(mask)
-        if key not in self._lengths:  # layers share masks: count visible keys once
-            visible = visible_lengths(mask, entropy.shape[-1], entropy.device)
-            counted = (visible > 1).expand(len(entropy), 1, -1) if visible.shape[1] == 1 else visible > 1
-            if self._padding is not None:
-                counted = counted & self._padding[:, None].bool()
-            self._lengths[key] = counted.float(), visible.clamp(min=2).log().float()
-        counted, logs = self._lengths[key]
-        entropy = entropy.float().clamp(min=0) * counted
-        self._entropy[0, layer, : self._heads] += entropy.sum((0, 2), dtype=torch.float32)
-        self._entropy[1, layer, : self._heads] += (entropy / logs).sum((0, 2), dtype=torch.float32)
-        self._queries[layer] += counted.sum() / counted.shape[1]
-
-    def _note_output(self, layer: int, out: Tensor) -> None:
-        rows = out.transpose(1, 2).flatten(2)  # (b, T, H*D)
-        self.sums[0].add(layer, self._text_rows(rows))
-
-    def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:
-        with torch.no_grad():
-            self.sums[1].add(layer, self._text_rows(neurons.detach()))
-        return self._shifted(2 * layer + 1, neurons, slice(self._heads, None))
-
-    def _shifted(self, site: int, rows: Tensor, columns: slice) -> Tensor:
-        """Add nothing (a zero leaf times each unit's residual), so that the leaf's gradient is the residual's slope."""
-        if self._shift is None or site not in self._projectors:
-            return rows
-        shift = self._shift[:, site // 2, columns]  # (b, u)
-        with torch.no_grad():
-            residual = rows.float() @ self._projectors[site]  # (.., I); rows of pruned units of P are 0
-            residual = residual.view(len(shift), -1, shift.shape[1], rows.shape[-1] // shift.shape[1])
-        return rows + (residual * shift[:, None, :, None]).view(rows.shape).to(rows.dtype)
-
-    def _text_rows(self, rows: Tensor) -> Tensor:
-        rows = rows.flatten(0, -2)  # (b*T, I)
-        return rows if self._padding is None else rows[self._padding.flatten().bool()]
-
-    def obs(self, gates: Tensor) -> Tensor:
-        cuts = (gates[:, : self._heads], gates[:, self._heads :])
-        return torch.cat([sums.obs(cut, self.tokens) for sums, cut in zip(self.sums, cuts, strict=False)], 1)
-
-    def statistics(self) -> Statistics:
-        found = {
-            2 * layer + offset: moments
-            for offset, sums in enumerate(self.sums)
-            for layer, moments in enumerate(sums.moments(self.tokens))
-        }
-        return Statistics(dict(sorted(found.items())), self.tokens)
-
-    def entropy(self) -> Tensor:
-        return (self._entropy[0] / self._queries[:, None]).float().cpu()
-
-    def entropy_normalized(self) -> Tensor:
-        return (self._entropy[1] / self._queries[:, None]).float().clamp(0, 1).cpu()

@@ -1,0 +1,147 @@
+"""What a measuring pass notes on its way: attention entropy, second moments of units, slopes along residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from plasticity_env.entropy import Kernel, attend_with_entropy, choose_kernel, visible_lengths
+from plasticity_env.model import PlasticModel
+from plasticity_env.repair.statistics import Statistics
+from plasticity_env.site_sums import SiteSums
+
+
+class SignalRecorder:
+    """Attention with its log-sum-exp, and running sums of what the signals need, for n groups of sequences.
+
+    Args:
+        model: Whose pass is recorded.
+        gram: Keep whole second-moment matrices.
+        groups: n; a pass holds equally many sequences of each, group after group.
+    """
+
+    kernel: Kernel
+
+    def __init__(self, model: PlasticModel, gram: bool, groups: int = 1) -> None:
+        layers, units = model.shape
+        device = model.device
+        self._heads, self._groups = model.heads, groups
+        self._entropy = torch.zeros(2, groups, layers, units, dtype=torch.float64, device=device)  # nats, normalised
+        self._queries = torch.zeros(layers, dtype=torch.float64, device=device)
+        self._sums = [SiteSums(model.blocks, model.heads, gram, device, groups)]
+        if model.mlp_blocks:
+            self._sums.append(SiteSums(model.mlps, model.mlp_blocks, gram, device, groups))
+        self.tokens = 0  # of each group
+
+    def begin(
+        self,
+        padding: Tensor | None,
+        sequences: int,
+        tokens: int,
+        projectors: dict[int, Tensor] | None = None,
+        shift: Tensor | None = None,
+    ) -> None:
+        """Announce a chunk.
+
+        Args:
+            padding: (b, T), 1 for text; None when nothing is padded. Only with one group.
+            sequences, tokens: b and T.
+            projectors: By site, (I, I), or (n, I, I) of each group.
+            shift: (b, L, U) zero leaf that shifts units along their residuals.
+        """
+        self._padding, self._projectors, self._shift = padding, projectors or {}, shift
+        self._lengths: dict[int, tuple[Tensor, Tensor]] = {}
+        self.tokens += sequences * tokens // self._groups if padding is None else int(padding.sum())
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        self.kernel = choose_kernel(query, mask)
+        out, entropy = attend_with_entropy(query, key, value, mask, scale, self.kernel)  # (b, H, T, D), (b, H, T)
+        with torch.no_grad():
+            self._note_entropy(layer, entropy, mask)
+            self._note_output(layer, out.detach())
+        out = out.transpose(1, 2)  # (b, T, H, D)
+        return self._shifted(2 * layer, out.flatten(2), slice(0, self._heads)).view(out.shape)
+
+    def _note_entropy(self, layer: int, entropy: Tensor, mask: Tensor | None) -> None:
+        key = 0 if mask is None else id(mask)
+        if key not in self._lengths:  # layers share masks: count visible keys once
+            visible = visible_lengths(mask, entropy.shape[-1], entropy.device)
+            counted = (visible > 1).expand(len(entropy), 1, -1) if visible.shape[1] == 1 else visible > 1
+            if self._padding is not None:
+                counted = counted & self._padding[:, None].bool()
+            self._lengths[key] = counted.float(), visible.clamp(min=2).log().float()
+        counted, logs = self._lengths[key]
+        entropy = entropy.float().clamp(min=0) * counted
+        for kind, values in enumerate((entropy, entropy / logs)):
+            cut = values.unflatten(0, (self._groups, -1))  # (n, b, H, T)
+            self._entropy[kind, :, layer, : self._heads] += cut.sum((1, 3), dtype=torch.float32)
+        self._queries[layer] += counted.sum() / (counted.shape[1] * self._groups)
+
+    def _note_output(self, layer: int, out: Tensor) -> None:
+        rows = out.transpose(1, 2).flatten(2)  # (b, T, H*D)
+        self._sums[0].add(layer, self._text_rows(rows))
+
+    def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:
+        with torch.no_grad():
+            self._sums[1].add(layer, self._text_rows(neurons.detach()))
+        return self._shifted(2 * layer + 1, neurons, slice(self._heads, None))
+
+    def _shifted(self, site: int, rows: Tensor, columns: slice) -> Tensor:
+        """Add nothing (a zero leaf times each unit's residual), so that the leaf's gradient is the residual's slope."""
+        if self._shift is None or site not in self._projectors:
+            return rows
+        shift = self._shift[:, site // 2, columns]  # (b, u)
+        with torch.no_grad():
+            projector = self._projectors[site]  # rows of pruned units are 0
+            cut = rows.float() if projector.ndim == 2 else rows.float().reshape(self._groups, -1, rows.shape[-1])
+            residual = (cut @ projector).view(len(shift), -1, shift.shape[1], rows.shape[-1] // shift.shape[1])
+        return rows + (residual * shift[:, None, :, None]).view(rows.shape).to(rows.dtype)
+
+    def _text_rows(self, rows: Tensor) -> Tensor:
+        rows = rows.flatten(0, -2)  # (b*T, I)
+        return rows if self._padding is None else rows[self._padding.flatten().bool()]
+
+    def units(self, gates: Tensor, weights: Mapping[int, Tensor], obs: bool) -> dict[str, Tensor]:
+        """(n, L, U) magnitude, activation and, if asked for, OBS scores.
+
+        Args:
+            gates: (n, L, U).
+            weights: The projection of every site, (n or 1, I, E).
+            obs: Whether to compute them; only with ``gram``.
+        """
+        found: dict[str, list[Tensor]] = {"magnitude": [], "activation": [], "obs": []}
+        cuts = (gates[..., : self._heads], gates[..., self._heads :])
+        for offset, (sums, cut) in enumerate(zip(self._sums, cuts, strict=False)):
+            of_kind = [weights[2 * layer + offset] for layer in range(gates.shape[1])]
+            found["magnitude"].append(sums.magnitude(of_kind))
+            found["activation"].append(sums.activation(self.tokens, of_kind))
+            if obs:
+                found["obs"].append(sums.obs(cut, self.tokens, of_kind))
+        return {name: torch.cat(parts, 2) for name, parts in found.items() if parts}
+
+    def statistics(self) -> list[Statistics]:
+        """Moments of each group; only with ``gram``."""
+        kinds = [sums.moments(self.tokens) for sums in self._sums]  # kind, group, layer
+        found = []
+        for group in range(self._groups):
+            layers = zip(*(kind[group] for kind in kinds), strict=True)  # the sites of one layer after those of another
+            sites = {
+                2 * layer + offset: moments for layer, pair in enumerate(layers) for offset, moments in enumerate(pair)
+            }
+            found.append(Statistics(sites, self.tokens))
+        return found
+
+    def entropy(self) -> Tensor:
+        """(n, L, U) nats."""
+        return (self._entropy[0] / self._queries[:, None]).float().cpu()
+
+    def entropy_normalized(self) -> Tensor:
+        """(n, L, U) in [0, 1]."""
+        return (self._entropy[1] / self._queries[:, None]).float().clamp(0, 1).cpu()
