@@ -18,7 +18,7 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.repair.methods import RIDGE, least_squares, solve
 from plasticity_env.repair.statistics import Moments, Statistics
 
-PULL = 0.1
+PULL = 2.0
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def repair_in_order(
     *,
     mlp: bool = False,
     ridge: float = RIDGE,
-    pull: float = PULL,
+    pull: float | None = None,
     batch_size: int = 8,
 ) -> None:
     """Repair a model for its present mask, layer after layer.
@@ -39,7 +39,8 @@ def repair_in_order(
         mlp: Also refit the output projection of every MLP behind the first pruned unit.
         ridge: lambda of the parallel solution, as a share of the mean diagonal of the dense second moments.
         pull: Ridge that pulls to the parallel solution, as a share of the mean diagonal of the pruned stream's moments:
-            the stream's error is noise to one layer's inputs, and a short text overfits to it without.
+            the stream's error is noise to one layer's inputs, and a short text overfits to it without. None: `PULL` times
+            the inputs of the projection over the tokens of the text.
         batch_size: Sequences in one pass.
 
     Raises:
@@ -118,7 +119,7 @@ def _refit(
     chunks: list[LayerCalls],
     seen: list[_Watched],
     ridge: float,
-    pull: float,
+    pull: float | None,
 ) -> None:
     """Refit one site: regress the dense output plus the stream's error on what the site reads now."""
     site, offset = model.sites[index], index % 2
@@ -151,5 +152,6 @@ def _refit(
     Moments(gram, gram.diagonal()).check()
     parallel = least_squares(weight, Moments(before / tokens, before.diagonal()), kept, ridge=ridge).weight
     repaired = weight.clone() if parallel is None else parallel
-    repaired[kept] = solve(gram / tokens, wanted / tokens, repaired[kept].double(), pull).to(weight.dtype)
+    share = PULL * int(kept.sum()) / tokens if pull is None else pull
+    repaired[kept] = solve(gram / tokens, wanted / tokens, repaired[kept].double(), share).to(weight.dtype)
     model.apply_repair(index, repaired, None)

@@ -181,7 +181,9 @@ class _Bench:
         total = round(share * active.numel())
         random = torch.Generator().manual_seed(self._seed)
         for done in range(rounds):
-            importance = SCORES[score](self._signals(active), random).masked_fill(~active, torch.inf)
+            importance = SCORES[score](self._signals(active, obs=score == "obs"), random).masked_fill(
+                ~active, torch.inf
+            )
             count = round(total * (done + 1) / rounds) - int((~active).sum())
             active = active.clone()
             active.view(-1)[importance.flatten().argsort(stable=True)[:count]] = False
@@ -202,7 +204,7 @@ class _Bench:
             self._model.set_active(active)
             repair_sites(self._model, way.method, statistics)
 
-    def _signals(self, active: Tensor) -> HeadSignals:
+    def _signals(self, active: Tensor, obs: bool) -> HeadSignals:
         if bool(active.all()) and self._dense is not None:
             return self._dense
         statistics = self.statistics
@@ -212,8 +214,10 @@ class _Bench:
             index: residual_projector(moments.gram, sites[index].kept_inputs(active), sites[index].unit_width)
             for index, moments in statistics.sites.items()
         }
-        signals = measure(self._model, self._ids, batch_size=self._study.batch_size, projectors=projectors)
-        if bool(active.all()):
+        dense = bool(active.all())  # measured once, for every score
+        batch = self._study.batch_size
+        signals = measure(self._model, self._ids, batch_size=batch, obs=obs or dense, projectors=projectors)
+        if dense:
             self._dense = signals
         return signals
 
