@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from plasticity_env.repair.factors import alike
 from plasticity_env.repair.methods import RIDGE
 
 
@@ -29,15 +30,23 @@ def residual_projector(gram: Tensor, kept: Tensor, unit_width: int, ridge: float
     Returns:
         (I, I) float32 P: ``x @ P`` holds r_u in unit u's columns; rows and columns of pruned units are 0.
     """
-    projector = torch.zeros_like(gram)
-    inside = kept.nonzero().flatten()
-    if not len(inside):
-        return projector.float()
-    penalty = ridge * gram.diagonal().mean().clamp(min=1e-12)
-    system = gram[inside][:, inside] + penalty * torch.eye(len(inside), dtype=gram.dtype, device=gram.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))  # (S, S)
-    units = inverse.view(len(inside), -1, unit_width).transpose(0, 1)  # (u, S, w): columns of each unit
-    corners = torch.stack([inverse[s : s + unit_width, s : s + unit_width] for s in range(0, len(inside), unit_width)])
-    columns = torch.linalg.solve(corners, units, left=False)  # (u, S, w)
-    projector[inside[:, None], inside[None]] = columns.transpose(0, 1).flatten(1)
-    return projector.float()
+    return residual_projectors(gram[None], kept[None], unit_width, ridge)[0]
+
+
+def residual_projectors(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Tensor:
+    """The same for n sites of one shape at once: (n, I, I) from ``gram`` (n, I, I) and ``kept`` (n, I)."""
+    projectors = torch.zeros_like(gram)
+    penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)  # (n,)
+    for rows, inside, _ in alike(kept):
+        count, units = inside.shape[1], inside.shape[1] // unit_width
+        if not count:
+            continue
+        here, down, across = rows[:, None, None], inside[:, :, None], inside[:, None]
+        system = gram[here, down, across]  # (k, S, S)
+        system.diagonal(dim1=1, dim2=2).add_(penalty[rows, None])
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
+        columns = inverse.view(len(rows), count, units, unit_width).transpose(1, 2)  # (k, u, S, w): of each unit
+        corners = columns.unflatten(2, (units, unit_width)).diagonal(dim1=1, dim2=2).movedim(-1, 1)  # (k, u, w, w)
+        solved = torch.linalg.solve(corners, columns, left=False)  # (k, u, S, w)
+        projectors[here, down, across] = solved.transpose(1, 2).flatten(2)
+    return projectors.float()

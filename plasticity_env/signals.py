@@ -253,7 +253,9 @@ def _frozen(model: PlasticModel) -> Iterator[None]:
     """Evaluation mode and no gradient for any parameter, so that backward computes none; put back afterwards."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = model.training
-    model.eval()
+    switch = training or model.model.training
+    if switch:
+        model.eval()
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
@@ -261,4 +263,5 @@ def _frozen(model: PlasticModel) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-        model.train(training)
+        if switch:
+            model.train(training)

@@ -1,0 +1,54 @@
+"""A store that forgets what was not used for longest once it holds too many bytes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+
+
+class ByteCache(Generic[V]):
+    """A least-recently-used store with a limit in bytes.
+
+    Args:
+        limit: Most bytes at once; 0 stores nothing.
+
+    Attributes:
+        nbytes: Bytes held at the moment, as declared with `put`.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit, self.nbytes = limit, 0
+        self._values: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
+
+    def get(self, key: Hashable) -> V | None:
+        """The value, or None."""
+        found = self._values.get(key)
+        if found is None:
+            return None
+        self._values.move_to_end(key)
+        return found[0]
+
+    def put(self, key: Hashable, value: V, nbytes: int) -> bool:
+        """Store a value in the place of an older one; says whether it fits at all."""
+        self.drop(key)
+        if nbytes > self.limit:
+            return False
+        self._values[key] = (value, nbytes)
+        self.nbytes += nbytes
+        while self.nbytes > self.limit:
+            _, (_, freed) = self._values.popitem(last=False)
+            self.nbytes -= freed
+        return True
+
+    def drop(self, key: Hashable) -> None:
+        """Forget one value."""
+        found = self._values.pop(key, None)
+        self.nbytes -= 0 if found is None else found[1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._values.clear()
+        self.nbytes = 0
