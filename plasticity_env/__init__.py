@@ -34,7 +34,11 @@ if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(after_in_child=lambda: _torch.set_num_threads(1))
 
 _register_compact_models()  # AutoModelForCausalLM.from_pretrained loads them from here on
-_gym.register(id="plasticity/Heads-v0", entry_point="plasticity_env.envs.heads:HeadsEnv")
+_gym.register(
+    id="plasticity/Heads-v0",
+    entry_point="plasticity_env.envs.heads:HeadsEnv",
+    vector_entry_point="plasticity_env.envs.vector:HeadsVectorEnv",
+)
 _gym.register(id="plasticity/HeadEdit-v0", entry_point="plasticity_env.envs.head_edit:HeadEditEnv")
 
 __all__ = [

@@ -23,7 +23,7 @@ from plasticity_env.recorder import SignalRecorder
 from plasticity_env.repair.statistics import Statistics
 from plasticity_env.variants import Projection, projected, weights_of
 
-_DIVERGED = "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
+DIVERGED = "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def measure_many(
             slopes += [slope.unflatten(0, (versions, -1)) for slope in found[1:] if slope is not None]
     loss = torch.cat(losses, 1).float().cpu()  # (n, B)
     if not bool(torch.isfinite(loss).all()):
-        raise InputError(_DIVERGED)
+        raise InputError(DIVERGED)
     gradient = torch.cat(gradients, 1).float().cpu()  # (n, B, L, U)
     signed = gradient.mean(1)
     parts = {
@@ -244,7 +244,7 @@ def mean_loss(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> fl
     losses = [sequence_losses(model, chunk.to(model.device)) for chunk in chunks]
     loss = float(torch.cat(losses).double().mean())
     if not math.isfinite(loss):
-        raise InputError(_DIVERGED)
+        raise InputError(DIVERGED)
     return loss
 
 

@@ -113,14 +113,7 @@ class Workbench:
         """
         teacher = self.teacher(reward) if self.want_kl else None
         self.model.set_active(active)
-        key = (
-            calibration,
-            reward,
-            self.model.gates.numpy().tobytes(),
-            active.numpy().tobytes(),
-            self.model.weight_version,
-            self.repair,
-        )
+        key = self.key(active, self.model.gates, calibration, reward)
         known = self.memo.get(key)
         if known is not None:
             return known
@@ -134,6 +127,11 @@ class Workbench:
             loss, kl = mean_loss(self.model, rewards, self.batch_size), None
         return self.memo.put(key, Measurement(replace(signals, statistics=None), loss, kl))
 
+    def key(self, active: Tensor, gates: Tensor, calibration: Indices, reward: Indices) -> tuple[Hashable, ...]:
+        """Under what the memo knows a mask: everything that its measurement depends on."""
+        version = self.model.weight_version
+        return calibration, reward, gates.numpy().tobytes(), active.numpy().tobytes(), version, self.repair
+
     @torch.no_grad()
     def teacher(self, reward: Indices) -> Tensor:
         """(B, T - 1, V) log-probabilities of the dense model on reward blocks, on the CPU; computed once."""
@@ -144,7 +142,7 @@ class Workbench:
         now = self.model.snapshot(weights=self.model.weight_version != self._dense.version)
         self.model.restore(self._dense)
         chunks = self.blocks("reward", reward).split(self.batch_size)
-        log_probs = torch.cat([self._log_probs(chunk).cpu() for chunk in chunks])
+        log_probs = torch.cat([self.log_probs(chunk).cpu() for chunk in chunks])
         self.model.restore(now)
         return self._teachers.put(reward, log_probs)
 
@@ -242,7 +240,7 @@ class Workbench:
     def _loss_and_kl(self, teacher: Tensor, ids: Tensor) -> tuple[float, float]:
         losses, divergences = [], []
         for chunk, reference in zip(ids.split(self.batch_size), teacher.split(self.batch_size), strict=True):
-            log_probs = self._log_probs(chunk)
+            log_probs = self.log_probs(chunk)
             targets = chunk[:, 1:, None].to(log_probs.device)
             losses.append(-log_probs.gather(-1, targets).double().mean((1, 2)))
             reference = reference.to(log_probs.device)
@@ -251,6 +249,7 @@ class Workbench:
             )
         return float(torch.cat(losses).mean()), float(torch.cat(divergences).mean())
 
-    def _log_probs(self, ids: Tensor) -> Tensor:
+    def log_probs(self, ids: Tensor) -> Tensor:
+        """(B, T - 1, V) next-token log-probabilities of the model as it is, for (B, T) token ids."""
         logits = self.model.model(input_ids=ids.to(self.model.device), use_cache=False).logits
         return logits[:, :-1].float().log_softmax(-1)

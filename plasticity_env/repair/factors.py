@@ -93,7 +93,7 @@ def project(weight: Tensor, factors: Sequence[Factor | None]) -> Projection:
             assert factor.bias is not None
             bias[index] = factor.bias
         return Projection(bias=bias)
-    repaired = weight.expand(versions, -1, -1).contiguous()  # (n, I, E)
+    repaired = weight.repeat(versions, 1, 1)  # (n, I, E), a copy even of one
     if first.rows is not None:
         for index, factor in chosen:
             assert factor.rows is not None
