@@ -11,8 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from plasticity_env.model import PlasticModel
 from plasticity_env.repair.factors import alike
 from plasticity_env.repair.methods import RIDGE
+from plasticity_env.repair.statistics import Statistics
 
 
 def residual_projector(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Tensor:
@@ -50,3 +52,18 @@ def residual_projectors(gram: Tensor, kept: Tensor, unit_width: int, ridge: floa
         solved = torch.linalg.solve(corners, columns, left=False)  # (k, u, S, w)
         projectors[here, down, across] = solved.transpose(1, 2).flatten(2)
     return projectors.float()
+
+
+def model_projectors(model: PlasticModel, statistics: Statistics) -> dict[int, Tensor]:
+    """(I, I) projectors of every site that was measured, for a model's present mask, on its device.
+
+    Args:
+        model: Its active units are the kept ones.
+        statistics: Of the dense stream.
+    """
+    active = model.active
+    found = {}
+    for index, moments in statistics.sites.items():
+        site = model.sites[index]
+        found[index] = residual_projector(moments.gram, site.kept_inputs(active), site.unit_width).to(model.device)
+    return found

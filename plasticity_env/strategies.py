@@ -16,7 +16,8 @@ from torch import Tensor
 
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.model import PlasticModel
-from plasticity_env.signals import HeadSignals, measure
+from plasticity_env.residual import model_projectors
+from plasticity_env.signals import HeadSignals, gather, measure
 
 DIRECTIONS = ("high", "low")
 
@@ -58,11 +59,13 @@ class Strategy(ABC):
         name: In the registry.
         measures: Whether it needs calibration text.
         reads_obs: Whether it needs signals measured with ``obs=True``.
+        reads_residual: Whether it needs signals measured with projectors.
     """
 
     name: ClassVar[str]
     measures: ClassVar[bool] = True
     reads_obs: ClassVar[bool] = False
+    reads_residual: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, view: HeadView, candidates: Tensor, count: int) -> Tensor:
@@ -180,6 +183,19 @@ class ObsStrategy(PriorityStrategy):
         return -obs
 
 
+class ResidualFisherStrategy(PriorityStrategy):
+    """Prunes the smallest Fisher score of what the other units cannot make up for (see `plasticity_env.residual`)."""
+
+    name = "residual_fisher"
+    reads_residual = True
+
+    def priority(self, view: HeadView) -> Tensor:
+        residual = view.measured.residual_fisher
+        if residual is None:
+            raise InputError("strategy 'residual_fisher' needs signals measured with projectors")
+        return -residual
+
+
 PRUNING_STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "random": RandomStrategy,
     "magnitude": MagnitudeStrategy,
@@ -187,6 +203,7 @@ PRUNING_STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "gradient": GradientStrategy,
     "fisher": FisherStrategy,
     "obs": ObsStrategy,
+    "residual_fisher": ResidualFisherStrategy,
     "entropy_high": partial(AttentionEntropyStrategy, "high"),
     "entropy_low": partial(AttentionEntropyStrategy, "low"),
 }
@@ -259,7 +276,12 @@ def measure_for(
         raise InputError(
             f"strategy {strategy.name!r} measures: hand it input_ids, (sequences, tokens) of calibration text"
         )
-    return measure(model, input_ids, batch_size=batch_size, obs=strategy.reads_obs)
+    projectors = None
+    if strategy.reads_residual:
+        with model.open_gates():
+            statistics = gather(model, input_ids, batch_size)
+        projectors = model_projectors(model, statistics)
+    return measure(model, input_ids, batch_size=batch_size, obs=strategy.reads_obs, projectors=projectors)
 
 
 __all__ = [
@@ -274,6 +296,7 @@ __all__ = [
     "ObsStrategy",
     "PriorityStrategy",
     "RandomStrategy",
+    "ResidualFisherStrategy",
     "Strategy",
     "find_strategy",
     "measure_for",

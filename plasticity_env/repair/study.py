@@ -24,7 +24,7 @@ from plasticity_env.repair.apply import repair_sites
 from plasticity_env.repair.names import find_repair
 from plasticity_env.repair.sequential import repair_in_order
 from plasticity_env.repair.statistics import Statistics
-from plasticity_env.residual import residual_projector
+from plasticity_env.residual import model_projectors
 from plasticity_env.signals import HeadSignals, gather, mean_loss, measure
 from plasticity_env.text import TextSplits
 
@@ -209,11 +209,7 @@ class _Bench:
             return self._dense
         statistics = self.statistics
         self._install(active, "none" if bool(active.all()) else "least_squares")
-        sites = self._model.sites
-        projectors = {
-            index: residual_projector(moments.gram, sites[index].kept_inputs(active), sites[index].unit_width)
-            for index, moments in statistics.sites.items()
-        }
+        projectors = model_projectors(self._model, statistics)
         dense = bool(active.all())  # measured once, for every score
         batch = self._study.batch_size
         signals = measure(self._model, self._ids, batch_size=batch, obs=obs or dense, projectors=projectors)

@@ -38,6 +38,17 @@ def test_the_lowest_score_goes_first(name, ids):
     assert bool(model.active.all())  # choosing edits nothing
 
 
+def test_residual_fisher_spares_the_head_that_no_other_can_stand_in_for(ids):
+    model = PlasticModel(build("gpt2"))
+    for kind in ("unit", "group"):  # heads 1 and 2 of layer 0 say the same
+        for first, second in zip(model.pieces(0, 1, kind), model.pieces(0, 2, kind), strict=True):
+            second.data.copy_(first.data)
+    mask = select_for_pruning(model, 1, "residual_fisher", input_ids=ids)
+    assert mask.nonzero().tolist() in ([[0, 1]], [[0, 2]])
+    with pytest.raises(InputError, match="with projectors"):
+        select_for_pruning(model, 1, "residual_fisher", signals=measure(model, ids))
+
+
 def test_entropy_has_two_directions(ids):
     model = PlasticModel(build("gpt2"))
     high = select_for_pruning(model, 4, AttentionEntropyStrategy("high"), input_ids=ids)
