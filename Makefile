@@ -24,10 +24,10 @@ demo: $(STAMP)
 	$(BIN)/python scripts/demo.py --config $(DEMO_CONFIG) --folder $(DEMO_FOLDER)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow' -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -q -n auto --dist worksteal
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
