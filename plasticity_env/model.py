@@ -394,8 +394,7 @@ class PlasticModel(nn.Module):
             optimizer: Over this model's parameters; from here on it serves the compacted model's, moments cut as well.
 
         Raises:
-            InputError: All heads of the model are pruned, the optimizer keeps a state that cannot be cut, or the model
-                carries U-Net skips; nothing changed.
+            InputError: The optimizer keeps a state that cannot be cut, or the model carries U-Net skips; nothing changed.
         """
         from plasticity_env.compact import compact
 

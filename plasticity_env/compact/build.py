@@ -38,11 +38,9 @@ def compact(model: PlasticModel, inplace: bool = False, optimizer: Optimizer | N
         A Hugging Face causal LM with stock parameter names, on the same device and of the same type.
 
     Raises:
-        InputError: All heads of the model are pruned, or the optimizer keeps a state that cannot be cut; nothing changed.
+        InputError: The optimizer keeps a state that cannot be cut; nothing changed.
     """
     dense = cast(PreTrainedModel, model.model)
-    if not bool(model.active[:, : model.heads].any()):
-        raise InputError("all heads of the model are pruned: keep at least one, or no token would see another")
     cuts = model_cuts(model)
     if optimizer is not None:
         _check_optimizer(optimizer, dense)

@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from plasticity_env.compact.cuts import Cut, attention_cuts, kept_groups, mlp_cuts, resize
-from plasticity_env.compact.remains import IMPLEMENTATION, Remainder, RemovedAttention, RemovedMlp
+from plasticity_env.compact.remains import IMPLEMENTATION, Remainder, RemovedAttention, RemovedMlp, kv_runs
 from plasticity_env.errors import InputError
 from plasticity_env.layouts import AttentionBlock, Layout, MlpBlock, find_layout, known_layouts
 
@@ -149,11 +149,10 @@ def set_head_counts(module: nn.Module, heads: list[int], group_size: int, head_d
     """Tell a stock attention module how many heads and KV groups it has now."""
     groups = kept_groups(heads, group_size)
     index = tuple(groups.index(head // group_size) for head in heads)
-    sizes = {index.count(group) for group in index}
-    even = len(sizes) == 1
-    module.kv_index = None if even else index  # type: ignore[assignment]
+    runs = kv_runs(index, getattr(module, "is_causal", True))
+    module.kv_runs = None if len(runs) == 1 else runs  # type: ignore[assignment]
     counts = {"num_heads": len(heads), "split_size": len(heads) * head_dim}
-    counts |= {"num_key_value_heads": len(groups), "num_key_value_groups": sizes.pop() if even else 1}
+    counts |= {"num_key_value_heads": len(groups), "num_key_value_groups": runs[0].num_key_value_groups}
     for name, count in counts.items():
         if hasattr(module, name):
             setattr(module, name, count)
