@@ -61,12 +61,6 @@ def scale(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int, ridge
     moments.check()
     if bool(kept.all()) or not bool(kept.any()):
         return Change()
-    factors = unit_factors(weight, moments, kept, unit_width, ridge).repeat_interleave(unit_width)
-    return Change(weight=(weight.to(factors.dtype) * factors[:, None]).to(weight.dtype))
-
-
-def unit_factors(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Tensor:
-    """(U,) the factors of `scale`, which takes the same arguments; 1 for pruned units."""
     dense = weight.to(moments.gram.dtype)
     units = len(kept) // unit_width
     overlap = moments.gram * (dense @ dense.t())  # (I, I)
@@ -77,7 +71,7 @@ def unit_factors(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int
     factors = torch.ones(units, dtype=dense.dtype, device=dense.device)
     eye = torch.eye(len(system), dtype=dense.dtype, device=dense.device)
     factors[stay] = torch.linalg.solve(system + penalty * eye, wanted + penalty)
-    return factors
+    return Change(weight=(dense * factors.repeat_interleave(unit_width)[:, None]).to(weight.dtype))
 
 
 def least_squares(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int = 1, ridge: float = RIDGE) -> Change:

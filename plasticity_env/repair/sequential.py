@@ -8,6 +8,9 @@ note that such compensation pays at high sparsity).
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +21,7 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.repair.methods import RIDGE, least_squares, solve
 from plasticity_env.repair.statistics import Moments, Statistics
 
-PULL = 2.0
+PULLS = (0.03, 0.1, 0.3, 1.0, 3.0, math.inf)  # infinity is the parallel solution itself
 
 
 @torch.no_grad()
@@ -39,8 +42,8 @@ def repair_in_order(
         mlp: Also refit the output projection of every MLP behind the first pruned unit.
         ridge: lambda of the parallel solution, as a share of the mean diagonal of the dense second moments.
         pull: Ridge that pulls to the parallel solution, as a share of the mean diagonal of the pruned stream's moments:
-            the stream's error is noise to one layer's inputs, and a short text overfits to it without. None: `PULL` times
-            the inputs of the projection over the tokens of the text.
+            the stream's error is noise to one layer's inputs, and a short text overfits to it without. None: of `PULLS`,
+            the one that does best at each site when one half of every chunk is refitted and the other half tests it.
         batch_size: Sequences in one pass.
 
     Raises:
@@ -129,8 +132,7 @@ def _refit(
         return
     width = len(kept)
     before = torch.zeros(width, width, dtype=torch.float64, device=weight.device)  # moments of the dense stream
-    gram: Tensor | float = 0.0
-    wanted: Tensor | float = 0.0
+    halves = [_Regression.empty(int(kept.sum()), weight.shape[1], weight.device) for _ in range(2)]
     tokens = 0
     bias = site.output.bias
     for h, p, chunk, was in zip(dense, pruned, chunks, seen, strict=True):
@@ -145,13 +147,46 @@ def _refit(
         if bias is not None:
             target = target - bias.data.float()  # type: ignore[union-attr, operator]
         inputs = now.inputs[offset][:, kept].float()
-        gram = gram + (inputs.t() @ inputs).double()
-        wanted = wanted + (inputs.t() @ target).double()
+        middle = (len(inputs) + 1) // 2
+        halves[0].add(inputs[:middle], target[:middle])
+        halves[1].add(inputs[middle:], target[middle:])
         tokens += len(inputs)
-    assert isinstance(gram, Tensor) and isinstance(wanted, Tensor)  # noqa: PT018
-    Moments(gram, gram.diagonal()).check()
+    both = halves[0] + halves[1]
+    Moments(both.gram, both.wanted).check()
     parallel = least_squares(weight, Moments(before / tokens, before.diagonal()), kept, ridge=ridge).weight
     repaired = weight.clone() if parallel is None else parallel
-    share = PULL * int(kept.sum()) / tokens if pull is None else pull
-    repaired[kept] = solve(gram / tokens, wanted / tokens, repaired[kept].double(), share).to(weight.dtype)
+    anchor = repaired[kept].double()
+    if pull is None:
+        best = min(PULLS, key=lambda each: sum(a.fit(anchor, each, b) for a, b in (halves, halves[::-1])))
+        pull = best / 2  # the best ridge falls with the text's length, and the whole is twice a half
+    repaired[kept] = both.solution(anchor, pull).to(weight.dtype)
     model.apply_repair(index, repaired, None)
+
+
+@dataclass
+class _Regression:
+    """Sums of a regression of targets on inputs: (S, S) and (S, E), float64."""
+
+    gram: Tensor
+    wanted: Tensor
+
+    @classmethod
+    def empty(cls, inputs: int, outputs: int, device: torch.device) -> _Regression:
+        sizes = ((inputs, inputs), (inputs, outputs))
+        return cls(*(torch.zeros(size, dtype=torch.float64, device=device) for size in sizes))
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        self.gram += (inputs.t() @ inputs).double()
+        self.wanted += (inputs.t() @ targets).double()
+
+    def __add__(self, other: _Regression) -> _Regression:
+        return _Regression(self.gram + other.gram, self.wanted + other.wanted)
+
+    def solution(self, anchor: Tensor, pull: float) -> Tensor:
+        """(S, E) ridge solution around an anchor."""
+        return anchor if math.isinf(pull) else solve(self.gram, self.wanted, anchor, pull)
+
+    def fit(self, anchor: Tensor, pull: float, other: _Regression) -> float:
+        """Squared error on another half of the text of the solution on this one, up to a constant."""
+        rows = self.solution(anchor, pull)
+        return float((rows * (other.gram @ rows - 2 * other.wanted)).sum())

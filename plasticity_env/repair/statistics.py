@@ -44,11 +44,6 @@ class Statistics:
     sites: dict[int, Moments] = field(repr=False)
     tokens: int
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(8 * (each.gram.numel() + each.mean.numel()) for each in self.sites.values())
-
     def check(self, ridge: float) -> None:
         """Refuse a calibration text too short for the ridge: fewer tokens than inputs leave the rest to the ridge alone.
 
