@@ -17,9 +17,10 @@ class Outcome:
         loss: Mean negative log-likelihood on the reward batch, nats per token.
         reference_loss: The same for the dense model, or for the unpruned control arm after equal training.
         flops, dense_flops: Forward FLOPs per token of this model and of the dense one.
-        flop_price: Price of one nat of log FLOPs.
+        flop_price: Price of one nat of log FLOPs (of log time in the ``latency`` reward).
         budget: Target share of the dense FLOPs, or None.
         kl: Mean KL(dense || this) on the reward batch, nats per token, or None when not measured.
+        time_kept: Forward seconds of the compacted model over those of the dense one, or None when not measured.
     """
 
     loss: float
@@ -29,6 +30,7 @@ class Outcome:
     flop_price: float
     budget: float | None = None
     kl: float | None = None
+    time_kept: float | None = None
 
     @property
     def log_ppl_kept(self) -> float:
@@ -53,6 +55,7 @@ class RewardRule:
         deterministic: Two runs with one seed pay the same.
         platform_dependent: The figure depends on the machine.
         needs_kl: Ask the environment to measure the KL divergence to the dense model.
+        needs_latency: Ask the environment to remove pruned units for real and to time a forward.
         needs_budget: Ask the environment to sample a FLOP budget, which its action mask never lets the agent undercut.
     """
 
@@ -61,6 +64,7 @@ class RewardRule:
     deterministic: bool = True
     platform_dependent: bool = False
     needs_kl: bool = False
+    needs_latency: bool = False
     needs_budget: bool = False
 
 
@@ -82,12 +86,18 @@ def _kl(outcome: Outcome) -> Terms:
     return {"quality": -outcome.kl, "cost": -outcome.flop_price * outcome.log_flops_kept}
 
 
+def _latency(outcome: Outcome) -> Terms:
+    assert outcome.time_kept is not None
+    return {"quality": outcome.log_ppl_kept, "cost": -outcome.flop_price * math.log(outcome.time_kept)}
+
+
 _RULES = {
     rule.name: rule
     for rule in (
         RewardRule("ppl_per_flop", _ppl_per_flop),
         RewardRule("budget", _budget, needs_budget=True),
         RewardRule("kl", _kl, needs_kl=True),
+        RewardRule("latency", _latency, deterministic=False, platform_dependent=True, needs_latency=True),
     )
 }
 

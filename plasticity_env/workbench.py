@@ -17,6 +17,7 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.repair import Statistics, find_repair, repair_in_order, repair_sites
 from plasticity_env.residual import residual_projector
 from plasticity_env.signals import HeadSignals, gather, mean_loss, measure
+from plasticity_env.stopwatch import time_kept
 from plasticity_env.text import Split, TextSplits
 
 V = TypeVar("V")
@@ -25,11 +26,12 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a state of the model is worth: signals on the calibration batch, loss (and KL) on the reward batch."""
+    """What a state of the model is worth: signals on the calibration batch, loss (and KL, and time) on the reward batch."""
 
     signals: HeadSignals
     loss: float
     kl: float | None
+    time_kept: float | None = None
 
 
 class Memo(Generic[V]):
@@ -68,6 +70,7 @@ class Workbench:
         residual: Whether signals include the residual scores.
         batch_size: Sequences in one pass.
         want_kl: Whether measurements include the KL divergence to the dense model.
+        want_latency: Whether measurements include the time that is left of a forward when pruned units are removed.
     """
 
     def __init__(
@@ -80,19 +83,21 @@ class Workbench:
         batch_size: int,
         want_kl: bool,
         residual: bool = False,
+        want_latency: bool = False,
     ) -> None:
         self.model: PlasticModel = loaded.model
         self.tokenizer = loaded.tokenizer
         self.name = loaded.name
         self.text = text
         self.repair, self.obs, self.batch_size, self.want_kl = repair, obs, batch_size, want_kl
-        self.residual = residual
+        self.residual, self.want_latency = residual, want_latency
         self.flop_table: CostTable = flop_table(self.model, text.block_size)
         self.parameter_table: CostTable = parameter_table(self.model)
         self.memo: Memo[Measurement] = Memo(8192)
         self._statistics: Memo[Statistics] = Memo(2)
         self._dense = self.model.snapshot(weights=True) if want_kl else None
         self._teachers: Memo[Tensor] = Memo(2)
+        self._times: Memo[float] = Memo(8192)
         self._split_losses: Memo[float] = Memo(8192)
         self._repaired_for: Hashable = None
         self._projectors: dict[int, tuple[Hashable, Tensor]] = {}  # by site: what it was made for, and the matrix
@@ -125,7 +130,7 @@ class Workbench:
             loss, kl = self._loss_and_kl(teacher, rewards)
         else:
             loss, kl = mean_loss(self.model, rewards, self.batch_size), None
-        return self.memo.put(key, Measurement(replace(signals, statistics=None), loss, kl))
+        return self.memo.put(key, Measurement(replace(signals, statistics=None), loss, kl, self.time_kept(active)))
 
     def key(self, active: Tensor, gates: Tensor, calibration: Indices, reward: Indices) -> tuple[Hashable, ...]:
         """Under what the memo knows a mask: everything that its measurement depends on."""
@@ -145,6 +150,24 @@ class Workbench:
         log_probs = torch.cat([self.log_probs(chunk).cpu() for chunk in chunks])
         self.model.restore(now)
         return self._teachers.put(reward, log_probs)
+
+    def time_kept(self, active: Tensor) -> float | None:
+        """Forward seconds with what a mask prunes removed, over the dense model's; measured once a mask, None if not wanted.
+
+        Args:
+            active: (L, U) boolean. A model that carries another mask is put back to that, without its repair.
+        """
+        if not self.want_latency or bool(active.all()):
+            return 1.0 if self.want_latency else None
+        key = active.numpy().tobytes()
+        known = self._times.get(key)
+        if known is not None:
+            return known
+        carried = self.model.active
+        self.model.set_active(active)
+        kept = time_kept(self.model, self.text.blocks("reward")[: self.batch_size])
+        self.model.set_active(carried)
+        return self._times.put(key, kept)
 
     def install(self, active: Tensor, calibration: Indices) -> None:
         """Put a mask and its repair onto the model without measuring it."""

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plasticity_env import cli
-from plasticity_env.benchmarks.options import Options, ratio, take_turns
+from plasticity_env.benchmarks.options import Options
 from plasticity_env.benchmarks.peers import PEER, can_prune_heads, prune_one_head_per_group
 from plasticity_env.errors import InputError
 from plasticity_env.flops import flops
 from plasticity_env.loading import LoadedModel
 from plasticity_env.signals import measure
+from plasticity_env.stopwatch import ratio, take_turns
 from plasticity_env.text import Split, TextSplits
 
 _CALIBRATION_TOKENS = 4096

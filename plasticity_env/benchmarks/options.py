@@ -1,13 +1,9 @@
-"""What the benchmarks share: their arguments, and stopwatches that treat all ways alike."""
+"""The arguments that the benchmarks share."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-import torch
 
 from plasticity_env import cli
 from plasticity_env.errors import InputError
@@ -54,37 +50,3 @@ class Options:
             loaded = load_model(name, device=self.device)
             for length in lengths:
                 yield loaded, load_text(self.dataset, loaded.tokenizer, block_size=length)
-
-
-def timed(way: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, the device's queue waited for."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    way()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each way in each round: the ways alternate, so that a machine whose speed drifts treats them alike.
-
-    Args:
-        ways: Name to what is timed.
-        rounds: Rounds after one that does not count.
-        device: Whose queue is waited for.
-    """
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name, way in ways.items():
-            seconds = timed(way, device)
-            if turn > 0:
-                times[name].append(seconds)
-    return times
-
-
-def ratio(above: list[float], below: list[float]) -> tuple[float, tuple[float, float]]:
-    """Median of the rounds' ratios, and (smallest, largest)."""
-    ratios = [a / b for a, b in zip(above, below, strict=True)]
-    return statistics.median(ratios), (min(ratios), max(ratios))

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 
 from plasticity_env import cli
-from plasticity_env.benchmarks.options import Options, ratio, take_turns
+from plasticity_env.benchmarks.options import Options
 from plasticity_env.errors import InputError
 from plasticity_env.loading import LoadedModel
 from plasticity_env.repair import METHODS, REPAIRS, find_repair, repair_in_order, repair_sites
 from plasticity_env.signals import gather, mean_loss, measure
+from plasticity_env.stopwatch import ratio, take_turns
 from plasticity_env.text import TextSplits
 
 _TEST_BLOCKS = 16

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from plasticity_env.attention import IMPLEMENTATION
-from plasticity_env.benchmarks.options import Options, ratio, timed
+from plasticity_env.benchmarks.options import Options
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.loading import LoadedModel
 from plasticity_env.signals import mean_loss, sequence_losses
+from plasticity_env.stopwatch import ratio, timed
 from plasticity_env.text import TextSplits
 
 

@@ -44,6 +44,7 @@ def make_workbench(settings: Settings, loaded: LoadedModel | None, text: TextSpl
         obs=settings.obs_signal,
         batch_size=settings.batch_size,
         want_kl=find_reward(settings.reward).needs_kl,
+        want_latency=find_reward(settings.reward).needs_latency,
         residual=settings.residual_signal,
     )
 

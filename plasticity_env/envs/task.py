@@ -86,6 +86,7 @@ class Task:
                 flop_price=state.price,
                 budget=state.budget,
                 kl=state.measurement.kl,
+                time_kept=state.measurement.time_kept,
             )
         )
 

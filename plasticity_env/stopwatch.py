@@ -1,0 +1,67 @@
+"""Seconds of things that run side by side, so that a machine whose speed drifts treats them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from plasticity_env.model import PlasticModel
+
+
+def timed(way: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, the device's queue waited for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    way()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each way in each round: the ways alternate.
+
+    Args:
+        ways: Name to what is timed.
+        rounds: Rounds after one that does not count.
+        device: Whose queue is waited for.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            seconds = timed(way, device)
+            if turn > 0:
+                times[name].append(seconds)
+    return times
+
+
+def ratio(above: list[float], below: list[float]) -> tuple[float, tuple[float, float]]:
+    """Median of the rounds' ratios, and (smallest, largest)."""
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    return statistics.median(ratios), (min(ratios), max(ratios))
+
+
+@torch.no_grad()
+def time_kept(model: PlasticModel, ids: Tensor, rounds: int = 5) -> float:
+    """Forward seconds of a masked model, compacted, over those of the dense model.
+
+    Args:
+        model: Its mask says what is removed; left as it is.
+        ids: (B, T) tokens of one forward.
+        rounds: Rounds after one that does not count; the median of their ratios is returned.
+    """
+    compacted, ids = model.compact(), ids.to(model.device)
+
+    def dense() -> None:
+        with model.using(None):
+            model.model(input_ids=ids, use_cache=False)
+
+    times = take_turns(
+        {"compact": lambda: compacted(input_ids=ids, use_cache=False), "dense": dense}, rounds, ids.device
+    )
+    return ratio(times["compact"], times["dense"])[0]
