@@ -124,8 +124,8 @@ class BatchedBench:
                 self._keep(request, seen.statistics)
         losses, kls = self._pay(requests, active, projections)
         return [
-            Measurement(replace(seen, statistics=None), loss, kl)
-            for seen, loss, kl in zip(signals, losses, kls, strict=True)
+            Measurement(replace(seen, statistics=None), loss, kl, self.workbench.time_kept(request.active))
+            for request, seen, loss, kl in zip(requests, signals, losses, kls, strict=True)
         ]
 
     def _sequences(self, masks: int, tokens: int) -> int:
