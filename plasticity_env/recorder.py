@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.entropy import Kernel, attend_with_entropy, choose_kernel, visible_lengths
 from plasticity_env.model import PlasticModel
-from plasticity_env.repair.statistics import Statistics
+from plasticity_env.repair.statistics import Moments, Statistics
 from plasticity_env.site_sums import SiteSums
+
+
+class PassOver(Exception):  # noqa: N818  control flow, not an error
+    """Nothing that comes later in this pass is of interest."""
 
 
 class SignalRecorder:
@@ -20,11 +25,12 @@ class SignalRecorder:
         model: Whose pass is recorded.
         gram: Keep whole second-moment matrices.
         groups: n; a pass holds equally many sequences of each, group after group.
+        moments_only: Note nothing but second moments, and raise `PassOver` once the last of a pass is noted.
     """
 
     kernel: Kernel
 
-    def __init__(self, model: PlasticModel, gram: bool, groups: int = 1) -> None:
+    def __init__(self, model: PlasticModel, gram: bool, groups: int = 1, moments_only: bool = False) -> None:
         layers, units = model.shape
         device = model.device
         self._heads, self._groups = model.heads, groups
@@ -33,6 +39,7 @@ class SignalRecorder:
         self._sums = [SiteSums(model.blocks, model.heads, gram, device, groups)]
         if model.mlp_blocks:
             self._sums.append(SiteSums(model.mlps, model.mlp_blocks, gram, device, groups))
+        self._last = 2 * layers - 1 - (model.mlp_blocks == 0) if moments_only else None  # site
         self.tokens = 0  # of each group
 
     def begin(
@@ -62,6 +69,10 @@ class SignalRecorder:
         if groups > 1:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         self.kernel = choose_kernel(query, mask)
+        if self._last is not None:
+            out = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, scale=scale)
+            self._note_output(layer, out)
+            return out.transpose(1, 2)
         out, entropy = attend_with_entropy(query, key, value, mask, scale, self.kernel)  # (b, H, T, D), (b, H, T)
         with torch.no_grad():
             self._note_entropy(layer, entropy, mask)
@@ -87,10 +98,14 @@ class SignalRecorder:
     def _note_output(self, layer: int, out: Tensor) -> None:
         rows = out.transpose(1, 2).flatten(2)  # (b, T, H*D)
         self._sums[0].add(layer, self._text_rows(rows))
+        if self._last == 2 * layer:
+            raise PassOver
 
     def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:
         with torch.no_grad():
             self._sums[1].add(layer, self._text_rows(neurons.detach()))
+        if self._last == 2 * layer + 1:
+            raise PassOver
         return self._shifted(2 * layer + 1, neurons, slice(self._heads, None))
 
     def _shifted(self, site: int, rows: Tensor, columns: slice) -> Tensor:
@@ -126,17 +141,20 @@ class SignalRecorder:
                 found["obs"].append(sums.obs(cut, self.tokens, of_kind))
         return {name: torch.cat(parts, 2) for name, parts in found.items() if parts}
 
+    def moments(self) -> dict[int, Moments]:
+        """Moments of every site: ``gram`` (n, I, I) and ``mean`` (n, I); only with ``gram``."""
+        found: dict[int, Moments] = {}
+        for offset, sums in enumerate(self._sums):
+            found |= {2 * layer + offset: moments for layer, moments in enumerate(sums.moments(self.tokens))}
+        return dict(sorted(found.items()))
+
     def statistics(self) -> list[Statistics]:
-        """Moments of each group; only with ``gram``."""
-        kinds = [sums.moments(self.tokens) for sums in self._sums]  # kind, group, layer
-        found = []
-        for group in range(self._groups):
-            layers = zip(*(kind[group] for kind in kinds), strict=True)  # the sites of one layer after those of another
-            sites = {
-                2 * layer + offset: moments for layer, pair in enumerate(layers) for offset, moments in enumerate(pair)
-            }
-            found.append(Statistics(sites, self.tokens))
-        return found
+        """Moments of each group by itself, on the CPU; only with ``gram``."""
+        moments = {site: Moments(found.gram.cpu(), found.mean.cpu()) for site, found in self.moments().items()}
+        return [
+            Statistics({site: Moments(of.gram[group], of.mean[group]) for site, of in moments.items()}, self.tokens)
+            for group in range(self._groups)
+        ]
 
     def entropy(self) -> Tensor:
         """(n, L, U) nats."""

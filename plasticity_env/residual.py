@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from plasticity_env.model import PlasticModel
-from plasticity_env.repair.factors import alike
 from plasticity_env.repair.methods import RIDGE
 from plasticity_env.repair.statistics import Statistics
+from plasticity_env.repair.versions import alike
 
 
 def residual_projector(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Tensor:

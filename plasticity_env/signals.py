@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,9 @@ from torch import Tensor
 
 from plasticity_env.entropy import Kernel
 from plasticity_env.errors import InputError
-from plasticity_env.layer_stream import replaced
 from plasticity_env.model import PlasticModel
-from plasticity_env.recorder import SignalRecorder
-from plasticity_env.repair.statistics import Statistics
+from plasticity_env.recorder import PassOver, SignalRecorder
+from plasticity_env.repair.statistics import Moments, Statistics
 from plasticity_env.variants import Projection, projected, weights_of
 
 DIVERGED = "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
@@ -195,25 +194,29 @@ def measure_many(
 
 def gather(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> Statistics:
     """Moments of the units' outputs, before their gates, on (B, T) token ids: one forward without gradients."""
-    return gather_many(model, input_ids[None], batch_size)[0]
+    return _gather(model, input_ids[None], batch_size).statistics()[0]
 
 
 @torch.no_grad()
-def gather_many(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> list[Statistics]:
-    """The same for n texts, (n, B, T), with ``batch_size`` sequences of each in one pass."""
+def gather_many(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> dict[int, Moments]:
+    """The same for n texts, (n, B, T), with ``batch_size`` sequences of each in one pass.
+
+    Returns:
+        By site, ``gram`` (n, I, I) and ``mean`` (n, I).
+    """
+    return _gather(model, input_ids, batch_size).moments()
+
+
+def _gather(model: PlasticModel, input_ids: Tensor, batch_size: int) -> SignalRecorder:
     texts, _, tokens = input_ids.shape
-    recorder = SignalRecorder(model, gram=True, groups=texts)
-    head = model.model.get_output_embeddings()  # type: ignore[operator]  # not needed, and dear
-    with (
-        _frozen(model),
-        model.using(model.state.gates, recorder),
-        replaced([head], lambda _: lambda hidden: hidden[..., :1]),
-    ):
+    recorder = SignalRecorder(model, gram=True, groups=texts, moments_only=True)
+    with _frozen(model), model.using(model.state.gates, recorder):
         for chunk in input_ids.split(batch_size, 1):
             ids = chunk.flatten(0, 1).to(model.device)
             recorder.begin(None, len(ids), tokens)
-            model.model(input_ids=ids, use_cache=False)
-    return recorder.statistics()
+            with suppress(PassOver):
+                model.model(input_ids=ids, use_cache=False)
+    return recorder
 
 
 def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -48,14 +48,10 @@ class SiteSums:
             units = rows.view(self._groups, -1, self._units, self._width).transpose(1, 2)  # (n, U, tokens, W)
             self._moments[layer] += units.transpose(2, 3) @ units
 
-    def moments(self, tokens: int) -> list[list[Moments]]:
-        """Second moments and means of each group's layers, on the CPU; only with ``full``."""
+    def moments(self, tokens: int) -> list[Moments]:
+        """Second moments (n, I, I) and means (n, I) of each layer; only with ``full``."""
         assert self._full
-        grams, means = (self._moments / tokens).cpu(), (self._mean / tokens).cpu()
-        return [
-            [Moments(gram, mean) for gram, mean in zip(grams[:, group], means[:, group], strict=True)]
-            for group in range(self._groups)
-        ]
+        return [Moments(gram, mean) for gram, mean in zip(self._moments / tokens, self._mean / tokens, strict=True)]
 
     def activation(self, tokens: int, weights: Sequence[Tensor]) -> Tensor:
         """(n, L, U) root mean square over tokens of the norm of what each unit writes: sqrt tr(G_uu W_u W_u^T).

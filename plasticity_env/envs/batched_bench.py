@@ -1,32 +1,32 @@
 """Measures many masks of one frozen model side by side: what `Workbench.measure` finds, in passes that carry several.
 
-The weights are shared. What a mask changes of them, its repair, is kept as the small factors of
-`plasticity_env.repair.factors` and made into projections for the length of one pass.
+The weights are shared; what a mask changes of them, its repair, exists for the length of a pass. All that an environment
+keeps is the second moments of its calibration text, as far as its share of memory goes; else they are gathered anew.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plasticity_env.caches import ByteCache
 from plasticity_env.errors import InputError
-from plasticity_env.repair.factors import Factor, project, solve_factors
 from plasticity_env.repair.names import REPAIRS, find_repair
-from plasticity_env.repair.statistics import Statistics
+from plasticity_env.repair.packed import PackedMoments, pack, unpack
+from plasticity_env.repair.statistics import Moments
+from plasticity_env.repair.versions import project
 from plasticity_env.residual import residual_projectors
-from plasticity_env.signals import DIVERGED, gather_many, measure_many, sequence_losses
+from plasticity_env.signals import DIVERGED, HeadSignals, gather_many, measure_many, sequence_losses
 from plasticity_env.variants import Projection, projected
 from plasticity_env.workbench import Indices, Measurement, Workbench
 
 CPU_TOKENS = 1024  # in one pass: larger ones leave the cache, smaller ones pay more overhead (docs/benchmark.md)
-FACTOR_SHARE = 0.0175  # of the model's bytes, for the repair factors of one environment
+_SHARE_OF_MOMENTS = 0.85  # of an environment's memory; the rest is for its state
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class BatchedBench:
 
     Args:
         workbench: Its model stays dense; its memo is shared.
-        masks: How many are measured at a time, as a rule: sets how many bytes of factors are kept.
+        masks: How many are measured at a time, as a rule.
         tokens_per_pass: Tokens in one pass over the model; None takes 1024 on the CPU, all of them elsewhere.
-        statistics_bytes: For moments of the dense stream, shared by all masks; those that do not fit are gathered anew,
-            by one more forward, whenever a repair or a residual score asks for them.
+        memory_share: Of the model's bytes, what may be kept for each mask. Second moments take about 3.5%: of masks for
+            whose there is no room they are gathered by one more forward whenever repair or residual scores ask for them.
 
     Raises:
         InputError: A repair that cannot be kept apart from the weights.
     """
 
-    def __init__(self, workbench: Workbench, masks: int, tokens_per_pass: int | None, statistics_bytes: float) -> None:
+    def __init__(self, workbench: Workbench, masks: int, tokens_per_pass: int | None, memory_share: float) -> None:
         self._way = find_repair(workbench.repair)
         if self._way.sequential:
             works = [name for name in REPAIRS if not find_repair(name).sequential]
@@ -70,45 +70,53 @@ class BatchedBench:
         self.model.eval()
         self.model.requires_grad_(False)
         whole = sum(parameter.numel() * parameter.element_size() for parameter in self.model.model.parameters())
-        self.factors: ByteCache[Factor] = ByteCache(FACTOR_SHARE * whole * masks)
-        self.statistics: ByteCache[Statistics] = ByteCache(statistics_bytes)
+        self._room = _SHARE_OF_MOMENTS * memory_share * whole * masks
+        self._packed: dict[Indices, PackedMoments] = {}
         if tokens_per_pass is None and self.model.device.type == "cpu":
             tokens_per_pass = CPU_TOKENS
         self._tokens = tokens_per_pass
+        self._sites = range(0, len(self.model.sites), 1 if self.model.mlp_blocks else 2)
 
     def measure(self, requests: Sequence[Request]) -> list[Measurement]:
         """Measure masks, each on its own blocks; what the memo knows is not measured again."""
         bench, keys = self.workbench, [self._key(request) for request in requests]
         found = {key: bench.memo.get(key) for key in keys}
-        lots: dict[tuple[int, int], list[int]] = defaultdict(list)  # by the numbers of blocks
-        for index, key in enumerate(keys):
-            if found[key] is None and keys.index(key) == index:
-                lots[len(requests[index].calibration), len(requests[index].reward)].append(index)
-        for (calibration, _), lot in lots.items():
+        first = {key: index for index, key in reversed(list(enumerate(keys)))}
+        lots: dict[tuple[int, int, bool], list[int]] = defaultdict(list)  # what fits into one batch
+        for key, index in sorted(first.items(), key=lambda pair: pair[1]):
+            if found[key] is None:
+                blocks = requests[index].calibration, requests[index].reward
+                lots[len(blocks[0]), len(blocks[1]), blocks[0] in self._packed].append(index)
+        for (calibration, _, _), lot in lots.items():
             size = len(lot) if self._tokens is None else self._tokens // (calibration * bench.text.block_size)
-            size = max(1, size)
-            for start in range(0, len(lot), size):
-                some = lot[start : start + size]
+            for start in range(0, len(lot), max(1, size)):
+                some = lot[start : start + max(1, size)]
                 for index, measurement in zip(some, self._measure([requests[i] for i in some]), strict=True):
                     found[keys[index]] = bench.memo.put(keys[index], measurement)
         return [found[key] for key in keys]  # type: ignore[misc]
 
+    def keep_only(self, calibrations: Collection[Indices]) -> None:
+        """Forget the moments of all other calibration texts."""
+        for blocks in set(self._packed) - set(calibrations):
+            self._room += self._packed.pop(blocks).nbytes
+
     def forget(self) -> None:
-        """Empty memo, factors and statistics, so that the next measurement is a real one."""
+        """Empty the memo and the moments, so that the next measurement is a real one."""
         self.workbench.forget()
-        self.factors.clear()
-        self.statistics.clear()
+        self.keep_only(())
 
     def _key(self, request: Request) -> tuple[object, ...]:
-        active, bench = request.active, self.workbench
-        return bench.key(active, active.float(), request.calibration, request.reward)
+        active = request.active
+        return self.workbench.key(active, active.float(), request.calibration, request.reward)
 
     def _measure(self, requests: Sequence[Request]) -> list[Measurement]:
         active = torch.stack([request.active for request in requests])  # (n, L, U)
         ids = torch.stack([self.workbench.blocks("calibration", request.calibration) for request in requests])
-        keep = self._way.method is not None and not self.workbench.residual and bool(active.all()) and self._keeps()
-        dense = [None] * len(requests) if keep else self._dense_statistics(requests, active, ids)
-        projections = self._projections(requests, active, dense)
+        moments = self._dense_moments(requests, active, ids)
+        projections = self._projections(active, moments)
+        note = (
+            self._way.method is not None and not moments and self._room > 0
+        )  # a dense stream is measured: gather its moments on the way
         signals = measure_many(
             self.model,
             ids,
@@ -116,12 +124,11 @@ class BatchedBench:
             projections=projections,
             batch_size=self._sequences(len(requests), ids.shape[2]),
             obs=self.workbench.obs,
-            statistics=keep,
-            projectors=self._projectors(active, dense) if self.workbench.residual else None,
+            statistics=note,
+            projectors=self._projectors(active, moments) if self.workbench.residual else None,
         )
-        for request, seen in zip(requests, signals, strict=True):
-            if seen.statistics is not None:  # the dense stream was measured: repair needs no pass of its own
-                self._keep(request, seen.statistics)
+        if note:
+            self._note(requests, signals)
         losses, kls = self._pay(requests, active, projections)
         return [
             Measurement(replace(seen, statistics=None), loss, kl, self.workbench.time_kept(request.active))
@@ -132,92 +139,53 @@ class BatchedBench:
         """Sequences of each of so many masks in one pass."""
         return 1 << 30 if self._tokens is None else max(1, self._tokens // (masks * tokens))
 
-    # -- the dense stream ----------------------------------------------------------------------------------------------
+    # -- the dense stream and what is made of it -----------------------------------------------------------------------
 
-    def _dense_statistics(self, requests: Sequence[Request], active: Tensor, ids: Tensor) -> list[Statistics | None]:
-        """Moments of each request that needs them: kept, or gathered now."""
-        found = [self.statistics.get(self._stream(request)) for request in requests]
-        missing = [
-            index
-            for index, request in enumerate(requests)
-            if found[index] is None and (self.workbench.residual or self._unsolved(request))
-        ]
-        if missing:
-            sequences = self._sequences(len(missing), ids.shape[2])
-            for index, gathered in zip(missing, gather_many(self.model, ids[missing], sequences), strict=True):
-                found[index] = gathered
-                self._keep(requests[index], gathered)
+    def _dense_moments(self, requests: Sequence[Request], active: Tensor, ids: Tensor) -> dict[int, Moments]:
+        """Moments of every request's dense stream, (n, I, I) by site; empty where none is needed."""
+        if not self.workbench.residual and (self._way.method is None or bool(active.all())):
+            return {}
+        known = [self._packed.get(request.calibration) for request in requests]
+        if None not in known:
+            return unpack(known)  # type: ignore[arg-type]
+        found = gather_many(self.model, ids, self._sequences(*ids.shape[::2]))
+        self._remember(requests, found)
         return found
 
-    def _keeps(self) -> bool:
-        return self.statistics.limit > 0
+    def _note(self, requests: Sequence[Request], signals: Sequence[HeadSignals]) -> None:
+        seen = [each.statistics.sites for each in signals if each.statistics is not None]
+        grams = {site: torch.stack([each[site].gram for each in seen]) for site in self._sites}
+        means = {site: torch.stack([each[site].mean for each in seen]) for site in self._sites}
+        self._remember(requests, {site: Moments(grams[site], means[site]) for site in self._sites})
 
-    def _keep(self, request: Request, statistics: Statistics) -> None:
-        self.statistics.put(self._stream(request), statistics, statistics.nbytes)
+    def _remember(self, requests: Sequence[Request], moments: dict[int, Moments]) -> None:
+        for request, packed in zip(requests, pack(moments), strict=True):
+            if request.calibration not in self._packed and packed.nbytes <= self._room:
+                self._room -= packed.nbytes
+                self._packed[request.calibration] = packed
 
-    def _stream(self, request: Request) -> tuple[object, ...]:
-        return request.calibration, self.model.weight_version
-
-    # -- repair --------------------------------------------------------------------------------------------------------
-
-    def _sites(self) -> range:
-        return range(0, len(self.model.sites), 1 if self.model.mlp_blocks else 2)
-
-    def _factor_key(self, request: Request, index: int) -> tuple[object, ...]:
+    def _kept(self, active: Tensor, index: int) -> Tensor:
         site = self.model.sites[index]
-        return *self._stream(request), index, request.active[site.layer, site.columns].numpy().tobytes()
+        return active[:, site.layer, site.columns].repeat_interleave(site.unit_width, 1)  # (n, I)
 
-    def _pruned(self, request: Request) -> list[int]:
-        """Sites with a pruned unit, where there is anything to repair."""
-        if self._way.method is None:
-            return []
-        closed = ~request.active
-        return [i for i in self._sites() if bool(closed[self.model.sites[i].layer, self.model.sites[i].columns].any())]
-
-    def _unsolved(self, request: Request) -> bool:
-        return any(self.factors.get(self._factor_key(request, index)) is None for index in self._pruned(request))
-
-    def _projections(
-        self, requests: Sequence[Request], active: Tensor, dense: Sequence[Statistics | None]
-    ) -> dict[int, Projection]:
-        """Every site that some request repairs, for the length of a pass."""
-        factors: dict[int, list[Factor | None]] = {}
-        wanted: dict[int, list[tuple[int, int]]] = {0: [], 1: []}  # by kind of site: (request, site) to be solved
-        for row, request in enumerate(requests):
-            for index in self._pruned(request):
-                known = self.factors.get(self._factor_key(request, index))
-                factors.setdefault(index, [None] * len(requests))[row] = known
-                if known is None:
-                    wanted[index % 2].append((row, index))
-        for pairs in wanted.values():
-            for (row, index), factor in zip(pairs, self._solve(pairs, active, dense), strict=True):
-                factors[index][row] = factor
-                self.factors.put(self._factor_key(requests[row], index), factor, factor.nbytes)
-        return {
-            index: project(self.model.sites[index].output_weight(), each) for index, each in sorted(factors.items())
-        }
-
-    def _solve(
-        self, pairs: Sequence[tuple[int, int]], active: Tensor, dense: Sequence[Statistics | None]
-    ) -> list[Factor]:
-        if not pairs:
-            return []
-        assert self._way.method is not None
-        sites = [self.model.sites[index] for _, index in pairs]
-        moments = [dense[row].sites[index] for row, index in pairs]  # type: ignore[union-attr]
-        kept = torch.stack([site.kept_inputs(active[row]) for (row, _), site in zip(pairs, sites, strict=True)])
-        weights = [site.output_weight() for site in sites]
-        return solve_factors(self._way.method, weights, moments, kept, sites[0].unit_width)
-
-    def _projectors(self, active: Tensor, dense: Sequence[Statistics | None]) -> dict[int, Tensor]:
-        """(n, I, I) of every site, for the residual scores."""
-        found = {}
-        for index in self._sites():
-            site = self.model.sites[index]
-            gram = torch.stack([each.sites[index].gram for each in dense])  # type: ignore[union-attr]
-            kept = active[:, site.layer, site.columns].repeat_interleave(site.unit_width, 1)
-            found[index] = residual_projectors(gram.to(self.model.device), kept, site.unit_width)
+    def _projections(self, active: Tensor, moments: dict[int, Moments]) -> dict[int, Projection]:
+        """Every site that some mask repairs."""
+        found: dict[int, Projection] = {}
+        for index in self._sites if self._way.method is not None else ():
+            site, kept = self.model.sites[index], self._kept(active, index)
+            if not bool(kept.all()):
+                weight = site.output_weight()
+                found[index] = project(self._way.method, weight, moments[index], kept, site.unit_width)  # type: ignore[arg-type]
         return found
+
+    def _projectors(self, active: Tensor, moments: dict[int, Moments]) -> dict[int, Tensor]:
+        """(n, I, I) of every site, for the residual scores."""
+        return {
+            index: residual_projectors(
+                moments[index].gram, self._kept(active, index), self.model.sites[index].unit_width
+            )
+            for index in self._sites
+        }
 
     # -- the reward batch ----------------------------------------------------------------------------------------------
 

@@ -81,6 +81,7 @@ class Episodes:
         for index, draw in draws.items():
             self.states[index] = EpisodeState.start(draw, found[index], (found[index].loss,), self._task.shape)
             self.invalid[index] = 0
+        self._bench.keep_only({state.calibration for state in self.states})
         self._view = None
         rewards = np.zeros(self._count)
         flops = self.view.flops.tolist()

@@ -47,8 +47,9 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             one, its action ignored and its reward 0), "SameStep" or "Disabled".
         tokens_per_pass: Tokens in one pass over the model; None takes 1024 on the CPU, where larger passes leave the
             cache, and everything in one pass elsewhere.
-        statistics_mb: Most megabytes for second moments of the dense stream, which repair and the residual scores read:
-            8 (H*D)^2 bytes a layer and environment. Environments whose moments do not fit pay one more forward a step.
+        memory_share: Of the model's bytes, what an environment may add. The second moments of its calibration text, which
+            repair and residual scores read, take about 3.5%; environments for whose there is no room pay one more
+            forward a step.
         render_mode: None, "ansi" or "rgb_array".
         loaded: A model to work on instead of ``model_name`` (it becomes this environment's own).
         text: Text to use instead of ``dataset``.
@@ -63,13 +64,13 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         num_envs: int = 1,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         tokens_per_pass: int | None = None,
-        statistics_mb: float = 0.0,
+        memory_share: float = 0.02,
         render_mode: str | None = None,
         loaded: LoadedModel | None = None,
         text: TextSplits | None = None,
         **settings: Any,
     ) -> None:
-        _check(num_envs, autoreset_mode, tokens_per_pass, statistics_mb, render_mode)
+        _check(num_envs, autoreset_mode, tokens_per_pass, memory_share, render_mode)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.settings = Settings.read(settings)
         if self.settings.train_steps:
@@ -80,7 +81,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self._mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": RENDER_MODES, "render_fps": 2, "autoreset_mode": self._mode}
         self.workbench = make_workbench(self.settings, loaded, text)
-        self.bench = BatchedBench(self.workbench, num_envs, tokens_per_pass, statistics_mb * 2**20)
+        self.bench = BatchedBench(self.workbench, num_envs, tokens_per_pass, memory_share)
         self._task = Task(self.settings, self.workbench)
         self._episodes = Episodes(self._task, self.bench, num_envs)
         self._randoms: list[tuple[np.random.Generator, int]] = []
@@ -229,7 +230,7 @@ def _check(
     num_envs: int,
     autoreset_mode: str | AutoresetMode,
     tokens_per_pass: int | None,
-    statistics_mb: float,
+    memory_share: float,
     render_mode: str | None,
 ) -> None:
     if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
@@ -239,7 +240,7 @@ def _check(
         raise InputError(f"unknown autoreset_mode {autoreset_mode!r}: use one of {modes}")
     if tokens_per_pass is not None and (not isinstance(tokens_per_pass, int) or tokens_per_pass < 1):
         raise InputError(f"tokens_per_pass must be a whole number of at least 1, or None, got {tokens_per_pass!r}")
-    if not statistics_mb >= 0:
-        raise InputError(f"statistics_mb must be at least 0, got {statistics_mb!r}")
+    if not memory_share >= 0:
+        raise InputError(f"memory_share must be at least 0, got {memory_share!r}")
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise InputError(f"unknown render_mode {render_mode!r}: use 'ansi' or 'rgb_array'")
