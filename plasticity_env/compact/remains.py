@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.cache_utils import Cache, DummyLayer
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -77,6 +77,42 @@ def compact_attention(
     return torch.cat(outputs, 2), None
 
 
+class NoKeys(DynamicLayer):
+    """Entry of a KV cache for a layer without attention: it holds nothing, and is as long as the first that holds keys.
+
+    transformers reads the length of the whole cache from layer 0.
+
+    Args:
+        cache: That it is an entry of.
+    """
+
+    supports_early_init = False
+    is_compileable = True  # says nothing against a static cache: those of the other layers decide
+
+    def __init__(self, cache: Cache) -> None:
+        super().__init__()
+        self._cache = cache
+
+    def _first_with_keys(self) -> Any | None:
+        entries: list[Any] = [entry for entry in self._cache.layers if not isinstance(entry, NoKeys)]
+        return next((e for e in entries if not getattr(e, "is_sliding", False)), entries[0] if entries else None)
+
+    def get_seq_length(self) -> int:
+        """Tokens seen."""
+        other = self._first_with_keys()
+        return 0 if other is None else other.get_seq_length()  # type: ignore[no-any-return]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the keys that a mask covers."""
+        other = self._first_with_keys()
+        return (query_length, 0) if other is None else other.get_mask_sizes(query_length)
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        """There is nothing to move, cut, reorder or reset."""
+
+    offload = prefetch = reset = reorder_cache = crop = batch_repeat_interleave = batch_select_indices = _nothing
+
+
 class Remainder(nn.Module):
     """What is left of an output projection that reads nothing: its bias, or nothing.
 
@@ -133,11 +169,11 @@ class RemovedAttention(RemovedMlp):
         return super().forward(hidden_states), None
 
     def _mark(self, cache: Cache) -> None:
-        """Put an entry into the cache that says so: lengths are then read from the first layer that has attention."""
+        """Put an entry into the cache that says so."""
         while len(cache.layers) <= self.layer:
-            cache.layers.append(DummyLayer())
-        if not isinstance(cache.layers[self.layer], DummyLayer):
-            cache.layers[self.layer] = DummyLayer()
+            cache.layers.append(NoKeys(cache))
+        if not isinstance(cache.layers[self.layer], NoKeys):
+            cache.layers[self.layer] = NoKeys(cache)
 
 
 AttentionInterface.register(IMPLEMENTATION, compact_attention)

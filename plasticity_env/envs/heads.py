@@ -43,7 +43,8 @@ class HeadsEnv(PlasticityEnv):
     ## Rewards
     A difference of potentials, in nats, so that a return telescopes and a loop of prune and revive earns 0 at gamma 1 (use
     gamma 1). `ppl_per_flop`: log(ppl_0 / ppl) - price * log(flops / flops_0); `kl`: the same with -KL(dense || model) for
-    quality; `budget`: reach a sampled share of the FLOPs, which the mask forbids to undercut, at the smallest rise in loss.
+    quality; `latency`: the first with the measured forward time of the compacted model for FLOPs; `budget`: reach a sampled
+    share of the FLOPs, which the mask forbids to undercut, at the smallest rise in loss.
     With `train_steps` > 0, ppl_0 is that of an unpruned control arm after the same training.
 
     ## Starting State
