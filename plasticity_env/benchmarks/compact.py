@@ -27,6 +27,7 @@ from plasticity_env.text import Split, TextSplits
 
 _CALIBRATION_TOKENS = 4096
 _TEST_TOKENS = 8192
+_PASS_TOKENS = 512  # at a time where nothing is timed
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def bench_compact(
 def _least_useful_first(loaded: LoadedModel, text: TextSplits) -> Tensor:
     """Flat indices of all heads by ascending Fisher score."""
     ids = _blocks(text, "calibration", _CALIBRATION_TOKENS)
-    return measure(loaded.model, ids, batch_size=2, obs=False).fisher.flatten().argsort()
+    sequences = max(1, _PASS_TOKENS // text.block_size)
+    return measure(loaded.model, ids, batch_size=sequences, obs=False).fisher.flatten().argsort()
 
 
 def _blocks(text: TextSplits, split: Split, tokens: int) -> Tensor:
@@ -158,7 +160,7 @@ def _blocks(text: TextSplits, split: Split, tokens: int) -> Tensor:
 
 def _perplexity(model: Any, ids: Tensor) -> float:
     losses = []
-    for block in ids.split(1):
-        logits = model(input_ids=block, use_cache=False).logits.float()
-        losses.append(F.cross_entropy(logits[0, :-1], block[0, 1:]))
-    return float(torch.stack(losses).double().mean().exp())
+    for some in ids.split(max(1, _PASS_TOKENS // ids.shape[1])):
+        logits = model(input_ids=some, use_cache=False).logits[:, :-1].float()
+        losses.append(F.cross_entropy(logits.flatten(0, 1), some[:, 1:].flatten(), reduction="none"))
+    return float(torch.cat(losses).double().mean().exp())

@@ -1,0 +1,54 @@
+"""Benchmarks as functions: rows with the figures that they promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as tf
+
+from plasticity_env import InputError, PlasticModel, flops
+from plasticity_env.benchmarks import compact
+from plasticity_env.benchmarks.compact import compact_rows
+from plasticity_env.benchmarks.options import Options
+from plasticity_env.benchmarks.peers import can_prune_heads, prune_one_head_per_group
+
+
+def test_compact_rows_set_time_beside_flops(monkeypatch):
+    for name in ("_CALIBRATION_TOKENS", "_TEST_TOKENS"):
+        monkeypatch.setattr(compact, name, 512)
+    options = Options(models="bard-llama-4x8", lengths="32", tokens=64, sparsities="0.25,0.5", rounds=1)
+    rows = list(compact_rows(options))
+    assert [row.removed for row in rows][:2] == [8, 16]
+    for row in rows[:2]:
+        assert row.heads == 32
+        assert row.flops_ratio < 1
+        assert row.time_over_flops == pytest.approx(row.time_ratio / row.flops_ratio)
+        assert row.compact_perplexity > row.dense_perplexity > 1
+        assert row.peer is None
+    with pytest.raises(InputError, match="sparsities"):
+        next(compact_rows(Options(sparsities="1.5")))
+
+
+def test_torch_pruning_removes_one_head_of_each_group():
+    pytest.importorskip("torch_pruning")
+    config = tf.LlamaConfig(
+        vocab_size=128,
+        hidden_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        intermediate_size=64,
+    )
+    model = PlasticModel(tf.LlamaForCausalLM(config).eval())
+    assert can_prune_heads(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ids = torch.randint(0, 128, (2, 16), generator=torch.Generator().manual_seed(0))
+    pruned = prune_one_head_per_group(model, ids)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    for layer in pruned.model.layers:
+        assert layer.self_attn.q_proj.weight.shape == (64, 96)
+        assert layer.self_attn.k_proj.weight.shape == (32, 96)
+    with torch.no_grad():
+        assert torch.isfinite(pruned(ids).logits).all()
+    model.prune(torch.tensor([[True, False, False, False, True, False]] * 2))
+    assert flops(pruned, 16) == flops(model, 16)
