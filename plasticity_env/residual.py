@@ -14,7 +14,7 @@ from torch import Tensor
 from plasticity_env.model import PlasticModel
 from plasticity_env.repair.methods import RIDGE
 from plasticity_env.repair.statistics import Statistics
-from plasticity_env.repair.versions import alike
+from plasticity_env.repair.versions import alike, unit_corners
 
 
 def residual_projector(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Tensor:
@@ -48,8 +48,7 @@ def residual_projectors(gram: Tensor, kept: Tensor, unit_width: int, ridge: floa
         system.diagonal(dim1=1, dim2=2).add_(penalty[rows, None])
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
         columns = inverse.view(len(rows), count, units, unit_width).transpose(1, 2)  # (k, u, S, w): of each unit
-        corners = columns.unflatten(2, (units, unit_width)).diagonal(dim1=1, dim2=2).movedim(-1, 1)  # (k, u, w, w)
-        solved = torch.linalg.solve(corners, columns, left=False)  # (k, u, S, w)
+        solved = columns @ torch.linalg.inv(unit_corners(inverse, unit_width))
         projectors[here, down, across] = solved.transpose(1, 2).flatten(2)
     return projectors.float()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from plasticity_env.errors import InputError
 from plasticity_env.layouts import Site
 from plasticity_env.repair.statistics import Moments
+from plasticity_env.repair.versions import alike, unit_corners
 
 OBS_RIDGE = 0.01  # of the mean diagonal, as SparseGPT's default
 
@@ -106,20 +107,25 @@ def obs_scores(gram: Tensor, weights: Tensor, kept: Tensor, unit_width: int) -> 
     Returns:
         (n, U) float32 on the CPU; 0 for units that are gone.
     """
-    _, inputs, _ = gram.shape
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    live = kept.sum(1).clamp(min=1)
-    ridge = OBS_RIDGE * (diagonal * kept).sum(1) / live  # (n,)
-    ridge = ridge.clamp(min=1e-12)
-    both = kept[:, :, None] & kept[:, None, :]
-    hessian = torch.where(both, gram, torch.zeros((), dtype=gram.dtype, device=gram.device))
-    hessian = hessian + torch.diag_embed(torch.where(kept, ridge[:, None], torch.ones_like(diagonal)))
-    factor, failed = torch.linalg.cholesky_ex(hessian)
-    if bool(failed.any()):
-        raise InputError("the heads' outputs are not finite or overflow: the model diverged, lower the learning rate")
-    inverse = torch.cholesky_inverse(factor)
-    units = inputs // unit_width
-    corner = torch.stack([inverse[:, s : s + unit_width, s : s + unit_width] for s in range(0, inputs, unit_width)], 1)
-    rows = weights.to(gram.dtype).unflatten(1, (units, unit_width)).expand(len(gram), -1, -1, -1)  # (n, U, W, E)
-    score = 0.5 * (rows * torch.linalg.solve(corner, rows)).sum((2, 3))
-    return torch.where(kept[:, ::unit_width], score, 0.0).float().cpu()
+    kept = kept.cpu()
+    live = kept.sum(1).clamp(min=1).to(gram.device)
+    ridge = (OBS_RIDGE * (diagonal * kept.to(gram.device)).sum(1) / live).clamp(min=1e-12)  # (n,)
+    rows = weights.to(gram.dtype).unflatten(1, (-1, unit_width))  # (n or 1, U, W, E)
+    squares = (rows @ rows.transpose(2, 3)).expand(len(gram), -1, -1, -1)  # (n, U, W, W)
+    scores = torch.zeros(squares.shape[:2], dtype=gram.dtype, device=gram.device)
+    for lot, inside, _ in alike(kept):
+        if not inside.shape[1]:
+            continue
+        hessian = gram[lot[:, None, None], inside[:, :, None], inside[:, None]]  # (k, S, S)
+        hessian.diagonal(dim1=1, dim2=2).add_(ridge[lot, None])
+        factor, failed = torch.linalg.cholesky_ex(hessian)
+        if bool(failed.any()):
+            raise InputError(
+                "the heads' outputs are not finite or overflow: the model diverged, lower the learning rate"
+            )
+        units = inside[:, ::unit_width] // unit_width  # (k, u)
+        corners = unit_corners(torch.cholesky_inverse(factor), unit_width)
+        score = 0.5 * (torch.linalg.inv(corners) * squares[lot[:, None], units]).sum((2, 3))
+        scores[lot[:, None], units] = score
+    return scores.float().cpu()

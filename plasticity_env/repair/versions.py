@@ -68,6 +68,13 @@ def alike(kept: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield rows, order[rows, :count], order[rows, count:]
 
 
+def unit_corners(matrices: Tensor, unit_width: int) -> Tensor:
+    """Diagonal blocks of k matrices, one a unit: (k, u, W, W) from (k, u * W, u * W)."""
+    units = matrices.shape[1] // unit_width
+    cut = matrices.unflatten(2, (units, unit_width)).unflatten(1, (units, unit_width))  # (k, u, W, u, W)
+    return cut.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+
+
 def _refit(repaired: Tensor, weight: Tensor, changed: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> None:
     """Least squares of versions ``changed`` (k of n): adds A W_P to the kept rows of ``repaired`` (n, I, E)."""
     penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)  # (k,)
