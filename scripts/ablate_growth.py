@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plasticity_env import cli
-from plasticity_env.growth.ablation import Setting, run_ablation, table
+from plasticity_env.growth.ablation import Setting, find_arms, run_ablation, table
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Config:
     """models, separated by commas"""
     seeds: int = 3
     """runs of each arm"""
+    arms: str = ""
+    """only arms whose name contains one of these words, separated by commas; unset: all"""
     setting: Setting = field(default_factory=Setting)
     """what all cells share"""
     output: Path = Path("runs/ablate_growth/cells.jsonl")
@@ -31,7 +33,8 @@ def main(config: Config) -> None:
     """Run the cells that are missing and print the tables."""
     print(cli.machine(), file=sys.stderr)
     cells = []
-    for cell, known in run_ablation(cli.words(config.models), config.seeds, config.setting, config.output):
+    arms = find_arms(cli.words(config.arms))
+    for cell, known in run_ablation(cli.words(config.models), config.seeds, config.setting, config.output, arms):
         cells.append(cell)
         if not known:
             print(f"{cell.model}  seed {cell.seed}  {cell.arm}: {cell.final_loss:.4f}", file=sys.stderr, flush=True)

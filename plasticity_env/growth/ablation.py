@@ -51,7 +51,7 @@ class Setting:
     steps: int = 100
     batch_size: int = 4
     block_size: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     initial_scale: float = 0.01
     warmup_steps: int = 30
     calibration_blocks: int = 16
@@ -134,7 +134,22 @@ class Cell:
     gates: list[float]
 
 
-def run_ablation(models: Iterable[str], seeds: int, setting: Setting, path: Path) -> Iterator[tuple[Cell, bool]]:
+def find_arms(names: Iterable[str]) -> list[Arm]:
+    """The arms whose name contains one of some words; all arms for no word.
+
+    Raises:
+        InputError: A word that is in no arm's name.
+    """
+    words = list(names)
+    for word in words:
+        if not any(word in arm.name for arm in ARMS):
+            raise InputError(f"no arm is named like {word!r}: arms are {'; '.join(arm.name for arm in ARMS)}")
+    return [arm for arm in ARMS if not words or any(word in arm.name for word in words)]
+
+
+def run_ablation(
+    models: Iterable[str], seeds: int, setting: Setting, path: Path, arms: Iterable[Arm] = ARMS
+) -> Iterator[tuple[Cell, bool]]:
     """Run all cells that a file does not hold yet, and append each as it finishes.
 
     Args:
@@ -143,6 +158,7 @@ def run_ablation(models: Iterable[str], seeds: int, setting: Setting, path: Path
             all arms.
         setting: What all cells share.
         path: JSON lines.
+        arms: Which arms.
 
     Yields:
         Each cell, and whether it was there already.
@@ -154,11 +170,12 @@ def run_ablation(models: Iterable[str], seeds: int, setting: Setting, path: Path
         raise InputError(f"seeds must be at least 1, got {seeds}")
     done = {(cell.model, cell.arm, cell.seed): cell for cell in read_cells(path) if cell.setting == setting}
     path.parent.mkdir(parents=True, exist_ok=True)
+    arms = list(arms)
     for name in models:
         loaded = load_model(name)
         text = load_text(setting.dataset, loaded.tokenizer, block_size=setting.block_size)
         for seed in range(seeds):
-            for arm in ARMS:
+            for arm in arms:
                 known = done.get((name, arm.name, seed))
                 if known is not None:
                     yield known, True

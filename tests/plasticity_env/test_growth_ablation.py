@@ -13,6 +13,7 @@ from plasticity_env.growth.ablation import (
     BASELINE,
     ElsewhereWeights,
     Setting,
+    find_arms,
     read_cells,
     run_ablation,
     run_cell,
@@ -72,6 +73,10 @@ def test_the_control_of_transfer_never_asks_the_mirrored_layer():
 def test_bad_input(setting, tmp_path):
     with pytest.raises(InputError, match="seeds"):
         next(run_ablation(["bard-gpt2-4x4"], 0, setting, tmp_path / "cells.jsonl"))
+    assert [arm.name for arm in find_arms(["dense", "revive"])] == ["dense", "revive"]
+    assert find_arms([]) == list(ARMS)
+    with pytest.raises(InputError, match="no arm is named like 'revived'"):
+        find_arms(["revived"])
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(InputError, match="line 1 of"):
         next(run_ablation(["bard-gpt2-4x4"], 1, setting, tmp_path / "other.jsonl"))
