@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from plasticity_env.layouts import Site
+
+_serials = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class OutputRepair:
         bias: (E,) what repair added to the bias, or None.
         base_bias: (E,) the bias before repair, or None where the projection has none.
         version: Weight version for which ``base`` was taken.
+        serial: A number of its own: no two repairs of a process share it.
     """
 
     base: Tensor
@@ -27,6 +31,7 @@ class OutputRepair:
     bias: Tensor | None
     base_bias: Tensor | None
     version: int
+    serial: int = field(init=False, default_factory=lambda: next(_serials))
 
 
 class AppliedRepairs:

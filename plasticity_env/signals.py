@@ -7,8 +7,8 @@ better than one?"), Fisher after Kwon et al. 2022, OBS blocks after Hassibi & St
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from plasticity_env.entropy import Kernel
 from plasticity_env.errors import InputError
 from plasticity_env.model import PlasticModel
+from plasticity_env.prefix import PrefixCache
 from plasticity_env.recorder import PassOver, SignalRecorder
 from plasticity_env.repair.statistics import Moments, Statistics
 from plasticity_env.variants import Projection, projected, weights_of
@@ -241,10 +242,26 @@ def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tens
 
 
 @torch.no_grad()
-def mean_loss(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> float:
-    """Mean negative log-likelihood, nats per token, of (B, T) token ids: a forward without gradients."""
-    chunks = input_ids.split(batch_size)
-    losses = [sequence_losses(model, chunk.to(model.device)) for chunk in chunks]
+def mean_loss(
+    model: PlasticModel,
+    input_ids: Tensor,
+    batch_size: int = 8,
+    prefix: PrefixCache | None = None,
+    batch: Hashable = None,
+) -> float:
+    """Mean negative log-likelihood, nats per token, of (B, T) token ids: a forward without gradients.
+
+    Args:
+        model: Called with its current gates.
+        input_ids: (B, T).
+        batch_size: Sequences in one pass.
+        prefix: Of this model: reuses what did not change since the last call on the same batch.
+        batch: Names the tokens for it.
+    """
+    chunks, losses = input_ids.split(batch_size), []
+    for number, chunk in enumerate(chunks):
+        with nullcontext() if prefix is None else prefix.resumed((batch, number), len(chunks)):
+            losses.append(sequence_losses(model, chunk.to(model.device)))
     loss = float(torch.cat(losses).double().mean())
     if not math.isfinite(loss):
         raise InputError(DIVERGED)

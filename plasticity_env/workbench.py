@@ -14,6 +14,7 @@ from torch import Tensor
 from plasticity_env.flops import CostTable, flop_table, parameter_table
 from plasticity_env.loading import LoadedModel
 from plasticity_env.model import PlasticModel
+from plasticity_env.prefix import PrefixCache
 from plasticity_env.repair import Statistics, find_repair, repair_in_order, repair_sites
 from plasticity_env.residual import residual_projector
 from plasticity_env.signals import HeadSignals, gather, mean_loss, measure
@@ -71,6 +72,7 @@ class Workbench:
         batch_size: Sequences in one pass.
         want_kl: Whether measurements include the KL divergence to the dense model.
         want_latency: Whether measurements include the time that is left of a forward when pruned units are removed.
+        prefix_bytes: For hidden states that forwards on reward and test text may start from; see `PrefixCache`.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Workbench:
         want_kl: bool,
         residual: bool = False,
         want_latency: bool = False,
+        prefix_bytes: float = 0.0,
     ) -> None:
         self.model: PlasticModel = loaded.model
         self.tokenizer = loaded.tokenizer
@@ -94,6 +97,7 @@ class Workbench:
         self.flop_table: CostTable = flop_table(self.model, text.block_size)
         self.parameter_table: CostTable = parameter_table(self.model)
         self.memo: Memo[Measurement] = Memo(8192)
+        self.prefix = PrefixCache(self.model, prefix_bytes)
         self._statistics: Memo[Statistics] = Memo(2)
         self._dense = self.model.snapshot(weights=True) if want_kl else None
         self._teachers: Memo[Tensor] = Memo(2)
@@ -127,9 +131,9 @@ class Workbench:
         signals = self._signals(calibration, self._dense_statistics(calibration) if self.residual else None)
         rewards = self.blocks("reward", reward)
         if teacher is not None:
-            loss, kl = self._loss_and_kl(teacher, rewards)
+            loss, kl = self._loss_and_kl(teacher, rewards, reward)
         else:
-            loss, kl = mean_loss(self.model, rewards, self.batch_size), None
+            loss, kl = mean_loss(self.model, rewards, self.batch_size, self.prefix, ("reward", reward)), None
         return self.memo.put(key, Measurement(replace(signals, statistics=None), loss, kl, self.time_kept(active)))
 
     def key(self, active: Tensor, gates: Tensor, calibration: Indices, reward: Indices) -> tuple[Hashable, ...]:
@@ -192,12 +196,14 @@ class Workbench:
         if known is not None:
             return known
         ids = self.text.blocks(split)
-        loss = mean_loss(self.model, ids if blocks is None else ids[:blocks], self.batch_size)
+        ids = ids if blocks is None else ids[:blocks]
+        loss = mean_loss(self.model, ids, self.batch_size, self.prefix, (split, blocks, "first"))
         return self._split_losses.put(key, loss)
 
     def forget(self) -> None:
         """Empty the memo, so that the next measurement is a real one."""
         self.memo.clear()
+        self.prefix.clear()
         self._statistics.clear()
 
     def _signals(self, calibration: Indices, dense: Statistics | None) -> HeadSignals:
@@ -260,10 +266,12 @@ class Workbench:
         repair_sites(self.model, self._way.method, statistics, [site for site in statistics.sites if site not in done])
 
     @torch.no_grad()
-    def _loss_and_kl(self, teacher: Tensor, ids: Tensor) -> tuple[float, float]:
+    def _loss_and_kl(self, teacher: Tensor, ids: Tensor, reward: Indices) -> tuple[float, float]:
         losses, divergences = [], []
-        for chunk, reference in zip(ids.split(self.batch_size), teacher.split(self.batch_size), strict=True):
-            log_probs = self.log_probs(chunk)
+        pairs = list(zip(ids.split(self.batch_size), teacher.split(self.batch_size), strict=True))
+        for number, (chunk, reference) in enumerate(pairs):
+            with self.prefix.resumed((("reward", reward), number), len(pairs)):
+                log_probs = self.log_probs(chunk)
             targets = chunk[:, 1:, None].to(log_probs.device)
             losses.append(-log_probs.gather(-1, targets).double().mean((1, 2)))
             reference = reference.to(log_probs.device)

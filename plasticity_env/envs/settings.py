@@ -46,6 +46,9 @@ class Settings:
         max_length: Tokens a block.
         obs_signal: Compute the OBS score, (H*D)^3 a layer and step.
         residual_signal: Compute the residual scores (`plasticity_env.residual`), about the cost of least-squares repair.
+        prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
+            first layer that an edit changed; 0 always runs whole forwards. The loss is the same. The vector environment
+            has no use for it.
         device: "cpu", "cuda", "cuda:0", ...
     """
 
@@ -73,6 +76,7 @@ class Settings:
     max_length: int = 128
     obs_signal: bool = True
     residual_signal: bool = True
+    prefix_mb: float = 256.0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -101,6 +105,8 @@ class Settings:
             raise unknown("units", self.units, UNITS)
         if not 0 <= self.max_sparsity <= 1:
             raise InputError(f"max_sparsity must lie in [0, 1], got {self.max_sparsity!r}")
+        if not self.prefix_mb >= 0:
+            raise InputError(f"prefix_mb must be at least 0, got {self.prefix_mb!r}")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate must be positive, got {self.learning_rate!r}")
 
