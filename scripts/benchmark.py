@@ -15,6 +15,7 @@ import tyro
 
 from plasticity_env import cli
 from plasticity_env.benchmarks.compact import compact_rows
+from plasticity_env.benchmarks.entropy import entropy_rows
 from plasticity_env.benchmarks.options import Options
 from plasticity_env.benchmarks.repair import repair_rows
 from plasticity_env.benchmarks.step import step_rows
@@ -22,6 +23,7 @@ from plasticity_env.errors import unknown
 
 BENCHES: dict[str, Callable[[Any], Iterator[Any]]] = {  # name -> rows (dataclasses), from the arguments
     "step": step_rows,
+    "entropy": entropy_rows,
     "compact": compact_rows,
     "repair": repair_rows,
 }
@@ -33,7 +35,8 @@ class Config(Options):
 
     bench: tyro.conf.Positional[str] = "step"
     """what to measure: step = env.step() beside its floor and the naive way, compact = a model with heads removed for real
-    beside the dense one and torch-pruning's, repair = what each repair costs and saves"""
+    beside the dense one and torch-pruning's, repair = what each repair costs and saves, entropy
+    = peak memory and time of exact entropy beside plain attention and the T x T way (no model; give --lengths, --tokens 4096)"""
 
 
 def main(config: Config) -> None:
