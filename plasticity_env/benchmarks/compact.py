@@ -26,7 +26,7 @@ from plasticity_env.stopwatch import ratio, take_turns
 from plasticity_env.text import Split, TextSplits
 
 _CALIBRATION_TOKENS = 4096
-_TEST_TOKENS = 8192
+_TEST_TOKENS = 4096
 _PASS_TOKENS = 512  # at a time where nothing is timed
 
 
