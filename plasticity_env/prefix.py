@@ -27,7 +27,7 @@ class _Entry:
     Attributes:
         model: What all layers depend on.
         layers: What each layer depends on beside.
-        hidden: (B, T, E) by layer: what entered it; number L is what left the last one.
+        hidden: (B, T, E) by layer: what entered it.
     """
 
     model: Hashable
@@ -53,11 +53,12 @@ class PrefixCache:
             0 turns reuse off.
 
     Attributes:
+        limit: As given.
         reused, run: Layers that forwards in `resumed` skipped and ran, for reports and tests.
     """
 
     def __init__(self, model: PlasticModel, limit: float) -> None:
-        self._model = model
+        self._model, self.limit = model, limit
         self._cache: ByteCache[_Entry] = ByteCache(limit)
         self.reused = self.run = 0
 
@@ -79,36 +80,31 @@ class PrefixCache:
             chunks: How many forwards of this size will share the limit.
         """
         layers = transformer_layers(self._model.model)
-        if not self._cache.limit or torch.is_grad_enabled() or self._model.model.training or _watched(layers):
+        if not self.limit or torch.is_grad_enabled() or self._model.model.training or _watched(layers):
             yield
             return
         context, signatures = self._signatures()
         known = self._cache.get(batch)
         start = 0 if known is None else known.usable(context, signatures)
         hidden = {} if known is None else {i: state for i, state in known.hidden.items() if i <= start}
-        step: list[int] = []  # every how manyth layer is kept, once the size is known
+        step: list[int] = []  # which multiples of layers are kept, once their size is known
         forwards = [layer.forward for layer in layers]
 
         def note(layer: int, state: Tensor) -> None:
             if not step:
-                room = self._cache.limit / (chunks * state.nbytes)  # layers
-                step.append(-(-len(layers) // int(room)) if room >= 1 else len(layers) + 1)
+                room = int(self.limit / (chunks * state.nbytes))  # layers
+                step.append(-(-(len(layers) - 1) // room) if room else len(layers))
             if layer and layer % step[0] == 0:
                 hidden[layer] = state
 
         def forward(index: int) -> Callable[..., Any]:
-            last = index == len(layers) - 1
-
             def skip(state: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                return hidden[start] if last else state
+                return state
 
             def run(state: Tensor, *args: Any, **kwargs: Any) -> Any:
                 state = hidden[start] if start and index == start else state
                 note(index, state)
-                output = forwards[index](state, *args, **kwargs)
-                if last:
-                    note(index + 1, output[0] if isinstance(output, tuple) else output)
-                return output
+                return forwards[index](state, *args, **kwargs)
 
             return skip if index < start else run
 

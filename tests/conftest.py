@@ -16,6 +16,7 @@ import torch
 import transformers as tf
 
 import plasticity_env  # noqa: F401
+from plasticity_env import TextSplits, load_model, load_text
 
 BASE: dict[str, Any] = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 GQA: dict[str, Any] = {**BASE, "num_key_value_heads": 2, "intermediate_size": 128}
@@ -64,6 +65,12 @@ SMALL: dict[str, Any] = {
     "horizon": 3,
     "flop_price": 4.0,
 }
+
+
+@pytest.fixture(scope="session")
+def small_text() -> TextSplits:
+    """The text of small environments, tokenised once."""
+    return load_text("shakespeare", load_model(SMALL["model_name"]).tokenizer, block_size=SMALL["max_length"])
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from plasticity_env.variants import Projection, projected
 from plasticity_env.workbench import Indices, Measurement, Workbench
 
 CPU_TOKENS = 1024  # in one pass: larger ones leave the cache, smaller ones pay more overhead (docs/benchmark.md)
-_SHARE_OF_MOMENTS = 0.85  # of an environment's memory; the rest is for its state
+_STATE_BYTES = 4096, 576  # of an episode's state and its observation: in any case, and for each unit
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class BatchedBench:
         self.model.eval()
         self.model.requires_grad_(False)
         whole = sum(parameter.numel() * parameter.element_size() for parameter in self.model.model.parameters())
-        self._room = _SHARE_OF_MOMENTS * memory_share * whole * masks
+        state = _STATE_BYTES[0] + _STATE_BYTES[1] * self.model.active.numel()
+        self._room = masks * max(0.0, memory_share * whole - state)
         self._packed: dict[Indices, PackedMoments] = {}
         if tokens_per_pass is None and self.model.device.type == "cpu":
             tokens_per_pass = CPU_TOKENS
