@@ -286,7 +286,8 @@ def _table(name: str, cells: list[Cell]) -> str:
         gains = [cell.final_loss - baseline[cell.seed] for cell in own if cell.seed in baseline]
         gain = _spread(gains, "+.4f") if gains and arm.name != BASELINE else "-"
         edited, final = _spread([c.edited_loss for c in own]), _spread([c.final_loss for c in own])
-        lines.append(f"| {arm.name} | {edited} | {final} | {gain} |")
+        short = f" ({len(own)} of {len(baseline)} seeds)" if len(own) < len(baseline) else ""
+        lines.append(f"| {arm.name}{short} | {edited} | {final} | {gain} |")
     return "\n".join(lines)
 
 

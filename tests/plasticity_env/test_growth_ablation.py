@@ -50,6 +50,8 @@ def test_a_cut_run_goes_on_and_every_arm_stands_in_the_table(setting, tmp_path):
     assert len(rows) == 2 + len(ARMS)
     gain = by_arm["revive"].final_loss - by_arm[BASELINE].final_loss
     assert any(row.startswith("| revive |") and f"{gain:+.4f}" in row for row in rows)
+    two_seeds = [cell for cell, _ in cells] + [replace(by_arm[BASELINE], seed=1)]
+    assert any(row.startswith("| revive (1 of 2 seeds) |") for row in table(two_seeds).splitlines())
     again = [known for _, known in run_ablation(["bard-gpt2-4x4"], 1, replace(setting, steps=1), path)]
     assert not any(again)  # another setting is another cell
 
