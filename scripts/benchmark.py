@@ -19,6 +19,7 @@ from plasticity_env.benchmarks.entropy import entropy_rows
 from plasticity_env.benchmarks.options import Options
 from plasticity_env.benchmarks.repair import repair_rows
 from plasticity_env.benchmarks.step import step_rows
+from plasticity_env.benchmarks.vector import vector_rows
 from plasticity_env.errors import unknown
 
 BENCHES: dict[str, Callable[[Any], Iterator[Any]]] = {  # name -> rows (dataclasses), from the arguments
@@ -26,6 +27,7 @@ BENCHES: dict[str, Callable[[Any], Iterator[Any]]] = {  # name -> rows (dataclas
     "entropy": entropy_rows,
     "compact": compact_rows,
     "repair": repair_rows,
+    "vector": vector_rows,
 }
 
 
@@ -34,9 +36,10 @@ class Config(Options):
     """Arguments of the benchmarks."""
 
     bench: tyro.conf.Positional[str] = "step"
-    """what to measure: step = env.step() beside its floor and the naive way, compact = a model with heads removed for real
-    beside the dense one and torch-pruning's, repair = what each repair costs and saves, entropy
-    = peak memory and time of exact entropy beside plain attention and the T x T way (no model; give --lengths, --tokens 4096)"""
+    """what to measure: step = env.step() beside its floor and the naive way, vector = steps a second of N environments in one
+    batch beside N by themselves, compact = a model with heads removed for real beside the dense one and torch-pruning's,
+    repair = what each repair costs and saves, entropy = peak memory and time of exact entropy beside plain attention and the
+    T x T way (no model; give --lengths, --tokens 4096)"""
 
 
 def main(config: Config) -> None:

@@ -25,6 +25,10 @@ class Options:
     """text: shakespeare, a path, or a hub data set"""
     sparsities: str = "0.3,0.5"
     """shares of heads to remove, separated by commas (compact)"""
+    envs: str = "1,4,16"
+    """numbers of environments, separated by commas (vector)"""
+    memory_share: float = 0.02
+    """of the model's bytes, what each environment may add (vector)"""
     rounds: int = 7
     """counted rounds"""
     device: str = "cpu"

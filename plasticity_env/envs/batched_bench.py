@@ -26,7 +26,7 @@ from plasticity_env.variants import Projection, projected
 from plasticity_env.workbench import Indices, Measurement, Workbench
 
 CPU_TOKENS = 1024  # in one pass: larger ones leave the cache, smaller ones pay more overhead (docs/benchmark.md)
-_STATE_BYTES = 4096, 576  # of an episode's state and its observation: in any case, and for each unit
+_STATE_BYTES = 3400, 540  # of an episode's state and its observation: in any case, and for each unit
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class BatchedBench:
         workbench: Its model stays dense; its memo is shared.
         masks: How many are measured at a time, as a rule.
         tokens_per_pass: Tokens in one pass over the model; None takes 1024 on the CPU, all of them elsewhere.
-        memory_share: Of the model's bytes, what may be kept for each mask. Second moments take about 3.5%: of masks for
-            whose there is no room they are gathered by one more forward whenever repair or residual scores ask for them.
+        memory_share: Of the model's bytes, what may be kept for each mask, beside what a single environment keeps in any
+            case (second moments of two calibration texts in float64). Packed they take about 3.5% of the model for each
+            text; where there is no room they are gathered by one more forward whenever repair or residual scores want them.
 
     Raises:
         InputError: A repair that cannot be kept apart from the weights.
@@ -71,12 +72,13 @@ class BatchedBench:
         self.model.requires_grad_(False)
         whole = sum(parameter.numel() * parameter.element_size() for parameter in self.model.model.parameters())
         state = _STATE_BYTES[0] + _STATE_BYTES[1] * self.model.active.numel()
-        self._room = masks * max(0.0, memory_share * whole - state)
+        self._sites = range(0, len(self.model.sites), 1 if self.model.mlp_blocks else 2)
+        inputs = [self.model.sites[index].output_weight().shape[0] for index in self._sites]
+        self._room = masks * max(0.0, memory_share * whole - state) + 2 * sum(8 * (i * i + i) for i in inputs)
         self._packed: dict[Indices, PackedMoments] = {}
         if tokens_per_pass is None and self.model.device.type == "cpu":
             tokens_per_pass = CPU_TOKENS
         self._tokens = tokens_per_pass
-        self._sites = range(0, len(self.model.sites), 1 if self.model.mlp_blocks else 2)
 
     def measure(self, requests: Sequence[Request]) -> list[Measurement]:
         """Measure masks, each on its own blocks; what the memo knows is not measured again."""
@@ -160,7 +162,8 @@ class BatchedBench:
         self._remember(requests, {site: Moments(grams[site], means[site]) for site in self._sites})
 
     def _remember(self, requests: Sequence[Request], moments: dict[int, Moments]) -> None:
-        for request, packed in zip(requests, pack(moments), strict=True):
+        means = self._way.method == "bias"
+        for request, packed in zip(requests, pack(moments, means), strict=True):
             if request.calibration not in self._packed and packed.nbytes <= self._room:
                 self._room -= packed.nbytes
                 self._packed[request.calibration] = packed

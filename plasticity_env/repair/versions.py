@@ -34,6 +34,8 @@ def project(
     """
     changed = (~kept).any(1).nonzero()[:, 0]
     chosen = Moments(moments.gram[changed], moments.mean[changed])
+    if method != "bias":
+        chosen = Moments(chosen.gram, torch.zeros_like(chosen.mean))  # nobody asks for them
     chosen.check()
     kept, versions = kept[changed], len(kept)
     if method == "bias":
