@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.residual import model_projectors
 from plasticity_env.signals import HeadSignals, gather, measure
 
-DIRECTIONS = ("high", "low")
+DIRECTIONS = ("high", "low", "auto")
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,13 @@ class MagnitudeStrategy(PriorityStrategy):
 
 
 class AttentionEntropyStrategy(PriorityStrategy):
-    """Prunes by attention entropy, divided by the log of the visible length.
+    """Prunes by attention entropy, divided by the log of the visible length; MLP blocks, which have none, come last.
 
     Which direction harms less differs between models: measure both.
 
     Args:
-        direction: "high" prunes the most diffuse heads first, "low" the most focused ones.
+        direction: "high" prunes the most diffuse heads first, "low" the most focused ones, "auto" what
+            `entropy_direction` finds in the signals.
 
     Raises:
         InputError: Another direction.
@@ -139,8 +140,13 @@ class AttentionEntropyStrategy(PriorityStrategy):
         self.direction = direction
 
     def priority(self, view: HeadView) -> Tensor:
-        entropy = view.measured.entropy_normalized
-        return entropy if self.direction == "high" else -entropy
+        direction = self.direction
+        if direction == "auto":
+            direction = entropy_direction(view.measured, view.active[:, : view.heads])
+        priority = view.measured.entropy_normalized.clone()
+        priority *= 1.0 if direction == "high" else -1.0
+        priority[:, view.heads :] = -2.0
+        return priority
 
 
 class GradientStrategy(PriorityStrategy):
@@ -168,6 +174,25 @@ class ActivationStrategy(PriorityStrategy):
 
     def priority(self, view: HeadView) -> Tensor:
         return -view.measured.activation
+
+
+class CombinedStrategy(PriorityStrategy):
+    """Prunes the smallest sum of ranks of gradient, Fisher score and entropy, which counts as far as it agrees with Fisher.
+
+    importance = r(gradient) + r(Fisher) + rho * r(entropy), with r the rank among the active units in [0, 1], entropy
+    normalised, and rho the rank correlation (Spearman) of entropy and Fisher score over the active heads: where rho is
+    negative diffuse heads go earlier, where it is positive focused ones do, and where it is about 0 entropy has no say.
+    An MLP block has no entropy: its rank is 1/2.
+    """
+
+    name = "combined"
+
+    def priority(self, view: HeadView) -> Tensor:
+        signals, active, heads = view.measured, view.active, view.active[:, : view.heads]
+        entropy = torch.full(active.shape, 0.5, dtype=torch.float64)
+        entropy[:, : view.heads] = _ranks(signals.entropy_normalized[:, : view.heads], heads)
+        rho = entropy_correlation(signals, heads)
+        return -(_ranks(signals.gradient, active) + _ranks(signals.fisher, active) + rho * entropy)
 
 
 class ObsStrategy(PriorityStrategy):
@@ -206,7 +231,44 @@ PRUNING_STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "residual_fisher": ResidualFisherStrategy,
     "entropy_high": partial(AttentionEntropyStrategy, "high"),
     "entropy_low": partial(AttentionEntropyStrategy, "low"),
+    "entropy": partial(AttentionEntropyStrategy, "auto"),
+    "combined": CombinedStrategy,
 }
+
+
+def entropy_correlation(signals: HeadSignals, heads: Tensor) -> float:
+    """Rank correlation (Spearman) of normalised entropy and Fisher score, in [-1, 1]; 0 for fewer than three heads.
+
+    Args:
+        signals: Of one model.
+        heads: (L, H) boolean, the heads that count.
+    """
+    width = heads.shape[1]
+    if int(heads.sum()) < 3:
+        return 0.0
+    ranks = [_ranks(values[:, :width], heads)[heads] for values in (signals.entropy_normalized, signals.fisher)]
+    centred = [values - values.mean() for values in ranks]
+    spread = float(centred[0].norm() * centred[1].norm())
+    return float(centred[0] @ centred[1]) / spread if spread > 0 else 0.0
+
+
+def entropy_direction(signals: HeadSignals, heads: Tensor) -> Literal["high", "low"]:
+    """Which entropy marks idle heads in this model: "high" where the Fisher score falls with entropy, else "low".
+
+    Args:
+        signals: Of one model, on calibration text.
+        heads: (L, H) boolean, the heads that count; with fewer than three the answer is "high".
+    """
+    return "high" if int(heads.sum()) < 3 or entropy_correlation(signals, heads) < 0 else "low"
+
+
+def _ranks(values: Tensor, among: Tensor) -> Tensor:
+    """Ranks in [0, 1] of the values where ``among`` is True (equal values share the mean of theirs), 0 elsewhere; double."""
+    ranks = torch.zeros(values.shape, dtype=torch.float64)
+    _, inverse, counts = values[among].double().unique(return_inverse=True, return_counts=True)
+    ends = counts.cumsum(0).double()
+    ranks[among] = (ends - (counts + 1) / 2)[inverse] / max(1, int(among.sum()) - 1)
+    return ranks.masked_fill(among & ~torch.isfinite(values), torch.nan)
 
 
 def find_strategy(registry: dict[str, Callable[[], Strategy]], strategy: str | Strategy, kind: str) -> Strategy:
@@ -289,6 +351,7 @@ __all__ = [
     "PRUNING_STRATEGIES",
     "ActivationStrategy",
     "AttentionEntropyStrategy",
+    "CombinedStrategy",
     "FisherStrategy",
     "GradientStrategy",
     "HeadView",
@@ -298,6 +361,8 @@ __all__ = [
     "RandomStrategy",
     "ResidualFisherStrategy",
     "Strategy",
+    "entropy_correlation",
+    "entropy_direction",
     "find_strategy",
     "measure_for",
     "select_for_pruning",

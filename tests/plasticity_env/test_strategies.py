@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +17,8 @@ from plasticity_env.strategies import (
     AttentionEntropyStrategy,
     HeadView,
     PriorityStrategy,
+    entropy_correlation,
+    entropy_direction,
     select_for_pruning,
 )
 from tests.conftest import build
@@ -53,8 +59,59 @@ def test_entropy_has_two_directions(ids):
     model = PlasticModel(build("gpt2"))
     high = select_for_pruning(model, 4, AttentionEntropyStrategy("high"), input_ids=ids)
     assert torch.equal(high, ~select_for_pruning(model, 4, "entropy_low", input_ids=ids))
-    with pytest.raises(InputError, match="known are high, low"):
+    with pytest.raises(InputError, match="known are auto, high, low"):
         AttentionEntropyStrategy("hihg")
+
+
+def by_hand(signals):
+    """Spearman's rho of entropy and Fisher, and the combined importance, with ranks of pandas."""
+    names = ("gradient", "fisher", "entropy_normalized")
+    ranks = [(pd.Series(getattr(signals, name).flatten().numpy()).rank() - 1) / 7 for name in names]
+    rho = np.corrcoef(ranks[1], ranks[2])[0, 1]
+    return rho, (ranks[0] + ranks[1] + rho * ranks[2]).to_numpy()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_combined_adds_ranks_and_entropy_as_far_as_it_agrees_with_fisher(ids, seed):
+    model = PlasticModel(build("gpt2", seed))
+    signals = measure(model, ids, obs=False)
+    rho, importance = by_hand(signals)
+    assert entropy_correlation(signals, model.active) == pytest.approx(rho)
+    for count in range(9):
+        mask = select_for_pruning(model, count, "combined", signals=signals).flatten()
+        assert sorted(importance[mask]) == pytest.approx(sorted(importance)[:count])  # ties may go either way
+
+
+@pytest.mark.parametrize("direction", ["high", "low"])
+def test_entropy_measures_its_direction(ids, direction):
+    model = PlasticModel(build("gpt2"))
+    signals = measure(model, ids, obs=False)
+    rising = torch.linspace(0.1, 0.8, 8).view(2, 4)
+    fisher = rising.flip(0, 1) if direction == "high" else rising
+    signals = replace(signals, entropy_normalized=rising, fisher=fisher)
+    assert entropy_direction(signals, model.active) == direction
+    chosen = select_for_pruning(model, 3, "entropy", signals=signals)
+    assert torch.equal(chosen, select_for_pruning(model, 3, f"entropy_{direction}", signals=signals))
+
+
+def test_equal_values_share_a_rank_and_constant_entropy_has_no_say(ids):
+    model = PlasticModel(build("gpt2"))
+    signals = replace(measure(model, ids, obs=False), entropy_normalized=torch.full((2, 4), 0.5))
+    assert entropy_correlation(signals, model.active) == 0.0
+    combined = select_for_pruning(model, 1, "combined", signals=replace(signals, gradient=signals.fisher))
+    assert torch.equal(combined, select_for_pruning(model, 1, "fisher", signals=signals))
+
+
+@pytest.mark.parametrize("name", ["combined", "entropy_low", "entropy_high"])
+def test_mlp_blocks_and_broken_signals(ids, name):
+    model = PlasticModel(build("gpt2"), mlp_blocks=4)
+    signals = measure(model, ids, obs=False)
+    assert int(select_for_pruning(model, 6, name, signals=signals).sum()) == 6
+    if name != "combined":  # what has no entropy goes last
+        assert not bool(select_for_pruning(model, 8, name, signals=signals)[:, 4:].any())
+    broken = replace(signals, fisher=signals.fisher * torch.nan, entropy_normalized=signals.entropy * torch.nan)
+    with pytest.raises(InputError, match="not finite"):
+        select_for_pruning(model, 1, name, signals=broken)
 
 
 def test_pruned_heads_are_not_chosen_again(ids):
