@@ -17,6 +17,13 @@ from plasticity_env.errors import InputError
 from plasticity_env.flops import flop_table, flops, kv_cache_bytes
 from plasticity_env.growth import GrowthResult, UNetSkip, WarmupSchedule, grow_attention_heads_gradually
 from plasticity_env.layouts import Layout, register_layout
+from plasticity_env.learning import (
+    Distillation,
+    HeadLRManager,
+    PlasticityTrainer,
+    create_plasticity_trainer,
+    get_plasticity_optimizer,
+)
 from plasticity_env.loading import LoadedModel, embedded_models, load_model, model_card
 from plasticity_env.model import PlasticModel
 from plasticity_env.modes import PruningMode
@@ -49,21 +56,26 @@ __all__ = [
     "KEEP",
     "PRUNE",
     "REVIVE",
+    "Distillation",
     "EpisodeRecord",
     "GrowthResult",
+    "HeadLRManager",
     "HeadSignals",
     "InputError",
     "Layout",
     "LoadedModel",
     "PlasticModel",
+    "PlasticityTrainer",
     "PruningMode",
     "RewardRule",
     "TextSplits",
     "UNetSkip",
     "WarmupSchedule",
+    "create_plasticity_trainer",
     "embedded_models",
     "flop_table",
     "flops",
+    "get_plasticity_optimizer",
     "grow_attention_heads_gradually",
     "kv_cache_bytes",
     "load_model",
