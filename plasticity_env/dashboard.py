@@ -5,19 +5,15 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 import math
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
-from plasticity_env.dashboard_page import SCRIPT, STYLE
 from plasticity_env.errors import InputError
-from plasticity_env.files import write_text
+from plasticity_env.html_parts import NOT_MEASURED, Figures, facts, file_links, grid, plot, write_page
 from plasticity_env.plots import (
     CURVES,
     PALETTE,
@@ -27,11 +23,6 @@ from plasticity_env.plots import (
     frontier_points,
     setting_of,
 )
-
-Figures = dict[str, dict[str, Any]]
-NOT_MEASURED = '<p class="missing">not measured</p>'
-# The browser itself refuses whatever the page would fetch.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 
 
 def write_dashboard(
@@ -58,67 +49,20 @@ def write_dashboard(
     Raises:
         InputError: A frame is no (H, W, 3) uint8 picture.
     """
-    from plotly.offline import get_plotlyjs
-
     figures: Figures = {}
     measured = results if results and results["rows"] else None
     sections = [
-        ("Summary", _summary(summary)),
+        ("Summary", facts(summary)),
         ("Frontier", _frontier(measured, figures) if measured else NOT_MEASURED),
         ("Comparison", _comparison(measured) if measured else NOT_MEASURED),
         ("Learning curves", _learning(training or [], figures)),
         ("Which heads go", _heads(measured, figures) if measured else NOT_MEASURED),
         ("The environment, step by step", _stepper() if frames else NOT_MEASURED),
-        ("Files", _files(files, path)),
+        ("Files", file_links(files, path)),
     ]
     pictures = [{"caption": caption, "src": _data_uri(caption, picture)} for caption, picture in frames]
-    data = json.dumps({"figures": figures, "frames": pictures}, allow_nan=False).replace("<", "\\u003c")
     body = "\n".join(f"<section><h2>{name}</h2>\n{content}</section>" for name, content in sections)
-    write_text(
-        path,
-        f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{html.escape(title)}</title>
-<link rel="icon" href="data:,">
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{html.escape(title)}</h1>
-{body}
-</main>
-<script type="application/json" id="page-data">{data}</script>
-<script>{get_plotlyjs()}</script>
-<script>{SCRIPT}</script>
-</body>
-</html>
-""",
-    )
-
-
-def _summary(summary: list[tuple[str, str]]) -> str:
-    if not summary:
-        return NOT_MEASURED
-    facts = (f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in summary)
-    return f'<dl class="facts">{"".join(facts)}</dl>'
-
-
-def _plot(figures: Figures, data: list[dict[str, Any]], layout: dict[str, Any], heading: str) -> str:
-    """Register a Plotly figure and return the card that will hold it."""
-    name = f"figure-{len(figures)}"
-    figures[name] = {"data": data, "layout": layout}
-    height = layout["height"]
-    place = f'<div class="plot" id="{name}" style="height: {height}px"></div>'
-    return f'<div class="card"><h3>{html.escape(heading)}</h3>{place}</div>'
-
-
-def _grid(cards: list[str], least: str) -> str:
-    """Cards side by side, each at least ``least`` wide where the window allows."""
-    return f'<div class="grid" style="--least: {least}">{"".join(cards)}</div>'
+    write_page(path, title, body, {"figures": figures, "frames": pictures})
 
 
 def _frontier(results: dict[str, Any], figures: Figures) -> str:
@@ -156,14 +100,14 @@ def _frontier(results: dict[str, Any], figures: Figures) -> str:
         for index, (name, colour) in enumerate(controller_colours(results).items()):
             traces += _line(mine, name, colour, "solid" if index < len(PALETTE) else "dash")
         mark = {"x": [1.0], "y": [dense], "mode": "markers", "name": "dense", "meta": "ink", "marker": {"size": 11}}
-        cards.append(_plot(figures, [*traces, {"type": "scatter", **mark}], layout, f"repair: {repair}"))
+        cards.append(plot(figures, [*traces, {"type": "scatter", **mark}], layout, f"repair: {repair}"))
     tokens = f"{results['test_blocks']} blocks of {results['max_length']} tokens"
-    facts = (
+    about = (
         f"{results['model']} on {results['dataset']} ({results['mode']}), {tokens}, measured on {results['machine']}"
     )
     note = "Lines are means over seeds, bands go from the best seed to the worst; further down is better."
     command = f"<p class='note'><code>{html.escape(results['command'])}</code></p>"
-    return f'<p class="note">{html.escape(facts)}. {note}</p>{_grid(cards, "30rem")}{command}'
+    return f'<p class="note">{html.escape(about)}. {note}</p>{grid(cards, "30rem")}{command}'
 
 
 def _line(points: list[FrontierPoint], controller: str, colour: str, dash: str) -> list[dict[str, Any]]:
@@ -267,8 +211,8 @@ def _learning(rows: list[dict[str, Any]], figures: Figures) -> str:
         }
         axes = {"xaxis": {"title": {"text": "environment steps"}, "nticks": 5}, "yaxis": {"nticks": 6}}
         layout = {"height": 250, "margin": {"l": 48, "r": 12, "t": 8, "b": 42}, "showlegend": False, **axes}
-        cards.append(_plot(figures, [trace], layout, CURVES[name]))
-    return _grid(cards, "19rem") if cards else NOT_MEASURED
+        cards.append(plot(figures, [trace], layout, CURVES[name]))
+    return grid(cards, "19rem") if cards else NOT_MEASURED
 
 
 def _heads(results: dict[str, Any], figures: Figures) -> str:
@@ -283,7 +227,7 @@ def _heads(results: dict[str, Any], figures: Figures) -> str:
             share = 1.0 - np.mean(np.array(active, dtype=float), axis=0)  # (L, H)
             cards.append(_heat_map(share, f"{controller}, {len(active)} rows", figures))
         hidden = " hidden" if index else ""
-        parts.append(f'<div data-setting="{html.escape(setting)}"{hidden}>{_grid(cards, "17rem")}</div>')
+        parts.append(f'<div data-setting="{html.escape(setting)}"{hidden}>{grid(cards, "17rem")}</div>')
     options = "".join(f"<option>{html.escape(setting)}</option>" for setting in groups)
     choice = f'<label class="choice">Setting <select id="setting" autocomplete="off">{options}</select></label>'
     note = "Share of the rows (seeds and repairs) in which a head is pruned: faint is never, strong is always."
@@ -309,7 +253,7 @@ def _heat_map(share: np.ndarray, heading: str, figures: Figures) -> str:
         "xaxis": {"title": {"text": "head", "standoff": 4}, **bare},
         "yaxis": {"title": {"text": "layer", "standoff": 4}, "autorange": "reversed", **bare},
     }
-    return _plot(figures, [trace], layout, heading)
+    return plot(figures, [trace], layout, heading)
 
 
 def _data_uri(caption: str, picture: np.ndarray) -> str:
@@ -329,16 +273,3 @@ def _stepper() -> str:
 <button type="button" id="play">Play</button><button type="button" id="next" aria-label="one step on">›</button>
 <input type="range" id="step" min="0" value="0" autocomplete="off" aria-label="step"><span id="count"></span></div>
 </figure>"""
-
-
-def _files(files: list[Path], page: Path) -> str:
-    if not files:
-        return '<p class="missing">none</p>'
-    entries = []
-    for file in files:
-        relative = Path(os.path.relpath(file, page.parent)).as_posix()
-        name = html.escape(relative)
-        entries.append(
-            f'<li><a href="{quote(relative)}">{name}</a></li>' if file.exists() else f"<li>{name}: not found</li>"
-        )
-    return f'<ul class="files">{"".join(entries)}</ul>'

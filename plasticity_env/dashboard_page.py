@@ -68,9 +68,10 @@ const drawn = new Set();
 
 function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim(); }
 
-// Figures arrive without the page's own colours; these follow light and dark.
+// Figures arrive without the page's own colours; these follow light and dark. "var:soft" names one of them.
 function draw(plot) {
-  const figure = structuredClone(page.figures[plot.id]);
+  const figure = JSON.parse(JSON.stringify(page.figures[plot.id]),
+    (_, value) => typeof value === "string" && value.startsWith("var:") ? colour(value.slice(4)) : value);
   const axis = { gridcolor: colour("grid"), linecolor: colour("line"), zerolinecolor: colour("grid") };
   const layout = Object.assign(figure.layout, {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
@@ -78,13 +79,13 @@ function draw(plot) {
     hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("accent") },
   });
-  layout.xaxis = { ...axis, ...layout.xaxis };
-  layout.yaxis = { ...axis, ...layout.yaxis };
+  for (const name of ["xaxis", "yaxis", ...Object.keys(layout).filter(key => /^[xy]axis\\d+$/.test(key))])
+    layout[name] = { ...axis, ...layout[name] };
   for (const trace of figure.data) {
     if (trace.meta === "ink") trace.marker.color = colour("ink");
-    if (trace.type === "heatmap") trace.colorscale = [[0, colour("low")], [1, colour("high")]];
+    if (trace.type === "heatmap") trace.colorscale ??= [[0, colour("low")], [1, colour("high")]];
   }
-  for (const shape of layout.shapes || []) shape.line.color = colour("soft");
+  for (const shape of layout.shapes || []) shape.line.color ??= colour("soft");
   drawn.add(plot);
   Plotly.react(plot, figure.data, layout, { responsive: true, displaylogo: false,
     displayModeBar: matchMedia("(hover: hover) and (min-width: 601px)").matches ? "hover" : false,
