@@ -6,25 +6,26 @@ JSON lines file as they finish, and those that it holds already are skipped, so 
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from plasticity_env.cells import CellFile, spread
 from plasticity_env.errors import InputError
 from plasticity_env.finetune import FineTuner
-from plasticity_env.growth.gradual import grow_attention_heads_gradually, growth_count
+from plasticity_env.growth.gradual import grow_attention_heads_gradually
 from plasticity_env.growth.initial_weights import INITIAL_WEIGHTS, InitialWeights, Source, TransferWeights
+from plasticity_env.growth.revival import revive_attention_heads
 from plasticity_env.growth.skip import UNetSkip
-from plasticity_env.growth.strategies import GROWTH_STRATEGIES, GradientSensitivityStrategy
+from plasticity_env.growth.strategies import GROWTH_STRATEGIES
 from plasticity_env.loading import LoadedModel, load_model
 from plasticity_env.model import PlasticModel
 from plasticity_env.signals import mean_loss
-from plasticity_env.strategies import HeadView, measure_for, select_for_pruning
+from plasticity_env.strategies import select_for_pruning
 from plasticity_env.text import TextSplits, load_text
 
 
@@ -168,8 +169,8 @@ def run_ablation(
     """
     if seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds}")
-    done = {(cell.model, cell.arm, cell.seed): cell for cell in read_cells(path) if cell.setting == setting}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    file = _file(path)
+    done = {(cell.model, cell.arm, cell.seed): cell for cell in file.read() if cell.setting == setting}
     arms = list(arms)
     for name in models:
         loaded = load_model(name)
@@ -181,8 +182,7 @@ def run_ablation(
                     yield known, True
                     continue
                 cell = run_cell(loaded, text, arm, seed, setting)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(cell)) + "\n")
+                file.append(asdict(cell))
                 yield cell, False
 
 
@@ -226,10 +226,7 @@ def _bring_back(
     model: PlasticModel, arm: Arm, calibration: Tensor, setting: Setting, random: torch.Generator
 ) -> list[tuple[int, int]]:
     if arm.revive:
-        rule, closed = GradientSensitivityStrategy(), ~model.active
-        view = HeadView(model.active, model.heads, random, measure_for(model, rule, calibration))
-        mask = rule.select(view, closed, growth_count(model, setting.growth_percentage, int(closed.sum())))
-        model.revive(mask)
+        mask = revive_attention_heads(model, setting.growth_percentage, calibration, random)
         return [(layer, head) for layer, head in mask.nonzero().tolist()]
     if arm.strategy is None or arm.initial is None:
         return []
@@ -251,17 +248,16 @@ def read_cells(path: Path) -> list[Cell]:
     Raises:
         InputError: A line is no cell.
     """
-    cells = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
-        try:
-            row = json.loads(line)
-            heads = [(layer, head) for layer, head in row["heads"]]
-            cells.append(Cell(**{**row, "setting": Setting(**row["setting"]), "heads": heads}))
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"line {number} of {str(path)!r} is no cell of this ablation: name another file"
-            ) from error
-    return cells
+    return _file(path).read()
+
+
+def _file(path: Path) -> CellFile[Cell]:
+    return CellFile(path, _parse, "this ablation")
+
+
+def _parse(row: dict[str, Any]) -> Cell:
+    heads = [(layer, head) for layer, head in row["heads"]]
+    return Cell(**{**row, "setting": Setting(**row["setting"]), "heads": heads})
 
 
 def table(cells: Iterable[Cell]) -> str:
@@ -284,13 +280,8 @@ def _table(name: str, cells: list[Cell]) -> str:
         if not own:
             continue
         gains = [cell.final_loss - baseline[cell.seed] for cell in own if cell.seed in baseline]
-        gain = _spread(gains, "+.4f") if gains and arm.name != BASELINE else "-"
-        edited, final = _spread([c.edited_loss for c in own]), _spread([c.final_loss for c in own])
+        gain = spread(gains, "+.4f") if gains and arm.name != BASELINE else "-"
+        edited, final = spread([c.edited_loss for c in own]), spread([c.final_loss for c in own])
         short = f" ({len(own)} of {len(baseline)} seeds)" if len(own) < len(baseline) else ""
         lines.append(f"| {arm.name}{short} | {edited} | {final} | {gain} |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float], form: str = ".4f") -> str:
-    mean = format(statistics.fmean(values), form)
-    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean

@@ -6,17 +6,18 @@ file as they finish, and those that it holds already are skipped, so that a run 
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity_env.cells import CellFile, spread
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.loading import LoadedModel
 from plasticity_env.model import PlasticModel
@@ -127,8 +128,8 @@ def run_study(
     for split, count in (("calibration", study.calibration_blocks), ("test", study.test_blocks)):
         if not 0 < count <= len(text.blocks(split)):  # type: ignore[arg-type]
             raise InputError(f"{split} blocks must be from 1 to {len(text.blocks(split))}, got {count}")  # type: ignore[arg-type]
-    known = {cell.key: cell for cell in read_cells(path)}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    file = _file(path)
+    known = {cell.key: cell for cell in file.read()}
     for seed in range(seeds):
         bench = _Bench(loaded.model, text, study, seed)
         for score in scores:
@@ -142,8 +143,7 @@ def run_study(
                     removed = int((~active).sum())
                     losses = bench.test_loss(active, way), bench.dense_loss
                     cell = Cell(loaded.name, study, score, rounds, share, way, seed, removed, *losses)
-                    with path.open("a", encoding="utf-8") as lines:
-                        lines.write(json.dumps(asdict(cell)) + "\n")
+                    file.append(asdict(cell))
                     yield cell, False
     loaded.model.undo_repair()
     loaded.model.set_active(torch.ones(loaded.model.shape, dtype=torch.bool))
@@ -224,18 +224,15 @@ def read_cells(path: Path) -> list[Cell]:
     Raises:
         InputError: A line that is no cell.
     """
-    if not path.exists():
-        return []
-    cells = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            values = json.loads(line)
-            cells.append(Cell(**{**values, "study": Study(**values["study"])}))
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"line {number} of {str(path)!r} is no cell of this study: give another --output"
-            ) from error
-    return cells
+    return _file(path).read()
+
+
+def _file(path: Path) -> CellFile[Cell]:
+    return CellFile(path, _parse, "this study")
+
+
+def _parse(row: dict[str, Any]) -> Cell:
+    return Cell(**{**row, "study": Study(**row["study"])})
 
 
 def table(cells: Iterable[Cell]) -> str:
@@ -259,8 +256,7 @@ def _entry(cells: dict[int, Cell], reference: dict[int, Cell]) -> str:
     if not cells:
         return ""
     perplexities = [math.exp(min(cell.test_loss, 700.0)) for cell in cells.values()]
-    spread = statistics.stdev(perplexities) if len(perplexities) > 1 else 0.0
-    text = f"{statistics.mean(perplexities):.2f} ± {spread:.2f}"
+    text = spread(perplexities, ".2f", ".2f")
     if set(cells) <= set(reference):
         ratios = [math.exp(min(c.test_loss, 700.0) - reference[seed].test_loss) for seed, c in cells.items()]
         text += f" ({statistics.mean(ratios):.3f})"
