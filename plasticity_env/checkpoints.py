@@ -1,9 +1,9 @@
 """Checkpoints of a pruned model from which everything goes on: revival, repair and its undoing, warm-ups.
 
 A folder holds ``model.safetensors`` (stock names, pruned units written as zeros and warm-ups folded in, so that stock
-transformers loads the pruned model), ``plastic.json`` (mask, scales, warm-ups, mode) and ``plastic.safetensors`` (what
-pruning put aside and what repair replaced). A ``.pth`` or ``.pt`` file holds the same in one dictionary of tensors and
-plain containers, which ``torch.load(weights_only=True)`` reads.
+transformers loads the pruned model), ``plastic.json`` (mask, scales, warm-ups, mode, notes), ``plastic.safetensors`` (what
+pruning put aside and what repair replaced) and, in the middle of training, ``training.pt``. A ``.pth`` or ``.pt`` file holds
+the same in one dictionary of tensors and plain containers, which ``torch.load(weights_only=True)`` reads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from plasticity_env.loading import LoadedModel, check_device, without_bars
 from plasticity_env.model import PlasticModel, Snapshot
 
 FORMAT = 1
-DESCRIPTION, TENSORS = "plastic.json", "plastic.safetensors"
+DESCRIPTION, TENSORS, TRAINING = "plastic.json", "plastic.safetensors", "training.pt"
 SUFFIXES = (".pth", ".pt")
 _PARTS = ("base", "weight", "bias", "base_bias")
 _DAMAGE = (
@@ -52,6 +52,21 @@ class _Contents:
     aside: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that `save_plastic` wrote.
+
+    Attributes:
+        loaded: The model in evaluation mode, its tokenizer (None if none was saved), its name.
+        notes: What was noted beside it; empty when nothing was.
+        training: A trainer's ``state_dict`` in the middle of training, on the CPU; None when none was saved.
+    """
+
+    loaded: LoadedModel
+    notes: dict[str, Any]
+    training: dict[str, Any] | None
+
+
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a path looks like something that `save_plastic` wrote."""
     path = Path(path)
@@ -59,7 +74,13 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def save_plastic(
-    model: PlasticModel, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, name: str | None = None
+    model: PlasticModel,
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    name: str | None = None,
+    *,
+    notes: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
 ) -> None:
     """Write a model with everything that edits changed; an older checkpoint at this path is replaced.
 
@@ -68,6 +89,8 @@ def save_plastic(
         path: A folder, or a ``.pth`` / ``.pt`` file.
         tokenizer: Saved beside the weights when given.
         name: What the model is called, so that `load_plastic` can tell it from others.
+        notes: JSON-able, kept beside the model: where it comes from, which heads are new.
+        training: ``PlasticityTrainer.state_dict()`` (tensors and plain containers), to go on in the middle of training.
 
     Raises:
         InputError: A folder that is no checkpoint lies at this path, or the model was compacted in place.
@@ -76,6 +99,8 @@ def save_plastic(
     model.refuse_if_retired()
     path = Path(path)
     contents = _contents(model, name, tokenizer is not None)
+    if notes:
+        contents.description["notes"] = notes
     if path.suffix in SUFFIXES:
         if path.is_dir():
             raise InputError(f"{str(path)!r} is a folder: leave out {path.suffix}, or choose another file name")
@@ -84,6 +109,7 @@ def save_plastic(
             "weights": {key: value.cpu() for key, value in contents.weights.items()},
             "aside": {key: value.cpu() for key, value in contents.aside.items()},
             "files": _small_files(model, tokenizer),
+            **({} if training is None else {"training": training}),
         }
         replace_file(path, lambda temporary: torch.save(whole, temporary))
         return
@@ -93,6 +119,8 @@ def save_plastic(
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         save_file({key: value.cpu().contiguous() for key, value in contents.aside.items()}, folder / TENSORS)
+        if training is not None:
+            torch.save(training, folder / TRAINING)
         write_text(folder / DESCRIPTION, json.dumps(contents.description))
 
 
@@ -110,6 +138,11 @@ def load_plastic(path: str | Path, *, name: str | None = None, device: str | tor
     Raises:
         InputError: Nothing there, not a checkpoint of this package, damaged, or of another model.
     """
+    return load_checkpoint(path, name=name, device=device).loaded
+
+
+def load_checkpoint(path: str | Path, *, name: str | None = None, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read what `save_plastic` wrote, with its notes and the state of training; arguments and errors of `load_plastic`."""
     path, device = Path(path), check_device(device)
     if not is_checkpoint(path):
         raise InputError(
@@ -117,16 +150,17 @@ def load_plastic(path: str | Path, *, name: str | None = None, device: str | tor
             "save_plastic writes them"
         )
     try:
-        loaded = _read_file(path) if path.is_file() else _read_folder(path)
+        checkpoint = _read_file(path) if path.is_file() else _read_folder(path)
     except _DAMAGE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise InputError(
             f"{str(path)!r} cannot be read: it is damaged, or not a checkpoint that save_plastic wrote ({reason})"
         ) from error
+    loaded = checkpoint.loaded
     if name is not None and name != loaded.name:
         raise InputError(f"{str(path)!r} is a checkpoint of {loaded.name!r}, not of {name!r}: name that model")
     loaded.model.to(device)
-    return loaded
+    return checkpoint
 
 
 def _contents(model: PlasticModel, name: str | None, tokenizer: bool) -> _Contents:
@@ -210,16 +244,19 @@ def _restore(hf_model: Any, contents: _Contents) -> PlasticModel:
     return model
 
 
-def _read_folder(path: Path) -> LoadedModel:
+def _read_folder(path: Path) -> Checkpoint:
     description = _checked(json.loads((path / DESCRIPTION).read_text(encoding="utf-8")))
     aside = load_file(path / TENSORS)
     with without_bars():
         hf_model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
         tokenizer: Any = AutoTokenizer.from_pretrained(path) if description["tokenizer"] else None
-    return LoadedModel(_restore(hf_model, _Contents(description, {}, aside)), tokenizer, description["name"])
+    loaded = LoadedModel(_restore(hf_model, _Contents(description, {}, aside)), tokenizer, description["name"])
+    there = (path / TRAINING).exists()
+    training = torch.load(path / TRAINING, weights_only=True, map_location="cpu") if there else None
+    return Checkpoint(loaded, dict(description.get("notes", {})), training)
 
 
-def _read_file(path: Path) -> LoadedModel:
+def _read_file(path: Path) -> Checkpoint:
     whole = torch.load(path, weights_only=True, map_location="cpu")
     if not isinstance(whole, dict):
         raise InputError(f"it holds a {type(whole).__name__}")
@@ -234,7 +271,8 @@ def _read_file(path: Path) -> LoadedModel:
     hf_model.generation_config = generation
     hf_model.load_state_dict(whole["weights"])
     contents = _Contents(description, {}, whole["aside"])
-    return LoadedModel(_restore(hf_model, contents), tokenizer, description["name"])
+    loaded = LoadedModel(_restore(hf_model, contents), tokenizer, description["name"])
+    return Checkpoint(loaded, dict(description.get("notes", {})), whole.get("training"))
 
 
 def _checked(description: Any) -> dict[str, Any]:
