@@ -10,11 +10,19 @@ import os as _os
 import gymnasium as _gym
 import torch as _torch
 
+from plasticity_env.attention_maps import attention_maps
 from plasticity_env.checkpoints import load_plastic, save_plastic
 from plasticity_env.compact import register_all as _register_compact_models
 from plasticity_env.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.errors import InputError
+from plasticity_env.evaluation import evaluate_model
 from plasticity_env.flops import flop_table, flops, kv_cache_bytes
+from plasticity_env.functions import (
+    apply_pruning_mask,
+    calculate_head_entropy,
+    calculate_head_gradients,
+    generate_pruning_mask,
+)
 from plasticity_env.growth import GrowthResult, UNetSkip, WarmupSchedule, grow_attention_heads_gradually
 from plasticity_env.layouts import Layout, register_layout
 from plasticity_env.learning import (
@@ -24,10 +32,13 @@ from plasticity_env.learning import (
     create_plasticity_trainer,
     get_plasticity_optimizer,
 )
+from plasticity_env.learning.loop import run_plasticity_loop, train_with_plasticity
 from plasticity_env.loading import LoadedModel, embedded_models, load_model, model_card
+from plasticity_env.metrics_logger import MetricsLogger
 from plasticity_env.model import PlasticModel
 from plasticity_env.modes import PruningMode
 from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
+from plasticity_env.pruning_module import PruningModule
 from plasticity_env.records import EpisodeRecord, validate
 from plasticity_env.rewards import RewardRule, register_reward, reward_names
 from plasticity_env.signals import HeadSignals, mean_loss, measure
@@ -64,17 +75,25 @@ __all__ = [
     "InputError",
     "Layout",
     "LoadedModel",
+    "MetricsLogger",
     "PlasticModel",
     "PlasticityTrainer",
     "PruningMode",
+    "PruningModule",
     "RewardRule",
     "TextSplits",
     "UNetSkip",
     "WarmupSchedule",
+    "apply_pruning_mask",
+    "attention_maps",
+    "calculate_head_entropy",
+    "calculate_head_gradients",
     "create_plasticity_trainer",
     "embedded_models",
+    "evaluate_model",
     "flop_table",
     "flops",
+    "generate_pruning_mask",
     "get_plasticity_optimizer",
     "grow_attention_heads_gradually",
     "kv_cache_bytes",
@@ -87,6 +106,8 @@ __all__ = [
     "register_layout",
     "register_reward",
     "reward_names",
+    "run_plasticity_loop",
     "save_plastic",
+    "train_with_plasticity",
     "validate",
 ]
