@@ -1,0 +1,210 @@
+"""The page of an experiment, from the files of its record: complete up to where the run is, or was cut.
+
+``python -m plasticity_env.experiment.page FOLDER`` writes the pages of a run again.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from plasticity_env.experiment import figures as drawn
+from plasticity_env.experiment import head_maps, page_style, sections
+from plasticity_env.experiment.charts import write_charts
+from plasticity_env.experiment.record import RunRecord
+from plasticity_env.experiment.story import cycles_of, phase_name
+from plasticity_env.html_parts import NOT_MEASURED, Figures, grid, plot, write_page
+
+PAGE = "dashboards/dashboard.html"
+_RELOAD = 20  # seconds
+_PROCESS_LEGEND = [
+    ("line", "experiment", "experiment"),
+    ("dash", "control", "control arm"),
+    ("▼", "prune", "pruned"),
+    ("◆", "revive", "revived"),
+    ("▲", "grow", "grown"),
+    ("band", "warm", "warm-up"),
+    ("band", "tune", "fine-tuning"),
+    ("dash", "ink", "warm-up is stable"),
+]
+_PHASE_LEGEND = [
+    ("line", "experiment", "experiment"),
+    ("dash", "control", "control arm"),
+    ("▼", "experiment", "after pruning"),
+    ("▲", "experiment", "after growth"),
+    ("●", "experiment", "after fine-tuning"),
+    ("■", "experiment", "evaluation"),
+]
+_HEAD_LEGEND = [("✖", "prune", "pruned"), ("●", "grow", "new, still warming up")]
+_STATE_LEGEND = [
+    ("band", "on", "active"),
+    ("band", "off", "pruned before"),
+    ("band", "prune", "pruned now"),
+    ("band", "revive", "revived now"),
+    ("band", "grow", "grown now"),
+]
+
+
+def write_pages(folder: str | Path, final: bool = True) -> None:
+    """Write what is looked at: ``dashboards/dashboard.html``, and when the run is over the pictures beside it.
+
+    Args:
+        folder: Of the run.
+        final: The run is over (finished, stopped or failed); False: only the page is written, which is quick.
+
+    Raises:
+        InputError: The folder holds no run.
+        OSError: Nothing can be written there.
+    """
+    record = RunRecord.read(folder)
+    if final:
+        write_charts(record)
+    write_dashboard(record, record.folder / PAGE)
+
+
+def write_dashboard(record: RunRecord, path: Path) -> None:
+    """Write the page of a run.
+
+    Args:
+        record: Of the run.
+        path: The HTML file, inside the run's folder.
+    """
+    figures: Figures = {}
+    heads, moments = _heads(record, figures)
+    parts = [
+        ("Summary", sections.summary(record)),
+        ("Complete process", _process(record, figures)),
+        ("Perplexity and sparsity beside the control arm", _comparison(record, figures)),
+        ("Warm-up", _warmup(record, figures)),
+        ("Heads, moment by moment", heads),
+        ("Decisions", _decisions(record, figures)),
+        ("Phases", sections.phase_table(record) + _curves(record, figures)),
+        ("Text samples", sections.samples(record)),
+        ("Files", sections.files(record, path)),
+    ]
+    links = "".join(f'<a href="#part-{index}">{name}</a>' for index, (name, _) in enumerate(parts))
+    body = "\n".join(
+        f'<section id="part-{index}"><h2>{name}</h2>\n{content}</section>'
+        for index, (name, content) in enumerate(parts)
+    )
+    running = record.config.get("status") == "running"
+    write_page(
+        path,
+        f"Neural plasticity: {sections.settings_of(record).get('model_name') or record.folder.name}",
+        f"{_state(record, running)}<nav>{links}</nav>\n{body}",
+        {"figures": figures, "frames": [], "moments": moments},
+        style=page_style.STYLE,
+        script=page_style.SCRIPT,
+        head=f'<meta http-equiv="refresh" content="{_RELOAD}">\n' if running else "",
+    )
+
+
+def _state(record: RunRecord, running: bool) -> str:
+    """Where the run stands, in a line."""
+    status = str(record.config.get("status", "unknown"))
+    cycles = cycles_of(record)
+    last = record.phases[-1] if record.phases else None
+    done = f", cycle {cycles[-1]}" if cycles else ""
+    done += f", {phase_name(last.phase)} done" if last else ""
+    silence = f'<span id="silence" data-written="{time.time():.0f}"></span>' if running else ""
+    cut = "; shown is what was measured up to there" if status in ("stopped", "failed") else ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    return (
+        f'<p class="state {html.escape(status)}"><b>{html.escape(status)}</b>{html.escape(done)}{cut}. '
+        f"Written {when}.{silence}</p>"
+    )
+
+
+def _legend(entries: list[tuple[str, str, str]]) -> str:
+    items = []
+    for mark, name, said in entries:
+        kind = {"line": "line", "dash": "dash", "band": ""}.get(mark, "mark")
+        sign = mark if kind == "mark" else ""
+        items.append(f'<li><i class="{kind}" style="--of: var(--{name})">{sign}</i>{html.escape(said)}</li>')
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _process(record: RunRecord, figures: Figures) -> str:
+    found = drawn.process(record)
+    if found is None:
+        return NOT_MEASURED
+    note = "Shaded: phases that train. Vertical lines: heads were pruned, revived or grown, which takes no step."
+    return f'<p class="note">{note}</p>{plot(figures, *found, "Loss, perplexity, heads", _legend(_PROCESS_LEGEND))}'
+
+
+def _comparison(record: RunRecord, figures: Figures) -> str:
+    found = drawn.comparison(record)
+    if found is None:
+        return NOT_MEASURED
+    note = (
+        "The control arm is a copy made when warm-up ended; it takes the same training batches and is never pruned."
+        if drawn.has_control(record)
+        else "This run has no control arm: what pruning costs cannot be told from what training gives."
+    )
+    card = plot(figures, *found, "Phase by phase", _legend(_PHASE_LEGEND))
+    return f'<p class="note">{note}</p>{card}{sections.cycle_table(record)}'
+
+
+def _warmup(record: RunRecord, figures: Figures) -> str:
+    found = drawn.warmup(record)
+    if found is None:
+        return NOT_MEASURED
+    told = record.stabilisation
+    if told is None:
+        note = "The warm-up has not been judged yet."
+    else:
+        note = (
+            f"{told.reason.rstrip('.')}. Windows of {told.window} steps; the loss counts as stable when a window "
+            f"improves on the one before by less than {told.threshold:.3g} of it."
+        )
+    legend = _legend([("line", "experiment", "loss of a step"), ("line", "ink", "mean of a window")])
+    return f'<p class="note">{html.escape(note)}</p>{plot(figures, *found, "Loss of the warm-up", legend)}'
+
+
+def _heads(record: RunRecord, figures: Figures) -> tuple[str, list[dict[str, Any]]]:
+    """Maps with their slider, and the moments that it goes through."""
+    maps, moments = head_maps.signal_maps(record)
+    if not maps:
+        return NOT_MEASURED, []
+    first = len(figures)
+    cards = [plot(figures, *figure, title) for title, figure in maps]
+    for moment in moments:
+        moment["maps"] = {f"figure-{first + index}": held for index, held in enumerate(moment["maps"])}
+    note = "A map's colours mean the same at every moment; where values differ by decades they are logarithmic."
+    controls = (
+        '<div class="controls bar"><output id="moment-label" for="moment"></output>'
+        '<button type="button" id="moment-back" aria-label="one moment back">‹</button>'
+        '<button type="button" id="moment-play">Play</button>'
+        '<button type="button" id="moment-next" aria-label="one moment on">›</button>'
+        '<input type="range" id="moment" min="0" value="0" step="1" autocomplete="off" aria-label="moment"></div>'
+    )
+    return f'<p class="note">{note}</p>{controls}{grid(cards, "19rem")}{_legend(_HEAD_LEGEND)}', moments
+
+
+def _decisions(record: RunRecord, figures: Figures) -> str:
+    found = head_maps.decisions(record)
+    if found is None:
+        return '<p class="missing">no head was edited yet</p>'
+    chart = plot(figures, *found, "Edits, and every head after them", _legend(_STATE_LEGEND))
+    return f"{chart}{sections.decision_table(record)}"
+
+
+def _curves(record: RunRecord, figures: Figures) -> str:
+    cards = []
+    for name, title in (("grad_norm", "Norm of the gradients, before clipping"), ("learning_rate", "Learning rate")):
+        found = drawn.training_curve(record, name)
+        if found:
+            cards.append(plot(figures, *found, title))
+    return f'<div style="margin-top: 0.9rem">{grid(cards, "19rem")}</div>' if cards else ""
+
+
+if __name__ == "__main__":
+    from plasticity_env.errors import InputError
+
+    try:
+        write_pages(sys.argv[1] if len(sys.argv) > 1 else "")
+    except InputError as error:
+        sys.exit(str(error))
