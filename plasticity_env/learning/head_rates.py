@@ -93,6 +93,17 @@ class HeadLRManager:
         return self._is_new()
 
     @property
+    def ages(self) -> Tensor:
+        """(L, U) optimizer steps since each head was marked new, -1 where it is not; a copy, and may be set."""
+        return torch.where(self._is_new(), self._age, -1)
+
+    @ages.setter
+    def ages(self, ages: Tensor) -> None:
+        if tuple(ages.shape) != self.model.shape:
+            raise InputError(f"ages must have shape {self.model.shape} (layers, units), got {tuple(ages.shape)}")
+        self._age = ages.clone().long().cpu()
+
+    @property
     def multipliers(self) -> Tensor:
         """(L, U) float64: the multiplier of each head at the next optimizer step; 0 where it is pruned."""
         age = self._age.double()
