@@ -5,36 +5,50 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from plasticity_env.model import PlasticModel
 
+Clock = Literal["wall", "cpu"]
+CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
-def timed(way: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, the device's queue waited for."""
+
+def timed(way: Callable[[], object], device: torch.device, clock: Clock = "wall") -> float:
+    """Seconds of one call, the device's queue waited for.
+
+    Args:
+        way: What is timed.
+        device: Whose queue is waited for.
+        clock: "wall", or "cpu" for the processor seconds of this process (all its threads), which other work on the
+            machine does not lengthen.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    started = time.perf_counter()
+    started = CLOCKS[clock]()
     way()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return CLOCKS[clock]() - started
 
 
-def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def take_turns(
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, clock: Clock = "wall"
+) -> dict[str, list[float]]:
     """Seconds of each way in each round: the ways alternate.
 
     Args:
         ways: Name to what is timed.
         rounds: Rounds after one that does not count.
         device: Whose queue is waited for.
+        clock: See `timed`.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
-            seconds = timed(way, device)
+            seconds = timed(way, device, clock)
             if turn > 0:
                 times[name].append(seconds)
     return times

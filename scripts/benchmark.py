@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 import tyro
 
 from plasticity_env import cli
 from plasticity_env.benchmarks.compact import compact_rows
 from plasticity_env.benchmarks.entropy import entropy_rows
 from plasticity_env.benchmarks.options import Options
+from plasticity_env.benchmarks.prefix import prefix_rows
 from plasticity_env.benchmarks.repair import repair_rows
 from plasticity_env.benchmarks.step import step_rows
 from plasticity_env.benchmarks.vector import vector_rows
@@ -27,6 +29,7 @@ BENCHES: dict[str, Callable[[Any], Iterator[Any]]] = {  # name -> rows (dataclas
     "entropy": entropy_rows,
     "compact": compact_rows,
     "repair": repair_rows,
+    "prefix": prefix_rows,
     "vector": vector_rows,
 }
 
@@ -38,7 +41,8 @@ class Config(Options):
     bench: tyro.conf.Positional[str] = "step"
     """what to measure: step = env.step() beside its floor and the naive way, vector = steps a second of N environments in one
     batch beside N by themselves, compact = a model with heads removed for real beside the dense one and torch-pruning's,
-    repair = what each repair costs and saves, entropy = peak memory and time of exact entropy beside plain attention and the
+    repair = what each repair costs and saves, prefix = steps that flip one head, with and without starting the reward forward
+    at the first changed layer, entropy = peak memory and time of exact entropy beside plain attention and the
     T x T way (no model; give --lengths, --tokens 4096)"""
 
 
@@ -47,6 +51,8 @@ def main(config: Config) -> None:
     if config.bench not in BENCHES:
         raise unknown("benchmark", config.bench, BENCHES)
     config.check()
+    if config.clock == "cpu":
+        torch.set_num_threads(1)
     print(cli.machine(), file=sys.stderr)
     for row in BENCHES[config.bench](config):
         print(json.dumps(asdict(row)), flush=True)

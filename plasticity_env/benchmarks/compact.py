@@ -116,7 +116,7 @@ def bench_compact(
     if peer_model is not None:
         models["peer"] = peer_model
     ways = {name: lambda each=each: each(input_ids=ids, use_cache=False) for name, each in models.items()}
-    times = take_turns(ways, options.rounds, model.device)
+    times = take_turns(ways, options.rounds, model.device, options.clock)
     cost = {name: flops(each, length) for name, each in models.items() if name != "peer"}
     time_ratio, time_range = ratio(times["compact"], times["dense"])
     flops_ratio = cost["compact"] / cost["dense"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from plasticity_env import cli
 from plasticity_env.errors import InputError
 from plasticity_env.loading import LoadedModel, embedded_models, load_model
+from plasticity_env.stopwatch import Clock
 from plasticity_env.text import TextSplits, load_text
 
 
@@ -31,6 +32,8 @@ class Options:
     """of the model's bytes, what each environment may add (vector)"""
     rounds: int = 7
     """counted rounds"""
+    clock: Clock = "wall"
+    """seconds by the wall, or "cpu": processor seconds on one thread, for a machine that does other work (not vector, entropy)"""
     device: str = "cpu"
     """cpu, cuda, ..."""
 
@@ -45,6 +48,8 @@ class Options:
             raise InputError("--lengths is empty: give at least one number of tokens")
         if self.rounds < 1 or any(self.tokens < length for length in lengths):
             raise InputError(f"rounds must be at least 1 and tokens ({self.tokens}) at least the longest of {lengths}")
+        if self.clock == "cpu" and self.device != "cpu":
+            raise InputError(f"processor seconds say nothing about device {self.device!r}: leave --clock at wall")
         return lengths
 
     def loaded(self) -> Iterator[tuple[LoadedModel, TextSplits]]:

@@ -109,7 +109,7 @@ def bench_repair(loaded: LoadedModel, text: TextSplits, share: float, options: O
             model.undo_repair()
             repair(name)
             losses[name] = mean_loss(model, test)
-        times = take_turns(ways, options.rounds, model.device)
+        times = take_turns(ways, options.rounds, model.device, options.clock)
     finally:
         model.undo_repair()
         model.set_active(torch.ones_like(active))

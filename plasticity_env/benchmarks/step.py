@@ -22,7 +22,7 @@ from plasticity_env.benchmarks.options import Options
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.loading import LoadedModel
 from plasticity_env.signals import mean_loss, sequence_losses
-from plasticity_env.stopwatch import ratio, timed
+from plasticity_env.stopwatch import Clock, ratio, timed
 from plasticity_env.text import TextSplits
 
 
@@ -67,6 +67,7 @@ def step_rows(options: Options) -> Iterator[StepRow]:
                 naive=repair == "none",
                 rounds=options.rounds,
                 device=options.device,
+                clock=options.clock,
             )
 
 
@@ -80,6 +81,7 @@ def bench_step(
     naive: bool = True,
     rounds: int = 7,
     device: str = "cpu",
+    clock: Clock = "wall",
 ) -> StepRow:
     """Time a step of ``plasticity/Heads-v0`` against the floor and the naive way.
 
@@ -92,6 +94,7 @@ def bench_step(
         naive: Whether to time the naive way too.
         rounds: Rounds after one that does not count.
         device: Where the model lies.
+        clock: See `plasticity_env.stopwatch.timed`.
     """
     env: PlasticityEnv = gym.make(
         "plasticity/Heads-v0",
@@ -136,7 +139,7 @@ def bench_step(
         for name, way in ways:
             for parameter in bench.model.parameters():
                 parameter.requires_grad_(name == "naive")
-            seconds = timed(way, bench.model.device)
+            seconds = timed(way, bench.model.device, clock)
             if turn > 0:
                 times[name].append(seconds)
     over_floor, over_floor_range = ratio(times["step"], times["floor"])

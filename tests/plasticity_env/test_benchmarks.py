@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 import transformers as tf
@@ -11,6 +13,8 @@ from plasticity_env.benchmarks import compact
 from plasticity_env.benchmarks.compact import compact_rows
 from plasticity_env.benchmarks.options import Options
 from plasticity_env.benchmarks.peers import can_prune_heads, prune_one_head_per_group
+from plasticity_env.benchmarks.prefix import prefix_rows
+from plasticity_env.stopwatch import timed
 
 
 def test_compact_rows_set_time_beside_flops(monkeypatch):
@@ -52,3 +56,22 @@ def test_torch_pruning_removes_one_head_of_each_group():
         assert torch.isfinite(pruned(ids).logits).all()
     model.prune(torch.tensor([[True, False, False, False, True, False]] * 2))
     assert flops(pruned, 16) == flops(model, 16)
+
+
+def test_prefix_rows_compare_equal_losses():
+    options = Options(models="bard-gpt2-4x4", lengths="32", tokens=64, rounds=1, clock="cpu")
+    for row in prefix_rows(options):
+        assert row.loss_difference < 1e-5
+        assert row.whole_s > 0
+        assert row.whole_over_prefix > 0
+
+
+def test_processor_seconds_leave_out_sleep():
+    device = torch.device("cpu")
+    assert timed(lambda: time.sleep(0.05), device, "wall") >= 0.05
+    assert timed(lambda: time.sleep(0.05), device, "cpu") < 0.03
+
+
+def test_processor_seconds_say_nothing_about_a_gpu():
+    with pytest.raises(InputError, match="processor seconds"):
+        Options(clock="cpu", device="cuda").check()
