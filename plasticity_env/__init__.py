@@ -42,7 +42,15 @@ from plasticity_env.pruning_module import PruningModule
 from plasticity_env.records import EpisodeRecord, validate
 from plasticity_env.rewards import RewardRule, register_reward, reward_names
 from plasticity_env.signals import HeadSignals, mean_loss, measure
+from plasticity_env.tensor_image import safe_tensor_imshow
 from plasticity_env.text import TextSplits, load_text
+from plasticity_env.visualize import (
+    visualize_attention_patterns,
+    visualize_head_entropy,
+    visualize_head_gradients,
+    visualize_pruning_decisions,
+    visualize_training_metrics,
+)
 
 __version__ = "0.1.0"
 
@@ -107,7 +115,13 @@ __all__ = [
     "register_reward",
     "reward_names",
     "run_plasticity_loop",
+    "safe_tensor_imshow",
     "save_plastic",
     "train_with_plasticity",
     "validate",
+    "visualize_attention_patterns",
+    "visualize_head_entropy",
+    "visualize_head_gradients",
+    "visualize_pruning_decisions",
+    "visualize_training_metrics",
 ]
