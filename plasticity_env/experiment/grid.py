@@ -19,16 +19,17 @@ from torch import Tensor
 from plasticity_env.cells import CellFile
 from plasticity_env.errors import InputError
 from plasticity_env.experiment.grid_plan import NONE, REVIVE, GridArm, GridSetting
+from plasticity_env.flops import flop_table
 from plasticity_env.growth.gradual import grow_attention_heads_gradually
 from plasticity_env.growth.revival import revive_attention_heads
 from plasticity_env.learning.head_rates import HeadLRManager
 from plasticity_env.learning.trainer import PlasticityTrainer
 from plasticity_env.loading import LoadedModel
 from plasticity_env.model import PlasticModel, Snapshot
+from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals import mean_loss
 from plasticity_env.strategies import select_for_pruning
 from plasticity_env.text import TextSplits
-from plasticity_env.workbench import Workbench
 
 
 class Losses(NamedTuple):
@@ -93,18 +94,8 @@ def run_grid(
     Raises:
         InputError: No seeds, a level that prunes nothing or everything, a text too short, or a file of something else.
     """
-    if seeds < 1:
-        raise InputError(f"seeds must be at least 1, got {seeds}")
-    arms, slots = list(arms), loaded.model.shape[0] * loaded.model.heads
-    for arm in arms:
-        if arm.level > 0 and not 0 < round(arm.level * slots) < slots:
-            raise InputError(
-                f"level {arm.level:g} prunes {round(arm.level * slots)} of the {slots} heads of {loaded.name!r}: "
-                "at least one must go and one must stay"
-            )
-    for split, count in (("calibration", setting.calibration_blocks), ("test", setting.test_blocks)):
-        if count > len(text.blocks(split)):  # type: ignore[arg-type]
-            raise InputError(f"{split}_blocks must be at most {len(text.blocks(split))} with this text, got {count}")  # type: ignore[arg-type]
+    arms = list(arms)
+    check_grid(loaded, text, setting, arms, seeds)
     file = _file(path)
     known = {(cell.arm, cell.seed): cell for cell in file.read() if cell.setting == setting}
     for seed in range(seeds):
@@ -122,6 +113,28 @@ def run_grid(
             loaded.model.restore(bench.dense)
 
 
+def check_grid(
+    loaded: LoadedModel, text: TextSplits, setting: GridSetting, arms: Iterable[GridArm], seeds: int
+) -> None:
+    """Refuse what `run_grid` cannot run.
+
+    Raises:
+        InputError: No seeds, a level that prunes nothing or everything, or a text too short.
+    """
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1, got {seeds}")
+    slots = loaded.model.shape[0] * loaded.model.heads
+    for arm in arms:
+        if arm.level > 0 and not 0 < round(arm.level * slots) < slots:
+            raise InputError(
+                f"level {arm.level:g} prunes {round(arm.level * slots)} of the {slots} heads of {loaded.name!r}: "
+                "at least one must go and one must stay"
+            )
+    for split, count in (("calibration", setting.calibration_blocks), ("test", setting.test_blocks)):
+        if count > len(text.blocks(split)):  # type: ignore[arg-type]
+            raise InputError(f"{split}_blocks must be at most {len(text.blocks(split))} with this text, got {count}")  # type: ignore[arg-type]
+
+
 class _Bench:
     """One seed: its draws, the dense model, and the pruned model that was asked for last."""
 
@@ -131,12 +144,10 @@ class _Bench:
         self.dense: Snapshot = self.model.snapshot()
         random = torch.Generator().manual_seed(seed)
         calibration = torch.randperm(len(text.blocks("calibration")), generator=random)[: setting.calibration_blocks]
-        self.calibration = tuple(sorted(calibration.tolist()))
-        self.calibration_ids = text.blocks("calibration")[list(self.calibration)]
+        self.calibration_ids = text.blocks("calibration")[calibration]
         train = text.blocks("train")
         order = torch.randint(len(train), (setting.training_steps, setting.batch_size), generator=random)
         self._batches = lambda step: train[order[step]]
-        self._benches: dict[str, Workbench] = {}
         self._base: tuple[tuple[float, str], Snapshot, float] | None = None
 
     def run(self, arm: GridArm) -> GridCell:
@@ -161,7 +172,7 @@ class _Bench:
             edited = self._test_loss() if came_back[-1] else pruned
             trainer.run(round(setting.training_steps * (cycle + 1) / arm.cycles) - trainer.taken)
             losses.append(Losses(pruned, edited, self._test_loss()))
-        active, table = model.active, self._bench(arm.repair).flop_table
+        active, table = model.active, flop_table(model, setting.max_length)
         kept = table.total(active) / table.total(torch.ones_like(active))
         heads = active[:, : model.heads]
         seconds = time.perf_counter() - started
@@ -184,7 +195,7 @@ class _Bench:
         count = int(active.sum()) - (active.numel() - round(arm.level * active.numel()))
         ids = self.calibration_ids
         model.prune(select_for_pruning(model, count, self.setting.pruning_strategy, input_ids=ids, generator=random))
-        self._bench(arm.repair).install(model.active, self.calibration)
+        repair_model(model, arm.repair, ids, self.setting.batch_size)
 
     def _bring_back(self, arm: GridArm, random: torch.Generator) -> Tensor:
         """Grow or revive; returns the (L, U) mask of what came back."""
@@ -192,7 +203,7 @@ class _Bench:
             return torch.zeros_like(self.model.active)
         if arm.growth == REVIVE:
             mask = revive_attention_heads(self.model, arm.percentage, self.calibration_ids, random)
-            self._bench(arm.repair).install(self.model.active, self.calibration)
+            repair_model(self.model, arm.repair, self.calibration_ids, self.setting.batch_size)
             return mask
         return grow_attention_heads_gradually(
             self.model,
@@ -204,13 +215,6 @@ class _Bench:
             initial_weights=self.setting.initial_weights,
             generator=random,
         ).mask
-
-    def _bench(self, repair: str) -> Workbench:
-        if repair not in self._benches:
-            self._benches[repair] = Workbench(
-                self.loaded, self.text, repair=repair, obs=False, batch_size=self.setting.batch_size, want_kl=False
-            )
-        return self._benches[repair]
 
     def _test_loss(self) -> float:
         return mean_loss(self.model, self.text.blocks("test")[: self.setting.test_blocks])

@@ -51,6 +51,8 @@ class GridSetting:
         find_strategy(PRUNING_STRATEGIES, self.pruning_strategy, "pruning")
         find_initial_weights(self.initial_weights)
         WarmupSchedule(self.initial_scale, 0)
+        if self.max_length < 2:
+            raise InputError(f"max_length must be at least 2, got {self.max_length}")
         for name in ("training_steps", "batch_size", "calibration_blocks", "test_blocks", "rate_decay_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")

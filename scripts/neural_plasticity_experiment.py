@@ -1,0 +1,20 @@
+"""The grid: pruning levels x growth percentages x growth strategies, each cell with a control arm at equal training.
+
+python scripts/neural_plasticity_experiment.py --model_name bard-gpt2-4x4 --seeds 3 --save_visualizations
+"""
+
+from __future__ import annotations
+
+from plasticity_env import cli
+from plasticity_env.experiment.grid_command import PICTURE, GridConfig, run_command
+
+
+def main(config: GridConfig) -> None:
+    """Measure what bringing heads back is worth, against the same training without it and against the control arm."""
+    print(run_command(config))
+    if config.save_visualizations:
+        print(f"\nheat map: {config.output_dir / PICTURE}")
+
+
+if __name__ == "__main__":
+    cli.run(GridConfig, main)
