@@ -30,8 +30,8 @@ class HeadLRManager:
         m + (e - m) min(1, (t - W) / D)      afterwards, D = ``decay_steps``
 
     a pruned head 0 (its weights and moments stay bit-identical: `PlasticModel.frozen_heads`), every other head e. Keys and
-    values that several heads share (GQA) move at the lowest rate among the active heads that read them. Parameters that
-    belong to no head keep the optimizer's own rate.
+    values that several heads share (GQA) move at the rate of the active head that has read them longest: an existing one if
+    there is any. Parameters that belong to no head keep the optimizer's own rate.
 
     Args:
         model: Whose heads.
@@ -183,9 +183,11 @@ class HeadLRManager:
         for layer, unit in (active & (rates != 1)).nonzero().tolist():
             for piece in model.pieces(layer, unit, "unit"):
                 yield piece, float(rates[layer, unit])
+        since = torch.where(self._is_new(), self._age, torch.iinfo(torch.int64).max).masked_fill(~active, -1)  # (L, U)
         for layer, block in enumerate(model.blocks):
-            grouped = rates[layer, : model.heads].masked_fill(~active[layer, : model.heads], math.inf)
-            lowest = grouped.view(-1, block.group_size).amin(1)  # (G,); infinity: nobody reads it, it is frozen
-            for group in (lowest.isfinite() & (lowest != 1)).nonzero().flatten().tolist():
-                for piece in model.pieces(layer, group, "group"):
-                    yield piece, float(lowest[group])
+            longest, eldest = since[layer, : model.heads].view(-1, block.group_size).max(1)  # (G,) each
+            for group in (longest >= 0).nonzero().flatten().tolist():  # a group without an active head is frozen
+                factor = float(rates[layer, group * block.group_size + int(eldest[group])])
+                if factor != 1:
+                    for piece in model.pieces(layer, group, "group"):
+                        yield piece, factor
