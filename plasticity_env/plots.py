@@ -104,7 +104,7 @@ def frontier_png(results: dict[str, Any], path: Path) -> None:
     if not points:
         raise InputError("the results hold no row, so there is no frontier to draw: run the comparison first")
     repairs = list(dict.fromkeys(point.repair for point in points))
-    figure = _figure()
+    figure = blank_figure()
     panels = figure.subplots(1, len(repairs), sharey=True, squeeze=False)[0]
     dense = results["dense"]["test_ppl"]
     highest, lowest = max(point.high for point in points), min(dense, *(point.low for point in points))
@@ -112,7 +112,7 @@ def frontier_png(results: dict[str, Any], path: Path) -> None:
     for panel, repair in zip(panels, repairs, strict=True):
         if highest > 3 * lowest:
             panel.set_yscale("log")
-            _plain_log_ticks(panel)
+            plain_log_ticks(panel)
         # The axis runs from dense on the left to pruned on the right; the free right margin holds the labels.
         panel.set_xlim(1 + 0.04 * (1 - least), least - (0.2 + 0.13 * len(repairs)) * (1 - least) - 0.01)
         margin = (highest / lowest) ** 0.06 if highest > 3 * lowest else 1 + 0.06 * (highest / lowest - 1)
@@ -124,7 +124,7 @@ def frontier_png(results: dict[str, Any], path: Path) -> None:
     seeds = max(point.seeds for point in points)
     spread = f"mean of {seeds} seeds, band from best to worst" if seeds > 1 else "one seed"
     figure.suptitle(f"{results['model']} on {results['dataset']}: {spread}", x=0.02, ha="left", fontsize=12)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _draw_panel(panel: Axes, results: dict[str, Any], points: list[FrontierPoint], dense: float) -> None:
@@ -213,7 +213,7 @@ def learning_curve_png(rows: list[dict[str, Any]], path: Path) -> None:
     curves = curves_of(rows)
     if not curves:
         raise InputError(f"no row holds one of {', '.join(CURVES)}: there is no learning curve to draw")
-    figure = _figure()
+    figure = blank_figure()
     columns = min(3, len(curves))
     panels = figure.subplots(-(-len(curves) // columns), columns, squeeze=False).flat
     for index, (name, (steps, values)) in enumerate(curves.items()):
@@ -225,17 +225,17 @@ def learning_curve_png(rows: list[dict[str, Any]], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     for panel in panels[len(curves) :]:
         panel.set_visible(False)
-    _save(figure, path)
+    save_png(figure, path)
 
 
-def _figure() -> Figure:
-    """An empty figure of 1600x1000 pixels, outside pyplot's global state."""
+def blank_figure(width: float = 10, height: float = 6.25) -> Figure:
+    """An empty figure of 160 pixels an inch, 1600x1000 unless other inches are given, outside pyplot's global state."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(10, 6.25), dpi=160, layout="constrained")
+    return Figure(figsize=(width, height), dpi=160, layout="constrained")
 
 
-def _plain_log_ticks(panel: Axes) -> None:
+def plain_log_ticks(panel: Axes) -> None:
     """Label a log axis with ordinary numbers, several a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -244,6 +244,6 @@ def _plain_log_ticks(panel: Axes) -> None:
     panel.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
     """Write the figure as PNG."""
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -14,10 +14,10 @@ from plasticity_env.experiment.story import (
     evaluations_of,
     finite,
     last_step,
+    log_ticks,
     moment_name,
     moments_of,
     smooth,
-    spans_decades,
 )
 
 Trace = dict[str, Any]
@@ -180,15 +180,9 @@ def training_curve(record: RunRecord, name: str) -> Figure | None:
 
 
 def scale(values: Sequence[float | None]) -> dict[str, Any]:
-    """Entries of an axis that show positive values: logarithmic with ordinary numbers where they differ much."""
-    held = [value for value in finite(values) if value is not None and value > 0]
-    if not spans_decades(held):
-        return {"tickformat": "~g"}
-    ratio = max(held) / min(held)
-    digits = (1, 1.5, 2, 3, 4, 5, 7) if ratio < 12 else ((1, 2, 5) if ratio < 200 else (1,))
-    powers = range(math.floor(math.log10(min(held))), math.ceil(math.log10(max(held))) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in digits]
-    return {"type": "log", "tickvals": ticks[:: max(1, len(ticks) // 24)], "tickformat": "~g"}
+    """Entries of an axis that shows positive values: logarithmic with ordinary numbers where they differ much."""
+    ticks = log_ticks(values)
+    return {"type": "log", "tickvals": ticks, "tickformat": "~g"} if ticks else {"tickformat": "~g"}
 
 
 def panel_title(text: str, top: float) -> dict[str, Any]:

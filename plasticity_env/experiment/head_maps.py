@@ -12,8 +12,11 @@ from plasticity_env.experiment.record import RunRecord, SignalsRow
 from plasticity_env.experiment.story import (
     DONE,
     EDITS,
+    SHORT_PHASES,
     SIGNAL_NAMES,
+    Moment,
     grid_of,
+    heavy_tailed,
     moment_name,
     moments_of,
     short,
@@ -42,7 +45,7 @@ def signal_maps(record: RunRecord) -> tuple[list[tuple[str, Figure]], list[dict[
     maps, shown = [], []
     for name in held:
         grids = [grid_of(row.signals[name]) if name in row.signals else np.full(shape, np.nan) for row in rows]
-        log = _logarithmic(grids)
+        log = heavy_tailed(grids)
         maps.append((SIGNAL_NAMES.get(name, name), _map(grids, log)))
         shown.append([(_shown(grid, log), grid) for grid in grids])
     moments = []
@@ -108,18 +111,8 @@ def decisions(record: RunRecord) -> Figure | None:
     return traces, layout
 
 
-def _tick_names(moments: list[Any]) -> list[str]:
-    names = []
-    for moment in moments:
-        names.append(f"c{moment.cycle}<br>{moment.phase[:5].replace('_', ' ')}" if moment.cycle else "start")
-    return names
-
-
-def _logarithmic(grids: list[np.ndarray]) -> bool:
-    """Whether few values are far above the others, so that only their logarithms can be told apart."""
-    values = np.concatenate([grid.reshape(-1) for grid in grids])
-    values = values[np.isfinite(values) & (values > 0)]
-    return len(values) > 1 and float(values.max()) > 20 * float(np.median(values))
+def _tick_names(moments: list[Moment]) -> list[str]:
+    return [f"{m.cycle}<br>{SHORT_PHASES.get(m.phase, m.phase)}" if m.cycle else m.phase for m in moments]
 
 
 def _shown(grid: np.ndarray, log: bool) -> np.ndarray:

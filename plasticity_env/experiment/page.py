@@ -13,8 +13,8 @@ from typing import Any
 
 from plasticity_env.experiment import figures as drawn
 from plasticity_env.experiment import head_maps, page_style, sections
-from plasticity_env.experiment.charts import write_charts
 from plasticity_env.experiment.record import RunRecord
+from plasticity_env.experiment.stage_charts import write_charts
 from plasticity_env.experiment.story import cycles_of, phase_name
 from plasticity_env.html_parts import NOT_MEASURED, Figures, grid, plot, write_page
 

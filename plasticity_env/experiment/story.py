@@ -26,6 +26,7 @@ SIGNAL_NAMES = {
 # States of a head at a moment.
 PRUNED, ACTIVE, JUST_PRUNED, JUST_REVIVED, JUST_GROWN = range(5)
 _AFTER = {"prune": JUST_PRUNED, "revive": JUST_REVIVED, "grow": JUST_GROWN}
+SHORT_PHASES = {"pruning": "prune", "growth": "grow", "fine_tuning": "tune", "evaluation": "eval", "analysis": "study"}
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,20 @@ def reference(record: RunRecord, row: EvaluationRow) -> EvaluationRow | None:
     return same[-1] if same else None
 
 
-def spans_decades(values: Iterable[float | None], factor: float = 3.0) -> bool:
-    """Whether positive values differ so much that only a logarithmic axis shows them."""
-    held = [value for value in values if value is not None and math.isfinite(value)]
-    return bool(held) and min(held) > 0 and max(held) > factor * min(held)
+def log_ticks(values: Iterable[float | None], factor: float = 3.0) -> list[float]:
+    """Ticks of a logarithmic axis for positive values that differ by more than ``factor``; empty: a linear one will do."""
+    held = [value for value in values if value is not None and math.isfinite(value) and value > 0]
+    if not held or max(held) <= factor * min(held):
+        return []
+    ratio = max(held) / min(held)
+    digits = (1, 1.5, 2, 3, 4, 5, 7) if ratio < 12 else ((1, 2, 5) if ratio < 200 else (1,))
+    powers = range(math.floor(math.log10(min(held))), math.ceil(math.log10(max(held))) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in digits]
+    return ticks[:: max(1, len(ticks) // 24)]
+
+
+def heavy_tailed(grids: Sequence[np.ndarray]) -> bool:
+    """Whether few values are far above the others, so that only their logarithms can be told apart."""
+    values = np.concatenate([grid.reshape(-1) for grid in grids]) if grids else np.empty(0)
+    values = values[np.isfinite(values) & (values > 0)]
+    return len(values) > 1 and float(values.max()) > 20 * float(np.median(values))
