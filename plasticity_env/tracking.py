@@ -197,6 +197,19 @@ class Tracker:
         if self._wandb:
             self._wandb.table(name, columns, plain)
 
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Show a picture in TensorBoard and W&B; the run's folder holds it already.
+
+        Args:
+            name: What it is called there.
+            path: A PNG.
+            step: As of `log`.
+        """
+        if self._tensorboard:
+            self._tensorboard.picture(name, path, step)
+        if self._wandb:
+            self._wandb.picture(name, path, step)
+
     def artifact(self, name: str, folder: Path, kind: str = "controller") -> None:
         """Store a folder as a W&B artifact with the alias ``latest``; without W&B there is nothing to do.
 
@@ -263,13 +276,23 @@ class _TensorBoard:
         self._writer: Any = None
 
     def log(self, metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._open(step).add_scalar(name, value, step)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            self._open(step).add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+    def _open(self, step: int) -> Any:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             purge = self._purge_from if self._purge_from is not None else step if self._resume else None
             self._writer = SummaryWriter(str(self._folder), purge_step=purge)
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+        return self._writer
 
     def rewind(self, step: int) -> None:
         self.close()
@@ -329,6 +352,11 @@ class _Wandb:
         import wandb
 
         self.log({name: wandb.Table(columns=[*columns], data=[*rows], allow_mixed_types=True)})
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        import wandb
+
+        self.log({"global_step": step, name: wandb.Image(str(path))})
 
     def artifact(self, name: str, folder: Path, kind: str) -> None:
         import wandb

@@ -25,6 +25,7 @@ STATUSES = ("running", "finished", "stopped", "failed")
 FOLDERS = ("warmup", "pruning", "fine_tuning", "metrics", "visualizations", "dashboards", "models")
 SIGNALS = ("entropy", "entropy_normalized", "gradient", "fisher", "magnitude", "activation")
 CONFIG, SUMMARY, LOG = "config.json", "metrics.json", "experiment.log"
+ROWS = "metrics.jsonl"  # the tracker's
 STABILISATION, EVENTS, SAMPLES = "warmup/stabilisation.json", "pruning_events.json", "metrics/samples.json"
 
 Grid = list[list[float]]
@@ -253,13 +254,14 @@ class RunWriter:
     def position(self) -> dict[str, int]:
         """How many rows of each kind are written, for `rewind`."""
         counts = {name: len(_lines(self.folder / _table_file(name))) for name in _TABLES}
-        return {**counts, "events": len(self.events), "samples": len(self.samples)}
+        tracked = len(_lines(self.folder / ROWS))
+        return {**counts, "events": len(self.events), "samples": len(self.samples), "tracked": tracked}
 
     def rewind(self, position: dict[str, int]) -> None:
         """Forget every row after a `position`, as a run must that goes on from there."""
         self.close()
-        for name in _TABLES:
-            path = self.folder / _table_file(name)
+        files = {name: self.folder / _table_file(name) for name in _TABLES} | {"tracked": self.folder / ROWS}
+        for name, path in files.items():
             if path.exists():
                 write_text(path, "".join(line + "\n" for line in _lines(path)[: position[name]]))
         self.events = self.events[: position["events"]]
