@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity_env.errors import InputError
+from plasticity_env.evaluation import evaluating
 from plasticity_env.plain_models import plastic_view
 
 LARGEST = 2**28  # numbers in all maps together (1 GiB)
@@ -34,13 +35,9 @@ def attention_maps(model: nn.Module, input_ids: Tensor) -> Tensor:
         size = len(ids) * view.shape[0] * view.heads * ids.shape[1] ** 2
         if size > LARGEST:
             raise InputError(f"attention maps of {tuple(ids.shape)} tokens hold {size:,} numbers: take a shorter text")
-        listener, training = _Maps(), view.training
-        view.eval()
-        try:
-            with view.using(view.state.gates, listener):
-                view.model(input_ids=ids.to(view.device), use_cache=False)
-        finally:
-            view.train(training)
+        listener = _Maps()
+        with evaluating(view), view.using(view.state.gates, listener):
+            view.model(input_ids=ids.to(view.device), use_cache=False)
     return torch.stack(listener.maps, 1)
 
 

@@ -6,16 +6,18 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plasticity_env.errors import InputError
-from plasticity_env.learning.batches import TokenBatch, token_batch
 from plasticity_env.model import PlasticModel
 from plasticity_env.signals import DIVERGED
+
+if TYPE_CHECKING:
+    from plasticity_env.learning.batches import TokenBatch
 
 Data = Tensor | Iterable[Any]
 
@@ -71,6 +73,8 @@ def read_batches(data: Data, batch_size: int = 8, max_batches: int | None = None
     Raises:
         InputError: Nothing to read, or a number below 1.
     """
+    from plasticity_env.learning.batches import token_batch  # that package's loop evaluates, so it comes second
+
     for name, number in (("batch_size", batch_size), ("max_batches", max_batches)):
         if number is not None and number < 1:
             raise InputError(f"{name} must be at least 1, got {number!r}")

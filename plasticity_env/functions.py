@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.evaluation import Data, evaluate_model, evaluating, read_batches, summed_loss
 from plasticity_env.layouts import HeadSlice
-from plasticity_env.learning.batches import TokenBatch
 from plasticity_env.model import PlasticModel
 from plasticity_env.modes import PruningMode
 from plasticity_env.plain_models import as_plastic, plastic_view
@@ -32,6 +31,9 @@ from plasticity_env.strategies import (
     find_strategy,
     measure_for,
 )
+
+if TYPE_CHECKING:
+    from plasticity_env.learning.batches import TokenBatch
 
 GRADIENT_KINDS = ("weight", "gate")
 
@@ -137,7 +139,7 @@ def generate_pruning_mask(
     chosen = find_strategy(PRUNING_STRATEGIES, "fisher" if strategy is None else strategy, "pruning")
     if strategy == "entropy":
         chosen = AttentionEntropyStrategy(prune_entropy)
-    with plastic_view(source) as view:
+    with plastic_view(source) as view, evaluating(view):
         candidates = view.active
         candidates[:, view.heads :] = False
         count = _count(level, view.active[:, : view.heads])
@@ -177,7 +179,7 @@ def apply_pruning_mask(
 
 def _mean_signal(model: nn.Module, data: Data, name: str, batch_size: int, max_batches: int | None) -> Tensor:
     """A signal of `measure` over all batches, weighted by the queries (entropy) or sequences (gradient) it is a mean of."""
-    with plastic_view(model) as view:
+    with plastic_view(model) as view, evaluating(view):
         total, weights = torch.zeros(view.shape[0], view.heads, dtype=torch.float64), 0
         for batch in read_batches(data, batch_size, max_batches):
             sequences = len(batch.input_ids)
