@@ -82,6 +82,11 @@ def distillation_loss(student: Tensor, teacher: Tensor, counted: Tensor, tempera
     Returns:
         A scalar, differentiable in ``student``.
     """
-    said = F.log_softmax(student[counted].float() / temperature, -1)  # (n, V)
-    wanted = F.log_softmax(teacher[counted].float() / temperature, -1)
+    said = F.log_softmax(not_half(student[counted]) / temperature, -1)  # (n, V)
+    wanted = F.log_softmax(not_half(teacher[counted]) / temperature, -1)
     return F.kl_div(said, wanted, reduction="sum", log_target=True)
+
+
+def not_half(tensor: Tensor) -> Tensor:
+    """The same in float32 where it is in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

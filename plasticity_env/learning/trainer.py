@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plasticity_env.errors import InputError
 from plasticity_env.learning.batches import Batches, TokenBatch, as_batches, token_batch
-from plasticity_env.learning.distillation import Distillation, distillation_loss
+from plasticity_env.learning.distillation import Distillation, distillation_loss, not_half
 from plasticity_env.learning.head_rates import HeadLRManager
 from plasticity_env.learning.optimizer import get_plasticity_optimizer
 from plasticity_env.model import PlasticModel
@@ -184,7 +184,7 @@ class PlasticityTrainer:
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed_precision):
             logits = self.model(input_ids=ids, use_cache=False, **extra).logits  # (B, T, V)
             wanted = None if self.distillation is None else self.distillation.teach(ids, mask)
-        nats = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+        nats = F.cross_entropy(not_half(logits).flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
         if self.distillation is None or wanted is None:
             return nats, None
         return nats, distillation_loss(logits, wanted, targets != -100, self.distillation.temperature)

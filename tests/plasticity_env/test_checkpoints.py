@@ -9,7 +9,7 @@ import torch
 import transformers as tf
 
 from plasticity_env import InputError, PlasticModel
-from plasticity_env.checkpoints import is_checkpoint, load_plastic, save_plastic
+from plasticity_env.checkpoints import is_checkpoint, load_checkpoint, load_plastic, save_plastic
 from plasticity_env.loading import load_model
 from tests.conftest import CONFIGS, build
 
@@ -196,3 +196,18 @@ def test_damaged_and_foreign_files_are_one_sentence(tmp_path):
     for name in ("short", "text", "empty", "foreign", "tensor", "pickled"):
         with pytest.raises(InputError, match="cannot be read: it is damaged, or not a checkpoint"):
             load_plastic(tmp_path / f"{name}.pth")
+
+
+@pytest.mark.parametrize("where", ["folder", "file.pth"])
+def test_notes_and_the_state_of_training_stay_beside_the_model(tmp_path, where):
+    model, state = lived(), {"taken": 3, "moments": [torch.arange(3.0)], "rates": None}
+    save_plastic(model, tmp_path / where, notes={"history": [{"step": "prune", "heads": [[0, 1]]}]}, training=state)
+    found = load_checkpoint(tmp_path / where)
+    assert same(model, found.loaded.model) == []
+    assert found.notes == {"history": [{"step": "prune", "heads": [[0, 1]]}]}
+    assert found.training["taken"] == 3
+    assert torch.equal(found.training["moments"][0], torch.arange(3.0))
+    assert found.training["rates"] is None
+    save_plastic(model, tmp_path / where)  # over it: nothing of it is left
+    found = load_checkpoint(tmp_path / where)
+    assert (found.notes, found.training) == ({}, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from plasticity_env import load_model, load_text
 from plasticity_env.loading import embedded_models
 
@@ -34,5 +36,6 @@ def weights(model):
     return {name: parameter.detach().clone() for name, parameter in model.model.named_parameters()}
 
 
+@lru_cache
 def text(name, block_size=16):
     return load_text("shakespeare", load_model(name).tokenizer, block_size=block_size)
