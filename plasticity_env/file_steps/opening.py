@@ -178,7 +178,8 @@ def leave(
 def head_ages(checkpoint: Checkpoint) -> Tensor:
     """Optimizer steps since each head was grown, (L, U); -1 for heads that are not new.
 
-    Where nothing was noted (a checkpoint written by hand), heads in the middle of their warm-up are new, and as old as that.
+    Where nothing was noted (a checkpoint that `save_plastic` wrote for somebody else), heads in the middle of their warm-up
+    are new.
     """
     model, noted = checkpoint.loaded.model, checkpoint.notes.get("head_ages")
     if noted is not None:
@@ -187,7 +188,7 @@ def head_ages(checkpoint: Checkpoint) -> Tensor:
             raise InputError(f"the checkpoint's notes are of a model of shape {tuple(age.shape)}, it is {model.shape}")
         return torch.where(model.active, age, -1)
     taken, total = model.snapshot(weights=False).warmup  # (L, U) each
-    return torch.where((taken < total) & model.active, taken.long(), -1)
+    return torch.where((taken < total) & model.active, 0, -1)
 
 
 def listed(mask: Tensor) -> list[list[int]]:
