@@ -24,6 +24,7 @@ from plasticity_env.experiment.story import (
     phase_name,
     reference,
     smooth,
+    stages_of,
 )
 from plasticity_env.plots import blank_figure, save_png
 
@@ -37,10 +38,11 @@ ARM_COLOURS = {EXPERIMENT: "#0072B2", CONTROL: "#8a6100"}
 ARM_STYLES = {EXPERIMENT: "-", CONTROL: ":"}
 EDIT_COLOURS = {"prune": "#C24A00", "revive": "#7A52B3", "grow": "#007A59"}
 EDIT_MARKS = {"prune": "v", "revive": "D", "grow": "^"}
+EDIT_SIZES = {"prune": 60, "revive": 18, "grow": 36}  # several at one moment stay apart
 PHASE_MARKS = {"pruning": "v", "growth": "^", "evaluation": "s"}
 BANDS = {"warmup": ("#E69F00", 0.14), "fine_tuning": ("#0072B2", 0.08)}
 HEAT_SIGNALS = ("entropy", "gradient", "activation", "fisher")
-_MOST_COLUMNS = 6
+_MOST_COLUMNS, _MOST_LINES = 6, 60
 
 
 def complete_process_png(record: RunRecord, path: Path) -> bool:
@@ -113,7 +115,7 @@ def multi_cycle_png(record: RunRecord, path: Path) -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    mine = evaluations_of(record, EXPERIMENT)
+    mine = stages_of(record)
     if not mine:
         return False
     places = {(row.cycle, row.phase, row.step): index for index, row in enumerate(mine)}
@@ -293,10 +295,10 @@ def _shade(panel: Axes, record: RunRecord) -> None:
         if row.last_step > row.first_step:
             colour, alpha = BANDS.get(row.phase, ("#777780", 0.08))
             panel.axvspan(row.first_step, row.last_step, color=colour, alpha=alpha, linewidth=0)
-    marks = sorted({(event.step, event.edit) for event in record.events})
-    if len(marks) <= 60:
-        for step, edit in marks:
-            panel.axvline(step, color=EDIT_COLOURS.get(edit, "#777780"), linewidth=0.8, alpha=0.7)
+    edits = sorted({event.step for event in record.events})
+    if len(edits) <= _MOST_LINES:
+        for step in edits:
+            panel.axvline(step, color="#666d76", linewidth=0.7, alpha=0.7)
     stable = record.stabilisation.stabilised_at if record.stabilisation else None
     if stable is not None:
         panel.axvline(stable, color="black", linewidth=0.9, linestyle="--")

@@ -18,6 +18,7 @@ from plasticity_env.experiment.story import (
     moment_name,
     moments_of,
     smooth,
+    stages_of,
 )
 
 Trace = dict[str, Any]
@@ -28,6 +29,7 @@ INK, SOFT = "var:ink", "var:soft"
 ARM_COLOURS = {EXPERIMENT: "var:experiment", CONTROL: "var:control"}
 EDIT_COLOURS = {edit: f"var:{edit}" for edit in EDITS}
 EDIT_MARKS = {"prune": "triangle-down", "revive": "diamond", "grow": "triangle-up"}
+EDIT_SIZES = {"prune": 14, "revive": 8, "grow": 11}  # several at one moment stay apart
 PHASE_MARKS = {
     "pruning": "triangle-down",
     "measure": "circle-open",
@@ -61,7 +63,8 @@ def process(record: RunRecord) -> Figure | None:
         "margin": {"l": 46, "r": 12, "t": 26, "b": 42},
         "showlegend": False,
         "hovermode": "closest",
-        "xaxis": {"title": {"text": "optimizer steps", "standoff": 6}, "anchor": "y3", "nticks": 7, "zeroline": False},
+        "xaxis": {"title": {"text": "optimizer steps", "standoff": 6}, "anchor": "y3", "nticks": 7, "zeroline": False}
+        | {"range": [-0.01 * last_step(record), 1.015 * max(1, last_step(record))]},
         "yaxis": {"domain": [0.66, 0.96], "nticks": 5, "tickformat": "~g"},
         "yaxis2": {"domain": [0.31, 0.58], "nticks": 5, **scale(ppl)},
         "yaxis3": {"domain": [0.0, 0.23], "nticks": 5, "tickformat": "d", **_room(counts)},
@@ -78,7 +81,7 @@ def process(record: RunRecord) -> Figure | None:
 
 def comparison(record: RunRecord) -> Figure | None:
     """Perplexity, sparsity and FLOPs after every phase beside the control arm; None: nothing was measured."""
-    mine = evaluations_of(record, EXPERIMENT)
+    mine = stages_of(record)
     if not mine:
         return None
     places = {_key(row): index for index, row in enumerate(mine)}
@@ -224,7 +227,7 @@ def _evaluations(arm: str, rows: list[EvaluationRow], at: list[int], axis: str) 
         "name": arm,
         "mode": "lines+markers",
         "line": {"color": ARM_COLOURS[arm], "width": 1.8, "dash": "dot" if arm == CONTROL else "solid"},
-        "marker": {"size": 8 if arm == EXPERIMENT else 5, "symbol": marks, "color": ARM_COLOURS[arm]},
+        "marker": {"size": 9 if arm == EXPERIMENT else 5, "symbol": marks, "color": ARM_COLOURS[arm]},
         "hovertemplate": f"{arm} after %{{text}}: perplexity %{{y:.4g}}<extra></extra>",
     }
 
@@ -267,7 +270,7 @@ def _active_heads(record: RunRecord) -> tuple[list[Trace], list[int]]:
             traces.append(
                 {"type": "scatter", "x": [moment.step for moment, _ in held], "yaxis": "y3", "mode": "markers"}
                 | {"y": [moment.active for moment, _ in held], "text": said, "name": DONE[edit]}
-                | {"marker": {"symbol": EDIT_MARKS[edit], "size": 11, "color": EDIT_COLOURS[edit]}}
+                | {"marker": {"symbol": EDIT_MARKS[edit], "size": EDIT_SIZES[edit], "color": EDIT_COLOURS[edit]}}
                 | {"hovertemplate": "%{text}<extra></extra>"}
             )
     return traces, counts
@@ -293,9 +296,9 @@ def _phase_bands(record: RunRecord) -> tuple[list[dict[str, Any]], list[dict[str
             low, high = spans.get(key, (step.step - 1, step.step))
             spans[key] = min(low, step.step - 1), max(high, step.step)
     shapes = [_band(low, high, BANDS.get(phase, "var:other")) for (_, phase), (low, high) in spans.items()]
-    edits = {(event.step, event.edit) for event in record.events}
+    edits = sorted({event.step for event in record.events})
     if len(edits) <= _MOST_LINES:
-        shapes += [_line(step, EDIT_COLOURS.get(edit, SOFT), "solid") for step, edit in sorted(edits)]
+        shapes += [_line(step, SOFT, "solid", 0.8) for step in edits]
     reach: dict[int, tuple[int, int]] = {}
     for (cycle, _), (low, high) in spans.items():
         former = reach.get(cycle, (low, high))
@@ -330,9 +333,9 @@ def _band(low: float, high: float, colour: str) -> dict[str, Any]:
     return {"type": "rect", "fillcolor": colour, "line": {"width": 0}, **span}
 
 
-def _line(at: float, colour: str, dash: str) -> dict[str, Any]:
-    span = {"x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
-    return {"type": "line", "line": {"color": colour, "width": 1.2, "dash": dash}, **span}
+def _line(at: float, colour: str, dash: str, width: float = 1.4) -> dict[str, Any]:
+    span = {"x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "opacity": 0.6}
+    return {"type": "line", "line": {"color": colour, "width": width, "dash": dash}, **span}
 
 
 def _key(row: EvaluationRow) -> tuple[int, str, int]:

@@ -153,13 +153,8 @@ def _warmup(record: RunRecord, figures: Figures) -> str:
     if found is None:
         return NOT_MEASURED
     told = record.stabilisation
-    if told is None:
-        note = "The warm-up has not been judged yet."
-    else:
-        note = (
-            f"{told.reason.rstrip('.')}. Windows of {told.window} steps; the loss counts as stable when a window "
-            f"improves on the one before by less than {told.threshold:.3g} of it."
-        )
+    reason = told.reason.rstrip(".") if told else "the warm-up has not been judged yet"
+    note = f"{reason[:1].upper()}{reason[1:]}."
     legend = _legend([("line", "experiment", "loss of a step"), ("line", "ink", "mean of a window")])
     return f'<p class="note">{html.escape(note)}</p>{plot(figures, *found, "Loss of the warm-up", legend)}'
 

@@ -41,8 +41,8 @@ details > summary { cursor: pointer; color: var(--accent); }
 .prompt { margin: 1.1rem 0 0.5rem; overflow-wrap: anywhere; }
 .sample p { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.9rem; }
 .sample b { color: var(--soft); font-weight: 600; }
-@media (max-width: 600px) { dl.details { grid-template-columns: 1fr; } dl.details dd { margin-bottom: 0.3rem; }
-  td.wrap { min-width: 11rem; } }
+@media (max-width: 600px) { td.wrap { min-width: 15rem; }
+  main > details > dl.details, section > details > dl.details { grid-template-columns: 1fr; } }
 """
 
 SCRIPT = """

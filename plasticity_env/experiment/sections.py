@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,10 @@ def verdict(record: RunRecord) -> str:
     now, first = mine[-1], mine[0]
     after = moment_name(now.cycle, now.phase)
     if now.cycle == 0:
-        return (
-            f"After {after} the perplexity is {short(now.ppl)} (before anything {short(first.ppl)}); no head is pruned."
-        )
+        return f"After {after}: perplexity {short(now.ppl)}, {short(first.ppl)} before anything; no head is pruned yet."
     said = (
-        f"After {after} {now.sparsity:.1%} of the heads are pruned, {now.flops_kept:.1%} of the FLOPs are left and the "
-        f"perplexity is {short(now.ppl)} (before anything {short(first.ppl)})."
+        f"After {after}: {now.sparsity:.1%} of the heads are pruned, {now.flops_kept:.1%} of the FLOPs are left, and the "
+        f"perplexity is {short(now.ppl)}; before anything it was {short(first.ppl)}."
     )
     control = reference(record, now)
     if control is None:
@@ -110,14 +109,25 @@ def cycle_table(record: RunRecord) -> str:
         cells = [_ppl(row) for row in (earlier[-1] if earlier else None, pruned, grown, tuned, control)]
         gap = tuned.ppl / control.ppl - 1 if tuned and control and control.ppl > 0 else None
         kind = "" if gap is None else (" worse" if gap > 0 else " better")
-        shown = "–" if gap is None else f"{gap:+.1%}"
-        cells.append(f'<td data-value="{gap}" class="number{kind}">{shown}</td>' if gap is not None else "<td>–</td>")
-        cells.append(f'<td data-value="{last.active_heads}">{last.active_heads}</td>')
-        cells.append(f'<td data-value="{last.flops_kept}">{last.flops_kept:.1%}</td>')
+        cells.append(_share(gap, "+.1%", kind))
+        cells.append(_share(_recovered(record, pruned, tuned), ".0%"))
+        cells.append(_count(last.active_heads))
+        cells.append(_share(last.flops_kept, ".1%"))
         rows.append(f'<tr><th scope="row" data-value="{cycle}">{cycle}</th>{"".join(cells)}</tr>')
     if not rows:
         return ""
-    names = ["cycle", "before", "pruned", "grown", "trained", "control", "difference", "active heads", "FLOPs kept"]
+    names = [
+        "cycle",
+        "before",
+        "pruned",
+        "grown",
+        "trained",
+        "control",
+        "difference",
+        "recovered",
+        "active heads",
+        "FLOPs kept",
+    ]
     note = (
         f"Perplexity on the {shown_split(record)} text. Difference: trained against the control arm. –: not measured."
     )
@@ -153,7 +163,7 @@ def phase_table(record: RunRecord) -> str:
     rows = []
     for row in record.phases:
         after = last_of(mine, row.cycle, row.phase)
-        heads = f'<td data-value="{after.active_heads}">{after.active_heads}</td>' if after else "<td>–</td>"
+        heads = _count(after.active_heads if after else None)
         steps = row.last_step - row.first_step
         rows.append(
             f'<tr><th scope="row" data-value="{row.cycle}">{row.cycle}</th><td>{phase_name(row.phase)}</td>'
@@ -206,7 +216,9 @@ def files(record: RunRecord, page: Path) -> str:
 
 
 def _decision(event: PruningEvent) -> str:
-    signals = " · ".join(f"{name} {short(value, 3)}" for name, value in event.signals.items() if value is not None)
+    signals = " · ".join(
+        f"{name.replace('_', ' ')} {short(value, 3)}" for name, value in event.signals.items() if value is not None
+    )
     edit = f'<span class="edit {html.escape(event.edit)}">{html.escape(DONE.get(event.edit, event.edit))}</span>'
     place = event.layer * 10_000 + event.head
     return (
@@ -239,6 +251,28 @@ def _ppl(row: EvaluationRow | None) -> str:
     if row is None:
         return '<td class="none number" title="not measured">–</td>'
     return f'<td class="number" data-value="{row.ppl}">{short(row.ppl)}</td>'
+
+
+def _count(value: int | None) -> str:
+    return (
+        '<td class="none number">–</td>' if value is None else f'<td class="number" data-value="{value}">{value}</td>'
+    )
+
+
+def _share(value: float | None, form: str, kind: str = "") -> str:
+    if value is None or not math.isfinite(value):
+        return '<td class="none number" title="not measured">–</td>'
+    return f'<td class="number{kind}" data-value="{value}">{value:{form}}</td>'
+
+
+def _recovered(record: RunRecord, pruned: EvaluationRow | None, tuned: EvaluationRow | None) -> float | None:
+    """Share of the loss that pruning cost, over the control arm's, that was back after training."""
+    if pruned is None or tuned is None:
+        return None
+    before, after = reference(record, pruned), reference(record, tuned)
+    if before is None or after is None or not pruned.loss > before.loss:
+        return None
+    return 1 - (tuned.loss - after.loss) / (pruned.loss - before.loss)
 
 
 def _details(details: dict[str, Any]) -> str:

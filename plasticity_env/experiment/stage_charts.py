@@ -33,6 +33,7 @@ from plasticity_env.experiment.story import (
     moments_of,
     phase_name,
     reference,
+    stages_of,
 )
 from plasticity_env.plots import blank_figure, save_png
 
@@ -96,7 +97,7 @@ def before_and_after_png(record: RunRecord, path: Path) -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    mine = evaluations_of(record, EXPERIMENT)
+    mine = stages_of(record)
     cycles = [0, *cycles_of(record)]
     if len(mine) < 2:
         return False

@@ -106,6 +106,16 @@ def evaluations_of(record: RunRecord, arm: str) -> list[EvaluationRow]:
     return [row for row in record.evaluations if row.arm == arm and row.split == split]
 
 
+def stages_of(record: RunRecord) -> list[EvaluationRow]:
+    """The experiment's shown evaluations without those that found the model as the one before them left it."""
+    kept: list[EvaluationRow] = []
+    for row in evaluations_of(record, EXPERIMENT):
+        same = kept and (row.step, row.active_heads) == (kept[-1].step, kept[-1].active_heads)
+        if not (same and (row.ppl == kept[-1].ppl or row.phase in ("analysis", "measure"))):
+            kept.append(row)
+    return kept
+
+
 def cycles_of(record: RunRecord) -> list[int]:
     """The cycles that have begun."""
     rows: list[Any] = [*record.steps, *record.evaluations, *record.phases, *record.signals, *record.events]
