@@ -235,13 +235,14 @@ def blank_figure(width: float = 10, height: float = 6.25) -> Figure:
     return Figure(figsize=(width, height), dpi=160, layout="constrained")
 
 
-def plain_log_ticks(panel: Axes) -> None:
-    """Label a log axis with ordinary numbers, several a decade."""
+def plain_log_ticks(panel: Axes, axis: str = "y") -> None:
+    """Label a log axis ("x" or "y") with ordinary numbers, several a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.yaxis.set_minor_formatter(NullFormatter())
+    chosen = panel.xaxis if axis == "x" else panel.yaxis
+    chosen.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
+    chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    chosen.set_minor_formatter(NullFormatter())
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from plasticity_env.applied_repairs import OutputRepair
 from plasticity_env.errors import InputError
 from plasticity_env.experiment.record import CONTROL, RunRecord, StepRow
 from plasticity_env.experiment.settings import ExperimentSettings
@@ -62,6 +63,8 @@ class Arm:
             mixed_precision=settings.mixed_precision,
         )
         self.distil_from(teacher)
+        self._state: Hashable = None  # in which what is known was measured
+        self._repairs: list[OutputRepair] = []
         self._known: dict[Hashable, Any] = {}
 
     def distil_from(self, teacher: PlasticModel | None) -> None:
@@ -107,10 +110,11 @@ class Arm:
         return measure(self.model, ids, batch_size=self.settings.batch_size, obs=obs, projectors=projectors)
 
     def _once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
-        model = self.model
-        state = (model.weight_version, model.gates.numpy().tobytes(), tuple(model.repaired_sites))
-        if self._known.get("state") != state:
-            self._known = {"state": state}
+        model, repairs = self.model, list(self.model.repairs.values())
+        state = (model.weight_version, model.gates.numpy().tobytes(), len(repairs))
+        same = self._state == state and all(a is b for a, b in zip(self._repairs, repairs, strict=True))
+        if not same:
+            self._state, self._repairs, self._known = state, repairs, {}
         if what not in self._known:
             self._known[what] = compute()
         return self._known[what]

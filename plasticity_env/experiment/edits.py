@@ -15,8 +15,8 @@ from plasticity_env.experiment.arms import Arm
 from plasticity_env.experiment.deciders import Decider, Decision, Situation, pruned_count
 from plasticity_env.experiment.record import SIGNALS, PruningEvent
 from plasticity_env.growth.initial_weights import find_initial_weights
-from plasticity_env.repair import find_repair, repair_in_order, repair_sites
-from plasticity_env.signals import HeadSignals, gather
+from plasticity_env.repair.whole import repair_model
+from plasticity_env.signals import HeadSignals
 
 
 @dataclass
@@ -110,19 +110,8 @@ def _carry_out(done: Edited, arm: Arm, decider: Decider, situation: Situation) -
 
 
 def repair(arm: Arm) -> None:
-    """Repair the model for its present mask, as the settings say; statistics are those of all heads open."""
-    way, model, ids = find_repair(arm.settings.repair), arm.model, arm.calibration()
-    if way.method is None:
-        return
-    if way.sequential:
-        repair_in_order(model, ids, mlp=way.mlp, batch_size=arm.settings.batch_size)
-        return
-    model.undo_repair()
-    if bool(model.active.all()):
-        return
-    with model.open_gates():
-        statistics = gather(model, ids, arm.settings.batch_size)
-    repair_sites(model, way.method, statistics)
+    """Repair the model for its present mask, as the settings say."""
+    repair_model(arm.model, arm.settings.repair, arm.calibration(), arm.settings.batch_size)
 
 
 def grow_chosen(arm: Arm, mask: Tensor, generator: torch.Generator, fisher: Tensor | None) -> Tensor:

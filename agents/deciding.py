@@ -1,0 +1,40 @@
+"""Who decides in an experiment, by name: a pruning strategy, the rule of thresholds, or a trained network."""
+
+from __future__ import annotations
+
+import controllers
+from controllers import PlasticityController, RankedController
+from plasticity_env.experiment.control import ControllerDecider
+from plasticity_env.experiment.deciders import Decider, Decision, Situation, StrategyDecider
+from plasticity_env.experiment.settings import CONTROLLER, ExperimentSettings
+
+
+class RankedDecider(ControllerDecider):
+    """A controller that prunes to a share, asked for the share that the experiment wants next."""
+
+    controller: RankedController
+
+    def decide(self, situation: Situation) -> Decision:
+        self.controller.sparsity = situation.level
+        return super().decide(situation)
+
+
+def decider_for(settings: ExperimentSettings) -> Decider:
+    """Make the decider that the settings name.
+
+    Raises:
+        InputError: No such strategy, or no controller in the folder.
+    """
+    if settings.pruning_strategy != CONTROLLER:
+        return StrategyDecider(settings.pruning_strategy, settings.prune_entropy)
+    if settings.controller == PlasticityController.name:
+        rule = PlasticityController(
+            settings.prune_entropy,  # type: ignore[arg-type]
+            settings.aggressiveness,
+            revives=settings.adaptive,
+        )
+        return ControllerDecider(rule, settings.seed)
+    if settings.free_policy:
+        return ControllerDecider(controllers.load(settings.controller), settings.seed)
+    ranked = controllers.load(settings.controller, sparsity=settings.level(1))
+    return RankedDecider(ranked, settings.seed)

@@ -1,0 +1,165 @@
+"""The plasticity cycle from the command line: one run, one that goes on, or all strategies beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from agents.deciding import decider_for
+from plasticity_env.cli import words
+from plasticity_env.errors import InputError
+from plasticity_env.experiment.comparison import ComparisonRow, compare_strategies, table_of
+from plasticity_env.experiment.experiment import NeuralPlasticityExperiment
+from plasticity_env.experiment.record import RunRecord
+from plasticity_env.experiment.settings import ExperimentSettings, check_strategy, new_run_path
+from plasticity_env.file_steps.opening import HUB_TEXT
+from plasticity_env.loading import embedded_models
+
+STRATEGIES = "entropy,gradient,magnitude,random,combined,fisher,controller"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunArguments(ExperimentSettings):
+    """Arguments of a run of the plasticity cycle."""
+
+    model_name: str = "distilgpt2"
+    """an embedded model, a Hugging Face folder or hub name, or a GGUF file"""
+    dataset: str = ""
+    """text: shakespeare (tiny_shakespeare is the same), a path, or a hub data set; unset: shakespeare for an embedded model
+    and wikitext for any other"""
+    dataset_config: str | None = None
+    """configuration of a hub data set; unset with wikitext: wikitext-2-raw-v1"""
+    quick_test: bool = False
+    """other defaults: an embedded model and few steps, under a minute; flags that are given still count"""
+    compare_strategies: bool = False
+    """run all strategies from one warm-up, with one control arm, and write a table and a chart"""
+    strategies: str = STRATEGIES
+    """with --compare_strategies: which, separated by commas"""
+    output_dir: Path | None = None
+    """a new folder; unset: runs/neural_plasticity/run_YYYYMMDD_HHMMSS"""
+    resume: Path | None = None
+    """go on with the run (or comparison) in this folder; all other flags of the experiment are read from it"""
+
+    def settings(self) -> ExperimentSettings:
+        """The experiment's part, with the text filled in where none was named.
+
+        Raises:
+            InputError: A value that cannot be used.
+        """
+        values: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(ExperimentSettings)}
+        if not self.dataset:
+            values["dataset"] = "shakespeare" if self.model_name in embedded_models() else HUB_TEXT[0]
+        if values["dataset"] == HUB_TEXT[0]:
+            values["dataset_config"] = self.dataset_config or HUB_TEXT[1]
+        return ExperimentSettings(**values)
+
+
+@dataclass(frozen=True)
+class QuickArguments(RunArguments):
+    """Arguments of a run of the plasticity cycle, with the defaults of a quick test."""
+
+    model_name: str = "bard-gpt2-4x4"
+    """an embedded model, a Hugging Face folder or hub name, or a GGUF file"""
+    batch_size: int = 4
+    """sequences in one batch"""
+    max_length: int = 64
+    """tokens in a sequence"""
+    warmup_steps: int = 30
+    """most optimizer steps before the first cycle; fewer where the loss has stabilised before"""
+    stabilisation_window: int = 5
+    """steps in a window of the test for a stable loss"""
+    training_steps: int = 20
+    """optimizer steps of fine-tuning in each cycle"""
+    analysis_steps: int = 4
+    """batches of calibration text in one measuring pass"""
+    cycles: int = 2
+    """measure, prune, grow and learn so often"""
+    growth_warmup_steps: int = 8
+    """optimizer steps until a grown head's gate is 1"""
+    reward_blocks: int = 16
+    """blocks of reward text that decide budgets"""
+    test_blocks: int = 16
+    """blocks of test text that tables show"""
+    sample_tokens: int = 24
+    """tokens of a sample; 0: none"""
+
+
+def arguments_for(argv: list[str]) -> type[RunArguments]:
+    """The class whose defaults a command line wants: those of a quick test where it says ``--quick_test``."""
+    quick = any(word.replace("-", "_") in ("__quick_test", "__quick_test=True") for word in argv)
+    return QuickArguments if quick else RunArguments
+
+
+def run_plasticity(arguments: RunArguments, say: Say) -> RunRecord:
+    """Run the cycle, or go on with a run.
+
+    Raises:
+        InputError: Arguments that cannot be used; nothing is written.
+        KeyboardInterrupt: Ctrl-C; what was measured is on disk.
+    """
+    if arguments.resume is not None:
+        settings = settings_of(arguments.resume)
+        return NeuralPlasticityExperiment.resume(arguments.resume, decider_for(settings), say).run()
+    settings = arguments.settings()
+    return NeuralPlasticityExperiment(settings, arguments.output_dir, decider_for(settings), say).run()
+
+
+def run_comparison(arguments: RunArguments, say: Say) -> tuple[Path, list[ComparisonRow]]:
+    """Run all strategies beside each other, or go on with a comparison; returns its folder and rows.
+
+    Raises:
+        InputError: Arguments that cannot be used; nothing is written.
+        KeyboardInterrupt: Ctrl-C; what was measured is on disk.
+    """
+    names = [check_strategy(name) for name in words(arguments.strategies)]
+    if len(set(names)) < len(names):
+        raise InputError(f"--strategies names one twice: {arguments.strategies!r}")
+    if arguments.resume is not None:
+        settings = settings_of(arguments.resume / names[0])
+        return arguments.resume, compare_strategies(settings, arguments.resume, names, decider_for, say, resume=True)
+    folder = arguments.output_dir or new_run_path()
+    return folder, compare_strategies(arguments.settings(), folder, names, decider_for, say)
+
+
+def settings_of(folder: Path) -> ExperimentSettings:
+    """The settings that a run was started with.
+
+    Raises:
+        InputError: No run there.
+    """
+    return ExperimentSettings.from_json(RunRecord.read(folder).config["settings"])
+
+
+def conclusion(record: RunRecord) -> list[str]:
+    """What a run came to, in sentences."""
+    found = record.summary
+    final, control, baseline = found["final"], found["control"], found["baseline"]
+    said = [
+        f"test perplexity {baseline['ppl']:.2f} before anything, {final['ppl']:.2f} at the end, control arm {control['ppl']:.2f}",
+        f"{final['active_heads']} heads ({final['sparsity']:.1%} pruned), {final['flops_kept']:.1%} of the FLOPs",
+        "edits: " + ", ".join(f"{count} {edit}" for edit, count in found["edits"].items()),
+    ]
+    for cycle in found["cycles"]:
+        back = (
+            "pruning cost nothing" if cycle["recovered"] is None else f"{cycle['recovered']:.0%} of its cost recovered"
+        )
+        said.append(
+            f"cycle {cycle['cycle']}: {cycle['analysis']['ppl']:.2f} -> {cycle['pruning']['ppl']:.2f} pruned -> "
+            f"{cycle['evaluation']['ppl']:.2f}, {back}"
+        )
+    return said
+
+
+__all__ = [
+    "QuickArguments",
+    "RunArguments",
+    "arguments_for",
+    "conclusion",
+    "run_comparison",
+    "run_plasticity",
+    "settings_of",
+    "table_of",
+]
