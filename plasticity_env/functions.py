@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plasticity_env.entropy_trial import try_entropy_directions
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.evaluation import Data, evaluate_model, evaluating, read_batches, summed_loss
 from plasticity_env.layouts import HeadSlice
@@ -116,7 +117,8 @@ def generate_pruning_mask(
         data: With a model: calibration text, for strategies that measure.
         active: With values: (L, H) boolean, the heads that are active; None is all.
         prune: With values: whether the lowest or the highest go first.
-        prune_entropy: With strategy ``"entropy"``: whether high or low entropy goes first, or what the text says.
+        prune_entropy: With strategy ``"entropy"``: whether high or low entropy goes first; ``"auto"`` tries both on the text
+            and takes the one that harms less (see `plasticity_env.entropy_trial`).
         batch_size: Sequences in one pass, where ``data`` are token ids.
         max_batches: Read no more than these.
         generator: Source of random choices; seed 0 when None.
@@ -149,6 +151,9 @@ def generate_pruning_mask(
                 raise InputError(f"strategy {chosen.name!r} measures: hand it calibration text (data)")
             ids = _packed(read_batches(data, batch_size, max_batches), chosen.name)
             signals = measure_for(view, chosen, ids, batch_size)
+            if isinstance(chosen, AttentionEntropyStrategy) and chosen.direction == "auto" and signals is not None:
+                trial = try_entropy_directions(view, signals, candidates, count, ids, batch_size)
+                chosen = AttentionEntropyStrategy(trial.direction)
         seen = HeadView(view.active, view.heads, generator, signals)
         return chosen.select(seen, candidates, count) if count else torch.zeros_like(candidates)
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from plasticity_env.entropy_trial import EntropyTrial, try_entropy_directions
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.file_steps.opening import StepText, comparison, leave, listed, measured, open_model, output_path
 from plasticity_env.functions import generate_pruning_mask
@@ -14,7 +16,7 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.repair.names import find_repair
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals import measure
-from plasticity_env.strategies import DIRECTIONS, PRUNING_STRATEGIES, entropy_direction
+from plasticity_env.strategies import DIRECTIONS, PRUNING_STRATEGIES
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,40 @@ def prune_heads(config: PruneConfig) -> tuple[Path, list[str]]:
     test, calibration = config.text.test(text), config.text.calibration(text, config.seed)
     size = config.text.batch_size
     before = measured(model, test, size)
-    direction, said = config.prune_entropy, []
+    mask, trial = _choose(model, config, calibration)
+    model.prune(mask)
+    unrepaired = measured(model, test, size)
+    if bool(mask.any()):
+        repair_model(model, config.repair, calibration, size)
+    after = measured(model, test, size)
+    result = {
+        "pruned_heads": listed(mask),
+        "direction": (trial.direction if trial else config.prune_entropy) if config.strategy == "entropy" else None,
+        "before": before,
+        "unrepaired": unrepaired,
+        "after": after,
+    }
+    leave(checkpoint, path, "prune", config, result)
+    slots = model.shape[0] * model.heads
+    said = [] if trial is None else [_said_of(trial)]
+    said += [
+        f"{int(mask.sum())} of {slots} heads pruned by {config.strategy}, repair {config.repair}",
+        comparison(before, after, len(test)),
+    ]
+    return path, said
+
+
+def _choose(model: PlasticModel, config: PruneConfig, calibration: Tensor) -> tuple[Tensor, EntropyTrial | None]:
+    """The heads to prune, (L, U); and what trying both directions of entropy showed, where that was asked for."""
+    size, direction, trial = config.text.batch_size, config.prune_entropy, None
     if config.strategy == "entropy" and direction == "auto":
+        candidates = model.active
+        candidates[:, model.heads :] = False
+        wanted = round(config.pruning_level * candidates[:, : model.heads].numel()) - _pruned(model)
+        count = min(wanted, int(candidates.sum()) - 1)
         signals = measure(model, calibration, batch_size=size, obs=False)
-        direction = entropy_direction(signals, model.active[:, : model.heads])
-        said.append(f"high or low entropy first: {direction}, as the calibration text says")
+        trial = try_entropy_directions(model, signals, candidates, count, calibration, size)
+        direction = trial.direction
     mask = generate_pruning_mask(
         model,
         config.pruning_level,
@@ -87,29 +118,22 @@ def prune_heads(config: PruneConfig) -> tuple[Path, list[str]]:
         batch_size=size,
         generator=torch.Generator().manual_seed(config.seed),
     )
-    model.prune(mask)
-    unrepaired = measured(model, test, size)
-    if bool(mask.any()):
-        repair_model(model, config.repair, calibration, size)
-    after = measured(model, test, size)
-    result = {
-        "pruned_heads": listed(mask),
-        "direction": direction if config.strategy == "entropy" else None,
-        "before": before,
-        "unrepaired": unrepaired,
-        "after": after,
-    }
-    leave(checkpoint, path, "prune", config, result)
-    slots = model.shape[0] * model.heads
-    said += [
-        f"{int(mask.sum())} of {slots} heads pruned by {config.strategy}, repair {config.repair}",
-        comparison(before, after, len(test)),
-    ]
-    return path, said
+    return mask, trial
+
+
+def _said_of(trial: EntropyTrial) -> str:
+    return (
+        f"{trial.direction} entropy goes first: on calibration text the loss is {trial.high:.3f} nats with the heads of high "
+        f"entropy pruned and {trial.low:.3f} with those of low entropy"
+    )
+
+
+def _pruned(model: PlasticModel) -> int:
+    return int((~model.active[:, : model.heads]).sum())
 
 
 def _refuse_fewer(model: PlasticModel, config: PruneConfig) -> None:
-    pruned, slots = int((~model.active[:, : model.heads]).sum()), model.shape[0] * model.heads
+    pruned, slots = _pruned(model), model.shape[0] * model.heads
     if round(config.pruning_level * slots) < pruned:
         raise InputError(
             f"{config.model_name!r} has {pruned} of {slots} heads pruned already, more than level "
