@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from controllers.network import HeadNetwork, NetworkConfig
-from controllers.protocol import Action, RankedController, allowed_edits
+from controllers.protocol import Action, RankedController, allowed_edits, as_scores, wants_scores
 from plasticity_env.edits import KEEP, PRUNE
 from plasticity_env.errors import InputError
 from plasticity_env.files import replace_file, write_text
@@ -27,7 +27,8 @@ class ANNController(RankedController):
     """Decides with a `HeadNetwork`.
 
     With ``sparsity`` None it plays its own policy and chooses for itself how much to prune, given the price that it
-    observes. With a sparsity it prunes that share in ``rounds`` decisions, by its logits of pruning over keeping.
+    observes. With a sparsity it prunes that share in ``rounds`` decisions, by its logits of pruning over keeping. On HeadRank,
+    which has a target of its own, these logits are its scores; without a sparsity pruned heads may come back.
 
     Args:
         network: The network; a fresh one when None.
@@ -61,6 +62,8 @@ class ANNController(RankedController):
     def act(self, observation: Observation) -> Action:
         if not self.free:
             return super().act(observation)
+        if wants_scores(observation):
+            return as_scores(self.importance(observation), np.ones(len(observation["heads"]), dtype=bool))
         edits, stop = self._logits(observation)
         if observation["action_mask"].ndim == 2:
             allowed = torch.from_numpy(allowed_edits(observation))

@@ -31,12 +31,20 @@ class Controller(ABC):
         """Choose the action: (N,) integers for Heads, one integer for HeadEdit."""
 
 
+def wants_scores(observation: Observation) -> bool:
+    """Whether the environment is HeadRank, whose action is a score for every head."""
+    return observation["action_mask"].shape == (len(observation["heads"]),)
+
+
 def allowed_edits(observation: Observation) -> np.ndarray:
-    """(N, 4) boolean over keep, prune, revive, grow, from the action mask of either environment."""
+    """(N, 4) boolean over keep, prune, revive, grow, from the action mask of any environment."""
     mask = observation["action_mask"].astype(bool)
     if mask.ndim == 2:
         return mask
     heads = len(observation["heads"])
+    if wants_scores(observation):
+        active = head_column(observation, "active") > 0.5
+        return np.stack([np.ones(heads, dtype=bool), mask & active, mask & ~active, np.zeros(heads, dtype=bool)], 1)
     edits = mask[1:].reshape(3, heads).T  # (N, 3)
     return np.concatenate([np.ones((heads, 1), dtype=bool), edits], 1)
 
@@ -58,9 +66,15 @@ def as_action(observation: Observation, edits: np.ndarray, urgency: np.ndarray) 
     Args:
         observation: Tells the environment by the shape of its mask.
         edits: (N,) 0 keep, 1 prune, 2 revive, 3 grow; what is not allowed becomes keep.
-        urgency: (N,) on HeadEdit the most urgent edit is made; no edit at all means stop.
+        urgency: (N,) on HeadEdit the most urgent edit is made; no edit at all means stop. On HeadRank, where the environment
+            says how many go, heads with the edit prune (and pruned ones without an edit) score below all others, the most
+            urgent lowest.
     """
     heads = len(edits)
+    if wants_scores(observation):
+        active = head_column(observation, "active") > 0.5
+        gone = np.where(active, edits == PRUNE, ~np.isin(edits, (REVIVE, GROW)))
+        return as_scores(-urgency - np.where(gone, 2 * np.ptp(urgency) + 1.0, 0.0), active | ~gone)
     allowed = allowed_edits(observation)[np.arange(heads), edits]
     edits = np.where(allowed, edits, KEEP)
     if observation["action_mask"].ndim == 2:
@@ -69,6 +83,14 @@ def as_action(observation: Observation, edits: np.ndarray, urgency: np.ndarray) 
         return 0
     head = int(np.argmax(np.where(edits == KEEP, -np.inf, urgency)))
     return 1 + (int(edits[head]) - 1) * heads + head
+
+
+def as_scores(importance: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+    """(N,) float32 scores in [-1, 1] in the order of ``importance``; units that are not ``ranked`` come below all others."""
+    order = np.lexsort((np.arange(len(importance)), importance, ranked))
+    scores = np.empty(len(importance), dtype=np.float32)
+    scores[order] = np.linspace(-1.0, 1.0, len(importance), dtype=np.float32)
+    return scores
 
 
 class KeepAll(Controller):
@@ -100,7 +122,7 @@ class RankedController(Controller):
     """Prunes the least important units until a share of them is gone.
 
     Where MLP blocks are units too, a unit counts by what it costs: importance is taken per FLOP, and the share is one of
-    the units' FLOPs.
+    the units' FLOPs. On HeadRank, which has a target and rounds of its own, the importance is the score.
 
     Args:
         sparsity: Share of all heads (of all units' FLOPs where MLP blocks are units) to prune, in [0, 1).
@@ -125,6 +147,8 @@ class RankedController(Controller):
         if (head_column(observation, "is_mlp") > 0).any():
             cost = head_column(observation, "flop_share").astype(np.float64)
             importance = importance / cost
+        if wants_scores(observation):
+            return as_scores(importance, active)  # what is pruned stays so
         edits = np.full(len(active), KEEP)
         wanted = self._due(observation, cost) - cost[~active].sum()
         prunable = active & allowed_edits(observation)[:, PRUNE]

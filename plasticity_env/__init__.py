@@ -66,6 +66,11 @@ _gym.register(
     vector_entry_point="plasticity_env.envs.vector:HeadsVectorEnv",
 )
 _gym.register(id="plasticity/HeadEdit-v0", entry_point="plasticity_env.envs.head_edit:HeadEditEnv")
+_gym.register(
+    id="plasticity/HeadRank-v0",
+    entry_point="plasticity_env.envs.head_rank:HeadRankEnv",
+    vector_entry_point="plasticity_env.envs.rank_vector:HeadRankVectorEnv",
+)
 
 __all__ = [
     "EDITS",

@@ -63,6 +63,8 @@ GLOBAL_FEATURES: dict[str, tuple[float, float]] = {
     "flop_price": (0, RAW_BOUND),
     "log_flop_price": (-16, 16),
     "budget": (0, 1),  # target share of dense FLOPs, 0 when there is none
+    "target_share": (0, 1),  # HeadRank: share of the units that is pruned when the horizon is over, 0 elsewhere
+    "due_share": (0, 1),  # HeadRank: share of the units that is pruned after this decision, 0 elsewhere
     "max_sparsity": (0, 1),
     "prunable": (0, 1),  # share of all heads that may still go before max_sparsity
     "compressed": (0, 1),

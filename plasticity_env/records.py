@@ -22,20 +22,20 @@ class EpisodeRecord:
         env_id: Gymnasium id.
         kwargs: Arguments of the environment, JSON-able.
         options: Reset options that reproduce the start.
-        actions: One entry a step: an integer, or a tuple of integers.
+        actions: One entry a step: an integer, or a tuple of integers (of floats, where scores are the action).
         rewards: One a step, nats.
     """
 
     env_id: str
     kwargs: dict[str, Any]
     options: dict[str, Any]
-    actions: tuple[int | tuple[int, ...], ...]
+    actions: tuple[int | tuple[float, ...], ...]
     rewards: tuple[float, ...]
 
     def then(self, action: Any, reward: float) -> EpisodeRecord:
         """This record, one step longer."""
         array = np.asarray(action)
-        plain = int(array) if array.ndim == 0 else tuple(int(a) for a in array)
+        plain = int(array) if array.ndim == 0 else tuple(array.tolist())
         return replace(self, actions=(*self.actions, plain), rewards=(*self.rewards, float(reward)))
 
     def save(self, path: str | Path) -> None:

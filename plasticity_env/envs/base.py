@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plasticity_env.envs.episode import EpisodeState, draw_episode
 from plasticity_env.envs.making import make_workbench
-from plasticity_env.envs.settings import Settings
+from plasticity_env.envs.settings import settings_for
 from plasticity_env.envs.task import Task, View
 from plasticity_env.envs.training import Training
 from plasticity_env.errors import InputError
@@ -40,6 +40,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}  # noqa: RUF012
     env_id: ClassVar[str]
+    default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise InputError(f"unknown render_mode {render_mode!r}: use 'ansi', 'rgb_array' or 'human'")
         self.render_mode = render_mode
-        self.settings = Settings.read(settings)
+        self.settings = settings_for(self.default_share, settings)
         self.workbench: Workbench = make_workbench(self.settings, loaded, text)
         self._task = Task(self.settings, self.workbench)
         self.head_slots = self._task.slots
@@ -89,8 +90,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
 
         Args:
             seed: Seeds the draws of price, budget and blocks.
-            options: May fix ``flop_price``, ``flop_budget``, ``calibration`` and ``reward`` (lists of block numbers)
-                and ``stream``.
+            options: May fix ``flop_price``, ``flop_budget``, ``pruned_share``, ``calibration`` and ``reward`` (lists of block
+                numbers) and ``stream``.
 
         Returns:
             Observation and info.

@@ -25,12 +25,14 @@ class Draw:
     Attributes:
         price: FLOP price.
         budget: Target share of dense FLOPs, or None.
+        share: Of all units, to be pruned when the horizon is over, or None.
         calibration, reward: Blocks of the text.
         stream: Training stream, or None when the model is frozen.
     """
 
     price: float
     budget: float | None
+    share: float | None
     calibration: Indices
     reward: Indices
     stream: int | None
@@ -44,6 +46,8 @@ class Draw:
         }
         if self.budget is not None:
             options["flop_budget"] = self.budget
+        if self.share is not None:
+            options["pruned_share"] = self.share
         if self.stream is not None:
             options["stream"] = self.stream
         return options
@@ -79,6 +83,7 @@ class EpisodeState(Draw):
         return cls(
             price=draw.price,
             budget=draw.budget,
+            share=draw.share,
             calibration=draw.calibration,
             reward=draw.reward,
             stream=draw.stream,
@@ -115,29 +120,33 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
         settings: Of the environment.
         text: Its text.
         random: Of the environment; a fixed number of draws is taken from it whatever the options say.
-        options: May fix ``flop_price``, ``flop_budget``, ``calibration``, ``reward`` and ``stream``.
+        options: May fix ``flop_price``, ``flop_budget``, ``pruned_share``, ``calibration``, ``reward`` and ``stream``.
 
     Raises:
         InputError: An option that is unknown or out of range.
     """
-    known = {"flop_price", "flop_budget", "calibration", "reward", "stream"}
+    known = {"flop_price", "flop_budget", "pruned_share", "calibration", "reward", "stream"}
     if set(options) - known:
         raise InputError(f"unknown reset option {sorted(set(options) - known)[0]!r}: known are {sorted(known)}")
-    ranges = {name: options.get(name, getattr(settings, name)) for name in ("flop_price", "flop_budget")}
+    if settings.pruned_share is None and "pruned_share" in options:
+        raise InputError("pruned_share is the target of plasticity/HeadRank-v0: this environment has none")
+    ranges = {name: options.get(name, getattr(settings, name)) for name in LIMITS}
     for name, (above, most) in LIMITS.items():
-        check_range(name, ranges[name], above, most)
+        if ranges[name] is not None:
+            check_range(name, ranges[name], above, most)
     # both are always drawn, so that a fixed price changes nothing else about a seed
     low, high = bounds(ranges["flop_price"])
     price = math.exp(math.log(low) + random.random() * (math.log(high) - math.log(low)))
     drawn = float(random.uniform(*bounds(ranges["flop_budget"])))
     budget = drawn if find_reward(settings.reward).needs_budget else None
+    share = None if ranges["pruned_share"] is None else float(random.uniform(*bounds(ranges["pruned_share"])))
     stream = None
     if settings.train_steps > 0:  # a stream comes with its batches, so that its control arm is trained once
         stream = int(options.get("stream", random.integers(settings.train_streams)))
         random = np.random.default_rng([stream, 1])
     calibration = _pick(text, random, "calibration", settings.calibration_blocks, options)
     reward = _pick(text, random, "reward", settings.reward_blocks, options)
-    return Draw(price, budget, calibration, reward, stream)
+    return Draw(price, budget, share, calibration, reward, stream)
 
 
 def _pick(text: TextSplits, random: np.random.Generator, split: str, count: int, options: dict[str, Any]) -> Indices:

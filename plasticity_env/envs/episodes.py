@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,22 @@ class Episodes:
     Args:
         task: Rules that all share.
         bench: Measures their masks.
+        count: N.
+        show_mask: Brings (N, L * U, 4) allowed edits into the shape that the environment's observation has.
 
     Attributes:
         states: N, once each was started.
         invalid: (N,) edits dropped at each one's latest decision.
     """
 
-    def __init__(self, task: Task, bench: BatchedBench, count: int) -> None:
-        self._task, self._bench = task, bench
+    def __init__(
+        self,
+        task: Task,
+        bench: BatchedBench,
+        count: int,
+        show_mask: Callable[[np.ndarray], np.ndarray] = lambda allowed: allowed.astype(np.int8),
+    ) -> None:
+        self._task, self._bench, self._show_mask = task, bench, show_mask
         self.states: list[EpisodeState] = []
         self.invalid = np.zeros(count, dtype=np.int64)
         self._terms: list[Terms] = [{} for _ in range(count)]
@@ -98,8 +107,8 @@ class Episodes:
         return self._view
 
     def action_mask(self) -> np.ndarray:
-        """(N, L * U, 4) int8, 1 = allowed."""
-        return self.view.allowed.flatten(1, 2).numpy().astype(np.int8)
+        """(N, ...) int8, 1 = allowed, as ``show_mask`` has it."""
+        return self._show_mask(self.view.allowed.flatten(1, 2).numpy())
 
     def infos(self, chosen: np.ndarray) -> Infos:
         """Infos in Gymnasium's vector form: an array for each name, and under ``_name`` who has it.

@@ -14,7 +14,7 @@ from plasticity_env.rewards import find_reward
 
 UNITS = ("heads", "heads+mlp")
 # what ranges must lie above, and their largest value
-LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0)}
+LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0), "pruned_share": (0.0, 0.99)}
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Settings:
         reward: Name in the reward registry.
         flop_price: Price of a nat of log FLOPs: a number, or a range sampled log-uniformly at reset.
         flop_budget: Share of dense FLOPs to reach under the "budget" reward: a number, or a range sampled uniformly.
+        pruned_share: HeadRank only: share of all heads (with units="heads+mlp": of the units' FLOPs) that is pruned when the
+            horizon is over: a number, or a range sampled uniformly at reset.
         horizon: Decisions an episode.
         train_steps: Fine-tuning steps between decisions; 0 freezes the model.
         learning_rate: Of those steps.
@@ -59,6 +61,7 @@ class Settings:
     reward: str = "ppl_per_flop"
     flop_price: float | Sequence[float] = (1.0, 16.0)
     flop_budget: float | Sequence[float] = (0.75, 0.95)
+    pruned_share: float | Sequence[float] | None = None
     horizon: int = 8
     train_steps: int = 0
     learning_rate: float = 3e-4
@@ -85,7 +88,8 @@ class Settings:
         find_repair(self.repair)
         find_initial_weights(self.growth_init)
         for name, (above, most) in LIMITS.items():
-            check_range(name, getattr(self, name), above, most)
+            if name != "pruned_share" or self.pruned_share is not None:
+                check_range(name, getattr(self, name), above, most)
         for name, low in (
             ("horizon", 1),
             ("train_steps", 0),
@@ -133,6 +137,20 @@ class Settings:
         """The arguments as JSON-able keyword arguments."""
         values = asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def settings_for(default_share: tuple[float, float] | None, values: dict[str, Any]) -> Settings:
+    """Settings of an environment whose target share is ``default_share`` unless given; None where it has no such target.
+
+    Raises:
+        InputError: A name or value that is not known, or a target for an environment that has none.
+    """
+    settings = Settings.read({"pruned_share": default_share, **values})
+    if default_share is None and settings.pruned_share is not None:
+        raise InputError("pruned_share is the target of plasticity/HeadRank-v0: this environment has none")
+    if default_share is not None and settings.pruned_share is None:
+        raise InputError("plasticity/HeadRank-v0 needs pruned_share: a number, or a range to sample from")
+    return settings
 
 
 def bounds(value: float | Sequence[float]) -> tuple[float, float]:

@@ -59,6 +59,27 @@ class Task:
         """Forward FLOPs per token of the dense model."""
         return self.flop_table.total(torch.ones(self.shape, dtype=torch.bool))
 
+    @property
+    def revives(self) -> bool:
+        """Whether pruned units may come back."""
+        return self._mode is PruningMode.ADAPTIVE
+
+    @property
+    def counts_units(self) -> bool:
+        """Whether a share of units is a number of units, not of FLOPs."""
+        return not self.mlp_blocks
+
+    @cached_property
+    def unit_costs(self) -> Tensor:
+        """(L, U) float64, what a unit counts in a share of units: 1, or its FLOPs where MLP blocks are units too."""
+        if self.counts_units:
+            return torch.ones(self.shape, dtype=torch.float64)
+        return self.flop_table.marginal(torch.ones(self.shape, dtype=torch.bool)).double()
+
+    def due_share(self, state: EpisodeState) -> float:
+        """Share of the units that is pruned after this decision of an episode with a target; 0 without."""
+        return (state.share or 0.0) * min(1.0, (state.step + 1) / self.settings.horizon)
+
     def limits(self, budget: float | Tensor | None) -> Limits:
         """What no sequence of edits may break, given the share of the dense FLOPs to reach ((n,) for n states)."""
         most = min(math.floor(self.settings.max_sparsity * self.slots + 1e-9), self.slots - 1)
@@ -138,6 +159,8 @@ class Task:
             "flop_price": prices,
             "log_flop_price": np.log(prices),
             "budget": np.array([state.budget or 0.0 for state in states]),
+            "target_share": np.array([state.share or 0.0 for state in states]),
+            "due_share": np.array([self.due_share(state) for state in states]),
             "max_sparsity": settings.max_sparsity,
             "prunable": (limits.max_pruned - pruned) / self.slots,
             "compressed": float(self._mode is PruningMode.COMPRESSED),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -18,7 +18,7 @@ from plasticity_env.envs.batched_bench import BatchedBench
 from plasticity_env.envs.episode import EpisodeState
 from plasticity_env.envs.episodes import Episodes, Infos
 from plasticity_env.envs.making import make_workbench
-from plasticity_env.envs.settings import Settings
+from plasticity_env.envs.settings import settings_for
 from plasticity_env.envs.task import Task
 from plasticity_env.errors import InputError
 from plasticity_env.loading import LoadedModel
@@ -59,6 +59,8 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         InputError: Settings that environments in one batch cannot have.
     """
 
+    default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -72,7 +74,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     ) -> None:
         _check(num_envs, autoreset_mode, tokens_per_pass, memory_share, render_mode)
         self.num_envs, self.render_mode = num_envs, render_mode
-        self.settings = Settings.read(settings)
+        self.settings = settings_for(self.default_share, settings)
         if self.settings.train_steps:
             raise InputError(
                 f"train_steps {self.settings.train_steps} needs weights of its own in every environment: use "
@@ -83,11 +85,11 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self.workbench = make_workbench(self.settings, loaded, text)
         self.bench = BatchedBench(self.workbench, num_envs, tokens_per_pass, memory_share)
         self._task = Task(self.settings, self.workbench)
-        self._episodes = Episodes(self._task, self.bench, num_envs)
+        self._episodes = Episodes(self._task, self.bench, num_envs, self._show_mask)
         self._randoms: list[tuple[np.random.Generator, int]] = []
         self.head_slots = self._task.slots
-        self.single_action_space = gym.spaces.MultiDiscrete([len(EDITS)] * self.head_slots)
-        self.single_observation_space = observation_space(self.head_slots, (self.head_slots, len(EDITS)))
+        self.single_action_space = self._single_action_space()
+        self.single_observation_space = observation_space(self.head_slots, self._action_mask_shape())
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
@@ -175,6 +177,30 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         """(N, 4 * L * U) boolean, True = allowed."""
         return self._episodes.action_mask().astype(bool).reshape(self.num_envs, -1)
 
+    # -- what another kind of action changes -------------------------------------------------------------------------
+
+    def _single_action_space(self) -> gym.spaces.Space[Any]:
+        return gym.spaces.MultiDiscrete([len(EDITS)] * self.head_slots)
+
+    def _action_mask_shape(self) -> tuple[int, ...]:
+        return (self.head_slots, len(EDITS))
+
+    def _show_mask(self, allowed: np.ndarray) -> np.ndarray:
+        """int8 mask in the shape of the action space, from (N, L * U, 4) allowed edits."""
+        return allowed.astype(np.int8)
+
+    def _edits(self, actions: Any) -> Tensor:
+        """(N, L, U) edits that actions ask for."""
+        edits = np.asarray(actions)
+        wanted = (self.num_envs, self.head_slots)
+        whole = np.issubdtype(edits.dtype, np.integer)
+        if edits.shape != wanted or not whole or edits.min() < 0 or edits.max() >= len(EDITS):
+            raise InputError(
+                f"actions must be whole numbers from 0 to 3 ({', '.join(EDITS)}) of shape {wanted}, "
+                f"got {edits.dtype} of shape {edits.shape}"
+            )
+        return torch.from_numpy(edits.astype(np.int64)).view(self.num_envs, *self._task.shape)
+
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _observations(self, index: int | None = None) -> Observation:
@@ -213,17 +239,6 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         if not self._episodes.states and not chosen.all():
             raise gym.error.ResetNeeded("call reset() for all environments first, without reset_mask")
         return chosen
-
-    def _edits(self, actions: Any) -> Tensor:
-        edits = np.asarray(actions)
-        wanted = (self.num_envs, self.head_slots)
-        whole = np.issubdtype(edits.dtype, np.integer)
-        if edits.shape != wanted or not whole or edits.min() < 0 or edits.max() >= len(EDITS):
-            raise InputError(
-                f"actions must be whole numbers from 0 to 3 ({', '.join(EDITS)}) of shape {wanted}, "
-                f"got {edits.dtype} of shape {edits.shape}"
-            )
-        return torch.from_numpy(edits.astype(np.int64)).view(self.num_envs, *self._task.shape)
 
 
 def _check(

@@ -89,6 +89,8 @@ def observe(situation: Situation) -> Observation:
         "flop_price": situation.flop_price,
         "log_flop_price": math.log(situation.flop_price),
         "budget": 0.0,
+        "target_share": 0.0,
+        "due_share": 0.0,
         "max_sparsity": limits.max_pruned / active.numel(),
         "prunable": max(0, limits.max_pruned - pruned) / active.numel(),
         "compressed": float(limits.mode is PruningMode.COMPRESSED),

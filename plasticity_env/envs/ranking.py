@@ -1,0 +1,59 @@
+"""From scores to edits: the lowest-ranked units go, up to the share that is due."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plasticity_env.edits import KEEP, PRUNE, REVIVE
+from plasticity_env.envs.episode import EpisodeState
+from plasticity_env.envs.task import Task
+from plasticity_env.errors import InputError
+
+BOUND = 1.0
+
+
+def rank_edits(scores: Tensor, state: EpisodeState, task: Task) -> Tensor:
+    """The edits that leave the highest-scored units active and prune the share that is due at this decision.
+
+    In adaptive mode every unit stands for choice, so that a pruned one with a high score is revived; in compressed mode
+    what is pruned stays so, and the rest of the due share is taken from the active ones.
+
+    Args:
+        scores: (L, U), higher = kept longer; of equal ones the first in the order of layers goes first.
+        state: Before the decision.
+        task: Its rules.
+
+    Returns:
+        (L, U) integers, 0 keep, 1 prune, 2 revive.
+    """
+    active, cost = state.active.flatten(), task.unit_costs.flatten()
+    candidates = torch.ones_like(active) if task.revives else active
+    due = task.due_share(state) * float(cost.sum())
+    due = round(due) if task.counts_units else due
+    spent = 0.0 if task.revives else float(cost[~active].sum())
+    order = scores.flatten().double().masked_fill(~candidates, torch.inf).argsort(stable=True)[: int(candidates.sum())]
+    gone = torch.zeros_like(active)
+    gone[order[spent + cost[order].cumsum(0) <= due + 1e-9]] = True
+    edits = torch.full(active.shape, KEEP, dtype=torch.int64)
+    edits[gone & active] = PRUNE
+    edits[~gone & ~active & candidates] = REVIVE
+    return edits.view(task.shape)
+
+
+def read_scores(action: Any, shape: tuple[int, ...]) -> Tensor:
+    """An action as float64 scores of a shape.
+
+    Raises:
+        InputError: Another shape, not numbers, or not finite.
+    """
+    scores = np.asarray(action)
+    if scores.shape != shape or not np.issubdtype(scores.dtype, np.number) or not np.isfinite(scores).all():
+        raise InputError(
+            f"an action must hold finite scores of shape {shape}, higher = kept longer; got {scores.dtype} of shape "
+            f"{scores.shape}"
+        )
+    return torch.from_numpy(scores.astype(np.float64))
