@@ -26,7 +26,6 @@ from plasticity_env.stopwatch import ratio, take_turns
 from plasticity_env.text import Split, TextSplits
 
 _CALIBRATION_TOKENS = 4096
-_TEST_TOKENS = 4096
 _PASS_TOKENS = 512  # at a time where nothing is timed
 
 
@@ -111,7 +110,7 @@ def bench_compact(
     compacted = model.compact().eval()
     model.revive(mask)
     ids = _blocks(text, "calibration", options.tokens).to(model.device)
-    test = _blocks(text, "test", _TEST_TOKENS).to(model.device)
+    test = _blocks(text, "test", options.test_tokens).to(model.device)
     models: dict[str, Any] = {"dense": model.model, "compact": compacted}
     if peer_model is not None:
         models["peer"] = peer_model

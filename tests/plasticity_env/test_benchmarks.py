@@ -18,9 +18,10 @@ from plasticity_env.stopwatch import timed
 
 
 def test_compact_rows_set_time_beside_flops(monkeypatch):
-    for name in ("_CALIBRATION_TOKENS", "_TEST_TOKENS"):
-        monkeypatch.setattr(compact, name, 512)
-    options = Options(models="bard-llama-4x8", lengths="32", tokens=64, sparsities="0.25,0.5", rounds=1)
+    monkeypatch.setattr(compact, "_CALIBRATION_TOKENS", 512)
+    options = Options(
+        models="bard-llama-4x8", lengths="32", tokens=64, sparsities="0.25,0.5", rounds=1, test_tokens=512
+    )
     rows = list(compact_rows(options))
     assert [row.removed for row in rows][:2] == [8, 16]
     for row in rows[:2]:
