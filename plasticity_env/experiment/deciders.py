@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity_env.entropy_trial import try_entropy_directions
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.flops import CostTable
 from plasticity_env.model import PlasticModel
@@ -22,10 +23,11 @@ from plasticity_env.strategies import (
     AttentionEntropyStrategy,
     HeadView,
     Strategy,
-    entropy_direction,
     find_strategy,
 )
 from plasticity_env.text import TextSplits
+
+TRIAL_BLOCKS = 16  # of calibration text, that "auto" tries both directions of entropy on
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class StrategyDecider(Decider):
 
     Args:
         strategy: Name in `PRUNING_STRATEGIES`, or a strategy.
-        prune_entropy: Direction of "entropy": "high", "low" or "auto".
+        prune_entropy: Direction of "entropy": "high", "low" or "auto", which tries both on calibration text each time.
 
     Raises:
         InputError: No such strategy or direction.
@@ -176,26 +178,26 @@ class StrategyDecider(Decider):
         candidates = torch.ones_like(active) if over else active
         wanted = count if over else max(0, count - int((~active).sum()))
         view = HeadView(candidates, situation.model.heads, situation.generator, situation.signals)
-        chosen = self.strategy.select(view, candidates, wanted)
+        strategy, details = self._directed(situation, candidates, wanted)
+        chosen = strategy.select(view, candidates, wanted)
+        rule = f"{self.name} ({details['direction']} first)" if details else self.name
         prune, revive = chosen & active, (~active & ~chosen) if over else torch.zeros_like(active)
         reasons = {}
         for verb, mask in (("among", prune), ("no longer among", revive)):
             for where in mask.nonzero().tolist():
                 slots = int(candidates.sum())
-                reasons[where[0], where[1]] = (
-                    f"{verb} the {wanted} of {slots} heads that {self._rule(view)} prunes first"
-                )
-        return Decision(prune, revive, torch.zeros_like(active), reasons, self._details(view))
+                reasons[where[0], where[1]] = f"{verb} the {wanted} of {slots} heads that {rule} prunes first"
+        return Decision(prune, revive, torch.zeros_like(active), reasons, details)
 
-    def _rule(self, view: HeadView) -> str:
-        direction = self._details(view).get("direction")
-        return f"{self.name} ({direction} first)" if direction else self.name
-
-    def _details(self, view: HeadView) -> dict[str, Any]:
+    def _directed(self, situation: Situation, candidates: Tensor, count: int) -> tuple[Strategy, dict[str, Any]]:
+        """The strategy with its direction, for one that has any, and what there is to tell of it."""
         direction = getattr(self.strategy, "direction", None)
-        if direction == "auto":
-            direction = entropy_direction(view.measured, view.active[:, : view.heads])
-        return {} if direction is None else {"direction": direction}
+        if direction != "auto":
+            return self.strategy, {} if direction is None else {"direction": direction}
+        ids = situation.text.blocks("calibration")[:TRIAL_BLOCKS]
+        trial = try_entropy_directions(situation.model, situation.signals, candidates, count, ids)
+        told = {"direction": trial.direction, "loss_high": trial.high, "loss_low": trial.low}
+        return AttentionEntropyStrategy(trial.direction), told
 
 
 def pruned_count(level: float, active: Tensor) -> int:
