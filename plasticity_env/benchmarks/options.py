@@ -30,7 +30,7 @@ class Options:
     """numbers of environments, separated by commas (vector)"""
     memory_share: float = 0.02
     """of the model's bytes, what each environment may add (vector)"""
-    test_tokens: int = 16384
+    test_tokens: int = 4096
     """tokens that perplexity is measured on (compact)"""
     rounds: int = 7
     """counted rounds"""
