@@ -281,7 +281,7 @@ def _room(counts: list[int]) -> dict[str, Any]:
         return {}
     low, high = min(counts), max(counts)
     margin = max(0.6, 0.15 * (high - low))
-    return {"range": [low - margin, high + margin], "autorange": False, "dtick": max(1, math.ceil((high - low) / 4))}
+    return {"range": [low - margin, high + margin], "autorange": False, **({"dtick": 1} if high - low < 4 else {})}
 
 
 def _phase_bands(record: RunRecord) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -96,7 +96,7 @@ def decisions(record: RunRecord) -> Figure | None:
     tall = max(120, min(13, max(5, 900 // (layers * heads))) * layers * heads)
     height = 210 + tall + 60
     top, low = 1 - 150 / (height - 76), tall / (height - 76)
-    ticks = {"tickvals": at, "ticktext": _tick_names(moments)} if len(at) <= 14 else {"nticks": 10}
+    ticks = {"tickvals": at, "ticktext": _tick_names(moments)} if len(at) <= 14 else _cycle_ticks(moments)
     layout = {
         "height": height,
         "margin": {"l": 46, "r": 12, "t": 20, "b": 56},
@@ -113,6 +113,13 @@ def decisions(record: RunRecord) -> Figure | None:
 
 def _tick_names(moments: list[Moment]) -> list[str]:
     return [f"{m.cycle}<br>{SHORT_PHASES.get(m.phase, m.phase)}" if m.cycle else m.phase for m in moments]
+
+
+def _cycle_ticks(moments: list[Moment]) -> dict[str, Any]:
+    """The first moment of each cycle, of at most about twelve cycles."""
+    firsts = {moment.cycle: at for at, moment in reversed(list(enumerate(moments))) if moment.cycle}
+    cycles = sorted(firsts)[:: max(1, -(-len(firsts) // 12))]
+    return {"tickvals": [firsts[cycle] for cycle in cycles], "ticktext": [f"cycle<br>{cycle}" for cycle in cycles]}
 
 
 def _shown(grid: np.ndarray, log: bool) -> np.ndarray:

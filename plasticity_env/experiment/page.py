@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from plasticity_env.experiment import charts, head_maps, page_style, sections, stage_charts
 from plasticity_env.experiment import figures as drawn
-from plasticity_env.experiment import head_maps, page_style, sections
+from plasticity_env.experiment.cycle_charts import cycle_pictures
 from plasticity_env.experiment.record import RunRecord
-from plasticity_env.experiment.stage_charts import write_charts
-from plasticity_env.experiment.story import cycles_of, phase_name
+from plasticity_env.experiment.story import DONE, cycles_of, phase_name, stages_of
 from plasticity_env.html_parts import NOT_MEASURED, Figures, grid, plot, write_page
 
 PAGE = "dashboards/dashboard.html"
@@ -38,6 +38,8 @@ _PHASE_LEGEND = [
     ("●", "experiment", "after fine-tuning"),
     ("■", "experiment", "evaluation"),
 ]
+_AFTER = {"pruning": "after pruning", "growth": "after growth", "fine_tuning": "after fine-tuning"}
+_AFTER["evaluation"] = "evaluation"
 _HEAD_LEGEND = [("✖", "prune", "pruned"), ("●", "grow", "new, still warming up")]
 _STATE_LEGEND = [
     ("band", "on", "active"),
@@ -63,6 +65,27 @@ def write_pages(folder: str | Path, final: bool = True) -> None:
     if final:
         write_charts(record)
     write_dashboard(record, record.folder / PAGE)
+
+
+def write_charts(record: RunRecord) -> list[Path]:
+    """Write the pictures of a run under ``dashboards/`` and ``visualizations/``.
+
+    Args:
+        record: Of the run.
+
+    Returns:
+        Those that could be drawn from what was measured.
+    """
+    dashboards, pictures = record.folder / "dashboards", record.folder / "visualizations"
+    kinds = (
+        (charts.complete_process_png, dashboards / "complete_process.png"),
+        (charts.multi_cycle_png, dashboards / "multi_cycle_process.png"),
+        (charts.attention_heatmaps_png, dashboards / "attention_heatmaps.png"),
+        (stage_charts.active_heads_png, pictures / "active_heads_by_stage.png"),
+        (stage_charts.before_and_after_png, pictures / "perplexity_by_phase.png"),
+        (stage_charts.improvement_png, pictures / "improvement_over_cycles.png"),
+    )
+    return [path for draw, path in kinds if draw(record, path)] + cycle_pictures(record, pictures)
 
 
 def write_dashboard(record: RunRecord, path: Path) -> None:
@@ -118,13 +141,26 @@ def _state(record: RunRecord, running: bool) -> str:
     )
 
 
-def _legend(entries: list[tuple[str, str, str]]) -> str:
+def _legend(entries: list[tuple[str, str, str]], missing: frozenset[str] = frozenset()) -> str:
+    """Marks, names of their colours and what they mean, without what is missing on the figure."""
     items = []
     for mark, name, said in entries:
+        if said in missing:
+            continue
         kind = {"line": "line", "dash": "dash", "band": ""}.get(mark, "mark")
         sign = mark if kind == "mark" else ""
         items.append(f'<li><i class="{kind}" style="--of: var(--{name})">{sign}</i>{html.escape(said)}</li>')
     return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _missing(record: RunRecord) -> frozenset[str]:
+    """Entries of the legends that nothing stands for in this run."""
+    there = {DONE[event.edit] for event in record.events if event.edit in DONE}
+    there |= {phase_name(row.phase) for row in record.phases} | {phase_name(row.phase) for row in record.steps[-1:]}
+    there |= {_AFTER.get(row.phase, "") for row in stages_of(record)}
+    there |= {"control arm"} if drawn.has_control(record) else set()
+    there |= {"warm-up is stable"} if record.stabilisation and record.stabilisation.stabilised_at is not None else set()
+    return frozenset(said for _, _, said in (*_PROCESS_LEGEND, *_PHASE_LEGEND) if said != "experiment") - there
 
 
 def _process(record: RunRecord, figures: Figures) -> str:
@@ -132,7 +168,8 @@ def _process(record: RunRecord, figures: Figures) -> str:
     if found is None:
         return NOT_MEASURED
     note = "Shaded: phases that train. Vertical lines: heads were pruned, revived or grown, which takes no step."
-    return f'<p class="note">{note}</p>{plot(figures, *found, "Loss, perplexity, heads", _legend(_PROCESS_LEGEND))}'
+    legend = _legend(_PROCESS_LEGEND, _missing(record))
+    return f'<p class="note">{note}</p>{plot(figures, *found, "Loss, perplexity, heads", legend)}'
 
 
 def _comparison(record: RunRecord, figures: Figures) -> str:
@@ -144,7 +181,7 @@ def _comparison(record: RunRecord, figures: Figures) -> str:
         if drawn.has_control(record)
         else "This run has no control arm: what pruning costs cannot be told from what training gives."
     )
-    card = plot(figures, *found, "Phase by phase", _legend(_PHASE_LEGEND))
+    card = plot(figures, *found, "Phase by phase", _legend(_PHASE_LEGEND, _missing(record)))
     return f'<p class="note">{note}</p>{card}{sections.cycle_table(record)}'
 
 

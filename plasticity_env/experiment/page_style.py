@@ -30,7 +30,8 @@ input[type=search] { font: inherit; color: var(--ink); background: var(--card); 
 .scroll.tall thead th:first-child { z-index: 2; }
 table.text td, table.text th { text-align: left; vertical-align: top; }
 table.text thead button { min-width: 3.2rem; }
-td.wrap { white-space: normal; min-width: 13rem; }
+td.wrap { white-space: normal; min-width: 13rem; } td.long { min-width: 25rem; }
+.soft { color: var(--soft); }
 td.number { text-align: right !important; }
 .edit { font-weight: 600; }
 .edit.prune, .worse { color: var(--prune); } .edit.revive { color: var(--revive); }
@@ -41,7 +42,7 @@ details > summary { cursor: pointer; color: var(--accent); }
 .prompt { margin: 1.1rem 0 0.5rem; overflow-wrap: anywhere; }
 .sample p { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.9rem; }
 .sample b { color: var(--soft); font-weight: 600; }
-@media (max-width: 600px) { td.wrap { min-width: 15rem; }
+@media (max-width: 600px) { td.wrap { min-width: 17rem; } td.long { min-width: 30rem; }
   main > details > dl.details, section > details > dl.details { grid-template-columns: 1fr; } }
 """
 

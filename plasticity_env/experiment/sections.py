@@ -129,7 +129,8 @@ def cycle_table(record: RunRecord) -> str:
         "FLOPs kept",
     ]
     note = (
-        f"Perplexity on the {shown_split(record)} text. Difference: trained against the control arm. –: not measured."
+        f"Perplexity on the {shown_split(record)} text. Difference: trained against the control arm. Recovered: share of "
+        "the loss that pruning cost, over the control arm's, that is back in the end. –: not measured."
     )
     return f'<div class="card"><h3>Cycles</h3><p class="note">{html.escape(note)}</p>{_table(names, rows)}</div>'
 
@@ -226,7 +227,7 @@ def _decision(event: PruningEvent) -> str:
         f'<th scope="row" data-value="{event.cycle}">{event.cycle}</th><td data-value="{event.step}">{event.step}</td>'
         f'<td>{phase_name(html.escape(event.phase))}</td><td data-value="{place}">{event.layer}.{event.head}</td>'
         f'<td data-value="{html.escape(event.edit)}">{edit}</td><td>{html.escape(event.decider)}</td>'
-        f'<td class="wrap">{html.escape(event.reason)}</td><td class="wrap">{html.escape(signals)}</td></tr>'
+        f'<td class="wrap">{html.escape(event.reason)}</td><td class="wrap long">{html.escape(signals)}</td></tr>'
     )
 
 
@@ -276,16 +277,15 @@ def _recovered(record: RunRecord, pruned: EvaluationRow | None, tuned: Evaluatio
 
 
 def _details(details: dict[str, Any]) -> str:
-    if not details:
-        return ""
-    pairs = "".join(
-        f"<dt>{html.escape(phase_name(str(name)))}</dt><dd>{html.escape(_detail(value))}</dd>"
-        for name, value in details.items()
+    """Few short entries in a line, many behind a click."""
+    held = {phase_name(str(name)): _detail(value) for name, value in details.items()}
+    line = " · ".join(
+        f"<span class='soft'>{html.escape(name)}</span> {html.escape(said)}" for name, said in held.items()
     )
-    listed = f'<dl class="details">{pairs}</dl>'
-    if len(details) <= 3 and all(len(_detail(value)) < 60 for value in details.values()):
-        return listed
-    return f"<details><summary>{len(details)} entries</summary>{listed}</details>"
+    if sum(map(len, held.values())) < 80 and len(held) <= 4:
+        return line
+    pairs = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(said)}</dd>" for name, said in held.items())
+    return f'<details><summary>{len(held)} entries</summary><dl class="details">{pairs}</dl></details>'
 
 
 def _detail(value: Any) -> str:

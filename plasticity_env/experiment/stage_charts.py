@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from plasticity_env.experiment.charts import (
     ARM_COLOURS,
     EDIT_COLOURS,
-    HEAT_SIGNALS,
-    colour_bar,
-    draw_heads,
     dress,
-    first_of_cycles,
     headline,
     perplexity_axis,
-    shared_norm,
 )
 from plasticity_env.experiment.record import CONTROL, EXPERIMENT, EvaluationRow, RunRecord
 from plasticity_env.experiment.story import (
-    DONE,
-    EDITS,
     SHORT_PHASES,
-    SIGNAL_NAMES,
     cycles_of,
     evaluations_of,
-    grid_of,
     last_of,
     moments_of,
     phase_name,
@@ -37,9 +28,35 @@ from plasticity_env.experiment.story import (
 )
 from plasticity_env.plots import blank_figure, save_png
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
+
 STATE_COLOURS = ("#DCDDDA", "#3B7FAE", EDIT_COLOURS["prune"], EDIT_COLOURS["revive"], EDIT_COLOURS["grow"])
 STATE_NAMES = ("pruned before", "active", "pruned now", "revived now", "grown now")
 _MOST_STAGES = 20
+
+
+def draw_states(panel: Axes, states: np.ndarray) -> None:
+    """Draw the (L, H) states of the heads as cells."""
+    from matplotlib.colors import ListedColormap
+
+    layers, heads = states.shape
+    colours = ListedColormap(STATE_COLOURS)
+    panel.pcolormesh(states, cmap=colours, vmin=-0.5, vmax=4.5, edgecolors="white", linewidth=1.2)
+    panel.invert_yaxis()
+    for axis, count in ((panel.xaxis, heads), (panel.yaxis, layers)):
+        every = range(0, count, max(1, -(-count // 6)))
+        axis.set_ticks([at + 0.5 for at in every], [str(at) for at in every])
+    panel.tick_params(labelsize=7, length=0)
+    panel.spines[:].set_visible(False)
+
+
+def state_legend() -> list[Patch]:
+    """What the colours of the states mean."""
+    from matplotlib.patches import Patch
+
+    return [Patch(color=colour, label=name) for colour, name in zip(STATE_COLOURS, STATE_NAMES, strict=True)]
 
 
 def active_heads_png(record: RunRecord, path: Path) -> bool:
@@ -52,9 +69,6 @@ def active_heads_png(record: RunRecord, path: Path) -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
-
     moments = moments_of(record)
     if len(moments) < 2:
         return False
@@ -65,23 +79,17 @@ def active_heads_png(record: RunRecord, path: Path) -> bool:
     rows = -(-len(moments) // columns)
     figure = blank_figure(2.1 * columns + 0.4, (0.75 + min(2.6, 0.35 + 0.3 * layers)) * rows + 0.9)
     panels = figure.subplots(rows, columns, squeeze=False)
-    colours = ListedColormap(STATE_COLOURS)
     for panel, moment in zip(panels.flat, moments, strict=False):
-        panel.pcolormesh(moment.states, cmap=colours, vmin=-0.5, vmax=4.5, edgecolors="white", linewidth=1.2)
-        panel.invert_yaxis()
+        draw_states(panel, moment.states)
         name = f"cycle {moment.cycle}, {phase_name(moment.phase)}" if moment.cycle else phase_name(moment.phase)
         panel.set_title(f"{name}\n{moment.active} of {layers * heads} active", fontsize=8, loc="left")
-        for axis, count in ((panel.xaxis, heads), (panel.yaxis, layers)):
-            every = range(0, count, max(1, -(-count // 6)))
-            axis.set_ticks([at + 0.5 for at in every], [str(at) for at in every])
-        panel.tick_params(labelsize=7, length=0)
-        panel.spines[:].set_visible(False)
     for panel in panels.flat[len(moments) :]:
         panel.set_axis_off()
     for panel in panels[:, 0]:
         panel.set_ylabel("layer", fontsize=8)
-    patches = [Patch(color=colour, label=name) for colour, name in zip(STATE_COLOURS, STATE_NAMES, strict=True)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=5 if columns > 3 else 3, fontsize=8, frameon=False)
+    figure.legend(
+        handles=state_legend(), loc="outside lower center", ncols=5 if columns > 3 else 3, fontsize=8, frameon=False
+    )
     headline(figure, record, "active heads by stage")
     save_png(figure, path)
     return True
@@ -198,108 +206,8 @@ def improvement_png(record: RunRecord, path: Path) -> bool:
     return True
 
 
-def cycle_pictures(record: RunRecord, folder: Path) -> list[Path]:
-    """Draw each cycle's entropy, gradient and decisions on maps of the heads.
-
-    Args:
-        record: Of the run.
-        folder: Gets ``entropy_cycle_1.png``, ``gradient_cycle_1.png``, ``decisions_cycle_1.png``, ...
-
-    Returns:
-        The pictures that could be drawn.
-    """
-    written = []
-    for row in first_of_cycles(record.signals):
-        for name in HEAT_SIGNALS[:2]:
-            if name in row.signals:
-                grid, active = grid_of(row.signals[name]), np.array(row.active, dtype=bool)
-                if grid.shape == active.shape and np.isfinite(grid).any():
-                    path = folder / f"{name}_cycle_{row.cycle}.png"
-                    _one_map(record, path, grid, active, SIGNAL_NAMES[name], row.cycle)
-                    written.append(path)
-    for cycle in cycles_of(record):
-        path = folder / f"decisions_cycle_{cycle}.png"
-        if _decisions_of(record, cycle, path):
-            written.append(path)
-    return written
-
-
-def _one_map(record: RunRecord, path: Path, grid: np.ndarray, active: np.ndarray, name: str, cycle: int) -> None:
-    figure = blank_figure(1.8 + min(8.0, 0.55 * grid.shape[1] + 1.2), 1.5 + min(6.0, 0.42 * grid.shape[0]))
-    panel = figure.subplots()
-    norm = shared_norm([grid])
-    colour_bar(figure, draw_heads(panel, grid, active, norm), panel)
-    if grid.size <= 64:
-        for (layer, head), value in np.ndenumerate(grid):
-            dark = norm(value) > 0.6
-            if np.isfinite(value) and active[layer, head]:
-                panel.text(
-                    head, layer, f"{value:.2g}", ha="center", va="center", fontsize=7, color="w" if dark else "k"
-                )
-    panel.set_xlabel("head", fontsize=8)
-    panel.set_ylabel("layer", fontsize=8)
-    panel.set_title(f"{name}\ncycle {cycle}, before pruning; crossed: pruned", fontsize=9, loc="left")
-    save_png(figure, path)
-
-
-def _decisions_of(record: RunRecord, cycle: int, path: Path) -> bool:
-    """Draw how the heads stood after each group of edits of one cycle."""
-    from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
-
-    moments = [moment for moment in moments_of(record) if moment.cycle == cycle][:6]
-    if not moments:
-        return False
-    layers, heads = moments[0].states.shape
-    side = 1.2 + min(5.0, 0.36 * heads)
-    figure = blank_figure(max(5.4, side * len(moments) + 0.3), 1.9 + min(6.0, 0.36 * layers))
-    panels = figure.subplots(1, len(moments), squeeze=False)[0]
-    for panel, moment in zip(panels, moments, strict=True):
-        panel.pcolormesh(
-            moment.states, cmap=ListedColormap(STATE_COLOURS), vmin=-0.5, vmax=4.5, edgecolors="white", linewidth=1.2
-        )
-        panel.invert_yaxis()
-        said = ", ".join(f"{n} {DONE[e]}" for e in EDITS if (n := sum(event.edit == e for event in moment.edits)))
-        panel.set_title(f"{phase_name(moment.phase)}, step {moment.step}\n{said}", fontsize=8, loc="left")
-        panel.set_xlabel("head", fontsize=8)
-        for axis, count in ((panel.xaxis, heads), (panel.yaxis, layers)):
-            every = range(0, count, max(1, -(-count // 8)))
-            axis.set_ticks([at + 0.5 for at in every], [str(at) for at in every])
-        panel.tick_params(labelsize=7, length=0)
-        panel.spines[:].set_visible(False)
-    panels[0].set_ylabel("layer", fontsize=8)
-    patches = [Patch(color=colour, label=name) for colour, name in zip(STATE_COLOURS, STATE_NAMES, strict=True)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
-    headline(figure, record, f"decisions of cycle {cycle}")
-    save_png(figure, path)
-    return True
-
-
 def _pairs(rows: list[EvaluationRow], cycle: int) -> list[tuple[EvaluationRow, EvaluationRow]]:
     """Evaluations of a cycle with those before them; one that repeats the phase before it is left out."""
     return [
         (a, b) for a, b in pairwise(rows) if b.cycle == cycle and not (b.phase == "evaluation" and b.step == a.step)
     ]
-
-
-def write_charts(record: RunRecord) -> list[Path]:
-    """Write the pictures of a run.
-
-    Args:
-        record: Of the run.
-
-    Returns:
-        Those that could be drawn from what was measured.
-    """
-    from plasticity_env.experiment import charts
-
-    dashboards, pictures = record.folder / "dashboards", record.folder / "visualizations"
-    kinds = (
-        (charts.complete_process_png, dashboards / "complete_process.png"),
-        (charts.multi_cycle_png, dashboards / "multi_cycle_process.png"),
-        (charts.attention_heatmaps_png, dashboards / "attention_heatmaps.png"),
-        (active_heads_png, pictures / "active_heads_by_stage.png"),
-        (before_and_after_png, pictures / "perplexity_by_phase.png"),
-        (improvement_png, pictures / "improvement_over_cycles.png"),
-    )
-    return [path for draw, path in kinds if draw(record, path)] + cycle_pictures(record, pictures)
