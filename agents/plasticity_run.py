@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agents.deciding import decider_for
 from plasticity_env.cli import words
@@ -18,7 +18,23 @@ from plasticity_env.file_steps.opening import HUB_TEXT
 from plasticity_env.loading import embedded_models
 
 STRATEGIES = "entropy,gradient,magnitude,random,combined,fisher,controller"
+QUICK = {
+    "model_name": "bard-gpt2-4x4",
+    "dataset": "shakespeare",
+    "batch_size": 4,
+    "max_length": 64,
+    "warmup_steps": 30,
+    "stabilisation_window": 5,
+    "training_steps": 20,
+    "analysis_steps": 4,
+    "cycles": 2,
+    "growth_warmup_steps": 8,
+    "reward_blocks": 16,
+    "test_blocks": 16,
+    "sample_tokens": 24,
+}
 Say = Callable[[str], None]
+A = TypeVar("A", bound="RunArguments")
 
 
 @dataclass(frozen=True)
@@ -57,40 +73,10 @@ class RunArguments(ExperimentSettings):
         return ExperimentSettings(**values)
 
 
-@dataclass(frozen=True)
-class QuickArguments(RunArguments):
-    """Arguments of a run of the plasticity cycle, with the defaults of a quick test."""
-
-    model_name: str = "bard-gpt2-4x4"
-    """an embedded model, a Hugging Face folder or hub name, or a GGUF file"""
-    batch_size: int = 4
-    """sequences in one batch"""
-    max_length: int = 64
-    """tokens in a sequence"""
-    warmup_steps: int = 30
-    """most optimizer steps before the first cycle; fewer where the loss has stabilised before"""
-    stabilisation_window: int = 5
-    """steps in a window of the test for a stable loss"""
-    training_steps: int = 20
-    """optimizer steps of fine-tuning in each cycle"""
-    analysis_steps: int = 4
-    """batches of calibration text in one measuring pass"""
-    cycles: int = 2
-    """measure, prune, grow and learn so often"""
-    growth_warmup_steps: int = 8
-    """optimizer steps until a grown head's gate is 1"""
-    reward_blocks: int = 16
-    """blocks of reward text that decide budgets"""
-    test_blocks: int = 16
-    """blocks of test text that tables show"""
-    sample_tokens: int = 24
-    """tokens of a sample; 0: none"""
-
-
-def arguments_for(argv: list[str]) -> type[RunArguments]:
-    """The class whose defaults a command line wants: those of a quick test where it says ``--quick_test``."""
-    quick = any(word.replace("-", "_") in ("__quick_test", "__quick_test=True") for word in argv)
-    return QuickArguments if quick else RunArguments
+def defaults_for(arguments: A, argv: list[str]) -> A:
+    """What a command line begins with: other values where it says ``--quick_test``."""
+    quick = any(word.replace("-", "_") == "__quick_test" for word in argv)
+    return replace(arguments, **QUICK) if quick else arguments  # type: ignore[arg-type]
 
 
 def run_plasticity(arguments: RunArguments, say: Say) -> RunRecord:
@@ -154,10 +140,9 @@ def conclusion(record: RunRecord) -> list[str]:
 
 
 __all__ = [
-    "QuickArguments",
     "RunArguments",
-    "arguments_for",
     "conclusion",
+    "defaults_for",
     "run_comparison",
     "run_plasticity",
     "settings_of",

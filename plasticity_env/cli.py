@@ -20,7 +20,9 @@ from plasticity_env.errors import InputError, unknown
 C = TypeVar("C")
 
 
-def run(arguments: type[C], main: Callable[[C], None], description: str | None = None) -> None:
+def run(
+    arguments: type[C], main: Callable[[C], None], description: str | None = None, default: C | None = None
+) -> None:
     """Parse the command line into a dataclass, call ``main`` with it, and leave with the right exit code.
 
     ``--config FILE.yaml`` gives defaults that flags override. Bad input prints one sentence and exits 2, Ctrl-C exits 130.
@@ -29,13 +31,14 @@ def run(arguments: type[C], main: Callable[[C], None], description: str | None =
         arguments: A dataclass; its field docstrings are the help.
         main: The program.
         description: Shown by ``--help``; ``main``'s docstring when None.
+        default: Values of the arguments that nothing else gives; the dataclass's own when None.
     """
     try:
-        words, default = _defaults(arguments, sys.argv[1:])
+        words, filled = _defaults(arguments() if default is None else default, sys.argv[1:])
         parsed = tyro.cli(
             arguments,
             args=words,
-            default=default,
+            default=filled,
             description=description or main.__doc__,
             config=(tyro.conf.OmitArgPrefixes,),
             use_underscores=True,
@@ -132,8 +135,7 @@ def update_dataclass(instance: Any, values: dict[str, Any], where: str) -> Any:
     return replace(instance, **changes)
 
 
-def _defaults(arguments: type[C], argv: list[str]) -> tuple[list[str], C]:
-    default = arguments()
+def _defaults(default: C, argv: list[str]) -> tuple[list[str], C]:
     rest: list[str] = []
     iterator = iter(argv)
     for word in iterator:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from agents.plasticity_run import RunArguments, arguments_for, conclusion, run_comparison, run_plasticity, table_of
+from agents.plasticity_run import RunArguments, conclusion, defaults_for, run_comparison, run_plasticity, table_of
 from plasticity_env import cli
 
 
@@ -27,4 +27,4 @@ def main(arguments: RunArguments) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(arguments_for(sys.argv[1:]), main)
+    cli.run(RunArguments, main, default=defaults_for(RunArguments(), sys.argv[1:]))

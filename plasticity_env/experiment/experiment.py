@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,9 @@ class NeuralPlasticityExperiment:
         if phase != "baseline":
             self._writer.phase(row(details))
         found = self.cycle.evaluate(cycle, phase)
+        if phase in ("pruning", "fine_tuning"):
+            active = self.loaded.model.active.int().tolist()
+            self._writer.cycle_file(phase, cycle, {**asdict(row(details)), "after": found, "active": active})
         self._tracker.log(found, self.cycle.step)
         self._tell(
             f"{_title(cycle, phase)}: step {self.cycle.step}, {found['active_heads']:.0f} heads, test perplexity "

@@ -233,6 +233,10 @@ class RunWriter:
         """Append what a measuring pass saw."""
         self._append("signals", row)
 
+    def cycle_file(self, phase: str, cycle: int, values: dict[str, Any]) -> None:
+        """Replace ``<phase>/cycle_<cycle>.json``: what a phase of one cycle came to."""
+        _write_json(self.folder / phase / f"cycle_{cycle}.json", values)
+
     def stabilisation(self, found: Stabilisation) -> None:
         """Replace ``warmup/stabilisation.json``."""
         _write_json(self.folder / STABILISATION, asdict(found))
