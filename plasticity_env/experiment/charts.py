@@ -70,7 +70,7 @@ def complete_process_png(record: RunRecord, path: Path) -> bool:
             panels[0].plot(steps, _gaps(smooth(losses, width)), ARM_STYLES[arm], color=ARM_COLOURS[arm], label=said)
         rows_of_arm = evaluations_of(record, arm)
         _draw_evaluations(panels[1], arm, rows_of_arm, [row.step for row in rows_of_arm])
-    perplexity_axis(panels[1], record.evaluations)
+    perplexity_axis(panels[1], [row for arm in ARM_COLOURS for row in evaluations_of(record, arm)])
     moments = moments_of(record)
     if moments:
         end = max(last_step(record), moments[-1].step)

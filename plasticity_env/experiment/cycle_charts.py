@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -68,13 +68,8 @@ def _signal_png(path: Path, grid: np.ndarray, active: np.ndarray, name: str, cyc
     if grid.size <= 64:
         for (layer, head), value in np.ndenumerate(grid):
             if np.isfinite(value) and active[layer, head]:
-                place: dict[str, Any] = {
-                    "ha": "center",
-                    "va": "center",
-                    "fontsize": 7,
-                    "color": "w" if norm(value) > 0.6 else "k",
-                }
-                panel.text(head, layer, f"{value:.2g}", **place)
+                colour = "w" if norm(value) > 0.6 else "k"
+                panel.text(head, layer, f"{value:.2g}", ha="center", va="center", fontsize=7, color=colour)
     panel.set_xlabel("head", fontsize=8)
     panel.set_ylabel("layer", fontsize=8)
     panel.set_title(f"{name}\ncycle {cycle}, before pruning (crossed: pruned)", fontsize=8.5, loc="left")

@@ -65,7 +65,7 @@ def decisions(record: RunRecord) -> Figure | None:
     moments = moments_of(record)
     if len(moments) < 2:
         return None
-    labels = [moment_name(moment.cycle, moment.phase) for moment in moments]
+    labels = [f"{moment_name(moment.cycle, moment.phase)}, step {moment.step}" for moment in moments]
     at = list(range(len(moments)))
     traces: list[dict[str, Any]] = []
     for edit in EDITS:
