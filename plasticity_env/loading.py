@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from plasticity_env.errors import InputError
+from plasticity_env.hub import hub_or_cache
 from plasticity_env.model import PlasticModel
 from plasticity_env.modes import PruningMode
 
@@ -95,7 +96,7 @@ def load_model(
     elif path.is_absolute() or name_or_path.startswith("."):
         raise InputError(f"no model at {name_or_path!r}; embedded are {', '.join(embedded_models())}")
     try:
-        with without_bars():
+        with without_bars(), nullcontext() if Path(source).exists() else hub_or_cache():
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=extra.get("gguf_file"))
             hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra)
             if extra:

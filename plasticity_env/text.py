@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from plasticity_env.errors import InputError
+from plasticity_env.hub import hub_or_cache
 
 Split = Literal["train", "calibration", "reward", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -150,7 +151,8 @@ def _from_hub(dataset: str, config: str | None) -> dict[Split, str]:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(dataset, config)
+        with hub_or_cache():
+            loaded = datasets.load_dataset(dataset, config)
     except Exception as error:  # the hub client raises many unrelated types
         raise InputError(
             f"cannot load data set {dataset!r} (config {config!r}) from the hub ({_first_line(error)}); "
