@@ -19,7 +19,7 @@ from plasticity_env.observation import (
     head_columns,
 )
 
-CONTEXTS = ("deep_sets", "attention")
+CONTEXTS = ("deep_sets", "attention", "linear")
 ATTENTION_HEADS = 4
 
 
@@ -30,7 +30,8 @@ class NetworkConfig:
     Attributes:
         head_features, global_features: Columns of the observation that it reads, by name.
         width: Hidden units.
-        context: How heads see each other: "deep_sets" (the mean over heads) or "attention" (one transformer layer).
+        context: How heads see each other: "deep_sets" (the mean over heads), "attention" (one transformer layer), or "linear":
+            not at all, the logits of a head are linear in its own features (no hidden units, no value).
         keep_bias: Initial logit of keeping a head as it is, over 0 for each edit.
     """
 
@@ -97,6 +98,9 @@ class HeadNetwork(nn.Module):
         self.config = config
         self.register_buffer("_head_columns", torch.tensor(head_columns(config.head_features)), persistent=False)
         self.register_buffer("_global_columns", torch.tensor(global_columns(config.global_features)), persistent=False)
+        if config.context == "linear":
+            self.linear = _layer(len(config.head_features), len(EDITS), 0.01)
+            return
         inputs = len(config.head_features) + len(config.global_features)
         self.policy = _Encoder(inputs, config)
         self.critic = _Encoder(inputs, config)
@@ -116,6 +120,9 @@ class HeadNetwork(nn.Module):
             valid: (B, N) boolean, False for padding; None when nothing is padded.
         """
         heads = heads[..., self._head_columns]
+        if self.config.context == "linear":
+            edits, nothing = self.linear(heads), heads.new_zeros(len(heads))
+            return Output(edits, nothing, nothing, torch.zeros_like(edits))
         shared = globals_[..., self._global_columns]
         tokens = torch.cat([heads, shared[:, None].expand(-1, heads.shape[1], -1)], -1)  # (B, N, F + G)
         if valid is None:

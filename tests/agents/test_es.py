@@ -1,0 +1,80 @@
+"""CMA-ES over linear rankings: repeatable, resumable, and the controller is what was found."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import controllers
+from agents.es import CONTROLLER, HISTORY, ESConfig, LinearSearch
+from plasticity_env.errors import InputError
+from plasticity_env.observation import head_column
+
+SMALL = ESConfig(
+    model_name="bard-gpt2-4x4",
+    population=4,
+    scenarios=1,
+    generations=3,
+    rounds=(1,),
+    calibration_blocks=2,
+    reward_blocks=2,
+    max_length=32,
+)
+
+
+def search(folder, **changes):
+    return LinearSearch(ESConfig(**{**SMALL.__dict__, **changes}), folder)
+
+
+def test_a_cut_search_goes_on_as_if_it_had_not_been_cut(tmp_path):
+    whole = search(tmp_path / "whole")
+    whole.run()
+    first = search(tmp_path / "cut", generations=1)
+    first.run()
+    second = search(tmp_path / "cut")
+    second.resume()
+    assert len(second.history) == 1
+    second.run()
+    assert [g.fitness for g in second.history] == [g.fitness for g in whole.history]
+    np.testing.assert_array_equal(second.weights, whole.weights)
+    assert whole.steps == 3 * (1 * 4 + 1)
+    for each in (whole, first, second):
+        each.close()
+
+
+def test_the_controller_ranks_by_the_weights(tmp_path):
+    found = search(tmp_path, generations=1)
+    found.run()
+    controller = controllers.load(tmp_path / CONTROLLER)
+    env = gym.make("plasticity/HeadRank-v0", model_name="bard-gpt2-4x4", max_length=32, horizon=1, calibration_blocks=2)
+    observation, _ = env.reset(seed=0)
+    score = sum(w * head_column(observation, name) for w, name in zip(found.weights, SMALL.features, strict=True))
+    assert (np.argsort(controller.act(observation), kind="stable") == np.argsort(score, kind="stable")).all()
+    assert controller.info["global_step"] == found.steps
+    found.close()
+
+
+def test_fitness_of_the_reference_itself_is_one(tmp_path):
+    found = search(tmp_path, features=("fisher_z", "residual_fisher_z"))
+    (scenario,) = found.scenarios(0)
+    told = found._play(np.array([[1.0, 0.0]] * 4), [scenario])
+    assert told.fitness == pytest.approx([1.0] * 4, abs=1e-4)
+    found.close()
+
+
+def test_refuses_what_it_cannot_use(tmp_path):
+    with pytest.raises(InputError, match="unknown feature"):
+        search(tmp_path, features=("fisher_zz",))
+    with pytest.raises(InputError, match="start_feature"):
+        search(tmp_path, start_feature="depth", features=("fisher_z",))
+    with pytest.raises(InputError, match="population"):
+        search(tmp_path, population=1)
+    found = search(tmp_path, generations=1)
+    found.run()
+    found.close()
+    with pytest.raises(InputError, match="choose another --output_dir"):
+        search(tmp_path, sigma=0.9).resume()
+    (tmp_path / HISTORY).write_text("{")
+    with pytest.raises(InputError, match="no history"):
+        search(tmp_path).resume()
