@@ -48,7 +48,7 @@ def draw_grid(panel: Axes, shape: tuple[int, ...]) -> None:
 def draw_crosses(panel: Axes, mask: np.ndarray) -> None:
     """A cross in the upper right corner of each cell, clear of the number."""
     layers, heads = mask.nonzero()
-    for width, size, colour in ((3.2, 6.5, "white"), (1.4, 5.0, "black")):
+    for width, size, colour in ((3.4, 7.5, "white"), (1.6, 6.0, "black")):
         panel.plot(heads + 0.34, layers - 0.3, "x", color=colour, markersize=size, markeredgewidth=width)
 
 

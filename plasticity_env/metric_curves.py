@@ -59,11 +59,19 @@ def _curve(name: str, values: Any) -> Curve:
     return steps, heights
 
 
-def draw_metric(panel: Axes, name: str, arms: dict[str, Curve], events: Mapping[float, str]) -> None:
-    """Draw one metric's arms, with what happened on the way."""
+def arm_colours(metrics: Mapping[str, Mapping[str, Curve]]) -> dict[str, str]:
+    """One colour an arm, the same in every panel."""
+    names = [name for name in dict.fromkeys(arm for arms in metrics.values() for arm in arms) if name not in ARMS]
+    return ARMS | {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
+
+
+def draw_metric(
+    panel: Axes, name: str, arms: Mapping[str, Curve], colours: Mapping[str, str], events: Mapping[float, str]
+) -> None:
+    """Draw one metric's arms in their colours, with what happened on the way."""
     few = all(len(steps) <= 60 for steps, _ in arms.values())
-    for index, (arm, (steps, values)) in enumerate(arms.items()):
-        colour = ARMS.get(arm, PALETTE[index % len(PALETTE)])
+    for arm, (steps, values) in arms.items():
+        colour = colours[arm]
         style = "--" if arm in ARMS else "-"
         panel.plot(steps, values, style, color=colour, linewidth=1.4, marker="." if few else None, label=arm)
     heights = np.concatenate([values[np.isfinite(values)] for _, values in arms.values()])

@@ -25,7 +25,7 @@ from plasticity_env.head_panels import (
     head_mask,
     head_values,
 )
-from plasticity_env.metric_curves import arms_of_metrics, draw_metric
+from plasticity_env.metric_curves import arm_colours, arms_of_metrics, draw_metric
 from plasticity_env.tensor_image import (
     MISSING,
     missing_note,
@@ -73,7 +73,7 @@ def visualize_head_entropy(
     Raises:
         InputError: Values that are not (L, H).
     """
-    label = "entropy (share of the largest possible)" if normalized else "entropy (nats)"
+    label = "entropy (share of maximum)" if normalized else "entropy (nats)"
     ends = (0.0, 1.0) if normalized else (0.0, None)
     return _head_map(entropy, active, title, label, "viridis", ends, save_path)
 
@@ -101,7 +101,7 @@ def visualize_head_gradients(
     Raises:
         InputError: Values that are not (L, H).
     """
-    label = "|gradient in the head's weights|" if kind == "weight" else "mean |dL/dgate| (nats)"
+    label = "norm of weight gradient" if kind == "weight" else "mean |dL/dgate| (nats)"
     return _head_map(gradients, active, title, label, "magma", (0.0, None), save_path)
 
 
@@ -208,9 +208,9 @@ def visualize_training_metrics(
     columns = min(len(panels_of), 2 if len(panels_of) in (2, 4) else 3)
     rows = math.ceil(len(panels_of) / columns)
     figure = new_figure(max(6.0, 4.4 * columns), 3.0 * rows + 0.7)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels, colours = list(figure.subplots(rows, columns, squeeze=False).flat), arm_colours(panels_of)
     for panel, (name, arms) in zip(panels, panels_of.items(), strict=False):
-        draw_metric(panel, name, arms, events or {})
+        draw_metric(panel, name, arms, colours, events or {})
         panel.set_xlabel(xlabel, fontsize=9)
     for panel in panels[len(panels_of) :]:
         panel.set_visible(False)

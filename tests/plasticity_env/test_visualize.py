@@ -100,7 +100,7 @@ def test_head_maps_show_values_and_what_is_pruned(tmp_path):
 def test_normalised_entropy_has_one_scale():
     figure = visualize_head_entropy(torch.rand(2, 3) / 2, normalized=True)
     assert figure.axes[0].images[0].get_clim() == (0, 1)
-    assert "largest possible" in figure.axes[1].get_ylabel()
+    assert "share of maximum" in figure.axes[1].get_ylabel()
 
 
 def test_decisions_name_every_state():
@@ -132,6 +132,9 @@ def test_metrics_in_every_form(tmp_path):
     assert drawn["experiment"] == [[0, 3], [1, 2]]
     assert drawn["control"] == [[0, 3], [5, 2.5]]
     assert figure.axes[0].texts[0].get_text() == "pruned"
+
+    two = visualize_training_metrics({"a": {"control": [1.0], "x": [1.0], "y": [2.0]}, "b": {"y": [3.0]}})
+    assert two.axes[0].lines[2].get_color() == two.axes[1].lines[0].get_color()  # an arm has one colour
 
     with MetricsLogger(tmp_path / "run") as logger:
         logger.log({"loss": 3.0}, step=10)
