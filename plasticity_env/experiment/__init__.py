@@ -3,6 +3,7 @@
 from plasticity_env.experiment.control import ControllerDecider, observe
 from plasticity_env.experiment.deciders import Decider, Decision, Situation, StrategyDecider
 from plasticity_env.experiment.experiment import NeuralPlasticityExperiment
+from plasticity_env.experiment.page import write_pages
 from plasticity_env.experiment.record import RunRecord, RunWriter
 from plasticity_env.experiment.settings import ExperimentSettings
 
@@ -17,4 +18,5 @@ __all__ = [
     "Situation",
     "StrategyDecider",
     "observe",
+    "write_pages",
 ]

@@ -36,10 +36,10 @@ _PHASE_LEGEND = [
     ("▼", "experiment", "after pruning"),
     ("▲", "experiment", "after growth"),
     ("●", "experiment", "after fine-tuning"),
-    ("■", "experiment", "evaluation"),
+    ("■", "experiment", "at evaluation"),
 ]
 _AFTER = {"pruning": "after pruning", "growth": "after growth", "fine_tuning": "after fine-tuning"}
-_AFTER["evaluation"] = "evaluation"
+_AFTER["evaluation"] = "at evaluation"
 _HEAD_LEGEND = [("✖", "prune", "pruned"), ("●", "grow", "new, still warming up")]
 _STATE_LEGEND = [
     ("band", "on", "active"),
@@ -131,7 +131,8 @@ def _state(record: RunRecord, running: bool) -> str:
     cycles = cycles_of(record)
     last = record.phases[-1] if record.phases else None
     done = f", cycle {cycles[-1]}" if cycles else ""
-    done += f", {phase_name(last.phase)} done" if last else ""
+    if last:
+        done += f", {phase_name(last.phase)} {'interrupted' if last.details.get('interrupted') else 'done'}"
     silence = f'<span id="silence" data-written="{time.time():.0f}"></span>' if running else ""
     cut = "; shown is what was measured up to there" if status in ("stopped", "failed") else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -18,6 +18,7 @@ from plasticity_env.experiment.story import (
     heads_in_all,
     last_of,
     moment_name,
+    moments_of,
     phase_name,
     reference,
     short,
@@ -44,6 +45,9 @@ def summary(record: RunRecord) -> str:
     settings = settings_of(record)
     mine, control = evaluations_of(record, EXPERIMENT), evaluations_of(record, CONTROL)
     pairs = [(name, short(settings[key])) for key, name in _SETTINGS.items() if settings.get(key) not in (None, "")]
+    decider = record.config.get("decider")
+    if decider and decider != settings.get("pruning_strategy"):
+        pairs.append(("who decides", short(decider)))
     if mine:
         pairs.append(("perplexity before", short(mine[0].ppl)))
         pairs.append(("perplexity now", short(mine[-1].ppl)))
@@ -65,11 +69,15 @@ def summary(record: RunRecord) -> str:
 
 
 def verdict(record: RunRecord) -> str:
-    """The run in a sentence or two, from what was measured."""
+    """The run in a few sentences, from what was measured."""
     mine = evaluations_of(record, EXPERIMENT)
     if not mine:
         return "Nothing was measured yet."
     now, first = mine[-1], mine[0]
+    moments = moments_of(record)
+    later = ""
+    if moments and moments[-1].step > now.step and moments[-1].active != now.active_heads:
+        later = f" Edits after that left {moments[-1].active} heads active; how well they do was not measured."
     after = moment_name(now.cycle, now.phase)
     if now.cycle == 0:
         return f"After {after}: perplexity {short(now.ppl)}, {short(first.ppl)} before anything; no head is pruned yet."
@@ -79,12 +87,14 @@ def verdict(record: RunRecord) -> str:
     )
     control = reference(record, now)
     if control is None:
-        return (
-            f"{said} No control arm was measured here, so what pruning costs cannot be told from what training gives."
-        )
-    change = now.ppl / control.ppl - 1 if control.ppl > 0 else float("nan")
+        missing = "No control arm was measured here, so what pruning costs cannot be told from what training gives."
+        return f"{said} {missing}{later}"
+    change = now.ppl / control.ppl - 1 if control.ppl > 0 else math.nan
     side = "above" if change >= 0 else "below"
-    return f"{said} That is {abs(change):.1%} {side} the control arm ({short(control.ppl)}), trained as long without pruning."
+    beside = (
+        f"That is {abs(change):.1%} {side} the control arm ({short(control.ppl)}), trained as long without pruning."
+    )
+    return f"{said} {beside}{later}"
 
 
 def settings_of(record: RunRecord) -> dict[str, Any]:

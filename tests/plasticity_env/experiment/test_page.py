@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from plasticity_env.errors import InputError
 from plasticity_env.experiment.page import PAGE, write_pages
-from plasticity_env.experiment.record import RunRecord
+from plasticity_env.experiment.record import PhaseRow, RunRecord, RunWriter
 from tests.plasticity_env.experiment.fake_run import write_fake_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -186,6 +187,19 @@ def test_a_part_that_is_missing_or_cut_leaves_the_rest(tmp_path: Path, part: str
     write_pages(folder, final=False)
     assert page_data(folder)["figures"]
     assert "Traceback" not in own_text(folder)
+
+
+def test_an_interrupted_phase_and_edits_that_nobody_evaluated_are_said(tmp_path: Path) -> None:
+    folder = write_fake_run(tmp_path, cycles=1, status="stopped")
+    writer = RunWriter(folder)
+    writer.phase(PhaseRow(2, "fine_tuning", 70, 81, 1.0, {"interrupted": True}))
+    edit = next(event for event in writer.events if event.edit == "grow")
+    writer.add_events([replace(edit, cycle=2, step=80, edit="prune")])
+    writer.close()
+    write_pages(folder, final=False)
+    record, text = RunRecord.read(folder), own_text(folder)
+    assert "fine-tuning interrupted" in text
+    assert f"Edits after that left {record.evaluations[-2].active_heads - 1} heads active" in text
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
