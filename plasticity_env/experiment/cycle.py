@@ -74,6 +74,7 @@ class PlasticityCycle:
         self._age = np.zeros(loaded.model.shape, dtype=np.int64)
         self._owed: float | None = None  # potential at the decision whose reward is still to be told
         self._waiting: Tensor | None = None  # growth that the decider asked for
+        self._growth_reasons: dict[tuple[int, int], str] = {}  # and why
         self._warm_losses: list[float] = []
 
     @property
@@ -205,6 +206,7 @@ class PlasticityCycle:
         control = self._control_loss("reward")
         done = prune_to(level, self.arm, self.decider, lambda share: self._situation(cycle, share), control)
         self._waiting = done.waiting
+        self._growth_reasons = dict(done.decisions[-1][0].reasons) if done.decisions else {}
         for decision, signals in done.decisions:
             kept = Decision(decision.prune, decision.revive, torch.zeros_like(decision.grow), decision.reasons)
             self._note(kept, signals, cycle, phase, self.decider.name)
@@ -220,7 +222,8 @@ class PlasticityCycle:
         grown = grow_chosen(self.arm, mask, self.generator, signals.fisher)
         repair(self.arm)
         none = torch.zeros_like(grown)
-        reasons = {(layer, head): f"{self.decider.name} chose it" for layer, head in grown.nonzero().tolist()}
+        said, plain = self._growth_reasons, f"{self.decider.name} chose it"
+        reasons = {(layer, head): said.get((layer, head), plain) for layer, head in grown.nonzero().tolist()}
         self._note(Decision(none, none, grown, reasons), signals, cycle, phase, self.decider.name)
         return grown
 
@@ -317,6 +320,7 @@ class PlasticityCycle:
             "age": self._age.tolist(),
             "owed": self._owed,
             "waiting": self._waiting,
+            "growth_reasons": [[*where, reason] for where, reason in self._growth_reasons.items()],
             "warm_losses": self._warm_losses,
             "generator": self.generator.get_state(),
             "trainer": self.arm.trainer.state_dict(),
@@ -336,6 +340,7 @@ class PlasticityCycle:
         self._decision = state["decision"]
         self._age = np.array(state["age"], dtype=np.int64)
         self._owed, self._waiting = state["owed"], state["waiting"]
+        self._growth_reasons = {(layer, head): reason for layer, head, reason in state["growth_reasons"]}
         self._warm_losses = list(state["warm_losses"])
         self.generator.set_state(state["generator"])
         if state["teacher"] is not None:
