@@ -115,21 +115,18 @@ class OnlineRunConfig:
     resume: Path | None = None
     """go on with the run in this folder, with the arguments that it was started with"""
     quick_test: bool = False
-    """a short run on an embedded model, under a minute; whatever is given otherwise stays"""
+    """other defaults: an embedded model and few steps, under a minute; flags that are given still count"""
     verbose: bool = False
     """print every decision and what it earned"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def resolved(self) -> OnlineRunConfig:
-        """With the values of a quick test where one was asked for, and the text where none was named."""
-        default = type(self)()
-        quick = {name: value for name, value in QUICK.items() if getattr(self, name) == getattr(default, name)}
-        config = replace(self, **quick) if self.quick_test else self  # type: ignore[arg-type]
-        dataset = config.dataset
+        """With the text filled in where none was named."""
+        dataset = self.dataset
         if dataset is None:
-            dataset = "shakespeare" if config.model_name in embedded_models() else HUB_TEXT[0]
-        configuration = config.dataset_config or (HUB_TEXT[1] if dataset == HUB_TEXT[0] else None)
-        return replace(config, dataset=dataset, dataset_config=configuration)
+            dataset = "shakespeare" if self.model_name in embedded_models() else HUB_TEXT[0]
+        configuration = self.dataset_config or (HUB_TEXT[1] if dataset == HUB_TEXT[0] else None)
+        return replace(self, dataset=dataset, dataset_config=configuration)
 
     def settings(self) -> ExperimentSettings:
         """The experiment's part.

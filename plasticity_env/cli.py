@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +53,19 @@ def run(
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def quick_defaults(arguments: C, quick: Mapping[str, Any], argv: Sequence[str] | None = None) -> C:
+    """What a command line begins with: other values where it says ``--quick_test``, so that flags that are given still count.
+
+    Args:
+        arguments: The usual defaults.
+        quick: What a quick test has instead, by name.
+        argv: The command line; this program's own when None.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    asked = any(word.replace("-", "_") == "__quick_test" for word in words)
+    return replace(arguments, **quick) if asked else arguments  # type: ignore[type-var]
 
 
 def numbers(text: str, name: str) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ python scripts/adaptive_neural_plasticity.py --model_name bard-gpt2-4x4 --cycles
 
 from __future__ import annotations
 
-from agents.online_run import OnlineRunConfig, run_online
+from agents.online_run import QUICK, OnlineRunConfig, run_online
 from plasticity_env import cli
 
 
@@ -22,4 +22,4 @@ def main(config: OnlineRunConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(OnlineRunConfig, main)
+    cli.run(OnlineRunConfig, main, default=cli.quick_defaults(OnlineRunConfig(), QUICK))

@@ -6,7 +6,7 @@ python scripts/neural_plasticity_experiment.py --model_name bard-gpt2-4x4 --seed
 from __future__ import annotations
 
 from plasticity_env import cli
-from plasticity_env.experiment.grid_command import PICTURE, GridConfig, run_command
+from plasticity_env.experiment.grid_command import PICTURE, QUICK, GridConfig, run_command
 
 
 def main(config: GridConfig) -> None:
@@ -17,4 +17,4 @@ def main(config: GridConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(GridConfig, main)
+    cli.run(GridConfig, main, default=cli.quick_defaults(GridConfig(), QUICK))

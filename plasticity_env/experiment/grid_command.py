@@ -89,7 +89,7 @@ class GridConfig:
     output_dir: Path = Path("runs/neural_plasticity/grid")
     """cells.jsonl, table.md, visualizations/; a second run goes on where the first was cut, and adds its cells"""
     quick_test: bool = False
-    """a small grid on an embedded model, under a minute; whatever is given otherwise stays"""
+    """other defaults: a small grid on an embedded model, under a minute; flags that are given still count"""
 
     def arms(self) -> list[GridArm]:
         """The arms that the lists span.
@@ -110,15 +110,12 @@ class GridConfig:
         )
 
     def resolved(self) -> GridConfig:
-        """With the values of a quick test where one was asked for, and the text where none was named."""
-        default = type(self)()
-        quick = {name: value for name, value in QUICK.items() if getattr(self, name) == getattr(default, name)}
-        config = replace(self, **quick) if self.quick_test else self  # type: ignore[arg-type]
-        if config.dataset is not None:
-            return config
-        embedded = config.model_name in embedded_models()
-        dataset, configuration = ("shakespeare", None) if embedded else HUB_TEXT
-        return replace(config, dataset=dataset, dataset_config=config.dataset_config or configuration)
+        """With the text filled in where none was named."""
+        dataset = self.dataset
+        if dataset is None:
+            dataset = "shakespeare" if self.model_name in embedded_models() else HUB_TEXT[0]
+        configuration = self.dataset_config or (HUB_TEXT[1] if dataset == HUB_TEXT[0] else None)
+        return replace(self, dataset=dataset, dataset_config=configuration)
 
     def setting(self) -> GridSetting:
         """What all cells share.

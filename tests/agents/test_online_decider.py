@@ -1,0 +1,157 @@
+"""The online controller in an experiment: what bounds it, what it is paid, and that a cut run goes on alike."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from agents.bounds import PruneBounds
+from agents.online_run import OnlineRunConfig, run_online
+from plasticity_env import InputError
+
+
+def signals(entropy, fisher):
+    return SimpleNamespace(entropy=torch.tensor(entropy), fisher=torch.tensor(fisher))
+
+
+ACTIVE = torch.ones(2, 3, dtype=torch.bool)
+ENTROPY = [[0.5, 1.5, 3.0], [2.0, 1.0, 2.5]]
+FISHER = [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+
+
+def test_only_unimportant_heads_on_the_prune_side_may_go():
+    found = signals(ENTROPY, FISHER)
+    high = PruneBounds(1.5, 0.5, "high").measure(found, ACTIVE, "high")  # the median score is 0.35
+    assert high.prunable.tolist() == [[False, True, True], [False, False, False]]
+    low = PruneBounds(1.5, 0.5, "low").measure(found, ACTIVE, "low")
+    assert low.prunable.tolist() == [[True, True, False], [False, False, False]]
+    assert "3 with Fisher <= 0.35 (the 0.5 quantile): 2 may be pruned" in low.sentence()
+    free = PruneBounds(None, 1.0, "high").measure(found, ACTIVE, "high")
+    assert free.prunable.all()
+    some = ACTIVE.clone()
+    some[0] = False  # quantiles are over what is active
+    left = PruneBounds(None, 0.5, "high").measure(found, some, "high")
+    assert left.prunable.tolist() == [[False] * 3, [True, True, False]]
+
+
+def test_auto_prunes_the_side_that_matters_less():
+    assert PruneBounds(1.5).side(signals(ENTROPY, FISHER), ACTIVE) == "low"  # 0.1, 0.5 against 0.2, 0.3, 0.4, 0.6
+    assert PruneBounds(1.5).side(signals(ENTROPY, [[0.6, 0.2, 0.1], [0.1, 0.6, 0.1]]), ACTIVE) == "high"
+    assert PruneBounds(9.0).side(signals(ENTROPY, FISHER), ACTIVE) == "low"  # nothing is above
+    assert PruneBounds(1.5, 0.7, "high").side(signals(ENTROPY, FISHER), ACTIVE) == "high"
+
+
+def test_bounds_refuse_bad_input():
+    for options in ({"entropy_threshold": -1.0}, {"importance_threshold": 1.2}, {"prune_entropy": "up"}):
+        with pytest.raises(InputError):
+            PruneBounds(**options)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text("To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer. " * 300)
+    return OnlineRunConfig(
+        "bard-gpt2-4x4",
+        dataset=str(text),
+        max_length=32,
+        batch_size=2,
+        warmup_steps=2,
+        finetuning_steps=6,
+        decision_every=2,
+        analyze_steps=2,
+        cycles=1,
+        pruning_level=0.5,
+        reward_blocks=4,
+        test_blocks=4,
+        growth_warmup_steps=1,
+        sample_tokens=0,
+        learning_rate=1e-4,
+        prune_entropy="high",
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("online") / "run"
+    return run_online(replace(config, output_dir=folder))
+
+
+def test_rewards_are_the_rise_of_the_potential(whole, config):
+    record, decider = whole
+    assert len(decider.history) == 3
+    at = {(row.arm, row.cycle, row.phase): row for row in record.evaluations if row.split == "reward"}
+
+    def potential(cycle, phase):
+        mine, control = at["experiment", cycle, phase], at["control", cycle, phase]
+        return control.loss - mine.loss - config.flop_price * math.log(mine.flops_kept)
+
+    assert potential(1, "analysis") == pytest.approx(0.0, abs=1e-9)
+    earned = [entry["reward"] for entry in decider.history]
+    assert sum(earned) == pytest.approx(potential(1, "evaluation"), abs=1e-6)
+    assert decider.learner.lessons == 3
+
+
+def test_every_edit_kept_the_bounds_and_tells_why(whole, config):
+    record, decider = whole
+    assert record.events
+    for event in record.events:
+        assert "the network chose to" in event.reason
+        assert {"entropy", "fisher", "gradient", "magnitude", "activation"} <= set(event.signals)
+    by_step = {entry["step"]: entry for entry in decider.history}
+    pruned = [event for event in record.events if event.edit == "prune"]
+    for event in pruned:
+        entry = by_step[event.step]
+        assert event.signals["fisher"] <= entry["fisher_cut"] + 1e-12
+        beyond = event.signals["entropy"] - config.entropy_threshold
+        assert beyond >= 0 if entry["prune_entropy"] == "high" else beyond <= 0
+    assert max(row.sparsity for row in record.evaluations) <= config.pruning_level
+
+
+def test_a_cut_run_goes_on_with_the_same_decisions(whole, config, tmp_path, monkeypatch):
+    from agents import online_run
+
+    record, decider = whole
+    folder = tmp_path / "run"
+    update = online_run._Files.update
+
+    def cut(files, decider):
+        update(files, decider)
+        if len(decider.history) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(online_run._Files, "update", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run_online(replace(config, output_dir=folder))
+    assert json.loads((folder / "config.json").read_text())["status"] == "stopped"
+    assert (folder / "pruned_model" / "plastic.json").exists()
+    assert torch.load(folder / "controller.pt", weights_only=True)
+    monkeypatch.undo()
+    again, rest = run_online(OnlineRunConfig(resume=folder))
+    assert again.config["status"] == "finished"
+    assert rest.history == decider.history
+    for name, value in decider.learner.network.state_dict().items():
+        assert torch.equal(value, rest.learner.network.state_dict()[name])
+    assert [(e.edit, e.layer, e.head) for e in again.events] == [(e.edit, e.layer, e.head) for e in record.events]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"pruning_level": 1.0}, "pruning_level must lie in"),
+        ({"importance_threshold": 1.5}, "importance_threshold"),
+        ({"prune_entropy": "up"}, "unknown entropy direction 'up'"),
+        ({"controller": Path("nowhere")}, "no controller at 'nowhere'"),
+        ({"resume": Path("nowhere")}, "no run at 'nowhere'"),
+    ],
+)
+def test_bad_input_writes_nothing(values, said, config, tmp_path):
+    with pytest.raises(InputError, match=said):
+        run_online(replace(config, output_dir=tmp_path / "run", **values))
+    assert not (tmp_path / "run").exists()

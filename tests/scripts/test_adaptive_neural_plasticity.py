@@ -1,0 +1,65 @@
+"""The online controller from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from controllers import ANNController, HeadNetwork, NetworkConfig
+from plasticity_env import load_plastic
+from plasticity_env.experiment import RunRecord
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+    command = [sys.executable, str(ROOT / "scripts" / "adaptive_neural_plasticity.py"), *map(str, arguments)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_a_quick_run_leaves_its_files(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer. " * 600)
+    folder = tmp_path / "run"
+    sizes = ("--max_length", 32, "--cycles", 1, "--pruning_mode", "compressed", "--pruning_level", 0.5)
+    done = run("--quick_test", "--verbose", "--dataset", text, *sizes, "--entropy_threshold", 0, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    assert f"run: {folder}" in done.stdout
+    assert "may be pruned" in done.stderr
+    assert "paid" in done.stderr
+    for name in ("complete_process.png", "multi_cycle_process.png", "attention_heatmaps.png", "dashboard.html"):
+        assert (folder / "dashboards" / name).stat().st_size > 0
+    for name in ("experiment.log", "metrics.json", "metrics/steps.jsonl", "warmup/stabilisation.json"):
+        assert (folder / name).stat().st_size > 0
+    weights = torch.load(folder / "controller.pt", weights_only=True)
+    HeadNetwork(NetworkConfig()).load_state_dict(weights)
+    controller = ANNController.load(folder / "controller")
+    assert all(torch.equal(value, weights[name]) for name, value in controller.network.state_dict().items())
+    record = RunRecord.read(folder)
+    assert record.config["status"] == "finished"
+    events = json.loads((folder / "pruning_events.json").read_text())
+    assert events
+    for event in events:
+        assert event["edit"] == "prune"
+        assert event["signals"]["entropy"] >= 0
+        assert "probability" in event["reason"]
+    model = load_plastic(folder / "pruned_model").model
+    assert sorted((e["layer"], e["head"]) for e in events) == [
+        tuple(where) for where in (~model.active).nonzero().tolist()
+    ]
+    history = [json.loads(line) for line in (folder / "metrics" / "controller.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in history] == [4, 6, 8]
+    assert all("reward" in entry for entry in history)
+
+
+def test_bad_input_is_one_sentence(tmp_path):
+    result = run("--quick_test", "--controller_lr", -1, "--output_dir", tmp_path / "run")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("error: controller_lr must be at least 0, got -1.0")
+    assert not (tmp_path / "run").exists()
