@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import runpy
 import signal
 import subprocess
@@ -64,44 +65,35 @@ def grown(where, name=GPT2, warmup_steps=6):
     return path
 
 
-@pytest.mark.parametrize(("name", "suffix"), [(GPT2, ".pth"), pytest.param(LLAMA, "", marks=pytest.mark.slow)])
-def test_three_scripts_hand_one_checkpoint_on(there, name, suffix):
-    pruned, expanded, tuned = (f"{word}{suffix}" for word in ("pruned", "expanded", "tuned"))
-    done = run(
-        "prune_heads.py",
-        *["--model_name", name, "--pruning_level", "0.4", "--strategy", "entropy", "--output_path", pruned, *SMALL],
-        cwd=there,
+def commands(name, suffix):
+    """The three command lines, and where they leave their checkpoints."""
+    pruned, expanded, tuned = paths = [f"{word}{suffix}" for word in ("pruned", "expanded", "tuned")]
+    prune = f"prune_heads.py --model_name {name} --pruning_level 0.4 --strategy entropy --output_path {pruned}"
+    expand = (
+        f"expand_heads.py --model_path {pruned} --model_name {name} --growth_percentage 0.125 --initial_scale 0.05 "
+        f"--growth_strategy gradient_sensitivity --warmup_steps 20 --output_path {expanded} --max_length 16"
     )
-    assert done.returncode == 0, done.stderr
-    assert " entropy goes first: on calibration text the loss is " in done.stdout
-    assert done.stdout.endswith(f"checkpoint: {pruned}\n")
-    dense, first = load_model(name).model, load_plastic(pruned, name=name).model
-    closed = int((~first.active).sum())
-    assert closed == round(0.4 * dense.active.numel())
+    tune = (
+        f"fine_tune_model.py --model_path {expanded} --model_name {name} --learning_rate 1e-3 --new_head_lr_multiplier 4 "
+        f"--epochs 1 --max_steps 5 --batch_size 4 --output_path {tuned} --max_length 16"
+    )
+    return paths, [[*prune.split(), *SMALL], expand.split(), tune.split()]  # later steps read the first one's text
 
-    done = run(
-        "expand_heads.py",
-        *["--model_path", pruned, "--model_name", name, "--growth_percentage", "0.125", "--initial_scale", "0.05"],
-        *["--growth_strategy", "gradient_sensitivity", "--warmup_steps", "20", "--output_path", expanded],
-        *["--max_length", "16"],  # the text is that of the step before
-        cwd=there,
+
+def check_chain(name, paths, said):
+    """What three checkpoints in a row must hold."""
+    assert " entropy goes first: on calibration text the loss is " in said
+    dense = load_model(name).model
+    first, second, checkpoint = (
+        load_plastic(paths[0], name=name).model,
+        load_plastic(paths[1]).model,
+        load_checkpoint(paths[2]),
     )
-    assert done.returncode == 0, done.stderr
-    second = load_plastic(expanded).model
-    new = second.active & ~first.active
+    third, new = checkpoint.loaded.model, second.active & ~first.active
+    assert int((~first.active).sum()) == round(0.4 * dense.active.numel())
     assert int(new.sum()) == dense.active.numel() // 8
+    assert f"{int(new.sum())} new heads started at 4 times that" in said
     assert torch.allclose(second.scale[new], torch.tensor(0.05))
-
-    done = run(
-        "fine_tune_model.py",
-        *["--model_path", expanded, "--model_name", name, "--learning_rate", "1e-3", "--new_head_lr_multiplier", "4"],
-        *["--epochs", "1", "--max_steps", "5", "--batch_size", "4", "--output_path", tuned, "--max_length", "16"],
-        cwd=there,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"{int(new.sum())} new heads started at 4 times that" in done.stdout
-    checkpoint = load_checkpoint(tuned)
-    third = checkpoint.loaded.model
     assert torch.allclose(third.scale[new], torch.tensor(0.05 + 0.95 * 5 / 20))  # the warm-up went on
     assert torch.equal(third.active, second.active)
     for layer, head in (~third.active).nonzero().tolist():
@@ -110,10 +102,34 @@ def test_three_scripts_hand_one_checkpoint_on(there, name, suffix):
     assert [entry["step"] for entry in checkpoint.notes["history"]] == ["prune", "expand", "fine_tune"]
     assert checkpoint.training is None
     assert len(checkpoint.notes["history"][2]["result"]["losses"]) == 5
-    if not suffix:  # and stock transformers reads a folder
-        stock = tf.AutoModelForCausalLM.from_pretrained(there / tuned)
-        ids = torch.arange(3, 19)[None]
-        assert torch.allclose(stock(input_ids=ids).logits, third(input_ids=ids).logits, atol=1e-4)
+    return third
+
+
+def test_three_scripts_hand_a_pth_file_on(there):
+    paths, lines = commands(GPT2, ".pth")
+    said = ""
+    for path, line in zip(paths, lines, strict=True):
+        done = run(*line, cwd=there)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith(f"checkpoint: {path}\n")
+        said += done.stdout
+    check_chain(GPT2, paths, said)
+
+
+def test_three_scripts_hand_a_folder_on(there):
+    """In one process, which is quicker: each script as ``__main__`` with its own command line."""
+    paths, lines = commands(LLAMA, "")
+    program = "import runpy, sys\n"
+    for script, *arguments in lines:
+        program += f"sys.argv = {[script, *arguments]!r}\n"
+        program += f"runpy.run_path({str(ROOT / 'scripts' / script)!r}, run_name='__main__')\n"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=there, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    third = check_chain(LLAMA, paths, done.stdout)
+    stock = tf.AutoModelForCausalLM.from_pretrained(there / paths[2])  # stock transformers reads a folder
+    ids = torch.arange(3, 19)[None]
+    assert torch.allclose(stock(input_ids=ids).logits, third(input_ids=ids).logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("where", [".pth", ""])
@@ -165,7 +181,7 @@ def test_ages_go_on_where_training_stopped(there):
 
 def test_an_interrupted_run_goes_on_bit_for_bit(there):
     grown(".pth")
-    arguments = ["--learning_rate", "1e-3", "--max_steps", "200", "--batch_size", "2", "--save_steps", "4"]
+    arguments = ["--learning_rate", "1e-3", "--max_steps", "120", "--batch_size", "2", "--save_steps", "4"]
     command = [sys.executable, str(ROOT / "scripts" / "fine_tune_model.py"), "--model_path", "grown.pth", *arguments]
     command += ["--output_path", "cut.pth", *SMALL]
     process = subprocess.Popen(command, cwd=there, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -175,12 +191,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(there):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert "of 200 steps are kept: --resume goes on from there" in stderr
+    assert "of 120 steps are kept: --resume goes on from there" in stderr
     assert stderr.endswith("stopped\n")
     cut = load_checkpoint("cut.pth")
-    assert 4 <= cut.training["trainer"]["taken"] < 200
+    assert 4 <= cut.training["trainer"]["taken"] < 120
 
-    settings = dict(learning_rate=1e-3, max_steps=200, save_steps=1000, text=step_text(batch_size=2))
+    settings = dict(learning_rate=1e-3, max_steps=120, save_steps=1000, text=step_text(batch_size=2))
     with pytest.raises(InputError, match=r"had learning_rate 0.001, not 0.01"):
         fine_tune(FineTuneConfig(resume=True, output_path=Path("cut.pth"), **{**settings, "learning_rate": 1e-2}))
     fine_tune(FineTuneConfig(resume=True, output_path=Path("cut.pth"), **settings))
@@ -189,7 +205,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(there):
     other = weights(whole.loaded.model)
     assert all(torch.equal(value, other[key]) for key, value in weights(again.loaded.model).items())
     results = [found.notes["history"][2]["result"] for found in (again, whole)]
-    assert len(results[0]["losses"]) == 200
+    assert len(results[0]["losses"]) == 120
     assert results[0] == results[1]
     assert len(again.notes["history"]) == 3
     with pytest.raises(InputError, match="no interrupted run"):
