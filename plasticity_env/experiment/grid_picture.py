@@ -116,7 +116,7 @@ def _draw(
             values[y, x] = statistics.fmean(recovered)
             text = f"{values[y, x]:.0%}"
             if share > 0 and alone:
-                text += f"\n{100 * (values[y, x] - statistics.fmean(alone)):+.0f}"
+                text += f"\n{round(100 * (values[y, x] - statistics.fmean(alone))):+d}"
             dark = values[y, x] < (limits[0] + limits[1]) / 2
             panel.text(x, y, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
     image = panel.imshow(values, cmap="viridis", vmin=limits[0], vmax=limits[1] + 1e-9, aspect="auto")

@@ -89,8 +89,9 @@ class GridArm:
 
     @property
     def same_size(self) -> GridArm:
-        """The arm that prunes, once, only what this one does not bring back."""
-        return GridArm(max(0.0, round(self.level - self.percentage, 9)), self.repair)
+        """The arm that prunes, once, only what this one does not bring back; the control arm where that is nothing."""
+        level = round(self.level - self.percentage, 9)
+        return GridArm(level, self.repair) if level > 0 else GridArm()
 
 
 CONTROL = GridArm()
