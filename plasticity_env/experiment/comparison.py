@@ -18,6 +18,7 @@ from plasticity_env.experiment.settings import ExperimentSettings, check_strateg
 from plasticity_env.experiment.summary import summarise
 from plasticity_env.files import write_text
 from plasticity_env.plots import blank_figure, plain_log_ticks, save_png
+from plasticity_env.text import TextSplits
 
 FILE, TABLE, CHART = "comparison.json", "comparison.txt", "comparison.png"
 MakeDecider = Callable[[ExperimentSettings], Decider]
@@ -55,6 +56,8 @@ def compare_strategies(
     decider_for: MakeDecider,
     say: Say | None = None,
     resume: bool = False,
+    text: TextSplits | None = None,
+    pages: bool = True,
 ) -> list[ComparisonRow]:
     """Run every strategy from the end of one warm-up and write ``comparison.{json,txt,png}``.
 
@@ -67,6 +70,8 @@ def compare_strategies(
         decider_for: Makes the decider that settings name.
         say: Called with a sentence after each phase.
         resume: Go on with a comparison that was stopped; runs that are finished are only read.
+        text: A text instead of the settings'.
+        pages: Write each run's pages and pictures.
 
     Returns:
         One row a strategy.
@@ -87,7 +92,8 @@ def compare_strategies(
     first, rows = folder / strategies[0], []
     for name in strategies:
         told = (lambda sentence, name=name: say(f"[{name}] {sentence}")) if say else None  # type: ignore[misc]
-        run = _begin(each[name], folder / name, None if name == strategies[0] else first, deciders[name], told)
+        warm = None if name == strategies[0] else first
+        run = _begin(each[name], folder / name, warm, deciders[name], say=told, text=text, pages=pages)
         rows.append(row_of(name, run.run()))
         write_comparison(folder, settings, rows)
     checkpoint.forget(first)
@@ -168,11 +174,11 @@ def comparison_png(rows: Sequence[ComparisonRow], path: Path) -> None:
 
 
 def _begin(
-    settings: ExperimentSettings, folder: Path, first: Path | None, decider: Decider, say: Say | None
+    settings: ExperimentSettings, folder: Path, first: Path | None, decider: Decider, **more: Any
 ) -> NeuralPlasticityExperiment:
     """A strategy's run: new, from the first one's warm start, or where it was stopped."""
     if (folder / CONFIG).is_file():
-        return NeuralPlasticityExperiment.resume(folder, decider, say, keep_warm_start=first is None)
+        return NeuralPlasticityExperiment.resume(folder, decider, keep_warm_start=first is None, **more)
     if first is None:
-        return NeuralPlasticityExperiment(settings, folder, decider, say, keep_warm_start=True)
-    return NeuralPlasticityExperiment.branch(first, settings, folder, decider, say)
+        return NeuralPlasticityExperiment(settings, folder, decider, keep_warm_start=True, **more)
+    return NeuralPlasticityExperiment.branch(first, settings, folder, decider, **more)

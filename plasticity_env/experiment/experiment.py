@@ -50,6 +50,7 @@ class NeuralPlasticityExperiment:
         loaded: A model instead of ``settings.model_name``; it is edited in place.
         text: A text instead of ``settings.dataset``.
         progress: Show how far the training is, on standard error.
+        pages: Write pages and pictures.
         keep_warm_start: Keep the checkpoint at the warm-up's end, for `branch`.
         control_from: Folder of a run with the same training, whose control arm is taken instead of trained.
 
@@ -72,6 +73,7 @@ class NeuralPlasticityExperiment:
         loaded: LoadedModel | None = None,
         text: TextSplits | None = None,
         progress: bool = True,
+        pages: bool = True,
         keep_warm_start: bool = False,
         control_from: Path | None = None,
     ) -> None:
@@ -94,7 +96,7 @@ class NeuralPlasticityExperiment:
         self._finished = False
         self._writer: RunWriter
         self._tracker: Tracker
-        self._pages = Pages(self.folder)
+        self._pages = Pages(self.folder, pages)
         self._bar: Progress | None = None
 
     # -- ways to begin -----------------------------------------------------------------------------------------------
@@ -108,6 +110,7 @@ class NeuralPlasticityExperiment:
         *,
         text: TextSplits | None = None,
         progress: bool = True,
+        pages: bool = True,
         keep_warm_start: bool = False,
     ) -> NeuralPlasticityExperiment:
         """Take a run up again where its last whole phase ended; call `run` on what is returned.
@@ -115,7 +118,7 @@ class NeuralPlasticityExperiment:
         Args:
             folder: Of the run. One that is finished is only read.
             decider: As the run had it, where that was no strategy; made anew, what it remembers is in the checkpoint.
-            say, text, progress, keep_warm_start: As for a new run.
+            say, text, progress, pages, keep_warm_start: As for a new run.
 
         Raises:
             InputError: No run there, or none that can go on.
@@ -124,7 +127,7 @@ class NeuralPlasticityExperiment:
         config = RunRecord.read(folder).config
         settings = ExperimentSettings.from_json(config["settings"])
         if config["status"] == "finished":
-            run = cls(settings, folder, decider, say, text=text, progress=progress)
+            run = cls(settings, folder, decider, say, text=text, progress=progress, pages=pages)
             run._finished = True
             return run
         saved = checkpoint.load(folder, settings.device)
@@ -137,6 +140,7 @@ class NeuralPlasticityExperiment:
             loaded=saved.loaded,
             text=text,
             progress=progress,
+            pages=pages,
             keep_warm_start=keep_warm_start,
             control_from=None if source is None else Path(source),
         )
@@ -154,12 +158,13 @@ class NeuralPlasticityExperiment:
         *,
         text: TextSplits | None = None,
         progress: bool = True,
+        pages: bool = True,
     ) -> NeuralPlasticityExperiment:
         """A run from the end of another's warm-up, with its control arm, that prunes or grows otherwise.
 
         Args:
             warm: Folder of a finished run with the same training that kept its warm start.
-            settings, folder, decider, say, text, progress: Of the new run.
+            settings, folder, decider, say, text, progress, pages: Of the new run.
 
         Raises:
             InputError: No warm start there, or the folder is in use.
@@ -167,7 +172,17 @@ class NeuralPlasticityExperiment:
         warm, folder = Path(warm), Path(folder)
         _refuse_used(folder)
         saved = checkpoint.load(warm, settings.device, WARM_START)
-        run = cls(settings, folder, decider, say, loaded=saved.loaded, text=text, progress=progress, control_from=warm)
+        run = cls(
+            settings,
+            folder,
+            decider,
+            say,
+            loaded=saved.loaded,
+            text=text,
+            progress=progress,
+            pages=pages,
+            control_from=warm,
+        )
         checkpoint.copy_record(warm, folder)
         run._take_up(saved, branch=True)
         return run

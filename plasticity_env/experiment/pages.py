@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from plasticity_env.experiment.page import write_pages
 from plasticity_env.tracking import Tracker
 
 SHARE = 0.2  # of the time that pages may take from a run
@@ -15,20 +16,17 @@ class Pages:
 
     Args:
         folder: Of the run.
+        wanted: False writes none.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, wanted: bool = True) -> None:
+        self.folder, self.wanted = folder, wanted
         self._last, self._took = time.monotonic(), 0.0
 
     def update(self, final: bool = False) -> None:
         """Write the pages; in between, only where that takes a small share of the time since the last one."""
-        try:
-            from plasticity_env.experiment.page import write_pages
-        except ImportError:
-            return
         started = time.monotonic()
-        if not final and self._took > SHARE * (started - self._last):
+        if not self.wanted or (not final and self._took > SHARE * (started - self._last)):
             return
         write_pages(self.folder, final)
         self._last = time.monotonic()
