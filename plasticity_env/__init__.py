@@ -16,6 +16,7 @@ from plasticity_env.compact import register_all as _register_compact_models
 from plasticity_env.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.errors import InputError
 from plasticity_env.evaluation import evaluate_model
+from plasticity_env.experiment import ExperimentSettings, NeuralPlasticityExperiment, RunRecord
 from plasticity_env.flops import flop_table, flops, kv_cache_bytes
 from plasticity_env.functions import (
     apply_pruning_mask,
@@ -82,6 +83,7 @@ __all__ = [
     "REVIVE",
     "Distillation",
     "EpisodeRecord",
+    "ExperimentSettings",
     "GrowthResult",
     "HeadLRManager",
     "HeadSignals",
@@ -89,11 +91,13 @@ __all__ = [
     "Layout",
     "LoadedModel",
     "MetricsLogger",
+    "NeuralPlasticityExperiment",
     "PlasticModel",
     "PlasticityTrainer",
     "PruningMode",
     "PruningModule",
     "RewardRule",
+    "RunRecord",
     "TextSplits",
     "UNetSkip",
     "WarmupSchedule",
