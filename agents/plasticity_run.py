@@ -11,7 +11,7 @@ from agents.deciding import decider_for
 from plasticity_env.cli import words
 from plasticity_env.errors import InputError
 from plasticity_env.experiment.comparison import ComparisonRow, compare_strategies, table_of
-from plasticity_env.experiment.experiment import NeuralPlasticityExperiment
+from plasticity_env.experiment.experiment import NeuralPlasticityExperiment, settings_of
 from plasticity_env.experiment.record import RunRecord
 from plasticity_env.experiment.settings import ExperimentSettings, check_strategy, new_run_path
 from plasticity_env.file_steps.opening import HUB_TEXT
@@ -108,15 +108,6 @@ def run_comparison(arguments: RunArguments, say: Say) -> tuple[Path, list[Compar
         return arguments.resume, compare_strategies(settings, arguments.resume, names, decider_for, say, resume=True)
     folder = arguments.output_dir or new_run_path()
     return folder, compare_strategies(arguments.settings(), folder, names, decider_for, say)
-
-
-def settings_of(folder: Path) -> ExperimentSettings:
-    """The settings that a run was started with.
-
-    Raises:
-        InputError: No run there.
-    """
-    return ExperimentSettings.from_json(RunRecord.read(folder).config["settings"])
 
 
 def conclusion(record: RunRecord) -> list[str]:

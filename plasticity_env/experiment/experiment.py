@@ -124,9 +124,8 @@ class NeuralPlasticityExperiment:
             InputError: No run there, or none that can go on.
         """
         folder = Path(folder)
-        config = RunRecord.read(folder).config
-        settings = ExperimentSettings.from_json(config["settings"])
-        if config["status"] == "finished":
+        settings = settings_of(folder)
+        if RunRecord.read(folder).config.get("status") == "finished":
             run = cls(settings, folder, decider, say, text=text, progress=progress, pages=pages)
             run._finished = True
             return run
@@ -335,6 +334,18 @@ class NeuralPlasticityExperiment:
         self._writer.log(sentence)
         if self._say:
             self._say(sentence)
+
+
+def settings_of(folder: str | Path) -> ExperimentSettings:
+    """The settings that a run was started with.
+
+    Raises:
+        InputError: No run there, or one of something else.
+    """
+    found = RunRecord.read(folder).config.get("settings")
+    if not isinstance(found, dict):
+        raise InputError(f"{str(folder)!r} holds a run, but not of this experiment: give the folder of one")
+    return ExperimentSettings.from_json(found)
 
 
 def _strategy_decider(settings: ExperimentSettings) -> Decider:

@@ -35,6 +35,7 @@ def text(tmp_path):
     return ["--dataset", str(path)]
 
 
+@pytest.mark.slow
 def test_a_compressed_run_leaves_everything_that_is_looked_at(tmp_path, text):
     done = run(
         "run_neural_plasticity.py",
@@ -63,6 +64,7 @@ def test_a_compressed_run_leaves_everything_that_is_looked_at(tmp_path, text):
     assert "removed for real" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_cycle_is_told_stage_by_stage(tmp_path, text):
     done = run(
         "neural_plasticity_cycle.py",
@@ -93,6 +95,7 @@ def test_the_cycle_is_told_stage_by_stage(tmp_path, text):
     assert "o active  . pruned" in done.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured_and_the_run_goes_on(tmp_path, text):
     arguments = [
         "--quick_test",

@@ -270,3 +270,16 @@ def test_what_cannot_run_writes_nothing(tmp_path, short, short_text):
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["note"]
     with pytest.raises(InputError, match="no run at"):
         NeuralPlasticityExperiment.resume(tmp_path / "used")
+    (tmp_path / "used" / "config.json").write_text('{"status": "running"}')
+    with pytest.raises(InputError, match="not of this experiment"):
+        NeuralPlasticityExperiment.resume(tmp_path / "used")
+
+
+def test_a_model_that_diverges_leaves_what_was_measured(run_short, tmp_path):
+    with pytest.raises(InputError, match="diverged"):
+        run_short(learning_rate=1e30, warmup_steps=10)
+    record = RunRecord.read(tmp_path / "run")
+    assert record.config["status"] == "failed"
+    assert "diverged" in record.config["error"]
+    assert record.steps
+    assert record.summary["baseline"]["ppl"] > 1
