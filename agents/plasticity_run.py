@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from agents.deciding import decider_for
 from plasticity_env.cli import words
 from plasticity_env.errors import InputError
@@ -86,6 +88,7 @@ def run_plasticity(arguments: RunArguments, say: Say) -> RunRecord:
         InputError: Arguments that cannot be used; nothing is written.
         KeyboardInterrupt: Ctrl-C; what was measured is on disk.
     """
+    _spare_threads(arguments)
     if arguments.resume is not None:
         settings = settings_of(arguments.resume)
         return NeuralPlasticityExperiment.resume(arguments.resume, decider_for(settings), say).run()
@@ -100,6 +103,7 @@ def run_comparison(arguments: RunArguments, say: Say) -> tuple[Path, list[Compar
         InputError: Arguments that cannot be used; nothing is written.
         KeyboardInterrupt: Ctrl-C; what was measured is on disk.
     """
+    _spare_threads(arguments)
     names = [check_strategy(name) for name in words(arguments.strategies)]
     if len(set(names)) < len(names):
         raise InputError(f"--strategies names one twice: {arguments.strategies!r}")
@@ -108,6 +112,12 @@ def run_comparison(arguments: RunArguments, say: Say) -> tuple[Path, list[Compar
         return arguments.resume, compare_strategies(settings, arguments.resume, names, decider_for, say, resume=True)
     folder = arguments.output_dir or new_run_path()
     return folder, compare_strategies(arguments.settings(), folder, names, decider_for, say)
+
+
+def _spare_threads(arguments: RunArguments) -> None:
+    """A quick test's model is too small to share among threads, which on a busy machine wait for each other."""
+    if arguments.quick_test:
+        torch.set_num_threads(1)
 
 
 def conclusion(record: RunRecord) -> list[str]:
