@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -192,6 +193,9 @@ def run_online(config: OnlineRunConfig) -> tuple[RunRecord, OnlineDecider]:
         decider = config.decider()
         run = NeuralPlasticityExperiment(config.settings(), config.output_dir or new_run_path(), decider, _say)
     files = _Files(run, config)
+    if run.finished:
+        files.read(decider)
+        return run.run(), decider
     decider.on_change = files.update
     try:
         record = run.run()
@@ -221,13 +225,27 @@ class _Files:
         self._write(decider)
 
     def close(self, decider: OnlineDecider) -> None:
-        """Keep controller and model, where the run came to exist."""
-        if not (self.folder / "config.json").exists():
+        """Keep controller and model, where the run came to write in its folder."""
+        if not self.run.started:
             return
         self._write(decider)
         decider.learner.controller.save(self.folder / FOLDER)
         loaded = self.run.loaded
         save_plastic(loaded.model, self.folder / MODEL, loaded.tokenizer, loaded.name)
+
+    def read(self, decider: OnlineDecider) -> None:
+        """Make a controller what it was at the end of a run that is finished.
+
+        Raises:
+            InputError: Its files are missing or damaged.
+        """
+        try:
+            weights = torch.load(self.folder / WEIGHTS, map_location="cpu", weights_only=True)
+            decider.learner.network.load_state_dict(weights)
+            lines = (self.folder / HISTORY).read_text(encoding="utf-8").splitlines()
+            decider.history = [json.loads(line) for line in lines]
+        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            raise InputError(f"{str(self.folder)!r} holds a run without its controller ({error})") from error
 
     def _write(self, decider: OnlineDecider) -> None:
         weights = {name: value.detach().cpu() for name, value in decider.learner.network.state_dict().items()}

@@ -93,7 +93,7 @@ class NeuralPlasticityExperiment:
         self._say, self._progress, self._keep_warm_start = say, progress, keep_warm_start
         self._next = 0
         self._position: dict[str, int] | None = None  # of the record, where this run goes on
-        self._finished = False
+        self._finished = self._started = False
         self._writer: RunWriter
         self._tracker: Tracker
         self._pages = Pages(self.folder, pages)
@@ -190,6 +190,16 @@ class NeuralPlasticityExperiment:
         self._next, self._position = saved.state["next"], saved.position
         self.cycle.load_state_dict(saved.state["cycle"], branch)
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self._finished
+
+    @property
+    def started(self) -> bool:
+        """Whether `run` has begun to write in the folder."""
+        return self._started
+
     # -- running -----------------------------------------------------------------------------------------------------
 
     def run(self) -> RunRecord:
@@ -221,6 +231,7 @@ class NeuralPlasticityExperiment:
     def _open(self) -> None:
         """Begin the record, or rewind it to the checkpoint that this run goes on from."""
         self._writer = self.cycle.writer = RunWriter(self.folder)
+        self._started = True
         if self._position is not None:
             self._writer.rewind(self._position)
         config = {**self._head(), "status": "running", "settings": self.settings.to_json()}

@@ -141,6 +141,20 @@ def test_a_cut_run_goes_on_with_the_same_decisions(whole, config, tmp_path, monk
     assert [(e.edit, e.layer, e.head) for e in again.events] == [(e.edit, e.layer, e.head) for e in record.events]
 
 
+def test_a_finished_run_is_only_read_and_a_folder_in_use_is_left_alone(whole, config):
+    record, decider = whole
+    folder = record.folder
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    again, read = run_online(OnlineRunConfig(resume=folder))
+    assert again.config["status"] == "finished"
+    assert read.history == decider.history
+    for name, value in decider.learner.network.state_dict().items():
+        assert torch.equal(value, read.learner.network.state_dict()[name])
+    with pytest.raises(InputError, match="not an empty folder"):
+        run_online(replace(config, output_dir=folder))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
