@@ -82,7 +82,7 @@ def prune_to(
     while (pruned := int((~model.active).sum())) < target:
         before = model.snapshot(weights=settings.adaptive)
         wanted = min(target, pruned + portion)
-        count = len(done.decisions)
+        count, waiting = len(done.decisions), done.waiting
         _carry_out(done, arm, decider, situation(wanted / slots))
         rise = arm.loss("reward") - control_loss
         now = int((~model.active).sum())
@@ -93,6 +93,7 @@ def prune_to(
             continue
         model.restore(before)
         del done.decisions[count:]
+        done.waiting = waiting
         done.refused = f"{now} pruned heads: perplexity {math.exp(min(rise, 700.0)):.3f} times the control arm's"
         if wanted - pruned <= 1:
             break

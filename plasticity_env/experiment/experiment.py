@@ -159,7 +159,10 @@ class NeuralPlasticityExperiment:
         progress: bool = True,
         pages: bool = True,
     ) -> NeuralPlasticityExperiment:
-        """A run from the end of another's warm-up, with its control arm, that prunes or grows otherwise.
+        """A run from the end of another's warm-up that prunes or grows otherwise.
+
+        The control arm is taken from the other's record; with ``decision_every`` it is trained again, since decisions between
+        phases ask for losses that no record holds.
 
         Args:
             warm: Folder of a finished run with the same training that kept its warm start.
@@ -180,7 +183,7 @@ class NeuralPlasticityExperiment:
             text=text,
             progress=progress,
             pages=pages,
-            control_from=warm,
+            control_from=None if settings.decision_every else warm,
         )
         checkpoint.copy_record(warm, folder)
         run._take_up(saved, branch=True)
@@ -240,6 +243,8 @@ class NeuralPlasticityExperiment:
         self.cycle.on_step = self._on_step
         total = self.settings.warmup_steps + self.settings.cycles * self.settings.training_steps
         self._bar = Progress("training", total, start=self.cycle.step) if self._progress and total else None
+        if self._position is not None and not checkpoint.has_checkpoint(self.folder):
+            self._checkpoint("start")  # of a branch: from now on it can be resumed
         if self._position is not None and self._next < len(self.plan):
             self._tell(f"goes on at step {self.cycle.step} with {_title(*self.plan[self._next])}")
 

@@ -16,9 +16,9 @@ from plasticity_env.experiment.stages import cycle_rows, cycle_table, head_maps,
 
 @pytest.fixture
 def compare(tmp_path, short, short_text):
-    def run(strategies, **more):
+    def run(strategies, changes=None, **more):
         options = {"decider_for": decider_for, "text": short_text, "pages": False, **more}
-        return compare_strategies(short(), tmp_path / "all", strategies, **options)
+        return compare_strategies(short(**(changes or {})), tmp_path / "all", strategies, **options)
 
     return run
 
@@ -59,6 +59,23 @@ def test_a_comparison_that_was_stopped_goes_on(compare, tmp_path):
         compare(["gradient"], resume=True)
     with pytest.raises(InputError, match="unknown pruning strategy"):
         compare(["fischer"])
+
+
+def test_decisions_between_phases_have_a_control_arm_in_every_strategy(compare, tmp_path):
+    found = compare(["fisher", "random"], {"decision_every": 2})
+    assert found[0].control_ppl == found[1].control_ppl
+    first, second = (RunRecord.read(tmp_path / "all" / row.strategy) for row in found)
+    assert [row for row in first.steps if row.arm == "control"] == [row for row in second.steps if row.arm == "control"]
+
+
+def test_a_strategy_that_was_stopped_in_its_first_phase_goes_on(compare, tmp_path):
+    def say(sentence):
+        if sentence.startswith("[random] goes on at step 3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(["fisher", "random"], say=say)
+    assert len(compare(["fisher", "random"], resume=True)) == 2
 
 
 def test_stages_are_what_was_evaluated(run_short):
