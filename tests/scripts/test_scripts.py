@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,24 @@ def run(script, *arguments, cwd, env=None):
         timeout=240,
         stdin=subprocess.DEVNULL,
     )
+
+
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, capsys):
+    """Run a script inside this process (importing torch takes longer than most of them); gives exit code, output, errors."""
+
+    def go(script, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.delenv("WANDB_API_KEY", raising=False)
+        path = str(ROOT / "scripts" / script)
+        monkeypatch.setattr(sys, "argv", [path, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(path, run_name="__main__")
+        written = capsys.readouterr()
+        return stop.value.code or 0, written.out, written.err
+
+    return go
 
 
 def train(tmp_path, *more, agent="ppo"):
@@ -132,15 +151,15 @@ def test_a_stopped_training_resumes(tmp_path):
         ("demo.py", ["--config", "c.yaml"], "unknown key"),
     ],
 )
-def test_bad_input_is_one_sentence_exit_2_and_nothing_written(tmp_path, script, arguments, message):
+def test_bad_input_is_one_sentence_exit_2_and_nothing_written(tmp_path, run_here, script, arguments, message):
     if script == "demo.py":
         (tmp_path / "c.yaml").write_text("trane: {}\n")
-    done = run(script, *arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    sentence = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    code, _, errors = run_here(script, *arguments)
+    assert code == 2, errors
+    sentence = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(sentence) == 1
     assert message in sentence[0]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in errors
     assert not (tmp_path / "runs").exists()
 
 
@@ -169,10 +188,10 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "script", ["train_controller.py", "evaluate_controllers.py", "benchmark.py", "play_episode.py", "demo.py"]
 )
-def test_help_reads(tmp_path, script):
-    done = run(script, "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "usage" in done.stdout
+def test_help_reads(run_here, script):
+    code, output, _ = run_here(script, "--help")
+    assert code == 0
+    assert "usage" in output
 
 
 def test_the_benchmark_prints_one_json_line_a_row(tmp_path):
