@@ -10,8 +10,8 @@ import tyro
 
 from agents.plasticity_run import RunArguments, run_plasticity
 from plasticity_env.errors import InputError
-from plasticity_env.experiment.record import RunRecord
-from plasticity_env.experiment.settings import ExperimentSettings
+from plasticity_env.experiment.record import CONFIG, RunRecord
+from plasticity_env.experiment.settings import ExperimentSettings, new_run_path
 from plasticity_env.experiment.stages import write_stages
 
 Hidden = tyro.conf.Suppress
@@ -25,8 +25,6 @@ class StageArguments(RunArguments):
     """text: tiny_shakespeare (embedded), a path, or a hub data set"""
     initial_pruning: float = 0.3
     """share of all head slots that is pruned when a cycle's pruning is over, in [0, 1)"""
-    cycles: int = 1
-    """measure, prune, grow and learn so often"""
     pruning_level: Annotated[float, Hidden] = 0.0
     """taken from initial_pruning"""
     compare_strategies: Annotated[bool, Hidden] = False
@@ -50,8 +48,14 @@ def run_stages(arguments: StageArguments, say: Callable[[str], None]) -> RunReco
 
     Raises:
         InputError: Arguments that cannot be used; nothing is written.
-        KeyboardInterrupt: Ctrl-C; what was measured is on disk.
+        KeyboardInterrupt: Ctrl-C; what was measured is on disk, the tables of it included.
     """
-    record = run_plasticity(arguments, say)
+    folder = arguments.resume or arguments.output_dir or new_run_path()
+    try:
+        record = run_plasticity(replace(arguments, output_dir=folder), say)
+    except KeyboardInterrupt:
+        if (folder / CONFIG).is_file():
+            write_stages(RunRecord.read(folder))
+        raise
     write_stages(record)
     return record

@@ -147,3 +147,14 @@ def check_device(device: str | torch.device) -> torch.device:
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {str(device)!r} is not available on this machine: use 'cpu'")
     return parsed
+
+
+def check_positions(loaded: LoadedModel, length: int) -> None:
+    """Refuse blocks that are longer than what a model has positions for.
+
+    Raises:
+        InputError: They are.
+    """
+    limit = getattr(loaded.model.config, "max_position_embeddings", None)
+    if limit is not None and length > int(limit):
+        raise InputError(f"max_length {length} is more than the {limit} positions of {loaded.name!r}")

@@ -29,7 +29,7 @@ from plasticity_env.experiment.removal import remove
 from plasticity_env.experiment.settings import CONTROLLER, ExperimentSettings, new_run_path
 from plasticity_env.experiment.summary import CYCLE_PHASES, summarise
 from plasticity_env.learning import TrainStep
-from plasticity_env.loading import LoadedModel, load_model
+from plasticity_env.loading import LoadedModel, check_positions, load_model
 from plasticity_env.progress import Progress
 from plasticity_env.text import SPLITS, TextSplits, load_text
 from plasticity_env.tracking import Tracker
@@ -383,9 +383,7 @@ def _check(loaded: LoadedModel, text: TextSplits, settings: ExperimentSettings) 
         )
     for split in SPLITS:
         text.blocks(split)
-    limit = getattr(loaded.model.config, "max_position_embeddings", None)
-    if limit is not None and settings.max_length > int(limit):
-        raise InputError(f"max_length {settings.max_length} is more than the {limit} positions of {loaded.name!r}")
+    check_positions(loaded, settings.max_length)
 
 
 def _refuse_used(folder: Path) -> None:

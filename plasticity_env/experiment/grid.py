@@ -24,7 +24,7 @@ from plasticity_env.growth.gradual import grow_attention_heads_gradually
 from plasticity_env.growth.revival import revive_attention_heads
 from plasticity_env.learning.head_rates import HeadLRManager
 from plasticity_env.learning.trainer import PlasticityTrainer
-from plasticity_env.loading import LoadedModel
+from plasticity_env.loading import LoadedModel, check_positions
 from plasticity_env.model import PlasticModel, Snapshot
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals import mean_loss
@@ -119,10 +119,12 @@ def check_grid(
     """Refuse what `run_grid` cannot run.
 
     Raises:
-        InputError: No seeds, a level that prunes nothing or everything, or a text too short.
+        InputError: No seeds, a level that prunes nothing or everything, a text too short, or blocks longer than the model's
+            positions.
     """
     if seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds}")
+    check_positions(loaded, setting.max_length)
     slots = loaded.model.shape[0] * loaded.model.heads
     for arm in arms:
         if arm.level > 0 and not 0 < round(arm.level * slots) < slots:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from plasticity_env.experiment.record import CONTROL, EXPERIMENT, EvaluationRow, PruningEvent, RunRecord, Sample
+from plasticity_env.experiment.settings import CONTROLLER
 from plasticity_env.experiment.story import (
     DONE,
     EDITS,
@@ -44,7 +45,8 @@ def summary(record: RunRecord) -> str:
     """What was run, what it did to the model, and the settings behind it."""
     settings = settings_of(record)
     mine, control = evaluations_of(record, EXPERIMENT), evaluations_of(record, CONTROL)
-    pairs = [(name, short(settings[key])) for key, name in _SETTINGS.items() if settings.get(key) not in (None, "")]
+    shown = settings | _growth(settings)
+    pairs = [(name, short(shown[key])) for key, name in _SETTINGS.items() if shown.get(key) not in (None, "")]
     decider = record.config.get("decider")
     if decider and decider != settings.get("pruning_strategy"):
         pairs.append(("who decides", short(decider)))
@@ -66,6 +68,13 @@ def summary(record: RunRecord) -> str:
     command = " ".join(map(str, command)) if isinstance(command, list) else command
     line = f'<p class="note"><code>{html.escape(str(command))}</code></p>' if command else ""
     return f"{said}{facts(pairs)}{line}{_all_settings(record)}"
+
+
+def _growth(settings: dict[str, Any]) -> dict[str, str]:
+    """What grows heads, where that is not the growth strategy of the settings."""
+    if settings.get("pruning_mode") == "compressed":
+        return {"growth_strategy": "none: pruning is for ever"}
+    return {"growth_strategy": "the controller's choice"} if settings.get("pruning_strategy") == CONTROLLER else {}
 
 
 def verdict(record: RunRecord) -> str:

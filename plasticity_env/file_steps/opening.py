@@ -18,7 +18,7 @@ from plasticity_env.checkpoints import SUFFIXES, Checkpoint, is_checkpoint, load
 from plasticity_env.errors import InputError
 from plasticity_env.flops import flop_table
 from plasticity_env.functions import evaluate_model
-from plasticity_env.loading import LoadedModel, embedded_models, load_model
+from plasticity_env.loading import LoadedModel, check_positions, embedded_models, load_model
 from plasticity_env.model import PlasticModel
 from plasticity_env.text import TextSplits, load_text
 
@@ -52,8 +52,9 @@ class StepText:
         """The text, tokenised for a model.
 
         Raises:
-            InputError: No such text, or one that is too short.
+            InputError: No such text, one that is too short, or blocks longer than the model's positions.
         """
+        check_positions(checkpoint.loaded, self.max_length)
         name, config = self.dataset, self.dataset_config
         if name is None:
             embedded = ("shakespeare", None)

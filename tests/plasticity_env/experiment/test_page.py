@@ -18,6 +18,7 @@ import pytest
 from plasticity_env.errors import InputError
 from plasticity_env.experiment.page import PAGE, write_pages
 from plasticity_env.experiment.record import PhaseRow, RunRecord, RunWriter
+from plasticity_env.experiment.sections import summary
 from tests.plasticity_env.experiment.fake_run import write_fake_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -83,6 +84,22 @@ def test_nothing_is_loaded_and_text_stays_text(tmp_path: Path) -> None:
     links = [link for link in re.findall(r"(?:src|href)=[\"']([^\"']*)", text) if not link.startswith(("data:", "#"))]
     assert "../visualizations/a%20%3Cb%3E.png" in links
     assert all((folder / PAGE).parent.joinpath(link.replace("%20%3Cb%3E", " <b>")).exists() for link in links)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pruning_strategy": "controller"}, "the controller&#x27;s choice"),
+        ({"pruning_mode": "compressed"}, "none: pruning is for ever"),
+        ({"growth_strategy": "balanced"}, "balanced"),
+    ],
+)
+def test_what_grows_heads_is_said(tmp_path: Path, changes: dict[str, str], said: str) -> None:
+    write_fake_run(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["settings"] |= {"growth_strategy": "random", **changes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert said in summary(RunRecord.read(tmp_path))
 
 
 def test_figures_are_valid_plotly(run: Path) -> None:
