@@ -1,5 +1,5 @@
 # make demo   train a controller, compare it with the rules, open runs/demo/dashboard.html (QUICK=1: the same in a minute)
-# make test   run the tests (make test-all: the slow ones too)
+# make test   run the tests (make test-slow: the slow ones, make test-all: all)
 # make lint   formatting, lint, types
 # make bench  speed of a step beside its floor and the naive way
 # Each sets up what it needs in .venv; only Python 3.11+ and make must be there.
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 DEMO_CONFIG := scripts/configs/$(if $(QUICK),demo_quick,demo).yaml
 DEMO_FOLDER ?= runs/demo$(if $(QUICK),_quick,)
 
-.PHONY: demo test test-all lint bench pictures clean setup
+.PHONY: demo test test-slow test-all lint bench pictures clean setup
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -25,6 +25,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -q -n auto --dist worksteal
+
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -q -n auto --dist worksteal
 
 test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
