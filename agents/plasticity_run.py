@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -36,7 +36,6 @@ QUICK = {
     "sample_tokens": 24,
 }
 Say = Callable[[str], None]
-A = TypeVar("A", bound="RunArguments")
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,6 @@ class RunArguments(ExperimentSettings):
         if values["dataset"] == HUB_TEXT[0]:
             values["dataset_config"] = self.dataset_config or HUB_TEXT[1]
         return ExperimentSettings(**values)
-
-
-def defaults_for(arguments: A, argv: list[str]) -> A:
-    """What a command line begins with: other values where it says ``--quick_test``."""
-    quick = any(word.replace("-", "_") == "__quick_test" for word in argv)
-    return replace(arguments, **QUICK) if quick else arguments  # type: ignore[arg-type]
 
 
 def run_plasticity(arguments: RunArguments, say: Say) -> RunRecord:
@@ -141,9 +134,9 @@ def conclusion(record: RunRecord) -> list[str]:
 
 
 __all__ = [
+    "QUICK",
     "RunArguments",
     "conclusion",
-    "defaults_for",
     "run_comparison",
     "run_plasticity",
     "settings_of",

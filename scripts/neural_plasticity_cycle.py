@@ -6,9 +6,7 @@ python scripts/neural_plasticity_cycle.py --model_name bard-gpt2-4x4 --dataset t
 
 from __future__ import annotations
 
-import sys
-
-from agents.plasticity_run import defaults_for
+from agents.plasticity_run import QUICK
 from agents.stage_run import StageArguments, run_stages
 from plasticity_env import cli
 from plasticity_env.experiment.stages import cycle_rows, cycle_table, head_maps, stage_rows, stage_table
@@ -26,4 +24,4 @@ def main(arguments: StageArguments) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(StageArguments, main, default=defaults_for(StageArguments(), sys.argv[1:]))
+    cli.run(StageArguments, main, default=cli.quick_defaults(StageArguments(), QUICK))

@@ -7,9 +7,7 @@ python scripts/run_neural_plasticity.py --model_name bard-gpt2-4x4 --compare_str
 
 from __future__ import annotations
 
-import sys
-
-from agents.plasticity_run import RunArguments, conclusion, defaults_for, run_comparison, run_plasticity, table_of
+from agents.plasticity_run import QUICK, RunArguments, conclusion, run_comparison, run_plasticity, table_of
 from plasticity_env import cli
 
 
@@ -27,4 +25,4 @@ def main(arguments: RunArguments) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(RunArguments, main, default=defaults_for(RunArguments(), sys.argv[1:]))
+    cli.run(RunArguments, main, default=cli.quick_defaults(RunArguments(), QUICK))

@@ -100,12 +100,6 @@ class Decision:
     reasons: Mapping[tuple[int, int], str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def nothing(cls, active: Tensor) -> Decision:
-        """No edit."""
-        none = torch.zeros_like(active)
-        return cls(none, none, none)
-
     @property
     def edits(self) -> list[tuple[str, Tensor]]:
         """("prune", mask), ("revive", mask), ("grow", mask)."""
