@@ -73,6 +73,15 @@ def is_checkpoint(path: str | Path) -> bool:
     return (path / DESCRIPTION).is_file() or (path.suffix in SUFFIXES and path.is_file())
 
 
+def is_own_file(path: Path) -> bool:
+    """Whether a file is one that `save_plastic` wrote, as far as its outermost layer tells."""
+    try:
+        whole = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except _DAMAGE:
+        return False
+    return isinstance(whole, dict) and "plastic" in whole
+
+
 def save_plastic(
     model: PlasticModel,
     path: str | Path,

@@ -13,7 +13,8 @@ from typing import Any
 def interrupts_between_steps() -> Iterator[Callable[[], None]]:
     """Hold Ctrl-C back until the function that this yields is called; a second Ctrl-C is not held back.
 
-    Outside the main thread, where signals do not arrive, it changes nothing.
+    Outside the main thread, where signals do not arrive, and where Ctrl-C is ignored (a job in the background of a shell), it
+    changes nothing.
     """
     asked = False
 
@@ -27,7 +28,8 @@ def interrupts_between_steps() -> Iterator[Callable[[], None]]:
         if asked:
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield check
         return
     before = signal.signal(signal.SIGINT, note)

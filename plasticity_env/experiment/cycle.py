@@ -147,7 +147,7 @@ class PlasticityCycle:
             count / model.active.numel(),
             settings.growth_strategy,
             settings.initial_scale,
-            settings.growth_warmup_steps,
+            settings.gate_warmup_steps,
             input_ids=self.arm.calibration(),
             initial_weights=settings.growth_init,
             batch_size=settings.batch_size,

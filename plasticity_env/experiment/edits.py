@@ -120,7 +120,7 @@ def grow_chosen(arm: Arm, mask: Tensor, generator: torch.Generator, fisher: Tens
     settings, model = arm.settings, arm.model
     mask = mask & ~model.active
     weights = find_initial_weights(settings.growth_init)(fisher)
-    model.grow(mask, settings.initial_scale, settings.growth_warmup_steps, generator, weights)
+    model.grow(mask, settings.initial_scale, settings.gate_warmup_steps, generator, weights)
     arm.trainer.grown(mask)
     return mask
 

@@ -219,8 +219,8 @@ class NeuralPlasticityExperiment:
             return RunRecord.read(self.folder)
         if self._position is None:
             _refuse_used(self.folder)
-        self._open()
         try:
+            self._open()
             with self._bar or nullcontext():
                 for index in range(self._next, len(self.plan)):
                     self._phase(index)
@@ -308,6 +308,8 @@ class NeuralPlasticityExperiment:
 
     def _cut(self, error: BaseException) -> None:
         """Leave everything that was measured in order."""
+        if not self._started:
+            return
         stopped = isinstance(error, KeyboardInterrupt)
         said = "stopped" if stopped else f"failed: {type(error).__name__}: {error}"
         self._writer.log(said)
@@ -316,7 +318,8 @@ class NeuralPlasticityExperiment:
             self._writer.summary(self._summary())
             self._pages.update(final=True)
         finally:
-            self._tracker.close(failed=True)
+            if "_tracker" in vars(self):
+                self._tracker.close(failed=True)
             self._writer.close()
 
     # -- parts ---------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class ExperimentSettings:
     initial_scale: float = 0.01
     """first value of a grown head's gate"""
     growth_warmup_steps: int = 50
-    """optimizer steps until a grown head's gate is 1"""
+    """optimizer steps until a grown head's gate is 1; no more than training_steps, so that no gate is judged half open"""
     new_head_lr_multiplier: float = 3.0
     """learning rate of grown heads, in learning rates"""
     lr_warmup_steps: int = 0
@@ -164,6 +164,11 @@ class ExperimentSettings:
     def adaptive(self) -> bool:
         """Whether pruned heads may come back."""
         return PruningMode.parse(self.pruning_mode) is PruningMode.ADAPTIVE
+
+    @property
+    def gate_warmup_steps(self) -> int:
+        """Steps until a grown head's gate is 1: as asked, but open when its cycle's training ends."""
+        return min(self.growth_warmup_steps, self.training_steps) if self.training_steps else self.growth_warmup_steps
 
     def level(self, cycle: int) -> float:
         """Share of all slots that is pruned when the pruning of cycle 1, 2, ... is over."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env import cli
-from plasticity_env.checkpoints import SUFFIXES, Checkpoint, is_checkpoint, load_checkpoint, save_plastic
+from plasticity_env.checkpoints import SUFFIXES, Checkpoint, is_checkpoint, is_own_file, load_checkpoint, save_plastic
 from plasticity_env.errors import InputError
 from plasticity_env.flops import flop_table
 from plasticity_env.functions import evaluate_model
@@ -124,6 +124,8 @@ def output_path(asked: Path | None, step: str) -> Path:
     path = asked or Path("runs") / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
     if path.suffix in SUFFIXES and path.is_dir():
         raise InputError(f"{str(path)!r} is a folder: leave out {path.suffix}, or choose another file name")
+    if path.suffix in SUFFIXES and path.is_file() and not is_own_file(path):
+        raise InputError(f"{str(path)!r} is a file of something else, or damaged: choose another name")
     if path.suffix not in SUFFIXES and path.exists() and not is_checkpoint(path):
         if not path.is_dir():
             raise InputError(f"{str(path)!r} is a file: name a folder, or a file that ends in {' or '.join(SUFFIXES)}")

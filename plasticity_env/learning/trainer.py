@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.errors import InputError
+from plasticity_env.interrupts import interrupts_between_steps
 from plasticity_env.learning.batches import Batches, TokenBatch, as_batches, token_batch
 from plasticity_env.learning.distillation import Distillation, distillation_loss, not_half
 from plasticity_env.learning.head_rates import HeadLRManager
@@ -103,7 +104,7 @@ class PlasticityTrainer:
         self.taken = 0
 
     def run(self, steps: int, on_step: Callable[[TrainStep], None] | None = None) -> list[TrainStep]:
-        """Take optimizer steps.
+        """Take optimizer steps; Ctrl-C waits for the end of one.
 
         Args:
             steps: How many, 0 or more.
@@ -116,11 +117,12 @@ class PlasticityTrainer:
             InputError: A loss or gradient that is not finite; the step is not taken.
         """
         done = []
-        with self._training():
+        with self._training(), interrupts_between_steps() as check:
             for _ in range(steps):
                 done.append(self._step())
                 if on_step is not None:
                     on_step(done[-1])
+                check()
         return done
 
     def grown(self, mask: Tensor) -> None:

@@ -24,6 +24,7 @@ from plasticity_env.file_steps.opening import StepText
 from plasticity_env.file_steps.pruning import PruneConfig, prune_heads
 from plasticity_env.learning import HeadLRManager
 from tests.plasticity_env.learning.rows import GPT2, LLAMA, head_rows, weights
+from tests.scripts.interrupting import hearing_ctrl_c
 from tests.scripts.test_scripts import ROOT, run
 
 SMALL = ["--dataset", "text.txt", "--max_length", "16", "--calibration_blocks", "16", "--test_blocks", "8"]
@@ -182,8 +183,8 @@ def test_ages_go_on_where_training_stopped(there):
 def test_an_interrupted_run_goes_on_bit_for_bit(there):
     grown(".pth")
     arguments = ["--learning_rate", "1e-3", "--max_steps", "120", "--batch_size", "2", "--save_steps", "4"]
-    command = [sys.executable, str(ROOT / "scripts" / "fine_tune_model.py"), "--model_path", "grown.pth", *arguments]
-    command += ["--output_path", "cut.pth", *SMALL]
+    more = ["--output_path", "cut.pth", *SMALL]
+    command = hearing_ctrl_c("fine_tune_model.py", "--model_path", "grown.pth", *arguments, *more)
     process = subprocess.Popen(command, cwd=there, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (there / "cut.pth").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -318,3 +319,12 @@ def test_what_cannot_be_used(there):
     with pytest.raises(InputError, match="saved without a tokenizer"):
         fine_tune(FineTuneConfig("without", **out))
     fine_tune(FineTuneConfig("without", model_name=GPT2, max_steps=1, **out))
+
+
+def test_a_file_of_something_else_is_not_overwritten(tmp_path):
+    path = tmp_path / "precious.pth"
+    torch.save({"weights": torch.ones(3)}, path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="something else"):
+        prune_heads(PruneConfig(model_name="bard-gpt2-4x4", output_path=path))
+    assert path.read_bytes() == before

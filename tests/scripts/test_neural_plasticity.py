@@ -16,6 +16,7 @@ import torch
 
 from plasticity_env import load_plastic
 from plasticity_env.experiment import RunRecord
+from tests.scripts.interrupting import hearing_ctrl_c
 from tests.scripts.test_scripts import ROOT, run
 
 TEXT = "to be or not to be that is the question whether tis nobler in the mind to suffer "
@@ -109,7 +110,7 @@ def test_ctrl_c_keeps_what_was_measured_and_the_run_goes_on(tmp_path, text):
         "random",
     ]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "run_neural_plasticity.py"), *arguments, "--output_dir", "run"],
+        hearing_ctrl_c("run_neural_plasticity.py", *arguments, "--output_dir", "run"),
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
