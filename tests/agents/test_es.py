@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -78,3 +82,25 @@ def test_refuses_what_it_cannot_use(tmp_path):
     (tmp_path / HISTORY).write_text("{")
     with pytest.raises(InputError, match="no history"):
         search(tmp_path).resume()
+
+
+def test_the_script_leaves_a_controller_and_goes_on(tmp_path, monkeypatch, capsys):
+    path = str(Path(__file__).parents[2] / "scripts" / "train_es.py")
+    small = [
+        "--model_name",
+        "bard-gpt2-4x4",
+        "--population",
+        "4",
+        "--scenarios",
+        "1",
+        "--rounds",
+        "1",
+        "--max_length",
+        "32",
+    ]
+    small += ["--calibration_blocks", "2", "--reward_blocks", "2", "--output_dir", str(tmp_path / "es")]
+    for generations, steps in ((1, 5), (2, 10)):
+        monkeypatch.setattr(sys, "argv", [path, *small, "--generations", str(generations)])
+        runpy.run_path(path, run_name="__main__")
+        assert f"({steps} environment steps)" in capsys.readouterr().out
+    assert controllers.load(tmp_path / "es" / CONTROLLER).info["agent"] == "cma_es"
