@@ -24,7 +24,7 @@ import plasticity_env  # noqa: F401  (registers the environments)
 from controllers.ann import ANNController
 from controllers.network import HeadNetwork, NetworkConfig
 from controllers.protocol import as_scores
-from plasticity_env.edits import KEEP, PRUNE
+from plasticity_env.edits import KEEP
 from plasticity_env.errors import InputError
 from plasticity_env.files import write_text
 from plasticity_env.observation import HEAD_FEATURES, Observation, head_columns
@@ -156,7 +156,7 @@ class LinearSearch:
     @property
     def weights(self) -> np.ndarray:
         """(F,) the mean of the search distribution."""
-        return np.asarray(self._search.mean if hasattr(self._search, "mean") else self._search.result.xfavorite)
+        return np.asarray(self._search.mean)
 
     def resume(self) -> None:
         """Go on from the history in the folder, if there is one.
@@ -232,7 +232,6 @@ class LinearSearch:
             network.linear.weight.zero_()
             network.linear.bias.zero_()
             network.linear.weight[KEEP] = torch.tensor(self.weights, dtype=torch.float32)
-            network.linear.bias[PRUNE] = 0.0
         info = {"agent": "cma_es", "global_step": self.steps, "config": json.loads(json.dumps(asdict(self.config)))}
         return ANNController(network.eval(), info=info)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from plasticity_env.learning.trainer import PlasticityTrainer
 from plasticity_env.model import PlasticModel
-from plasticity_env.signals import mean_loss, sequence_losses
+from plasticity_env.signals import mean_loss
 
 
 class FineTuner:
@@ -21,26 +22,27 @@ class FineTuner:
 
     def __init__(self, model: PlasticModel, blocks: Tensor, order: Tensor, learning_rate: float) -> None:
         self.model = model
-        self.blocks = blocks
-        self.order = order
-        self.taken = 0
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
+        self._trainer = PlasticityTrainer(
+            model, lambda step: blocks[order[step % len(order)]], optimizer=self.optimizer
+        )
+
+    @property
+    def taken(self) -> int:
+        """Optimizer steps so far: the place in the stream; may be set."""
+        return self._trainer.taken
+
+    @taken.setter
+    def taken(self, steps: int) -> None:
+        self._trainer.taken = steps
 
     def run(self, steps: int) -> float:
-        """Take ``steps`` optimizer steps, wrapping round at the end of the stream; returns their mean loss in nats."""
-        losses = []
-        for _ in range(steps):
-            ids = self.blocks[self.order[self.taken % len(self.order)]].to(self.model.device)
-            loss = sequence_losses(self.model, ids).mean()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            with self.model.frozen_heads(self.optimizer):
-                self.optimizer.step()
-            self.model.advance_warmup()
-            self.taken += 1
-            losses.append(float(loss.detach()))
-        self.optimizer.zero_grad(set_to_none=True)
+        """Take ``steps`` optimizer steps, wrapping round at the end of the stream; returns their mean loss in nats.
+
+        Raises:
+            InputError: The training diverged.
+        """
+        losses = [done.loss for done in self._trainer.run(steps)]
         return sum(losses) / max(1, len(losses))
 
 

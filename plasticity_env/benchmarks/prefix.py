@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from plasticity_env.benchmarks.options import Options
 from plasticity_env.envs.base import PlasticityEnv
-from plasticity_env.loading import load_model
+from plasticity_env.loading import LoadedModel
 from plasticity_env.stopwatch import Clock, ratio, take_turns
 from plasticity_env.text import TextSplits
 
@@ -49,22 +50,21 @@ def prefix_rows(options: Options) -> Iterator[PrefixRow]:
     """Every model at every length, without repair and with least squares."""
     for loaded, text in options.loaded():
         for repair in ("none", "least_squares"):
-            yield bench_prefix(loaded.name, options, text, repair)
+            yield bench_prefix(loaded, options, text, repair)
 
 
-def bench_prefix(name: str, options: Options, text: TextSplits, repair: str) -> PrefixRow:
+def bench_prefix(loaded: LoadedModel, options: Options, text: TextSplits, repair: str) -> PrefixRow:
     """Time steps of ``plasticity/Heads-v0`` that flip one head each, once in every layer a round, in random order.
 
     Args:
-        name: Of the model; the two ways load a copy each.
+        loaded: The model, dense; each way works on a copy.
         options: Tokens in a batch, rounds, clock, device.
         text: Packed at the sequence length to measure.
         repair: Of the environment.
     """
     sequences = options.tokens // text.block_size
-    source = next((given for given in options.models.split(",") if given.strip().endswith(f"{name}.gguf")), name)
     walks = {
-        way: _Walk(source, text, sequences, repair, options.device, megabytes)
+        way: _Walk(loaded, text, sequences, repair, options.device, megabytes)
         for way, megabytes in (("whole", 0.0), ("prefix", _PREFIX_MB))
     }
     ways: dict[str, Callable[[], object]] = {way: walk.go for way, walk in walks.items()}
@@ -74,7 +74,7 @@ def bench_prefix(name: str, options: Options, text: TextSplits, repair: str) -> 
     pairs = zip(walks["whole"].losses, walks["prefix"].losses, strict=True)
     return PrefixRow(
         bench="prefix",
-        model=name,
+        model=loaded.name,
         seq_len=text.block_size,
         sequences=sequences,
         repair=repair,
@@ -91,12 +91,12 @@ class _Walk:
     """The same random walk over masks for either way."""
 
     def __init__(
-        self, source: str, text: TextSplits, sequences: int, repair: str, device: str, megabytes: float
+        self, loaded: LoadedModel, text: TextSplits, sequences: int, repair: str, device: str, megabytes: float
     ) -> None:
         self.env: PlasticityEnv = gym.make(
             "plasticity/Heads-v0",
             disable_env_checker=True,
-            loaded=load_model(source, device=device),
+            loaded=loaded._replace(model=copy.deepcopy(loaded.model)),
             text=text,
             calibration_blocks=sequences,
             reward_blocks=sequences,
