@@ -246,8 +246,7 @@ def test_heads_grow_and_mlp_blocks_do_not(ids):
 def test_grown_heads_learn_while_pruned_ones_stay(ids):
     model = pruned("llama")
     _, _, added, _ = result = grow(model, ids, growth_percentage=0.25, warmup_steps=4)
-    tuner = FineTuner(model, ids, torch.zeros(8, 3, dtype=torch.long), 1e-2)
-    tuner.order[:] = torch.arange(3)
+    tuner = FineTuner(model, ids, torch.arange(3).expand(8, 3), 1e-2)
     before = mean_loss(model, ids)
     grown = model.pieces(*added[0], "unit")[0].data.clone()
     tuner.run(4)
