@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -35,6 +37,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         render_mode: None, "ansi", "rgb_array" or "human".
         loaded: A model to work on instead of ``model_name`` (it becomes this environment's own).
         text: Text to use instead of ``dataset``.
+        workbench: One of another environment that measures alike (model, text, repair, signals), to share its memo.
         **settings: See `plasticity_env.envs.settings.Settings`.
     """
 
@@ -47,13 +50,14 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         render_mode: str | None = None,
         loaded: LoadedModel | None = None,
         text: TextSplits | None = None,
+        workbench: Workbench | None = None,
         **settings: Any,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise InputError(f"unknown render_mode {render_mode!r}: use 'ansi', 'rgb_array' or 'human'")
         self.render_mode = render_mode
         self.settings = settings_for(self.default_share, settings)
-        self.workbench: Workbench = make_workbench(self.settings, loaded, text)
+        self.workbench: Workbench = workbench or make_workbench(self.settings, loaded, text)
         self._task = Task(self.settings, self.workbench)
         self.head_slots = self._task.slots
         self.action_space = self._action_space(self.head_slots)
@@ -107,6 +111,50 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         _, observation, info = self._enter(state, 0)
         return observation, info
 
+    def go_on(
+        self,
+        text: TextSplits | None = None,
+        reference: Sequence[float] | None = None,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start the next episode with the model as the last one left it: weights, optimizer, mask and ages carry over.
+
+        So a model can be followed through stages of training, on one text after another. A target share (HeadRank) is
+        reached from the share that is pruned already. Such an episode has no record, since it does not begin dense.
+
+        Args:
+            text: What it reads from here on; the present text when None.
+            reference: Losses on the reward blocks of the control arm that went through the same stages, before the first and
+                after each decision (the last one stands for all that lack); None takes the loss at the start instead, so
+                that rewards count what training gains as well.
+            seed, options: As `reset` takes them.
+
+        Returns:
+            Observation and info.
+
+        Raises:
+            InputError: A frozen model, or a text cut into blocks of another length.
+        """
+        before = self._any_state()
+        if before.stream is None:
+            raise InputError("go_on() carries a trained model over: make the environment with train_steps above 0")
+        bench = self.workbench
+        if text is not None:
+            bench.read(text)
+        super().reset(seed=seed)
+        draw = draw_episode(self.settings, bench.text, self.np_random, dict(options or {}))
+        assert draw.stream is not None
+        self._training.go_on(draw.stream)
+        measurement = bench.measure(before.active, draw.calibration, draw.reward)
+        state = EpisodeState.start(draw, measurement, tuple(reference or (measurement.loss,)), bench.model.shape)
+        share = self._task.pruned_share(before.active)
+        state = replace(state, active=before.active, age=before.age, start_share=share)
+        self._record = None
+        _, observation, info = self._enter(state, 0)
+        return observation, info
+
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Edit, train if asked to, measure, pay.
 
@@ -121,9 +169,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             self._training.edit_and_train(state, masks)
         measurement = self.workbench.measure(state.after(masks), state.calibration, state.reward)
         state = state.then(masks, measurement, done=stop or state.step + 1 >= self.settings.horizon)
-        assert self._record is not None
         reward, observation, info = self._enter(state, invalid)
-        self._record = self._record.then(action, reward)
+        self._record = None if self._record is None else self._record.then(action, reward)
         return observation, reward, state.done, False, info
 
     def action_masks(self) -> np.ndarray:
@@ -158,6 +205,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         return {
             "episode": self._state,
             "record": self._record,
+            "text": self.workbench.text,
             "random": copy.deepcopy(self.np_random.bit_generator.state),
             **self._training.get_state(),
         }
@@ -166,6 +214,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         """Come back to what `get_state` of this environment (or of its fork) returned."""
         self._state, self._record, self._view = state["episode"], state["record"], None
         self.np_random.bit_generator.state = copy.deepcopy(state["random"])
+        if state["text"] is not self.workbench.text:
+            self.workbench.read(state["text"])
         self._training.set_state(state, None if self._state is None else self._state.stream)
 
     def fork(self) -> PlasticityEnv:
@@ -183,7 +233,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
     def episode_record(self) -> EpisodeRecord:
         """The episode so far, enough to replay it: see `plasticity_env.validate`."""
         if self._record is None:
-            raise InputError("no episode yet: call reset() first")
+            raise InputError("no episode that began dense: call reset() first (one that goes on has no record)")
         return self._record
 
     def preview(self, action: Any) -> Tensor:
@@ -191,20 +241,27 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         state = self._running_state()
         return state.after(self._task.resolve(state, self.edits_of(action)[0])[0])
 
-    def evaluate(self, split: str = "test", blocks: int | None = None, active: Tensor | None = None) -> float:
+    def evaluate(
+        self,
+        split: str = "test",
+        blocks: int | None = None,
+        active: Tensor | None = None,
+        text: TextSplits | None = None,
+    ) -> float:
         """Mean loss in nats per token, on text that no observation or reward reads.
 
         Args:
             split: Usually "test".
             blocks: How many blocks from its start; None for all.
             active: (L, H) mask to evaluate, repaired as this episode repairs; the present one when None.
+            text: Another text whose split it is; repair still reads this episode's calibration blocks.
         """
         state = self._any_state()
         mask = state.active if active is None else active
         model = self.workbench.model
         trains = self.settings.train_steps > 0  # a frozen model gets its mask and repair anew whenever it is used
         before = model.snapshot(weights=False) if trains else None
-        loss = self.workbench.split_loss(split, blocks, mask, state.calibration)  # type: ignore[arg-type]
+        loss = self.workbench.split_loss(split, blocks, mask, state.calibration, text)  # type: ignore[arg-type]
         if before is not None:
             model.restore(before)
         return loss

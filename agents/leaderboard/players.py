@@ -1,0 +1,105 @@
+"""Players by name: a controller, a saved one, a function that makes one, or a search; and how many rounds it plays."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+import controllers
+from controllers import ANNController, Controller
+from controllers.planners import Planner, is_planner, make_planner
+from plasticity_env.errors import InputError
+
+ROUNDS = 4
+SINGLE_SCORES = (
+    *("magnitude", "gradient", "fisher", "obs", "activation", "entropy_low", "entropy_high"),
+    *("fluctuation", "fisher_obs", "random"),
+)
+
+
+@dataclass(frozen=True)
+class Player:
+    """Who plays, and in how many rounds.
+
+    Attributes:
+        name: One of `controllers.names()`, a planner's, the folder of a saved controller, or ``package.module``.
+        option: What follows a colon: of ``constant`` the edit, of a planner its size, of a module the function.
+        rounds: Decisions an episode.
+    """
+
+    name: str
+    option: str = ""
+    rounds: int = ROUNDS
+
+    @property
+    def text(self) -> str:
+        """Canonical form, as cells hold it."""
+        return f"{self.name}{':' + self.option if self.option else ''}@{self.rounds}"
+
+    @property
+    def is_entry_point(self) -> bool:
+        """Whether it is ``package.module:function``."""
+        return bool(self.option) and "." in self.name and not Path(self.name).exists()
+
+    def make(self) -> Controller | Planner:
+        """Who decides, fresh.
+
+        Raises:
+            InputError: There is none of this name, or it cannot be used.
+        """
+        if self.is_entry_point:
+            return _call(self.name, self.option)
+        if is_planner(self.name):
+            return make_planner(f"{self.name}:{self.option}" if self.option else self.name)
+        if self.name == "constant":
+            return controllers.make("constant", edit=self.option or "prune")
+        if self.option:
+            raise InputError(f"player {self.text!r}: {self.name!r} takes no option after a colon")
+        return controllers.make(self.name)
+
+
+def read_player(text: str) -> Player:
+    """Read ``NAME``, ``NAME@ROUNDS``, ``NAME:OPTION`` or ``NAME:OPTION@ROUNDS``.
+
+    Raises:
+        InputError: No name, or rounds below 1.
+    """
+    name, at, rounds = text.strip().rpartition("@")
+    if not at or not rounds.isdigit():
+        name, rounds = text.strip(), str(ROUNDS)
+    if not name or int(rounds) < 1:
+        raise InputError(f"player {text!r} must be NAME or NAME@ROUNDS with at least one round, for example fisher@4")
+    if Path(name).is_dir():
+        return Player(name.rstrip("/"), "", int(rounds))
+    name, _, option = name.partition(":")
+    return Player(name, option, int(rounds))
+
+
+def fingerprint(player: Player, maker: Controller | Planner) -> str:
+    """Twelve hexadecimal digits of a player's weights or source, so that a new version is played anew; empty for rules."""
+    digest = hashlib.sha256()
+    if isinstance(maker, ANNController):
+        digest.update(repr(maker.network.config.to_json()).encode())
+        for name, value in sorted(maker.network.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    elif player.is_entry_point:
+        digest.update(Path(inspect.getfile(type(maker))).read_bytes())
+    else:
+        return ""
+    return digest.hexdigest()[:12]
+
+
+def _call(module: str, function: str) -> Controller:
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"no controller at {module}:{function} ({error}): give package.module:function, a function without arguments "
+            "in an installed package or in a folder of PYTHONPATH"
+        ) from error
+    if not isinstance(made, Controller):
+        raise InputError(f"{module}:{function} returned {type(made).__name__}, not a controllers.Controller")
+    return made

@@ -1,0 +1,248 @@
+"""Playing cells: one model is loaded once, and all players of a seed share what was measured on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.leaderboard.cells import Board, Cell, Mask
+from agents.leaderboard.players import Player, fingerprint
+from controllers import Controller
+from controllers.planners import MEASURING_PASS, Bill, Planner
+from plasticity_env.envs.head_rank import HeadRankEnv
+from plasticity_env.errors import InputError
+from plasticity_env.model import PlasticModel
+from plasticity_env.observation import Observation
+from plasticity_env.signals import sequence_losses
+from plasticity_env.workbench import Measurement, Memo
+
+DIGITS = 7  # of losses in the file, after the point
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a table is opened with; JSON-able, so that workers can open their own.
+
+    Attributes:
+        model_name: An embedded name, a folder, a GGUF file or a hub name.
+        dataset, dataset_config: Text.
+        device: Where the model is.
+        batch_size: Sequences in one pass.
+        Others: As of `Board`.
+    """
+
+    model_name: str
+    dataset: str = "shakespeare"
+    dataset_config: str | None = None
+    max_length: int = 128
+    calibration_blocks: int = 16
+    reward_blocks: int = 16
+    test_blocks: int = 64
+    repair: str = "least_squares"
+    units: str = "heads"
+    mlp_blocks: int = 8
+    mode: str = "adaptive"
+    flop_price: float = 4.0
+    batch_size: int = 8
+    device: str = "cpu"
+
+    @property
+    def board(self) -> Board:
+        """Where cells of these rules belong."""
+        return Board(
+            short_name(self.model_name),
+            Path(self.dataset).name,
+            self.max_length,
+            self.calibration_blocks,
+            self.reward_blocks,
+            self.test_blocks,
+            self.repair,
+            self.units,
+            self.mlp_blocks if self.units != "heads" else 0,
+            self.mode,
+            self.flop_price,
+        )
+
+
+def short_name(model_name: str) -> str:
+    """Name of a model, a GGUF file or a folder without where it lies."""
+    path = Path(model_name)
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.resolve().name if path.is_dir() else model_name
+
+
+class CountingMemo(Memo[Measurement]):
+    """A memo that all players share, and that counts what one of them asked for."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self.asked: set[Hashable] = set()
+
+    def get(self, key: Hashable) -> Measurement | None:
+        self.asked.add(key)
+        return super().get(key)
+
+
+class Table:
+    """A model, dense and loaded once, on which any player is played.
+
+    Args:
+        rules: Of all episodes.
+
+    Raises:
+        InputError: Nothing of that name, or model, text and rules do not fit each other.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules, self.board = rules, rules.board
+        self._envs: dict[int, HeadRankEnv] = {}
+        first = self.env(1)
+        self.workbench = first.workbench
+        self.workbench.memo = self._memo = CountingMemo(8192)
+        self._test = self.workbench.text.blocks("test")[: rules.test_blocks]
+        if len(self._test) < rules.test_blocks:
+            raise InputError(
+                f"test_blocks {rules.test_blocks} is more than the {len(self._test)} of {rules.dataset!r} at max_length "
+                f"{rules.max_length}: ask for fewer or use a longer text"
+            )
+        self._dense: tuple[float, ...] | None = None
+
+    def env(self, rounds: int) -> HeadRankEnv:
+        """The environment of episodes with so many rounds; all measure on one workbench."""
+        if rounds not in self._envs:
+            rules = self.rules
+            self._envs[rounds] = HeadRankEnv(
+                workbench=next(iter(self._envs.values())).workbench if self._envs else None,
+                horizon=rounds,
+                model_name=rules.model_name,
+                dataset=rules.dataset,
+                dataset_config=rules.dataset_config,
+                max_length=rules.max_length,
+                calibration_blocks=rules.calibration_blocks,
+                reward_blocks=rules.reward_blocks,
+                repair=rules.repair,
+                units=rules.units,
+                mlp_blocks=rules.mlp_blocks,
+                mode=rules.mode,
+                max_sparsity=1.0,
+                batch_size=rules.batch_size,
+                device=rules.device,
+            )
+        return self._envs[rounds]
+
+    def options(self, share: float, seed: int) -> dict[str, object]:
+        """Reset options of a cell: its share, and the blocks that its seed draws."""
+        text, rules = self.workbench.text, self.rules
+        drawn = {}
+        for split, count, entropy in (
+            ("calibration", rules.calibration_blocks, seed),
+            ("reward", rules.reward_blocks, [seed, 1]),
+        ):
+            there = len(text.blocks(split))  # type: ignore[arg-type]
+            chosen = np.random.default_rng(entropy).choice(there, count, replace=False)
+            drawn[split] = sorted(int(index) for index in chosen)
+        return {"pruned_share": share, "flop_price": rules.flop_price, **drawn}
+
+    def play(self, player: Player, share: float, seed: int, maker: Controller | Planner | None = None) -> Cell:
+        """One cell.
+
+        Args:
+            player: Who.
+            share: Of the units, to prune.
+            seed: Of the blocks and of the player's randomness.
+            maker: Who decides, where it is made already; the player's own when None.
+
+        Raises:
+            InputError: The player cannot be used.
+        """
+        maker = player.make() if maker is None else maker
+        env = self.env(player.rounds)
+        self._memo.asked = set()
+        started = time.perf_counter()
+        observation, _ = env.reset(seed=seed, options=self.options(share, seed))
+        if isinstance(maker, Planner):
+            maker.seed = seed
+            masks, bill = [maker.plan(env)], maker.bill
+        else:
+            masks = _episode(env, maker, observation, seed)
+            bill = self._bill(len(self._memo.asked))
+        seconds = time.perf_counter() - started
+        return self.score(player, fingerprint(player, maker), share, seed, masks, bill, seconds)
+
+    def score(
+        self, player: Player, fingerprint: str, share: float, seed: int, masks: list[Tensor], bill: Bill, seconds: float
+    ) -> Cell:
+        """Put the last of some masks onto the model, repaired, and evaluate it on the test text."""
+        bench, active = self.workbench, masks[-1]
+        dense = self.dense_losses()
+        bench.install(active, tuple(self.options(share, seed)["calibration"]))  # type: ignore[arg-type]
+        return Cell(
+            board=self.board,
+            player=player.text,
+            fingerprint=fingerprint,
+            share=share,
+            seed=seed,
+            test_losses=self._test_losses(),
+            dense_losses=dense,
+            flops_kept=bench.flop_table.total(active) / self.env(player.rounds).dense_flops,
+            kept=tuple(tuple(layer) for layer in active.int().tolist()),
+            rounds=tuple(mask_text(mask) for mask in masks),
+            evaluations=bill.evaluations,
+            forward_tokens=bill.forward_tokens,
+            backward_tokens=bill.backward_tokens,
+            seconds=round(seconds, 3),
+            machine=machine(bench.model.device),
+        )
+
+    def _bill(self, measured: int) -> Bill:
+        """Of a controller that had so many masks measured."""
+        read, paid = (
+            getattr(self.rules, f"{split}_blocks") * self.rules.max_length for split in ("calibration", "reward")
+        )
+        return Bill(MEASURING_PASS * measured, measured * (read + paid), measured * read)
+
+    def dense_losses(self) -> tuple[float, ...]:
+        """Of each test block, nats per token, of the whole model."""
+        if self._dense is None:
+            self.workbench.install(torch.ones(self.workbench.model.shape, dtype=torch.bool), ())
+            self._dense = self._test_losses()
+        return self._dense
+
+    def _test_losses(self) -> tuple[float, ...]:
+        return block_losses(self.workbench.model, self._test, self.rules.batch_size)
+
+
+def _episode(env: HeadRankEnv, controller: Controller, observation: Observation, seed: int) -> list[Tensor]:
+    """(L, U) mask after every round of an episode that has begun; what the last decision leads to is not measured."""
+    controller.reset(seed)
+    masks = []
+    for left in range(env.settings.horizon - 1, -1, -1):
+        action = controller.act(observation)
+        masks.append(env.preview(action))
+        if left:
+            observation, *_ = env.step(action)
+    return masks
+
+
+@torch.no_grad()
+def block_losses(model: PlasticModel, ids: Tensor, batch_size: int) -> tuple[float, ...]:
+    """Loss of each of (B, T) blocks, nats per token, of a model as it is."""
+    chunks = [sequence_losses(model, chunk.to(model.device)).double().cpu() for chunk in ids.split(batch_size)]
+    return tuple(round(loss, DIGITS) for loss in torch.cat(chunks).tolist())
+
+
+def mask_text(active: Tensor) -> Mask:
+    """A string of 0 and 1 for each layer of an (L, U) mask."""
+    return tuple("".join(map(str, layer)) for layer in active.int().tolist())
+
+
+def machine(device: torch.device) -> str:
+    """What a cell was played on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
