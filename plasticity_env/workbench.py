@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plasticity_env.errors import InputError
 from plasticity_env.flops import CostTable, flop_table, parameter_table
 from plasticity_env.loading import LoadedModel
 from plasticity_env.model import PlasticModel
@@ -179,7 +180,14 @@ class Workbench:
         if self.model.state.gates is not None:
             self._install_repair(calibration)
 
-    def split_loss(self, split: Split, blocks: int | None, active: Tensor, calibration: Indices) -> float:
+    def split_loss(
+        self,
+        split: Split,
+        blocks: int | None,
+        active: Tensor,
+        calibration: Indices,
+        text: TextSplits | None = None,
+    ) -> float:
         """Mean loss in nats per token of a mask, repaired, on the first ``blocks`` blocks of a split.
 
         Args:
@@ -187,8 +195,11 @@ class Workbench:
             blocks: How many from its start; None for all.
             active: (L, H) boolean.
             calibration: Blocks that repair.
+            text: Another text whose split it is (repair reads this workbench's own); never remembered.
         """
         self.install(active, calibration)
+        if text is not None and text is not self.text:
+            return mean_loss(self.model, text.blocks(split)[:blocks], self.batch_size)
         repaired_by = calibration if self.repair != "none" else ()
         gates = self.model.gates.numpy().tobytes()
         key = (split, blocks, gates, repaired_by, self.repair, self.model.weight_version)
@@ -200,9 +211,46 @@ class Workbench:
         loss = mean_loss(self.model, ids, self.batch_size, self.prefix, (split, blocks, "first"))
         return self._split_losses.put(key, loss)
 
+    def reward_loss(self, active: Tensor, calibration: Indices, reward: Indices) -> float:
+        """Mean loss in nats per token of a mask, repaired, on the blocks that pay: one forward, nothing else is measured.
+
+        Args:
+            active: (L, U) boolean.
+            calibration: Blocks that repair.
+            reward: Blocks that pay.
+        """
+        self.model.set_active(active)
+        key = self.key(active, self.model.gates, calibration, reward)
+        measured = self.memo.get(key)
+        known = self._split_losses.get(key) if measured is None else measured.loss
+        if known is not None:
+            return known
+        self.install(active, calibration)
+        loss = mean_loss(self.model, self.blocks("reward", reward), self.batch_size, self.prefix, ("reward", reward))
+        return self._split_losses.put(key, loss)
+
+    def read(self, text: TextSplits) -> None:
+        """Measure on another text from now on.
+
+        Raises:
+            InputError: Its blocks have another length, on which the FLOPs a token depend.
+        """
+        if text.block_size != self.text.block_size:
+            raise InputError(
+                f"{text.name!r} is cut into blocks of {text.block_size} tokens, the present text of {self.text.block_size}: "
+                f"load it with block_size={self.text.block_size}"
+            )
+        self.text = text
+        self.forget()
+        self._teachers.clear()
+        self._split_losses.clear()
+        self._projectors.clear()
+        self._repaired_for = None
+
     def forget(self) -> None:
         """Empty the memo, so that the next measurement is a real one."""
         self.memo.clear()
+        self._split_losses.clear()
         self.prefix.clear()
         self._statistics.clear()
 
