@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from controllers.network import HeadNetwork
-from plasticity_env.edits import EDITS
+from plasticity_env.edits import EDITS, PRUNE
 from plasticity_env.observation import Observation
 
 
@@ -55,7 +55,10 @@ def pad(observations: list[Observation], slots: int) -> Batch:
         heads[row, :count] = observation["heads"]
         valid[row, :count] = True
         allowed = observation["action_mask"].astype(bool)
-        mask[row, :count] = allowed if allowed.ndim == 2 else _per_head(allowed, count)
+        if allowed.shape == (count,):  # HeadRank: whether a score counts
+            mask[row, :count, PRUNE] = allowed
+        else:
+            mask[row, :count] = allowed if allowed.ndim == 2 else _per_head(allowed, count)
     globals_ = np.stack([observation["globals"] for observation in observations])
     return Batch(torch.from_numpy(heads), torch.from_numpy(globals_), torch.from_numpy(mask), torch.from_numpy(valid))
 

@@ -32,6 +32,11 @@ def save_checkpoint(ppo: PPO, folder: Path) -> None:
         "returns": list(ppo.returns),
         "environments": [_environment_state(env) for env in ppo.envs],
     }
+    write_state(folder, state)
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write a training's state, tensors and plain values, into ``folder``."""
     replace_file(folder / NAME, lambda path: torch.save(state, path))
 
 
@@ -46,22 +51,9 @@ def load_checkpoint(ppo: PPO, folder: Path) -> bool:
     Raises:
         InputError: The checkpoint belongs to other arguments.
     """
-    path = folder / NAME
-    if not has_checkpoint(folder):
+    state = read_state(folder, asdict(ppo.config), ppo.device)
+    if state is None:
         return False
-    try:
-        state = torch.load(path, weights_only=True, map_location=ppo.device)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
-        raise InputError(f"the checkpoint {str(path)!r} cannot be read ({reason}): start in another folder") from error
-    ours = asdict(ppo.config)
-    changed = [key for key, value in state["config"].items() if ours.get(key) != value]
-    if changed:
-        key = changed[0]
-        raise InputError(
-            f"the checkpoint in {str(folder)!r} was trained with {key}={state['config'][key]!r}, not {ours.get(key)!r}: "
-            "resume with the same arguments or start in another folder"
-        )
     if len(state["environments"]) != len(ppo.envs):
         raise InputError(f"the checkpoint has {len(state['environments'])} environments, this training {len(ppo.envs)}")
     ppo.network.load_state_dict(state["network"])
@@ -71,6 +63,35 @@ def load_checkpoint(ppo: PPO, folder: Path) -> bool:
     ppo.returns = list(state["returns"])
     ppo.observations = [_go_on(env, saved) for env, saved in zip(ppo.envs, state["environments"], strict=True)]
     return True
+
+
+def read_state(folder: Path, ours: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
+    """What `write_state` wrote; None where there is none.
+
+    Args:
+        folder: Where.
+        ours: Arguments of this training, which must be those of the checkpoint's ``config``.
+        device: Where tensors go.
+
+    Raises:
+        InputError: No checkpoint, or one of other arguments.
+    """
+    path = folder / NAME
+    if not has_checkpoint(folder):
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise InputError(f"the checkpoint {str(path)!r} cannot be read ({reason}): start in another folder") from error
+    changed = [key for key, value in state["config"].items() if ours.get(key) != value]
+    if changed:
+        key = changed[0]
+        raise InputError(
+            f"the checkpoint in {str(folder)!r} was trained with {key}={state['config'][key]!r}, not {ours.get(key)!r}: "
+            "resume with the same arguments or start in another folder"
+        )
+    return state
 
 
 def _environment_state(env: Any) -> str:

@@ -65,7 +65,7 @@ class PPOConfig:
     width: int = 64
     """hidden units of the network"""
     context: str = "deep_sets"
-    """how heads see each other: deep_sets or attention"""
+    """how heads see each other: deep_sets, attention or linear (not at all; HeadRank only)"""
     keep_bias: float = 2.0
     """initial logit of keep"""
     checkpoint_every: int = 1
@@ -89,6 +89,11 @@ class PPOConfig:
         check_device(self.device)
 
 
+def network_of(config: PPOConfig) -> HeadNetwork:
+    """A fresh network of the shape that the arguments give."""
+    return HeadNetwork(NetworkConfig(width=config.width, context=config.context, keep_bias=config.keep_bias))
+
+
 class PPO:
     """Trains a `HeadNetwork` in one or several environments.
 
@@ -97,6 +102,7 @@ class PPO:
         config: Arguments.
         folder: Where checkpoints go; None writes none.
         callback: Called after each update with the number of environment steps and the metrics.
+        network: To go on with; a fresh one when None.
 
     Raises:
         InputError: No environment, or ids that differ.
@@ -108,6 +114,7 @@ class PPO:
         config: PPOConfig,
         folder: Path | None = None,
         callback: Callback | None = None,
+        network: HeadNetwork | None = None,
     ) -> None:
         if not envs:
             raise InputError("PPO needs at least one environment")
@@ -120,9 +127,7 @@ class PPO:
         self.slots = max(self.heads)
         torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
-        self.network = HeadNetwork(
-            NetworkConfig(width=config.width, context=config.context, keep_bias=config.keep_bias)
-        ).to(self.device)
+        self.network = (network_of(config) if network is None else network).to(self.device).train()
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.global_step = self.update = 0

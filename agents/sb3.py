@@ -22,18 +22,21 @@ from torch import Tensor, nn
 
 from agents.batch import Batch, environment_action, pad
 from agents.ppo import Callback, PPOConfig
+from agents.scenarios import MASKABLE_NEEDS_CHOICES
 from controllers.ann import ANNController
 from controllers.network import HeadNetwork, NetworkConfig
-from plasticity_env.edits import EDITS
+from plasticity_env.edits import EDITS, KEEP, PRUNE
 from plasticity_env.errors import InputError
 from plasticity_env.observation import Observation
 
+SCORE_BOUND = 1e3  # Stable-Baselines3 clips actions to their space: this far out no order is lost
+
 
 class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
-    """Pads an environment of this package to ``capacity`` head slots; padded slots allow only keep.
+    """Pads an environment of this package to ``capacity`` head slots; padded slots allow only keep, their scores are not read.
 
     Args:
-        env: Heads or HeadEdit.
+        env: Heads, HeadEdit or HeadRank.
         capacity: Head slots of the padded spaces.
 
     Raises:
@@ -43,6 +46,7 @@ class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
     def __init__(self, env: gym.Env[Any, Any], capacity: int) -> None:
         super().__init__(env)
         self.one_edit = isinstance(env.action_space, spaces.Discrete)
+        self.ranks = isinstance(env.action_space, spaces.Box)
         self.heads = env.observation_space["heads"].shape[0]  # type: ignore[index]
         if self.heads > capacity:
             raise InputError(
@@ -63,6 +67,8 @@ class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
         )
         actions = 1 + (len(EDITS) - 1) * capacity
         self.action_space = spaces.Discrete(actions) if self.one_edit else spaces.MultiDiscrete([len(EDITS)] * capacity)
+        if self.ranks:
+            self.action_space = spaces.Box(-SCORE_BOUND, SCORE_BOUND, (capacity,), dtype=np.float32)
 
     def reset(self, **kwargs: Any) -> tuple[Observation, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)
@@ -72,6 +78,8 @@ class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
         padded = np.atleast_1d(np.asarray(action))
         if self.one_edit and padded[0] > 0 and (padded[0] - 1) % self.capacity >= self.heads:
             plain: Any = self._no_op()
+        elif self.ranks:
+            plain = padded[: self.heads]
         else:
             plain = environment_action(padded, self.heads, self.capacity, self.one_edit)
         observation, reward, terminated, truncated, info = self.env.step(plain)
@@ -107,21 +115,26 @@ class HeadExtractor(BaseFeaturesExtractor):
         observation_space: Of a `PadHeads` environment.
         config: Of the network.
         one_edit: HeadEdit's single categorical instead of one per head.
+        ranks: HeadRank's scores, keeping over pruning, instead of logits.
     """
 
-    def __init__(self, observation_space: spaces.Dict, config: NetworkConfig, one_edit: bool) -> None:
+    def __init__(
+        self, observation_space: spaces.Dict, config: NetworkConfig, one_edit: bool, ranks: bool = False
+    ) -> None:
         capacity = observation_space["mask"].shape[0]  # type: ignore[index]
-        actions = 1 + 3 * capacity if one_edit else len(EDITS) * capacity
+        actions = capacity if ranks else 1 + 3 * capacity if one_edit else len(EDITS) * capacity
         super().__init__(observation_space, actions + 1)
         self.network = HeadNetwork(config)
-        self.one_edit = one_edit
+        self.one_edit, self.ranks = one_edit, ranks
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         batch = Batch(
             observations["heads"], observations["globals"], observations["mask"] > 0.5, observations["valid"] > 0.5
         )
         output = self.network(batch.heads, batch.globals, batch.valid)
-        if self.one_edit:
+        if self.ranks:
+            logits = (output.edits[..., KEEP] - output.edits[..., PRUNE]) * batch.valid
+        elif self.one_edit:
             edits = (output.edits[..., 1:] - output.edits[..., :1]).masked_fill(~batch.mask[..., 1:], -1e9)
             logits = torch.cat([output.stop[:, None], edits.transpose(1, 2).flatten(1)], 1)
         else:
@@ -154,11 +167,17 @@ class _MaskedHeadPolicy(MaskableMultiInputActorCriticPolicy):
 
 def _use_parts(policy: Any, lr_schedule: Any) -> None:
     policy.action_net, policy.value_net = _Part(None, -1), _Part(-1, None)
+    if isinstance(policy.action_space, spaces.Box):  # one spread for all heads, of any model
+        policy.log_std = nn.Parameter(torch.zeros(1, device=policy.device))
     policy.optimizer = policy.optimizer_class(policy.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs)
 
 
 def build(
-    envs: list[gym.Env[Any, Any]], config: PPOConfig, capacity: int | None = None, maskable: bool = False
+    envs: list[gym.Env[Any, Any]],
+    config: PPOConfig,
+    capacity: int | None = None,
+    maskable: bool = False,
+    network: HeadNetwork | None = None,
 ) -> StablePPO | MaskablePPO:
     """Make an SB3 algorithm over the same network, with the same arguments as the native PPO.
 
@@ -166,14 +185,20 @@ def build(
         envs: Environments of this package, of one id.
         config: Of PPO; `target_kl` is per decision, as SB3's is per action.
         capacity: Head slots; the largest model's when None.
-        maskable: MaskablePPO instead of PPO.
+        maskable: MaskablePPO instead of PPO; it knows no scores, so not on HeadRank.
+        network: To go on with; a fresh one when None.
+
+    Raises:
+        InputError: MaskablePPO on HeadRank, or a model that exceeds the capacity.
     """
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     slots = max(env.observation_space["heads"].shape[0] for env in envs)  # type: ignore[index]
     padded = [PadHeads(env, capacity or slots) for env in envs]
     vector = DummyVecEnv([lambda env=env: env for env in padded])  # type: ignore[misc]
-    network = NetworkConfig(width=config.width, context=config.context, keep_bias=config.keep_bias)
+    if maskable and padded[0].ranks:
+        raise InputError(MASKABLE_NEEDS_CHOICES)
+    shape = NetworkConfig(width=config.width, context=config.context, keep_bias=config.keep_bias)
     batch = config.num_steps * len(envs)
     if batch < 2:
         raise InputError(
@@ -196,12 +221,20 @@ def build(
             "net_arch": [],
             "ortho_init": False,
             "features_extractor_class": HeadExtractor,
-            "features_extractor_kwargs": {"config": network, "one_edit": padded[0].one_edit},
+            "features_extractor_kwargs": {
+                "config": shape if network is None else network.config,
+                "one_edit": padded[0].one_edit,
+                "ranks": padded[0].ranks,
+            },
         },
     )
-    if maskable:
-        return MaskablePPO(_MaskedHeadPolicy, vector, **arguments)
-    return StablePPO(_HeadPolicy, vector, **arguments)
+    algorithm: StablePPO | MaskablePPO
+    algorithm = (
+        MaskablePPO(_MaskedHeadPolicy, vector, **arguments) if maskable else StablePPO(_HeadPolicy, vector, **arguments)
+    )
+    if network is not None:
+        algorithm.policy.features_extractor.network.load_state_dict(network.state_dict())  # type: ignore[union-attr]
+    return algorithm
 
 
 def controller_of(algorithm: StablePPO | MaskablePPO, info: dict[str, Any] | None = None) -> ANNController:

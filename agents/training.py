@@ -11,10 +11,15 @@ from typing import Any
 import gymnasium as gym
 import yaml
 
+import controllers
 import plasticity_env  # noqa: F401  (registers the environments)
 from agents.checkpoint import has_checkpoint
 from agents.ppo import PPO, Callback, Metrics, PPOConfig
+from agents.rank_ppo import RankPPO
+from agents.scenario_env import RelativeRise
+from agents.scenarios import MASKABLE_NEEDS_CHOICES, RankConfig, Stage, modes_of
 from controllers.ann import ANNController
+from controllers.network import HeadNetwork
 from plasticity_env.cli import words
 from plasticity_env.edits import EDITS
 from plasticity_env.errors import InputError, unknown
@@ -23,7 +28,11 @@ from plasticity_env.progress import Progress
 from plasticity_env.tracking import Tracker, TrackingOptions, new_run_folder, resolve_mode
 
 AGENTS = ("ppo", "sb3_ppo", "sb3_maskable_ppo")
-ENVIRONMENTS = {"heads": "plasticity/Heads-v0", "head_edit": "plasticity/HeadEdit-v0"}
+ENVIRONMENTS = {
+    "heads": "plasticity/Heads-v0",
+    "head_edit": "plasticity/HeadEdit-v0",
+    "head_rank": "plasticity/HeadRank-v0",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class TrainConfig:
     agent: str = "ppo"
     """ppo (our own), sb3_ppo or sb3_maskable_ppo"""
     env: str = "heads"
-    """heads (all heads at once) or head_edit (one edit a step)"""
+    """heads (all heads at once), head_edit (one edit a step) or head_rank (a score for every head)"""
     model_name: str = "bard-gpt2-4x4"
     """language models to train on, separated by commas: embedded names, folders, GGUF files or hub names"""
     dataset: str = "shakespeare"
@@ -41,13 +50,13 @@ class TrainConfig:
     dataset_config: str | None = None
     """configuration of a hub data set"""
     mode: str = "adaptive"
-    """adaptive (prune, revive, grow) or compressed (prune for good)"""
+    """adaptive (prune, revive, grow) or compressed (prune for good); HeadRank: or both, separated by a comma"""
     reward: str = "ppl_per_flop"
     """name in the reward registry"""
     flop_price: tuple[float, float] = (1.0, 16.0)
     """range of FLOP prices, sampled log-uniformly at each reset"""
     horizon: int = 4
-    """decisions an episode"""
+    """decisions an episode; HeadRank has --rounds"""
     train_steps: int = 0
     """fine-tuning steps of the language model between decisions"""
     train_rate: float = 3e-4
@@ -84,7 +93,10 @@ class TrainConfig:
     """environments over each language model"""
     capacity: int | None = None
     """head slots of a Stable-Baselines3 checkpoint; unset: the largest model's"""
+    start_from: str | None = None
+    """controller to go on training: ann (the shipped one) or the folder of a saved one; unset: from zero"""
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    rank: RankConfig = field(default_factory=RankConfig)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     output_dir: Path | None = None
     """run folder; unset: a new one under runs/"""
@@ -98,6 +110,18 @@ class TrainConfig:
             raise unknown("environment", self.env, ENVIRONMENTS)
         if self.envs_per_model < 1:
             raise InputError(f"envs_per_model must be at least 1, got {self.envs_per_model}")
+        modes = modes_of(self.mode)
+        if self.env != "head_rank":
+            if len(modes) > 1:
+                raise InputError(f"mode {self.mode!r}: several modes at once need --env head_rank")
+            if self.ppo.context == "linear" and self.start_from is None:
+                raise InputError(f"context 'linear' ranks heads: use it with --env head_rank, not {self.env}")
+        elif self.train_steps:
+            raise InputError(
+                f"train_steps {self.train_steps} needs --env heads or head_edit: HeadRank trains on frozen models"
+            )
+        elif self.agent == "sb3_maskable_ppo":
+            raise InputError(MASKABLE_NEEDS_CHOICES)
         resolve_mode(self.tracking.wandb_mode)
         if not words(self.model_name):
             raise InputError("model_name is empty: give at least one language model")
@@ -125,6 +149,10 @@ class TrainConfig:
         values.update(
             model_name=model, device=self.ppo.device, flop_price=list(self.flop_price), learning_rate=self.train_rate
         )
+        if self.env == "head_rank":
+            values.update(
+                mode=modes_of(self.mode)[0], horizon=max(self.rank.round_numbers), pruned_share=list(self.rank.shares)
+            )
         return values
 
     def to_json(self) -> dict[str, Any]:
@@ -139,11 +167,35 @@ def make_environments(config: TrainConfig) -> list[gym.Env[Any, Any]]:
     """Build the environments of a run; those over one frozen model share its weights and memo."""
     envs: list[gym.Env[Any, Any]] = []
     for model in words(config.model_name):
+        if config.env == "head_rank":
+            envs += _ranking_environments(config, model)
+            continue
         first = gym.make(ENVIRONMENTS[config.env], **config.environment_kwargs(model))
         envs.append(first)
         base = first.unwrapped
         for _ in range(config.envs_per_model - 1):
             envs.append(base.fork())  # type: ignore[attr-defined]
+    return envs
+
+
+def _ranking_environments(config: TrainConfig, model: str) -> list[gym.Env[Any, Any]]:
+    """HeadRank environments whose rounds and modes take turns; one alone for our PPO, which plays scenarios of its own."""
+    turns = [
+        {"horizon": rounds, "mode": mode} for rounds in config.rank.round_numbers for mode in modes_of(config.mode)
+    ]
+    if config.agent == "ppo":
+        return [gym.make(ENVIRONMENTS["head_rank"], **config.environment_kwargs(model))]
+    first: dict[int, Any] = {}
+    envs: list[gym.Env[Any, Any]] = []
+    for index in range(config.envs_per_model):
+        turn = index % len(turns)
+        if turn in first:
+            env: Any = first[turn].unwrapped.fork()
+        else:
+            first[turn] = env = gym.make(
+                ENVIRONMENTS["head_rank"], **{**config.environment_kwargs(model), **turns[turn]}
+            )
+        envs.append(RelativeRise(env, config.rank.reference))
     return envs
 
 
@@ -210,12 +262,31 @@ def _check(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> None:
         raise InputError(f"no checkpoint in {str(config.output_dir)!r} to resume from: leave --resume out to start")
 
 
+def _start(config: TrainConfig) -> HeadNetwork | None:
+    """The network to go on with."""
+    if config.start_from is None:
+        return None
+    controller = controllers.make(config.start_from)
+    if not isinstance(controller, ANNController):
+        raise InputError(
+            f"--start_from {config.start_from!r} has no network to train: give ann or a saved controller's folder"
+        )
+    return controller.network
+
+
 def _learner(
     config: TrainConfig, envs: list[gym.Env[Any, Any]]
 ) -> tuple[int, Callable[[Path, Callback], ANNController]]:
     """Build the agent; returns the environment steps that it has behind it and the function that trains it."""
+    network = _start(config)
     if config.agent == "ppo":
-        ppo = PPO(envs, config.ppo, config.output_dir)
+        ppo: PPO | RankPPO
+        if config.env == "head_rank":
+            models = words(config.model_name)
+            stage = Stage(models, config.environment_kwargs(models[0]), config.rank, modes_of(config.mode))
+            ppo = RankPPO(stage, config.ppo, network, config.output_dir)
+        else:
+            ppo = PPO(envs, config.ppo, config.output_dir, network=network)
         if config.resume:
             ppo.resume()
 
@@ -226,7 +297,7 @@ def _learner(
         return ppo.global_step, learn
     from agents import sb3
 
-    algorithm = sb3.build(envs, config.ppo, config.capacity, maskable=config.agent == "sb3_maskable_ppo")
+    algorithm = sb3.build(envs, config.ppo, config.capacity, config.agent == "sb3_maskable_ppo", network)
 
     def learn_sb3(folder: Path, report: Callback) -> ANNController:
         algorithm.learn(config.ppo.total_timesteps, callback=sb3.Report(report))
@@ -239,23 +310,24 @@ def _learner(
 def head_edits(
     controller: ANNController, envs: list[gym.Env[Any, Any]], config: TrainConfig
 ) -> tuple[list[str], list[list[Any]]]:
-    """Play an episode per model at the lowest, middle and highest price; list each edit and what it led to."""
-    columns = ["model", "flop_price", "step", "edit", "layer", "head", "ppl", "flops_kept"]
+    """Play an episode per model at the lowest, middle and highest price (share, on HeadRank); list each edit and its result."""
+    what = "pruned_share" if config.env == "head_rank" else "flop_price"
+    columns = ["model", what, "step", "edit", "layer", "head", "ppl", "flops_kept"]
     rows: list[list[Any]] = []
-    low, high = config.flop_price
-    for env in envs[:: config.envs_per_model]:
-        base: Any = env.unwrapped
-        for price in sorted({low, math.sqrt(low * high), high}):
-            observation, info = env.reset(seed=0, options={"flop_price": price})
+    low, high = config.rank.shares if what == "pruned_share" else config.flop_price
+    first = {env.unwrapped.workbench.name: env.unwrapped for env in reversed(envs)}  # type: ignore[attr-defined]
+    for base in reversed(first.values()):
+        for value in sorted({low, math.sqrt(low * high), high}):
+            observation, info = base.reset(seed=0, options={what: value})
             over, step = False, 0
             while not over:
                 before, action = base.workbench.model.active, controller.act(observation)
                 asked = base.edits_of(action)[0]
-                observation, _, terminated, truncated, info = env.step(action)
+                observation, _, terminated, truncated, info = base.step(action)
                 over, step = terminated or truncated, step + 1
                 changed = before != base.workbench.model.active
                 kept = info["flops"] / base.dense_flops
                 for layer, head in changed.nonzero().tolist():
                     edit = EDITS[int(asked[layer, head])]
-                    rows.append([base.workbench.name, price, step, edit, layer, head, info["ppl"], kept])
+                    rows.append([base.workbench.name, value, step, edit, layer, head, info["ppl"], kept])
     return columns, rows
