@@ -65,6 +65,7 @@ class EpisodeState(Draw):
         measurement: The latest.
         potential: Phi of the latest outcome.
         done: The agent stopped or the horizon is over.
+        start_share: Of all units (or of their FLOPs), pruned when the episode began.
     """
 
     step: int
@@ -74,6 +75,7 @@ class EpisodeState(Draw):
     measurement: Measurement
     potential: float
     done: bool
+    start_share: float = 0.0
 
     @classmethod
     def start(

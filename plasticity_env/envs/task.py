@@ -78,7 +78,14 @@ class Task:
 
     def due_share(self, state: EpisodeState) -> float:
         """Share of the units that is pruned after this decision of an episode with a target; 0 without."""
-        return (state.share or 0.0) * min(1.0, (state.step + 1) / self.settings.horizon)
+        if state.share is None:
+            return 0.0
+        done = min(1.0, (state.step + 1) / self.settings.horizon)
+        return state.start_share + (state.share - state.start_share) * done
+
+    def pruned_share(self, active: Tensor) -> float:
+        """Share of the units (or of their FLOPs) that an (L, U) mask prunes."""
+        return float(self.unit_costs[~active].sum() / self.unit_costs.sum())
 
     def limits(self, budget: float | Tensor | None) -> Limits:
         """What no sequence of edits may break, given the share of the dense FLOPs to reach ((n,) for n states)."""

@@ -14,6 +14,7 @@ from plasticity_env.envs.settings import Settings
 from plasticity_env.finetune import FineTuner, control_arm
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model import Snapshot
+from plasticity_env.text import TextSplits
 from plasticity_env.workbench import Indices, Workbench
 
 
@@ -28,7 +29,7 @@ class Training:
     def __init__(self, settings: Settings, workbench: Workbench) -> None:
         self._settings, self._bench = settings, workbench
         self._dense: Snapshot = workbench.model.snapshot(weights=settings.train_steps > 0)
-        self._arms: dict[int, tuple[Indices, tuple[float, ...]]] = {}  # by stream; forks share them
+        self._arms: dict[int, tuple[TextSplits, Indices, tuple[float, ...]]] = {}  # by stream; forks share them
         self._tuner: FineTuner | None = None
 
     def fork(self, workbench: Workbench) -> Training:
@@ -53,6 +54,13 @@ class Training:
         losses = self._control_arm(stream, reward)
         self._tuner = self._new_tuner(stream)
         return losses
+
+    def go_on(self, stream: int) -> None:
+        """Begin a stream of the workbench's present text with the model and the optimizer's moments as they are."""
+        assert self._tuner is not None
+        moments = self._tuner.optimizer.state_dict()
+        self._tuner = self._new_tuner(stream)
+        self._tuner.optimizer.load_state_dict(moments)
 
     def edit_and_train(self, state: EpisodeState, masks: EditMasks) -> None:
         """Carry out a decision on the model, repair it, and take the steps of training that belong to it."""
@@ -91,13 +99,13 @@ class Training:
 
     def _control_arm(self, stream: int, reward: Indices) -> tuple[float, ...]:
         known = self._arms.get(stream)
-        if known is None or known[0] != reward:
+        if known is None or known[0] is not self._bench.text or known[1] != reward:
             ids = self._bench.blocks("reward", reward)
             tuner, settings = self._new_tuner(stream), self._settings
             losses = control_arm(tuner, ids, settings.horizon, settings.train_steps, settings.batch_size)
-            known = self._arms[stream] = (reward, tuple(losses))
+            known = self._arms[stream] = (self._bench.text, reward, tuple(losses))
             self._bench.model.restore(self._dense)
-        return known[1]
+        return known[2]
 
     def _new_tuner(self, stream: int) -> FineTuner:
         blocks = self._bench.text.blocks("train")
