@@ -102,7 +102,7 @@ class Cell:
 
 def cell_file(path: Path) -> CellFile[Cell]:
     """The cells of a JSON lines file."""
-    return CellFile(path, _parse, "this leaderboard")
+    return CellFile(path, parse, "this leaderboard")
 
 
 def row(cell: Cell) -> dict[str, Any]:
@@ -110,7 +110,12 @@ def row(cell: Cell) -> dict[str, Any]:
     return asdict(cell)
 
 
-def _parse(data: dict[str, Any]) -> Cell:
+def parse(data: dict[str, Any]) -> Cell:
+    """A cell of its line's mapping.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is none.
+    """
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
     values["board"] = Board(**data["board"])
     values["kept"] = tuple(tuple(layer) for layer in data["kept"])

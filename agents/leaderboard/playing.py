@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,7 +173,7 @@ class Table:
             masks, bill = [maker.plan(env)], maker.bill
         else:
             masks = _episode(env, maker, observation, seed)
-            bill = self._bill(len(self._memo.asked))
+            bill = self.bill(len(self._memo.asked))
         seconds = time.perf_counter() - started
         return self.score(player, fingerprint(player, maker), share, seed, masks, bill, seconds)
 
@@ -201,12 +202,21 @@ class Table:
             machine=machine(bench.model.device),
         )
 
-    def _bill(self, measured: int) -> Bill:
+    def bill(self, measured: int) -> Bill:
         """Of a controller that had so many masks measured."""
         read, paid = (
             getattr(self.rules, f"{split}_blocks") * self.rules.max_length for split in ("calibration", "reward")
         )
         return Bill(MEASURING_PASS * measured, measured * (read + paid), measured * read)
+
+    def masks_of(self, rounds: int, options: dict[str, object], actions: Sequence[Any]) -> list[Tensor]:
+        """(L, U) mask after every action of an episode."""
+        env, masks = self.env(rounds), []
+        env.reset(seed=0, options=options)
+        for action in actions:
+            masks.append(env.preview(np.array(action)))
+            env.step(np.array(action))
+        return masks
 
     def dense_losses(self) -> tuple[float, ...]:
         """Of each test block, nats per token, of the whole model."""

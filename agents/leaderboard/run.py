@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from agents.leaderboard.cells import Cell, cell_file, row
+from agents.leaderboard.cells import Cell, cell_file, parse, row
+from agents.leaderboard.names import label
+from agents.leaderboard.page import write_leaderboard
 from agents.leaderboard.players import Player, fingerprint, read_player
-from agents.leaderboard.playing import Rules, Table
-from agents.leaderboard.tables import report
+from agents.leaderboard.playing import Rules
+from agents.leaderboard.statistics import Results
+from agents.leaderboard.submissions import play_submission, read_submission
+from agents.leaderboard.tables import BEGIN, aggregates_of, report, results_of, write_docs
+from agents.leaderboard.workers import Job, play_all
 from plasticity_env import cli
 from plasticity_env.errors import InputError
+from plasticity_env.tracking import Tracker, TrackingOptions
 
 RULES = "random,magnitude,gradient,fisher,obs,activation,entropy_low,entropy_high,residual_fisher,residual_gradient"
 
@@ -55,6 +62,19 @@ class LeaderboardConfig:
     """cpu, cuda, cuda:0, ..."""
     output: Path = Path("runs/leaderboard/cells.jsonl")
     """finished cells, one JSON line each; a second run goes on where the first was cut"""
+    submissions: str = ""
+    """controllers of others, separated by commas: replayed before they count (docs/leaderboard.md)"""
+    versus: str = ""
+    """players that areas are divided by in columns of their own, separated by commas"""
+    workers: int = 1
+    """processes that play beside each other, each with its own copy of the model; with Ray, tasks at a time"""
+    ray_address: str | None = None
+    """play as Ray tasks on this cluster: auto, local or an address"""
+    page: Path | None = None
+    """the HTML page; unset: leaderboard.html beside the cells"""
+    docs: Path | None = None
+    """a Markdown page whose figures are replaced, such as docs/leaderboard.md"""
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def rules(self, model_name: str) -> Rules:
         """Of one model's board."""
@@ -62,40 +82,78 @@ class LeaderboardConfig:
         return Rules(model_name=model_name, **shared)
 
 
-@dataclass(frozen=True)
-class Job:
-    """The missing cells of one player with one seed on one model.
-
-    Attributes:
-        rules: Of the board.
-        player: Who.
-        seed: Of the blocks.
-        shares: To play.
-    """
-
-    rules: Rules
-    player: Player
-    seed: int
-    shares: tuple[float, ...]
-
-
 def leaderboard(config: LeaderboardConfig) -> str:
-    """Play what is missing; returns the table of all that the file holds.
+    """Play what is missing, then write page, documentation and table of all that the file holds.
+
+    Returns:
+        The tables.
 
     Raises:
         InputError: Arguments that cannot be used, before anything is played.
     """
+    if config.docs is not None and BEGIN not in (config.docs.read_text("utf-8") if config.docs.is_file() else ""):
+        write_docs(config.docs, "", "")  # says what is wrong with it
     file, jobs = cell_file(config.output), missing_jobs(config)
+    guests = [read_submission(text) for text in cli.words(config.submissions)]
     total = sum(len(job.shares) for job in jobs)
     print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
-    done = 0
-    for job in jobs:
-        for cell in play(job):
-            file.append(row(cell))
-            done += 1
-            print(f"{done}/{total} {_line(cell)}", file=sys.stderr)
+    for done, line in enumerate(play_all(jobs, config.workers, config.ray_address), 1):
+        file.append(line)
+        print(f"{done}/{total} {_line(parse(line))}", file=sys.stderr)
+    for cell in _submitted(config, guests):
+        file.append(row(cell))
+        print(f"replayed {_line(cell)}", file=sys.stderr)
     shares = cli.numbers(config.shares, "shares")
-    return report(cell for cell in file.read() if cell.share in shares and cell.seed < config.seeds)
+    return publish([cell for cell in file.read() if cell.share in shares and cell.seed < config.seeds], config)
+
+
+def publish(cells: list[Cell], config: LeaderboardConfig) -> str:
+    """Write the page, the documentation if asked for, and the table; returns the tables as text."""
+    text = report(cells, [read_player(name).text for name in cli.words(config.versus)])
+    boards, _ = results_of(cells)
+    if boards:
+        page = config.page or config.output.parent / "leaderboard.html"
+        write_leaderboard(page, boards, aggregates_of(boards), cli.command())
+    if config.docs is not None:
+        write_docs(config.docs, text, cli.command())
+    settings = {**asdict(config), "output": str(config.output)}
+    with Tracker(config.output.parent, settings, config.tracking, resume=True) as tracker:
+        columns = ["board", "player", "share", "test_ppl", "test_ppl_std", "delta_nll", "flops_kept", "evaluations"]
+        columns += ["area_ratio", "area_ratio_low", "area_ratio_high", "validated"]
+        tracker.table("leaderboard", columns, [line for results in boards for line in table_rows(results)])
+    return text
+
+
+def table_rows(results: Results) -> Iterator[list[Any]]:
+    """A row for each player and share of a board, as W&B shows them; perplexities are means over seeds."""
+    best = results.best_rule()
+    for name in results.players:
+        ratio = results.area_ratio(name, results.rules) if best else None
+        interval = [ratio.value, ratio.low, ratio.high] if ratio else [None, None, None]
+        for place, share in enumerate(results.shares):
+            cells = results.cells[results.index(name)][place]
+            ppl = results.perplexities(name, share)
+            yield [
+                results.board.title,
+                label(name),
+                share,
+                float(ppl.mean()),
+                float(ppl.std(ddof=1)) if len(ppl) > 1 else 0.0,
+                float(results.means[0, results.index(name), place].mean()),
+                sum(cell.flops_kept for cell in cells) / len(cells),
+                sum(cell.evaluations for cell in cells) / len(cells),
+                *interval,
+                all(cell.validated for cell in cells),
+            ]
+
+
+def _submitted(config: LeaderboardConfig, guests: list[Player]) -> Iterator[Cell]:
+    shares = cli.numbers(config.shares, "shares")
+    for rules in map(config.rules, cli.words(config.models)):
+        for guest in guests:
+            there = [cell for cell in cell_file(config.output).read() if cell.player == guest.text]
+            known = [[c.fingerprint, c.share, c.seed] for c in there if c.board == rules.board and c.validated]
+            yield from play_submission(guest, rules, shares, config.seeds, known)
 
 
 def missing_jobs(config: LeaderboardConfig) -> list[Job]:
@@ -106,8 +164,8 @@ def missing_jobs(config: LeaderboardConfig) -> list[Job]:
     """
     models, players = cli.words(config.models), [read_player(text) for text in cli.words(config.players)]
     shares = cli.numbers(config.shares, "shares")
-    if not models or not players:
-        raise InputError("nothing to play: give at least one model and one player")
+    if players and not models:
+        raise InputError("nothing to play on: give at least one model, or no players to see the tables alone")
     if not shares or any(not 0 < share < 1 for share in shares) or config.seeds < 1:
         raise InputError(
             f"shares must lie between 0 and 1 and seeds be at least 1, got {config.shares!r}, {config.seeds}"
@@ -122,20 +180,6 @@ def missing_jobs(config: LeaderboardConfig) -> list[Job]:
                 if lacking:
                     jobs.append(Job(rules, player, seed, tuple(lacking)))
     return jobs
-
-
-_table: Table | None = None  # of this process: the model that was used last stays loaded
-
-
-def play(job: Job) -> Iterator[Cell]:
-    """The cells of a job."""
-    global _table
-    if _table is None or _table.rules != job.rules:
-        _table = None  # one model at a time
-        _table = Table(job.rules)
-    maker = job.player.make()
-    for share in job.shares:
-        yield _table.play(job.player, share, job.seed, maker)
 
 
 def _line(cell: Cell) -> str:

@@ -9,7 +9,7 @@ calibration seed, so that what is easy or hard about a text cancels in ratios; c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -105,6 +105,11 @@ class Results:
         """(R, P, S, K) mean rise of the loss."""
         return np.einsum("rb,pskb->rpsk", self.weights, self.deltas)
 
+    @property
+    def has_areas(self) -> bool:
+        """Whether there is an interval of FLOPs that every player covers."""
+        return bool(self.flops.min(1).max() < self.flops.max(1).min())
+
     @cached_property
     def interval(self) -> tuple[float, float]:
         """Shares of FLOPs kept that every player covers at every seed.
@@ -113,31 +118,30 @@ class Results:
             InputError: There are none.
         """
         low, high = float(self.flops.min(1).max()), float(self.flops.max(1).min())
-        if not low < high:
+        if not self.has_areas:
             raise InputError(f"areas need at least two shares that all players cover, got {self.shares}")
         return low, high
 
     @cached_property
     def areas(self) -> np.ndarray:
         """(R, P) area of each player, mean over seeds, nats per token."""
-        low, high = self.interval
-        total = np.zeros(self.means.shape[:2])
-        for player in range(len(self.players)):
-            for seed in range(len(self.seeds)):
-                weights = area_weights(self.flops[player, :, seed], low, high)  # (S,)
-                total[:, player] += self.means[:, player, :, seed] @ weights
-        return total / len(self.seeds)
+        return self._weighed(lambda flops: area_weights(flops, *self.interval))
 
-    @cached_property
-    def seed_areas(self) -> np.ndarray:
-        """(P, K) area of each player at each seed."""
+    def rise_at(self, kept: float) -> np.ndarray:
+        """(R, P) rise of the loss at a share of FLOPs kept, interpolated, mean over seeds, nats per token.
+
+        Raises:
+            InputError: Not all players cover it.
+        """
         low, high = self.interval
-        return np.array(
-            [
-                [self.means[0, p, :, k] @ area_weights(self.flops[p, :, k], low, high) for k in range(len(self.seeds))]
-                for p in range(len(self.players))
-            ]
-        )
+        if not low <= kept <= high:
+            raise InputError(f"not all players cover {kept:g} of the FLOPs, only {low:.3f} to {high:.3f}")
+        return self._weighed(lambda flops: point_weights(flops, np.array([kept]))[:, 0])
+
+    def _weighed(self, weights: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """(R, P) sum over shares of what ``weights`` makes of (S,) FLOPs kept, mean over seeds."""
+        factors = np.apply_along_axis(weights, 1, self.flops)  # (P, S, K)
+        return np.einsum("rpsk,psk->rp", self.means, factors) / len(self.seeds)
 
     @property
     def rules(self) -> list[str]:
@@ -145,9 +149,11 @@ class Results:
         return [name for name in self.players if is_single_score(name)]
 
     def best_rule(self) -> str | None:
-        """The single score of least area; None when none was played."""
+        """The single score of least area; None when none was played, or there are no areas."""
         rules = self.rules
-        return min(rules, key=lambda name: float(self.areas[0, self.index(name)])) if rules else None
+        if not rules or not self.has_areas:
+            return None
+        return min(rules, key=lambda name: float(self.areas[0, self.index(name)]))
 
     def area(self, player: str) -> Estimate:
         """Area of a player."""
@@ -157,6 +163,11 @@ class Results:
         """Area of a player over the least area of others; a replicate chooses the least anew."""
         least = self.areas[:, [self.index(name) for name in others]].min(1)
         return estimate(self.areas[:, self.index(player)] / least)
+
+    def rise_ratio(self, player: str, others: Sequence[str], kept: float) -> Estimate:
+        """Rise of the loss of a player at a share of FLOPs kept over the least of others."""
+        rises = self.rise_at(kept)
+        return estimate(rises[:, self.index(player)] / rises[:, [self.index(name) for name in others]].min(1))
 
     def perplexity_ratio(self, player: str, other: str, share: float) -> Estimate:
         """Perplexity of a player over another's at a share, geometric mean over seeds."""
@@ -186,15 +197,22 @@ def area_weights(flops: np.ndarray, low: float, high: float) -> np.ndarray:
         flops: (S,) where the curve has its values, in any order, covering the interval.
         low, high: The interval.
     """
-    order = np.argsort(flops, kind="stable")
     places = np.unique(np.concatenate([[low, high], flops[(flops > low) & (flops < high)]]))
     widths = np.zeros(len(places))
     widths[:-1] += np.diff(places) / 2
     widths[1:] += np.diff(places) / 2
-    weights = np.zeros(len(flops))
-    for number, basis in enumerate(np.eye(len(flops))):
-        weights[number] = widths @ np.interp(places, flops[order], basis[order])
-    return weights / (high - low)
+    return point_weights(flops, places) @ widths / (high - low)
+
+
+def point_weights(flops: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(S, n) weights that give a piecewise linear curve at n places as sums over its values.
+
+    Args:
+        flops: (S,) where the curve has its values, in any order.
+        places: (n,) inside their range.
+    """
+    order = np.argsort(flops, kind="stable")
+    return np.array([np.interp(places, flops[order], basis[order]) for basis in np.eye(len(flops))])
 
 
 def estimate(values: np.ndarray) -> Estimate:

@@ -1,0 +1,94 @@
+"""Jobs of cells: here, in processes beside each other, or as Ray tasks; whoever plays, one process writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from agents.leaderboard.cells import row
+from agents.leaderboard.players import Player
+from agents.leaderboard.playing import Rules, Table
+from plasticity_env.errors import InputError
+
+
+@dataclass(frozen=True)
+class Job:
+    """The missing cells of one player with one seed on one model.
+
+    Attributes:
+        rules: Of the board.
+        player: Who.
+        seed: Of the blocks.
+        shares: To play.
+    """
+
+    rules: Rules
+    player: Player
+    seed: int
+    shares: tuple[float, ...]
+
+
+_table: Table | None = None  # of this process: the model that was used last stays loaded
+
+
+def table_of(rules: Rules) -> Table:
+    """The table of some rules; the one before is given up, so that one model at a time is loaded."""
+    global _table
+    if _table is None or _table.rules != rules:
+        _table = None
+        _table = Table(rules)
+    return _table
+
+
+def play(job: Job) -> Iterator[dict[str, Any]]:
+    """The lines of a job's cells, one after another."""
+    table, maker = table_of(job.rules), job.player.make()
+    for share in job.shares:
+        yield row(table.play(job.player, share, job.seed, maker))
+
+
+def play_whole(job: Job) -> list[dict[str, Any]]:
+    """The lines of a job's cells."""
+    return list(play(job))
+
+
+def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = None) -> Iterator[dict[str, Any]]:
+    """The lines of all jobs' cells, as they are done.
+
+    Args:
+        jobs: What to play.
+        workers: Processes beside each other on this machine; each loads the models itself. With Ray, tasks at a time.
+        ray_address: Of a Ray cluster ("auto", "local", "host:port"); None plays without Ray.
+
+    Raises:
+        InputError: No workers, a job that cannot be played, or a Ray cluster that does not answer.
+    """
+    if workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}")
+    if not jobs:
+        return
+    if ray_address is not None:
+        from agents.ray_tasks import map_tasks
+
+        gpus = 1.0 if jobs[0].rules.device.startswith("cuda") else 0.0
+        for _, lines in map_tasks(play_whole, jobs, address=ray_address, workers=workers, gpus=gpus):
+            yield from lines
+    elif workers == 1:
+        for job in jobs:
+            yield from play(job)
+    else:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        pool = ProcessPoolExecutor(
+            min(workers, len(jobs)), get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+        )
+        try:
+            for done in as_completed([pool.submit(play_whole, job) for job in jobs]):
+                yield from done.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
