@@ -135,7 +135,7 @@ def bench_vector(
     vectors: dict[str, gym.vector.VectorEnv[Any, Any, Any]] = {
         "vector": gym.make_vec("plasticity/Heads-v0", num_envs=num_envs, memory_share=memory_share, **settings),
         "sync": gym.vector.SyncVectorEnv([single] * num_envs),
-        "async": gym.vector.AsyncVectorEnv([single] * num_envs),
+        "async": gym.vector.AsyncVectorEnv([single] * num_envs, context=_start_method(device)),
     }
     units = vectors["vector"].single_observation_space["heads"].shape[0]  # type: ignore[index]
     masks = {way: _Masks((num_envs, units), seed) for seed, way in enumerate(["single", *vectors])}
@@ -175,6 +175,11 @@ def bench_vector(
         over_async_range=over["async"][1],
         rounds=rounds,
     )
+
+
+def _start_method(device: str) -> str | None:
+    """How worker processes start: a CUDA context does not survive a fork; None is the platform's own way."""
+    return "spawn" if torch.device(device).type == "cuda" else None
 
 
 def _step(vector: gym.vector.VectorEnv[Any, Any, Any], masks: _Masks) -> None:
