@@ -17,8 +17,8 @@ class Setting:
     """What all cells of a table share; a cell of another setting is another cell.
 
     Attributes:
-        home, shift: Names of the texts; ``shift`` is empty where no stage reads one.
-        stages: Domains of the stages in their order, separated by commas; pruned arms reach their share over the first one.
+        stages: Domains of the stages in their order, separated by commas: "home" is the text that the model knows, "shift" the
+            other one; pruned arms reach their share over the first one.
         decisions: In a stage, each followed by training.
         share: Of all heads, pruned from the end of the first stage on.
         train_steps: After each decision.
@@ -31,8 +31,6 @@ class Setting:
         draws: Of other heads that are closed for comparison with those that came back.
     """
 
-    home: str = "shakespeare"
-    shift: str = ""
     stages: str = "home,home,shift,shift,home,home"
     decisions: int = 4
     share: float = 0.5
@@ -50,11 +48,6 @@ class Setting:
         wrong = [domain for domain in self.path if domain not in (HOME, SHIFT)]
         if wrong or not self.path:
             raise InputError(f"stages name {HOME!r} or {SHIFT!r}, separated by commas, got {self.stages!r}")
-        if (SHIFT in self.path) != bool(self.shift):
-            raise InputError(
-                f"stages {self.stages!r} do not fit the second text {self.shift!r}: name {SHIFT!r} where a second text "
-                "(--shift_dataset) is given, and only there"
-            )
         if not 0 < self.share < 1:
             raise InputError(f"share must lie between 0 and 1, got {self.share!r}")
         for name in ("decisions", "train_steps", "test_blocks", "draws"):
@@ -65,15 +58,6 @@ class Setting:
     def path(self) -> tuple[str, ...]:
         """The stages' domains."""
         return tuple(word.strip() for word in self.stages.split(","))
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """The texts that are read: "home", and "shift" if there is one."""
-        return (HOME, SHIFT) if self.shift else (HOME,)
-
-    def name_of(self, domain: str) -> str:
-        """What a domain's text is called."""
-        return self.home if domain == HOME else self.shift
 
 
 @dataclass(frozen=True)
@@ -88,7 +72,7 @@ class StageRecord:
         prunes, returns: Heads that went and came back, counted at every decision.
         test: Loss on the test split of each domain at the end.
         came_back: Heads that are active at the end and were pruned when the stage began.
-        closed: ``test`` with these heads closed again and the rest repaired; None where none came back.
+        closed: ``test`` on the stage's text with these heads closed again and the rest repaired; None where none came back.
         others: The same with as many other active heads closed, mean over draws; None where there are too few.
     """
 
@@ -100,8 +84,8 @@ class StageRecord:
     returns: int
     test: dict[str, float]
     came_back: int
-    closed: dict[str, float] | None
-    others: dict[str, float] | None
+    closed: float | None
+    others: float | None
 
 
 @dataclass(frozen=True)
@@ -110,6 +94,7 @@ class Cell:
 
     Attributes:
         model, setting, arm, seed: Which.
+        texts: Names of the texts, by domain.
         dense: Test loss on each domain before anything happens.
         stages: What happened.
         seconds: Wall clock.
@@ -119,6 +104,7 @@ class Cell:
     setting: Setting
     arm: str
     seed: int
+    texts: dict[str, str]
     dense: dict[str, float]
     stages: list[StageRecord]
     seconds: float
@@ -126,7 +112,12 @@ class Cell:
     @property
     def key(self) -> tuple[object, ...]:
         """What tells cells apart."""
-        return (self.model, self.setting, self.arm, self.seed)
+        return (self.table, self.arm, self.seed)
+
+    @property
+    def table(self) -> tuple[object, ...]:
+        """What cells of one table have in common."""
+        return (self.model, self.setting, tuple(sorted(self.texts.items())))
 
 
 def cell_file(path: Path) -> CellFile[Cell]:

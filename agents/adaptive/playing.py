@@ -55,7 +55,9 @@ def play(
                 stream = {"stream": seed + STREAMS * number}
                 observation, info = env.go_on(texts[domain], reference, seed=seed, options=stream)
             records.append(_play_stage(env, decide, observation, info["loss"], domain, texts, setting, seed))
-        return Cell(loaded.name, setting, arm.name, seed, start, records, round(time.monotonic() - began, 1))
+        named = {domain: text.name for domain, text in texts.items()}
+        seconds = round(time.monotonic() - began, 1)
+        return Cell(loaded.name, setting, arm.name, seed, named, start, records, seconds)
     finally:
         loaded.model.restore(dense)
 
@@ -96,7 +98,7 @@ def _play_stage(
         kept = info["flops"] / env.dense_flops
     changes = [(after & ~before, before & ~after) for before, after in pairwise(masks)]
     back = masks[-1] & ~masks[0]
-    closed, others = _ablate(env, back, texts, setting, seed)
+    closed, others = _ablate(env, back, texts[domain], setting, seed)
     return StageRecord(
         domain=domain,
         losses=losses,
@@ -112,28 +114,26 @@ def _play_stage(
 
 
 def _ablate(
-    env: PlasticityEnv, back: Tensor, texts: Mapping[str, TextSplits], setting: Setting, seed: int
-) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    env: PlasticityEnv, back: Tensor, text: TextSplits, setting: Setting, seed: int
+) -> tuple[float | None, float | None]:
     """Test losses with the heads that came back closed again, and with as many others closed instead."""
     active, count = _mask(env), int(back.sum())
     rest = (active & ~back).flatten().nonzero().flatten()
-    if not count or count == int(active.sum()):
+    if not count or not len(rest):
         return None, None
-    closed = _test(env, texts, setting, active & ~back)
+    closed = env.evaluate("test", setting.test_blocks, active & ~back, text)
     if len(rest) < count:
         return closed, None
     random, drawn = torch.Generator().manual_seed(seed), []
     for _ in range(setting.draws):
         mask = active.clone()
         mask.view(-1)[rest[torch.randperm(len(rest), generator=random)[:count]]] = False
-        drawn.append(_test(env, texts, setting, mask))
-    return closed, {domain: statistics.fmean(losses[domain] for losses in drawn) for domain in closed}
+        drawn.append(env.evaluate("test", setting.test_blocks, mask, text))
+    return closed, statistics.fmean(drawn)
 
 
-def _test(
-    env: PlasticityEnv, texts: Mapping[str, TextSplits], setting: Setting, active: Tensor | None = None
-) -> dict[str, float]:
-    return {domain: env.evaluate("test", setting.test_blocks, active, text) for domain, text in texts.items()}
+def _test(env: PlasticityEnv, texts: Mapping[str, TextSplits], setting: Setting) -> dict[str, float]:
+    return {domain: env.evaluate("test", setting.test_blocks, text=text) for domain, text in texts.items()}
 
 
 def _mask(env: PlasticityEnv) -> Tensor:

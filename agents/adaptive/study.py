@@ -17,21 +17,35 @@ CONTROL = "control"
 
 
 def load_texts(
-    loaded: LoadedModel, dataset: str, shift_dataset: str | None, block_size: int, test_blocks: int
+    loaded: LoadedModel, setting: Setting, dataset: str, shift_dataset: str | None = None, shift_name: str | None = None
 ) -> dict[str, TextSplits]:
     """The texts by domain, tokenised by the model's own tokenizer.
 
+    Args:
+        loaded: The model.
+        setting: Says which domains are read.
+        dataset: The text that the model knows.
+        shift_dataset: The other one.
+        shift_name: What that is called in tables; its own name when None.
+
     Raises:
-        InputError: Nothing of that name, or a test split shorter than what is asked for.
+        InputError: Nothing of that name, a test split shorter than what is asked for, or stages that want another text.
     """
-    names = {HOME: dataset} | ({SHIFT: shift_dataset} if shift_dataset else {})
-    texts = {domain: load_text(name, loaded.tokenizer, block_size=block_size) for domain, name in names.items()}
+    if (SHIFT in setting.path) != (shift_dataset is not None):
+        raise InputError(
+            f"stages {setting.stages!r} and shift_dataset {shift_dataset!r} do not fit: name {SHIFT!r} among the stages where a "
+            "second text is given, and only there"
+        )
+    names = {HOME: dataset} | ({} if shift_dataset is None else {SHIFT: shift_dataset})
+    texts = {domain: load_text(name, loaded.tokenizer, block_size=setting.block_size) for domain, name in names.items()}
     for text in texts.values():
-        if len(text.blocks("test")) < test_blocks:
+        if len(text.blocks("test")) < setting.test_blocks:
             raise InputError(
-                f"test_blocks {test_blocks} is more than the {len(text.blocks('test'))} blocks of the test split of "
+                f"test_blocks {setting.test_blocks} is more than the {len(text.blocks('test'))} blocks of the test split of "
                 f"{text.name!r}: ask for fewer or use a longer text"
             )
+    if shift_name is not None and SHIFT in texts:
+        texts[SHIFT].name = shift_name
     return texts
 
 
@@ -66,11 +80,12 @@ def run_study(
         raise InputError(f"seeds must be at least 1, got {seeds}")
     made = [make_arm(name, setting) for name in dict.fromkeys([CONTROL, *arms])]
     file = cell_file(path)
+    named = tuple(sorted((domain, text.name) for domain, text in texts.items()))
     done = {cell.key: cell for cell in file.read()}
     for seed in range(seeds):
         control = None
         for arm in made:
-            known = done.get((loaded.name, setting, arm.name, seed))
+            known = done.get(((loaded.name, setting, named), arm.name, seed))
             cell = known or play(arm, loaded, texts, setting, seed, control)
             if known is None:
                 file.append(asdict(cell))

@@ -1,0 +1,76 @@
+"""Adaptive plasticity: arms that prune and revive while the model trains, through a shift of text and back.
+
+python scripts/study_adaptive.py --shift_dataset PATH.txt --shift_name WikiText-2
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agents.adaptive import Setting, run_study
+from agents.adaptive.figure import study_png
+from agents.adaptive.study import load_texts
+from agents.adaptive.tables import legend, renewed, report
+from plasticity_env import cli
+from plasticity_env.files import write_text
+from plasticity_env.loading import load_model
+
+
+@dataclass(frozen=True)
+class Config:
+    """Arguments."""
+
+    model_name: str = "bard-gpt2-4x4"
+    """an embedded name, a folder, a GGUF file or a hub name"""
+    dataset: str = "shakespeare"
+    """the text that the model knows: shakespeare, a path, or a hub data set"""
+    shift_dataset: str | None = None
+    """the text that training moves to and back from; unset: say --stages home,home"""
+    shift_name: str | None = None
+    """what that text is called in tables; unset: its file's name"""
+    arms: str = (
+        "control,once:fisher,once:residual_fisher,compressed:fisher,compressed:residual_fisher,rule:fisher,"
+        "rule:residual_fisher,rule:random,grow:fisher,plasticity,thresholds"
+    )
+    """separated by commas: control, once, compressed, rule, grow, search (with :SCORE), plasticity, thresholds, ann:FOLDER"""
+    seeds: int = 3
+    """draws of calibration text and training order"""
+    setting: Setting = field(default_factory=Setting)
+    """what all cells share"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:0, ..."""
+    output: Path = Path("runs/study_adaptive/cells.jsonl")
+    """finished cells, one JSON line each; a second run goes on where the first was cut"""
+    page: Path | None = None
+    """also put the tables between the marks of this Markdown file"""
+    picture: Path | None = None
+    """also draw this PNG"""
+    shown: str | None = None
+    """arm whose heads the picture shows; unset: the first that brings heads back"""
+
+
+def main(config: Config) -> None:
+    """Play the cells that are missing, and print the tables of the cells that were asked for."""
+    loaded = load_model(config.model_name, device=config.device)
+    setting, arms = config.setting, cli.words(config.arms)
+    texts = load_texts(loaded, setting, config.dataset, config.shift_dataset, config.shift_name)
+    print(cli.machine(), file=sys.stderr)
+    cells = []
+    for cell, known in run_study(loaded, texts, setting, config.output, arms=arms, seeds=config.seeds):
+        cells.append(cell)
+        if not known:
+            losses = " ".join(f"{stage.test[stage.domain]:.3f}" for stage in cell.stages)
+            print(f"seed {cell.seed}  {cell.arm}: {losses}  ({cell.seconds:.0f} s)", file=sys.stderr, flush=True)
+    tables = f"{legend(cell.arm for cell in cells)}\n\n{report(cells)}"
+    print(tables)
+    if config.page is not None:
+        page = config.page.read_text(encoding="utf-8") if config.page.exists() else ""
+        write_text(config.page, renewed(page, tables))
+    if config.picture is not None:
+        study_png(cells, config.picture, config.shown)
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)
