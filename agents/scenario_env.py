@@ -24,12 +24,13 @@ class RelativeRise(gym.Wrapper[Observation, Any, Observation, Any]):
         pool: Scenarios.
 
     Attributes:
+        reference: Name of the rule.
         reference_steps: Steps that the rule has taken so far.
     """
 
     def __init__(self, env: gym.Env[Any, Any], reference: str = "fisher", pool: int = 64) -> None:
         super().__init__(env)
-        self._rule, self._pool = controllers.make(reference), pool
+        self._rule, self._pool, self.reference = controllers.make(reference), pool, reference
         self._units: dict[int, float] = {}
         self._random = np.random.default_rng(0)
         self.reference_steps = 0
