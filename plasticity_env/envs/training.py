@@ -67,8 +67,8 @@ class Training:
         assert self._tuner is not None
         assert state.stream is not None
         model = self._bench.model
+        model.revive(masks.revive)  # first, so that a model whose active heads all change places never stands without any
         model.prune(masks.prune)
-        model.revive(masks.revive)
         if bool(masks.grow.any()):
             generator = torch.Generator().manual_seed(1_000_003 * state.stream + state.step)
             weights = find_initial_weights(self._settings.growth_init)(state.measurement.signals.fisher)

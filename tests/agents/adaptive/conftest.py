@@ -1,0 +1,42 @@
+"""One small study, played once: every kind of arm that has something of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.adaptive import Setting, run_study
+from agents.adaptive.study import load_texts
+from plasticity_env import load_model
+
+SETTING = Setting(
+    stages="home,shift",
+    decisions=2,
+    train_steps=1,
+    batch_size=2,
+    block_size=16,
+    calibration_blocks=4,
+    reward_blocks=2,
+    test_blocks=2,
+    draws=2,
+)
+ARMS = ["once", "compressed:fisher", "rule:random", "grow:random", "thresholds"]
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "other.txt"
+    path.write_text("The mill stands by the river, and the river runs to the sea; who asks the sea? " * 100)
+    return load_texts(load_model("bard-gpt2-4x4"), SETTING, "shakespeare", str(path), "river")
+
+
+@pytest.fixture(scope="session")
+def loaded():
+    return load_model("bard-gpt2-4x4")
+
+
+@pytest.fixture(scope="session")
+def cells(loaded, texts, tmp_path_factory):
+    """Cells of one seed by arm, and the file that holds them."""
+    path = tmp_path_factory.mktemp("study") / "cells.jsonl"
+    played = run_study(loaded, texts, SETTING, path, arms=ARMS, seeds=1)
+    return {cell.arm: cell for cell, _ in played}, path
