@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from agents.leaderboard.statistics import REPLICATES, Estimate, Results, estimate
+from agents.leaderboard.statistics import REPLICATES, Estimate, Results, estimate, ranks
 from plasticity_env.errors import InputError
 
 REFERENCE = "fisher@4"
@@ -74,8 +74,7 @@ class Aggregate:
 
     def rank(self, player: str) -> Estimate:
         """Rank of a player by IQM, 1 the least."""
-        ranks = self.iqms.argsort(1, kind="stable").argsort(1, kind="stable") + 1
-        return estimate(ranks[:, self.players.index(player)].astype(float))
+        return estimate(ranks(self.iqms)[:, self.players.index(player)].astype(float))
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:

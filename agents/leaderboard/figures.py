@@ -30,7 +30,8 @@ def frontier(results: Results, order: Sequence[str]) -> Figure:
     chosen = colours(order)
     first = set(order[:SHOWN]) | ({results.best_rule()} if results.rules else set())
     dense = math.exp(min(float(results.dense.mean()), 700.0))
-    traces, shown = [], []
+    traces: list[dict[str, Any]] = []
+    shown: list[float] = []
     for name in order:
         ppl = [results.perplexities(name, share) for share in results.shares]
         spread = [float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in ppl]

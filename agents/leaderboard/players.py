@@ -26,7 +26,7 @@ class Player:
 
     Attributes:
         name: One of `controllers.names()`, a planner's, the folder of a saved controller, or ``package.module``.
-        option: What follows a colon: of ``constant`` the edit, of a planner its size, of a module the function.
+        option: What follows a colon: of ``ann`` which, of ``constant`` the edit, of a planner its size, of a module the function.
         rounds: Decisions an episode.
     """
 
@@ -54,6 +54,8 @@ class Player:
             return _call(self.name, self.option)
         if is_planner(self.name):
             return make_planner(f"{self.name}:{self.option}" if self.option else self.name)
+        if self.name == "ann" and self.option:
+            return controllers.make(f"ann:{self.option}")
         if self.name == "constant":
             return controllers.make("constant", edit=self.option or "prune")
         if self.option:
@@ -92,7 +94,7 @@ def fingerprint(player: Player, maker: Controller | Planner) -> str:
     return digest.hexdigest()[:12]
 
 
-def _call(module: str, function: str) -> Controller:
+def _call(module: str, function: str) -> Controller | Planner:
     try:
         made = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError, TypeError) as error:
@@ -100,6 +102,6 @@ def _call(module: str, function: str) -> Controller:
             f"no controller at {module}:{function} ({error}): give package.module:function, a function without arguments "
             "in an installed package or in a folder of PYTHONPATH"
         ) from error
-    if not isinstance(made, Controller):
+    if not isinstance(made, Controller | Planner):
         raise InputError(f"{module}:{function} returned {type(made).__name__}, not a controllers.Controller")
     return made

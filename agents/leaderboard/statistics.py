@@ -183,7 +183,7 @@ class Results:
     @cached_property
     def ranks(self) -> np.ndarray:
         """(R, P) rank of each player by area, 1 the least."""
-        return self.areas.argsort(1, kind="stable").argsort(1, kind="stable") + 1
+        return ranks(self.areas)
 
     def rank(self, player: str) -> Estimate:
         """Rank of a player by area."""
@@ -213,6 +213,11 @@ def point_weights(flops: np.ndarray, places: np.ndarray) -> np.ndarray:
     """
     order = np.argsort(flops, kind="stable")
     return np.array([np.interp(places, flops[order], basis[order]) for basis in np.eye(len(flops))])
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """(R, P) rank of each column within its row, 1 the least; equal ones share the better rank."""
+    return 1 + (values[:, :, None] > values[:, None, :] + 1e-12).sum(2)
 
 
 def estimate(values: np.ndarray) -> Estimate:

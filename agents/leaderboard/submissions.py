@@ -111,9 +111,10 @@ def replay(
         InputError: It is not an episode of this board, share and seed, or earns other rewards than it claims.
     """
     env, options = table.env(player.rounds), table.options(share, seed)
-    expected = {"env_id": env.env_id, "kwargs": env.settings.kwargs(), "options": options}
-    for name, value in expected.items():
-        if json.loads(json.dumps(getattr(record, name))) != json.loads(json.dumps(value)):
+    env.reset(seed=seed, options=options)
+    mine = env.episode_record()
+    for name in ("env_id", "kwargs", "options"):
+        if json.loads(json.dumps(getattr(record, name))) != json.loads(json.dumps(getattr(mine, name))):
             raise InputError(f"submission {player.text!r}: its episode at {share:g}, seed {seed} has other {name}")
     if len(record.actions) != player.rounds:
         raise InputError(
@@ -162,8 +163,8 @@ def _episode(table: Table, player: Player, controller: Controller, share: float,
             if error.args and error.args[0] in {*HEAD_FEATURES, *GLOBAL_FEATURES, *observation}:
                 raise
             raise InputError(
-                f"it reads {error.args[0]!r}, which the environment's observation does not hold: known are "
-                f"{', '.join([*HEAD_FEATURES, *GLOBAL_FEATURES])}"
+                f"it reads {error.args[0]!r}, which this version's observation lacks: what it holds is listed in "
+                "plasticity_env.HEAD_FEATURES and GLOBAL_FEATURES"
             ) from error
         observation, *_ = env.step(action)
     return {"record": asdict(env.episode_record()), "seconds": time.perf_counter() - started}

@@ -130,8 +130,8 @@ def report(cells: Iterable[Cell], versus: Sequence[str] = ()) -> str:
         board, dense = results.board, float(results.dense.mean())
         lines = [
             f"Test perplexity (dense {math.exp(min(dense, 700.0)):.2f}) on {board.test_blocks} blocks of {board.max_length} "
-            f"tokens, mean ± standard deviation over {len(results.seeds)} draws of {board.calibration_blocks} calibration "
-            "blocks; ratios with 95% bootstrap intervals."
+            f"tokens, mean ± standard deviation over draws of {board.calibration_blocks} calibration "
+            f"blocks ({len(results.seeds)}); ratios with 95% bootstrap intervals."
         ]
         if results.missing:
             lines.append(f"Not all cells are played yet: {', '.join(map(label, results.missing))}.")

@@ -1,0 +1,93 @@
+"""Cells that a real model plays, beside other ways to compute the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import controllers
+from agents.leaderboard.players import Player, fingerprint, read_player
+from agents.leaderboard.playing import Table
+from plasticity_env.errors import InputError
+
+
+def test_cell_is_what_the_public_environment_gives(table: Table) -> None:
+    cell = table.play(read_player("gradient@2"), 0.4, 1)
+    env = gym.make(
+        "plasticity/HeadRank-v0",
+        **{"model_name": "bard-gpt2-4x4", "horizon": 2, "pruned_share": 0.4, "max_sparsity": 1.0, "max_length": 32},
+        **{"calibration_blocks": 3, "reward_blocks": 2},
+    ).unwrapped
+    text = env.workbench.text
+    calibration = np.sort(np.random.default_rng(1).choice(len(text.blocks("calibration")), 3, replace=False))
+    reward = np.sort(np.random.default_rng([1, 1]).choice(len(text.blocks("reward")), 2, replace=False))
+    drawn = {"calibration": calibration.tolist(), "reward": reward.tolist(), "flop_price": 4.0}
+    observation, _ = env.reset(seed=0, options=drawn)
+    rule = controllers.make("gradient")
+    masks = []
+    for _ in range(2):
+        observation, _, _, _, info = env.step(rule.act(observation))
+        masks.append(env.model.active.int().tolist())
+    assert cell.kept == tuple(map(tuple, masks[-1]))
+    assert cell.rounds == tuple(tuple("".join(map(str, layer)) for layer in mask) for mask in masks)
+    assert np.mean(cell.test_losses) == pytest.approx(env.evaluate("test", 4), rel=1e-6)
+    everything = torch.ones(env.model.shape, dtype=torch.bool)
+    assert np.mean(cell.dense_losses) == pytest.approx(env.evaluate("test", 4, everything), rel=1e-6)
+    assert cell.flops_kept == pytest.approx(info["flops"] / env.dense_flops)
+    assert sum(map(sum, cell.kept)) == 16 - round(0.4 * 16)
+
+
+def test_sharing_what_was_measured_changes_nothing_but_the_time(table: Table) -> None:
+    names = ("fisher@4", "random@2", "swap_search:0.5@2")
+    fresh = Table(table.rules)
+    first = {name: table.play(read_player(name), 0.5, 0) for name in names}
+    other = {name: fresh.play(read_player(name), 0.5, 0) for name in reversed(names)}
+    again = {name: table.play(read_player(name), 0.5, 0) for name in names}
+    for name in names:
+        for cell in (other[name], again[name]):
+            assert cell.kept == first[name].kept
+            assert (cell.evaluations, cell.forward_tokens) == (first[name].evaluations, first[name].forward_tokens)
+            assert cell.test_losses == pytest.approx(first[name].test_losses, rel=1e-6)
+
+
+def test_every_measured_mask_is_billed_as_three_evaluations(table: Table) -> None:
+    one, four = table.play(read_player("fisher@1"), 0.5, 0), table.play(read_player("fisher@4"), 0.5, 0)
+    assert (one.evaluations, four.evaluations) == (3, 12)
+    assert four.forward_tokens == 4 * (3 + 2) * 32
+    assert four.backward_tokens == 4 * 3 * 32
+    planner = Player("swap_search", "1", 2).make()
+    searched = table.play(Player("swap_search", "1", 2), 0.5, 0, planner)
+    assert searched.evaluations == planner.evaluations > 12
+    assert len(searched.rounds) == 1
+
+
+def test_calibration_draws_differ_and_test_blocks_do_not(table: Table) -> None:
+    first, second = table.play(read_player("fisher@1"), 0.5, 0), table.play(read_player("fisher@1"), 0.5, 1)
+    assert table.options(0.5, 0)["calibration"] != table.options(0.5, 1)["calibration"]
+    assert first.dense_losses == second.dense_losses
+    assert first.test_losses != second.test_losses
+
+
+def test_players_are_read_and_told_apart() -> None:
+    assert read_player("fisher").text == "fisher@4"
+    assert read_player("constant:keep@2") == Player("constant", "keep", 2)
+    assert read_player("some.module:make@1").is_entry_point
+    player = read_player("ann:untrained")
+    network, other = player.make(), player.make()
+    assert fingerprint(player, network) == fingerprint(player, network) != fingerprint(player, other)
+    for bad, said in (("fisher@0", "round"), ("@4", "NAME"), ("fishr", "did you mean 'fisher'"), ("obs:x", "option")):
+        with pytest.raises(InputError, match=said):
+            read_player(bad).make()
+    with pytest.raises(InputError, match="no controller at nowhere"):
+        read_player("nowhere.at:all").make()
+    with pytest.raises(InputError, match="returned TestSuite"):
+        read_player("unittest.suite:TestSuite").make()
+
+
+def test_rules_that_the_text_cannot_give_are_refused(table: Table) -> None:
+    with pytest.raises(InputError, match="test_blocks 999999"):
+        Table(replace(table.rules, test_blocks=999_999))

@@ -1,0 +1,80 @@
+"""A submission counts when its actions, replayed by the board, earn what they claim."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import controllers
+from agents.leaderboard.cells import Cell
+from agents.leaderboard.players import read_player
+from agents.leaderboard.playing import Table
+from agents.leaderboard.submissions import play_submission, read_submission, replay
+from plasticity_env.errors import InputError
+from plasticity_env.records import EpisodeRecord
+
+GUESTS = "tests.agents.leaderboard.guests"
+PLAYER = read_player(f"{GUESTS}:Honest@2")
+
+
+@pytest.fixture
+def record(table: Table) -> EpisodeRecord:
+    env, maker = table.env(2), controllers.make("fisher")
+    observation, _ = env.reset(seed=0, options=table.options(0.5, 0))
+    for _ in range(2):
+        observation, *_ = env.step(maker.act(observation))
+    return env.episode_record()
+
+
+def counted(table: Table, record: EpisodeRecord) -> Cell:
+    return replay(table, PLAYER, "f", 0.5, 0, record, 1.0)
+
+
+def test_a_replayed_episode_is_the_cell_that_the_same_rule_plays(table: Table, record: EpisodeRecord) -> None:
+    cell, own = counted(Table(table.rules), record), table.play(read_player("fisher@2"), 0.5, 0)
+    assert cell.validated
+    assert (cell.kept, cell.rounds, cell.evaluations) == (own.kept, own.rounds, own.evaluations)
+    assert cell.test_losses == pytest.approx(own.test_losses, rel=1e-6)
+
+
+def test_what_was_not_played_so_is_refused(table: Table, record: EpisodeRecord) -> None:
+    better = replace(record, rewards=(record.rewards[0], record.rewards[1] + 0.1))
+    with pytest.raises(InputError, match="step 1 of the record claims"):
+        counted(table, better)
+    easier = replace(record, options={**record.options, "pruned_share": 0.1})
+    with pytest.raises(InputError, match="other options"):
+        counted(table, easier)
+    richer = replace(record, kwargs={**record.kwargs, "calibration_blocks": 9})
+    with pytest.raises(InputError, match="other kwargs"):
+        counted(table, richer)
+    longer = replace(record, actions=record.actions + record.actions[:1], rewards=(*record.rewards, 0.0))
+    with pytest.raises(InputError, match="3 actions, not 2"):
+        counted(table, longer)
+
+
+def test_only_saved_controllers_and_entry_points_are_submissions(tmp_path: Path) -> None:
+    controllers.make("ann").save(tmp_path / "net")
+    for given in (tmp_path / "net", tmp_path / "net" / "controller.json", tmp_path / "net" / "controller.safetensors"):
+        assert read_submission(f"{given}@2").name == str(tmp_path / "net")
+    with pytest.raises(InputError, match="neither"):
+        read_submission("fisher@4")
+    config = tmp_path / "net" / "controller.json"
+    data = json.loads(config.read_text())
+    data["network"]["head_features"][0] = "taylor"
+    config.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="taylor"):
+        read_submission(str(tmp_path / "net"))
+
+
+@pytest.mark.slow
+def test_its_code_runs_in_a_process_of_its_own(table: Table) -> None:
+    (cell,) = play_submission(PLAYER, table.rules, (0.5,), 1, [])
+    own = table.play(read_player("fisher@2"), 0.5, 0)
+    assert cell.validated
+    assert cell.kept == own.kept
+    assert cell.fingerprint
+    with pytest.raises(InputError, match="reads 'taylor'"):
+        list(play_submission(read_player(f"{GUESTS}:Foreign@1"), table.rules, (0.5,), 1, []))
