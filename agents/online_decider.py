@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from agents.bounds import Bounded, PruneBounds, Side
 from agents.online import Choice, OnlineLearner
 from plasticity_env.edits import EDITS, PRUNE
-from plasticity_env.experiment.control import decision_of, observe
+from plasticity_env.experiment.control import decision_of, first_fisher, observe
 from plasticity_env.experiment.deciders import Decider, Decision, Situation
 
 
@@ -40,12 +42,15 @@ class OnlineDecider(Decider):
         self.name = f"{learner.controller.name} (online)"
         self.side: Side | None = None
         self.history: list[dict[str, Any]] = []
+        self._first: Tensor | None = None  # Fisher scores of the first observation
 
     def decide(self, situation: Situation) -> Decision:
         if self.side is None:
             self.side = self.bounds.side(situation.signals, situation.active)
         bounded = self.bounds.measure(situation.signals, situation.active, self.side)
-        observation = observe(situation)
+        observation = observe(situation, self._first)
+        if self._first is None:
+            self._first = first_fisher(observation)
         mask = observation["action_mask"].copy()
         mask[:, PRUNE] &= bounded.prunable.flatten().numpy().astype(mask.dtype)
         observation["action_mask"] = mask
@@ -68,11 +73,17 @@ class OnlineDecider(Decider):
             self._changed()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"learner": self.learner.state_dict(), "side": self.side, "history": [dict(e) for e in self.history]}
+        return {
+            "learner": self.learner.state_dict(),
+            "side": self.side,
+            "history": [dict(e) for e in self.history],
+            "first": self._first,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.learner.load_state_dict(state["learner"])
         self.side, self.history = state["side"], [dict(entry) for entry in state["history"]]
+        self._first = state.get("first")
 
     def _changed(self) -> None:
         if self.on_change is not None:

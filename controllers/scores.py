@@ -1,4 +1,4 @@
-"""The classic scores: each is one column of the observation, read as importance."""
+"""The classic scores: each is one column of the observation, read as importance, or made of one or two."""
 
 from __future__ import annotations
 
@@ -34,13 +34,48 @@ def _entropy(high: bool) -> Score:
     return score
 
 
+def _rank_sum(*names: str) -> Score:
+    """Sum of the ranks among the active units, each from 1 on."""
+    columns = [_column(name, "obs_signal" if name == "obs" else None) for name in names]
+
+    def score(observation: Observation, random: np.random.Generator) -> np.ndarray:
+        active = head_column(observation, "active") > 0.5
+        total = np.zeros(len(active))
+        for column in columns:
+            values = column(observation, random)[active]
+            total[active] += values.argsort(kind="stable").argsort(kind="stable") + 1.0
+        return total
+
+    return score
+
+
+def _flap(observation: Observation, random: np.random.Generator) -> np.ndarray:
+    """FLAP's ranking (An et al. 2023): fluctuation, standardised over the active units of each layer, heads and MLP apart.
+
+    Its exponential, so that it is positive and can be taken per FLOP.
+    """
+    values = head_column(observation, "fluctuation").astype(np.float64)
+    active, depth = head_column(observation, "active") > 0.5, head_column(observation, "depth")
+    scores = np.zeros(len(values))
+    for mlp in (False, True):
+        for layer in np.unique(depth):
+            chosen = active & (depth == layer) & ((head_column(observation, "is_mlp") > 0) == mlp)
+            if chosen.any():
+                mine = values[chosen]
+                scores[chosen] = (mine - mine.mean()) / max(float(mine.std()), 1e-12)
+    return np.exp(scores)
+
+
 SCORES: dict[str, Score] = {
     "random": lambda observation, random: random.random(len(observation["heads"])),
     "magnitude": _column("magnitude"),
     "activation": _column("activation"),
+    "fluctuation": _column("fluctuation"),
+    "flap": _flap,
     "gradient": _column("gradient"),
     "fisher": _column("fisher"),
     "obs": _column("obs", "obs_signal"),
+    "fisher_obs": _rank_sum("fisher", "obs"),
     "residual_gradient": _column("residual_gradient", "residual_signal"),
     "residual_fisher": _column("residual_fisher", "residual_signal"),
     "entropy_high": _entropy(high=True),

@@ -18,6 +18,8 @@ from plasticity_env.signals import HeadSignals
 
 RAW_BOUND = 1e9
 Z_BOUND = 5.0
+DRIFT_BOUND = 4.0  # nats
+TINY = 1e-20  # where logs begin
 
 # name -> (low, high)
 HEAD_FEATURES: dict[str, tuple[float, float]] = {
@@ -35,15 +37,17 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "fisher": (0, RAW_BOUND),
     "magnitude": (0, RAW_BOUND),
     "activation": (0, RAW_BOUND),
+    "fluctuation": (0, RAW_BOUND),
     "obs": (0, RAW_BOUND),
     "residual_gradient": (0, RAW_BOUND),  # nats
     "residual_fisher": (0, RAW_BOUND),
     "revive": (-RAW_BOUND, RAW_BOUND),  # nats
     "entropy_z": (-Z_BOUND, Z_BOUND),
-    "gradient_z": (-Z_BOUND, Z_BOUND),  # of the log, as the next six
+    "gradient_z": (-Z_BOUND, Z_BOUND),  # of the log, as the next seven
     "fisher_z": (-Z_BOUND, Z_BOUND),
     "magnitude_z": (-Z_BOUND, Z_BOUND),
     "activation_z": (-Z_BOUND, Z_BOUND),
+    "fluctuation_z": (-Z_BOUND, Z_BOUND),
     "obs_z": (-Z_BOUND, Z_BOUND),
     "residual_gradient_z": (-Z_BOUND, Z_BOUND),
     "residual_fisher_z": (-Z_BOUND, Z_BOUND),
@@ -52,6 +56,10 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "fisher_rank": (0, 1),
     "residual_fisher_rank": (0, 1),
     "entropy_rank": (0, 1),
+    "layer_fisher_rank": (0, 1),  # among the layer's active units of this kind
+    "layer_residual_rank": (0, 1),  # the same by residual_fisher
+    "layer_mean_z": (-Z_BOUND, Z_BOUND),  # of the mean log residual_fisher of the layer's active units, over the layers
+    "sensitivity_drift": (-DRIFT_BOUND, DRIFT_BOUND),  # log of fisher now over fisher when the episode began
 }
 GLOBAL_FEATURES: dict[str, tuple[float, float]] = {
     "step": (0, 1),  # share of the horizon that is over
@@ -85,6 +93,7 @@ NETWORK_HEAD_FEATURES = tuple(
         "fisher",
         "magnitude",
         "activation",
+        "fluctuation",
         "obs",
         "revive",
         "entropy",
@@ -96,6 +105,17 @@ NETWORK_GLOBAL_FEATURES = tuple(name for name in GLOBAL_FEATURES if name not in 
 
 Observation = dict[str, np.ndarray]
 _SIGNALS = tuple(name for name in HEAD_FEATURES if name in HeadSignals.__dataclass_fields__)  # the raw ones
+# columns whose z-score is of the log
+_LOGGED = (
+    "gradient",
+    "fisher",
+    "magnitude",
+    "activation",
+    "fluctuation",
+    "obs",
+    "residual_gradient",
+    "residual_fisher",
+)
 _HEAD_INDEX = {name: index for index, name in enumerate(HEAD_FEATURES)}
 _GLOBAL_INDEX = {name: index for index, name in enumerate(GLOBAL_FEATURES)}
 _HEAD_BOUNDS = np.array(list(HEAD_FEATURES.values()), dtype=np.float32)
@@ -104,7 +124,10 @@ _GLOBAL_BOUNDS = np.array(list(GLOBAL_FEATURES.values()), dtype=np.float32)
 
 @dataclass(frozen=True)
 class HeadState:
-    """The part of the tokens that environments themselves know of n masks; (n, L, U) but for ``group_size``, ``heads``."""
+    """The part of the tokens that environments themselves know of n masks; (n, L, U) but for ``group_size``, ``heads``.
+
+    ``first_fisher`` are the Fisher scores when the episode began; None where it begins now.
+    """
 
     active: Tensor
     gate: Tensor
@@ -112,6 +135,7 @@ class HeadState:
     flop_share: Tensor
     group_size: int
     heads: int
+    first_fisher: Tensor | None = None
 
 
 def head_column(observation: Observation, name: str) -> np.ndarray:
@@ -173,8 +197,8 @@ def head_tokens(state: HeadState, signals: Sequence[HeadSignals], hide_pruned: b
     }
     raw = {name: _stacked(signals, name, flat.shape) for name in _SIGNALS}
     derived = {"entropy_z": _z_score(raw["entropy_normalized"], flat, kinds[:1])}
-    for name in ("gradient", "fisher", "magnitude", "activation", "obs", "residual_gradient", "residual_fisher"):
-        positive = np.log(np.maximum(raw[name], 1e-20))
+    for name in _LOGGED:
+        positive = np.log(np.maximum(raw[name], TINY))
         derived[f"{name}_z"] = _z_score(positive, flat & (raw[name] > 0), kinds)
     signed = _stacked(signals, "gate_gradient", flat.shape)
     spread = np.sqrt(np.where(flat, np.square(signed), 0.0).sum(1) / np.maximum(1, flat.sum(1)))  # (n,)
@@ -183,9 +207,23 @@ def head_tokens(state: HeadState, signals: Sequence[HeadSignals], hide_pruned: b
     derived["fisher_rank"] = _rank(raw["fisher"], flat)
     derived["residual_fisher_rank"] = _rank(raw["residual_fisher"], flat)
     derived["entropy_rank"] = _rank(raw["entropy_normalized"], flat & kinds[0]) * kinds[0]
+    parts = [slice(0, state.heads), slice(state.heads, units)][: len(kinds)]
+    fisher, residual = (raw[name].reshape(active.shape) for name in ("fisher", "residual_fisher"))
+    layered = {
+        "layer_fisher_rank": _layer_rank(fisher, active, parts),
+        "layer_residual_rank": _layer_rank(residual, active, parts),
+        "layer_mean_z": _layer_mean_z(residual, active, parts),
+    }
+    derived |= {name: values.reshape(flat.shape) for name, values in layered.items()}
+    first = (
+        raw["fisher"]
+        if state.first_fisher is None
+        else state.first_fisher.numpy().reshape(flat.shape).astype(np.float64)
+    )
+    derived["sensitivity_drift"] = _log_ratio(raw["fisher"], first)
     measured = {**raw, **derived}
     if hide_pruned:
-        measured = {name: np.where(flat, values, 0.0) for name, values in measured.items()}
+        measured = {name: np.where(flat, values.reshape(flat.shape), 0.0) for name, values in measured.items()}
     columns.update(measured)
     table = np.stack([columns[name].reshape(flat.shape) for name in HEAD_FEATURES], 2).astype(np.float32)  # (n, N, F)
     return np.clip(table, _HEAD_BOUNDS[:, 0], _HEAD_BOUNDS[:, 1])
@@ -238,3 +276,33 @@ def _rank(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
         if len(pool) > 1:
             ranks[row] = np.searchsorted(pool, mine, side="left") / (len(pool) - 1)
     return np.minimum(ranks, 1.0)
+
+
+def _layer_rank(values: np.ndarray, active: np.ndarray, parts: list[slice]) -> np.ndarray:
+    """(n, L, U) share of a layer's other active units of the same kind that are smaller; 0 where fewer than two are active."""
+    ranks = np.zeros(values.shape)
+    for part in parts:
+        mine, chosen = values[..., part], active[..., part]
+        smaller = (mine[..., None, :] < mine[..., :, None]) & chosen[..., None, :]  # (n, L, u, u)
+        others = chosen.sum(-1, keepdims=True) - 1
+        ranks[..., part] = np.where(others > 0, smaller.sum(-1) / np.maximum(1, others), 0.0)
+    return np.minimum(ranks, 1.0)
+
+
+def _layer_mean_z(values: np.ndarray, active: np.ndarray, parts: list[slice]) -> np.ndarray:
+    """(n, L, U) z-score over layers of the mean log of their active units' positive values, of one kind of unit each."""
+    scores = np.zeros(values.shape)
+    for part in parts:
+        mine = values[..., part]
+        counted = active[..., part] & (mine > 0)
+        count = counted.sum(-1)  # (n, L)
+        mean = np.where(counted, np.log(np.maximum(mine, TINY)), 0.0).sum(-1) / np.maximum(1, count)
+        z = _z_score(mean, count > 0, [np.ones(mean.shape[1], dtype=bool)])
+        scores[..., part] = np.where(count > 0, z, 0.0)[..., None]  # a layer without such units has no mean
+    return scores
+
+
+def _log_ratio(now: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """log(now / first); 0 where either is not positive."""
+    known = (now > 0) & (first > 0)
+    return np.where(known, np.log(np.maximum(now, TINY)) - np.log(np.maximum(first, TINY)), 0.0)

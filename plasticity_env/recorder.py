@@ -124,19 +124,20 @@ class SignalRecorder:
         return rows if self._padding is None else rows[self._padding.flatten().bool()]
 
     def units(self, gates: Tensor, weights: Mapping[int, Tensor], obs: bool) -> dict[str, Tensor]:
-        """(n, L, U) magnitude, activation and, if asked for, OBS scores.
+        """(n, L, U) magnitude, activation, fluctuation and, if asked for, OBS scores.
 
         Args:
             gates: (n, L, U).
             weights: The projection of every site, (n or 1, I, E).
             obs: Whether to compute them; only with ``gram``.
         """
-        found: dict[str, list[Tensor]] = {"magnitude": [], "activation": [], "obs": []}
+        found: dict[str, list[Tensor]] = {"magnitude": [], "activation": [], "fluctuation": [], "obs": []}
         cuts = (gates[..., : self._heads], gates[..., self._heads :])
         for offset, (sums, cut) in enumerate(zip(self._sums, cuts, strict=False)):
             of_kind = [weights[2 * layer + offset] for layer in range(gates.shape[1])]
             found["magnitude"].append(sums.magnitude(of_kind))
             found["activation"].append(sums.activation(self.tokens, of_kind))
+            found["fluctuation"].append(sums.fluctuation(self.tokens, of_kind))
             if obs:
                 found["obs"].append(sums.obs(cut, self.tokens, of_kind))
         return {name: torch.cat(parts, 2) for name, parts in found.items() if parts}

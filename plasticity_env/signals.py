@@ -1,7 +1,8 @@
 """One pass measures everything: a forward and a backward to the gates only give all the signals of every head.
 
 The signals are those of the pruning literature: gate gradients after Michel et al. 2019 ("Are sixteen heads really
-better than one?"), Fisher after Kwon et al. 2022, OBS blocks after Hassibi & Stork 1993 and ZipLM (Kurtic et al. 2023).
+better than one?"), Fisher after Kwon et al. 2022, OBS blocks after Hassibi & Stork 1993 and ZipLM (Kurtic et al. 2023),
+fluctuation after FLAP (An et al. 2023).
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class HeadSignals:
         fisher: Mean over sequences of (dL/dgate)^2.
         magnitude: Frobenius norm of the head's output rows.
         activation: Root mean square over tokens of the norm of what the head writes (its output times its rows).
+        fluctuation: Sum over the unit's inputs to its projection of their variance over tokens times the squared norm of their
+            output row (FLAP): what a bias in the unit's place could not make up for.
         obs: Rise of the layer's output error when the head goes and the others make up for it, per token; 0 for a
             pruned head; None when not asked for.
         residual_gradient: Mean over sequences of |dL/ds|, s a shift of the unit along what the other kept units cannot
@@ -63,6 +66,7 @@ class HeadSignals:
     fisher: Tensor
     magnitude: Tensor
     activation: Tensor
+    fluctuation: Tensor
     obs: Tensor | None
     residual_gradient: Tensor | None
     residual_fisher: Tensor | None

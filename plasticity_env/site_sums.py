@@ -33,7 +33,7 @@ class SiteSums:
         shape = (inputs, inputs) if full else (units, self._width, self._width)
         dtype = torch.float64 if full else torch.float32
         self._moments = torch.zeros(layers, groups, *shape, dtype=dtype, device=device)
-        self._mean = torch.zeros(layers, groups, inputs if full else 0, dtype=torch.float64, device=device)
+        self._mean = torch.zeros(layers, groups, inputs, dtype=torch.float64, device=device)
 
     def add(self, layer: int, rows: Tensor) -> None:
         """Add the input rows (tokens, I) of one layer's projection."""
@@ -48,6 +48,7 @@ class SiteSums:
         else:
             units = rows.view(self._groups, -1, self._units, self._width).transpose(1, 2)  # (n, U, tokens, W)
             self._moments[layer] += units.transpose(2, 3) @ units
+            self._mean[layer] += rows.view(self._groups, -1, rows.shape[-1]).sum(1, dtype=torch.float64)
 
     def moments(self, tokens: int) -> list[Moments]:
         """Second moments (n, I, I) and means (n, I) of each layer; only with ``full``."""
@@ -70,6 +71,21 @@ class SiteSums:
             rows = weight.float().unflatten(1, (self._units, w))  # (n or 1, U, W, E)
             scores.append((block * (rows @ rows.transpose(2, 3))).sum((2, 3)))
         return (torch.stack(scores, 1) / tokens).clamp(min=0).sqrt().cpu()
+
+    def fluctuation(self, tokens: int, weights: Sequence[Tensor]) -> Tensor:
+        """(n, L, U) sum over a unit's inputs of their variance over tokens times the squared norm of their row (FLAP).
+
+        Args:
+            tokens: How many rows were added to each layer of a group.
+            weights: L projections, (n or 1, I, E) each.
+        """
+        squares = self._moments.diagonal(dim1=-2, dim2=-1).flatten(2).double() / tokens  # (L, n, I)
+        variance = (squares - (self._mean / tokens).square()).clamp(min=0)
+        scores = [
+            (of_layer * weight.double().square().sum(2)).unflatten(1, (self._units, -1)).sum(2)
+            for of_layer, weight in zip(variance, weights, strict=True)
+        ]
+        return torch.stack(scores, 1).float().cpu()
 
     def magnitude(self, weights: Sequence[Tensor]) -> Tensor:
         """(n, L, U) Frobenius norm of each unit's rows of L projections, (n or 1, I, E) each."""

@@ -26,7 +26,7 @@ from plasticity_env.variants import Projection, projected
 from plasticity_env.workbench import Indices, Measurement, Workbench
 
 CPU_TOKENS = 1024  # in one pass: larger ones leave the cache, smaller ones pay more overhead (docs/benchmark.md)
-_STATE_BYTES = 3400, 540  # of an episode's state and its observation: in any case, and for each unit
+_STATE_BYTES = 4000, 620  # of an episode's state and its observation: in any case, and for each unit
 
 
 @dataclass(frozen=True)

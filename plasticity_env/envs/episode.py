@@ -65,6 +65,7 @@ class EpisodeState(Draw):
         measurement: The latest.
         potential: Phi of the latest outcome.
         done: The agent stopped or the horizon is over.
+        first_fisher: (L, U) Fisher scores when the episode began.
         start_share: Of all units (or of their FLOPs), pruned when the episode began.
     """
 
@@ -75,6 +76,7 @@ class EpisodeState(Draw):
     measurement: Measurement
     potential: float
     done: bool
+    first_fisher: Tensor
     start_share: float = 0.0
 
     @classmethod
@@ -96,6 +98,7 @@ class EpisodeState(Draw):
             measurement=measurement,
             potential=0.0,
             done=False,
+            first_fisher=measurement.signals.fisher,
         )
 
     def after(self, masks: EditMasks) -> Tensor:

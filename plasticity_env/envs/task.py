@@ -144,6 +144,7 @@ class Task:
                 marginal / self.dense_flops,
                 self.flop_table.group_size,
                 self.heads,
+                torch.stack([state.first_fisher for state in states]),
             ),
             [state.measurement.signals for state in states],
             hide_pruned=self._mode is PruningMode.COMPRESSED,

@@ -12,7 +12,7 @@ from torch import Tensor
 from plasticity_env.edits import EDITS, Limits, allowed_edits, resolve
 from plasticity_env.experiment.deciders import Decider, Decision, Situation
 from plasticity_env.modes import PruningMode
-from plasticity_env.observation import HeadState, Observation, global_vectors, head_tokens
+from plasticity_env.observation import HeadState, Observation, global_vectors, head_column, head_tokens
 
 
 class ControllerLike(Protocol):
@@ -45,7 +45,7 @@ class ControllerDecider(Decider):
         controller.reset(seed)
 
     def decide(self, situation: Situation) -> Decision:
-        observation = observe(situation)
+        observation = observe(situation, first_fisher(self._seen[0]) if self._seen else None)
         self._seen.append(observation)
         return decision_of(situation, self.controller.act(observation), f"{self.name} chose it")
 
@@ -63,8 +63,18 @@ def limits_of(situation: Situation) -> Limits:
     return Limits(situation.model.mode, situation.trains, 0, situation.count, None)
 
 
-def observe(situation: Situation) -> Observation:
-    """What ``plasticity/Heads-v0`` would show of a situation; decisions are its steps."""
+def first_fisher(observation: Observation) -> Tensor:
+    """(N,) Fisher scores of a run's first observation, for `observe`."""
+    return torch.from_numpy(head_column(observation, "fisher").copy())
+
+
+def observe(situation: Situation, first: Tensor | None = None) -> Observation:
+    """What ``plasticity/Heads-v0`` would show of a situation; decisions are its steps.
+
+    Args:
+        situation: To show.
+        first: `first_fisher` of the run's first observation; None where this is the first.
+    """
     active, costs = situation.active, situation.costs
     layers, units = active.shape
     dense = costs.total(torch.ones_like(active))
@@ -76,6 +86,7 @@ def observe(situation: Situation) -> Observation:
         costs.marginal(active)[None] / dense,
         costs.group_size,
         situation.model.heads,
+        first,
     )
     pruned = int((~active).sum())
     decision = min(situation.decision, situation.decisions - 1)

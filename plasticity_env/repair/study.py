@@ -29,19 +29,45 @@ from plasticity_env.residual import model_projectors
 from plasticity_env.signals import HeadSignals, gather, mean_loss, measure
 from plasticity_env.text import TextSplits
 
-
-def _read(name: str) -> Callable[[HeadSignals, torch.Generator], Tensor]:
-    return lambda signals, random: getattr(signals, name)
+Score = Callable[[HeadSignals, Tensor, torch.Generator], Tensor]
 
 
-# name -> (L, H) importance, lowest pruned first
-SCORES: dict[str, Callable[[HeadSignals, torch.Generator], Tensor]] = {
+def _read(name: str) -> Score:
+    return lambda signals, active, random: getattr(signals, name)
+
+
+def _rank_sum(*names: str) -> Score:
+    """Sum of the ranks of some signals among the active heads."""
+
+    def score(signals: HeadSignals, active: Tensor, random: torch.Generator) -> Tensor:
+        total = torch.zeros(active.shape)
+        for name in names:
+            total[active] += getattr(signals, name)[active].argsort(stable=True).argsort(stable=True).float()
+        return total
+
+    return score
+
+
+def _flap(signals: HeadSignals, active: Tensor, random: torch.Generator) -> Tensor:
+    """FLAP's ranking: fluctuation, standardised over the active heads of each layer."""
+    values, counted = signals.fluctuation.double(), active.double()
+    count = counted.sum(1, keepdim=True).clamp(min=1)
+    centred = values - (values * counted).sum(1, keepdim=True) / count
+    spread = ((centred.square() * counted).sum(1, keepdim=True) / count).sqrt()
+    return centred / spread.clamp(min=1e-12)
+
+
+# name -> (L, H) importance from signals, (L, H) active heads and a source of randomness; lowest pruned first
+SCORES: dict[str, Score] = {
     **{n: _read(n) for n in ("fisher", "gradient", "residual_fisher", "residual_gradient", "obs")},
-    **{n: _read(n) for n in ("activation", "magnitude")},
-    "entropy_low": lambda signals, random: signals.entropy_normalized,
-    "entropy_high": lambda signals, random: -signals.entropy_normalized,
-    "random": lambda signals, random: torch.rand(signals.fisher.shape, generator=random),
+    **{n: _read(n) for n in ("activation", "magnitude", "fluctuation")},
+    "flap": _flap,
+    "fisher_obs": _rank_sum("fisher", "obs"),
+    "entropy_low": lambda signals, active, random: signals.entropy_normalized,
+    "entropy_high": lambda signals, active, random: -signals.entropy_normalized,
+    "random": lambda signals, active, random: torch.rand(signals.fisher.shape, generator=random),
 }
+READS_OBS = ("obs", "fisher_obs")
 REFERENCE = ("fisher", 1, "least_squares")
 
 
@@ -181,9 +207,8 @@ class _Bench:
         total = round(share * active.numel())
         random = torch.Generator().manual_seed(self._seed)
         for done in range(rounds):
-            importance = SCORES[score](self._signals(active, obs=score == "obs"), random).masked_fill(
-                ~active, torch.inf
-            )
+            signals = self._signals(active, obs=score in READS_OBS)
+            importance = SCORES[score](signals, active, random).masked_fill(~active, torch.inf)
             count = round(total * (done + 1) / rounds) - int((~active).sum())
             active = active.clone()
             active.view(-1)[importance.flatten().argsort(stable=True)[:count]] = False

@@ -37,6 +37,7 @@ def observe(head=None, mode="heads", count=12, allow_revive=True, **globals_):
         ("gradient", "gradient", 1),
         ("magnitude", "magnitude", 1),
         ("activation", "activation", 1),
+        ("fluctuation", "fluctuation", 1),
         ("obs", "obs", 1),
         ("entropy_low", "entropy_normalized", 1),
         ("entropy_high", "entropy_normalized", -1),
@@ -49,6 +50,36 @@ def test_a_score_prunes_its_least_important_heads(name, column, sign):
     assert set(np.flatnonzero(action == 1)) == set(np.argsort(sign * values)[:3])
     one = controller.act(observe({column: values}, mode="head_edit"))
     assert one == 1 + int(np.argmin(sign * values))
+
+
+def test_fisher_obs_adds_the_ranks_among_active_heads():
+    random = np.random.default_rng(1)
+    fisher, obs, active = random.random(12), random.random(12), np.arange(12) % 5 > 0
+    obs[~active] = 0  # as measured
+    total = {}
+    for head in np.flatnonzero(active):
+        total[head] = sum(int((values[active] < values[head]).sum()) for values in (fisher, obs))
+    found = controllers.make("fisher_obs").importance(observe({"fisher": fisher, "obs": obs, "active": active}))
+    kept = np.flatnonzero(active)
+    for one in kept:
+        for other in kept:
+            assert np.sign(round(found[one] - found[other], 9)) == np.sign(total[one] - total[other])
+    with pytest.raises(InputError, match="obs_signal"):
+        controllers.make("fisher_obs").act(observe({"fisher": fisher}))
+
+
+def test_flap_standardises_fluctuation_within_layers():
+    depth = np.repeat([0.0, 0.5, 1.0], 4)
+    fluctuation = np.concatenate([[1, 2, 3, 10], [100, 101, 102, 103], [5, 5, 5, 5]]).astype(float)
+    active = np.ones(12)
+    active[4] = 0
+    found = controllers.make("flap").importance(observe({"fluctuation": fluctuation, "depth": depth, "active": active}))
+    for layer, kept in ((0, [0, 1, 2, 3]), (0.5, [5, 6, 7])):
+        mine = fluctuation[kept]
+        np.testing.assert_allclose(
+            np.log(found[kept]), (mine - mine.mean()) / mine.std(), atol=1e-6, err_msg=str(layer)
+        )
+    assert np.log(found[8:]) == pytest.approx(np.zeros(4))
 
 
 def test_rounds_spread_the_pruning():

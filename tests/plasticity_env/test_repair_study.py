@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+import controllers
 from plasticity_env import InputError, load_model, load_text, mean_loss, measure
+from plasticity_env.observation import HeadState, head_tokens
 from plasticity_env.repair import repair_sites
-from plasticity_env.repair.study import Study, read_cells, run_study, table
+from plasticity_env.repair.study import SCORES, Study, read_cells, run_study, table
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,25 @@ def test_cells_are_those_of_pruning_and_repairing_by_hand(small, tmp_path):
     assert cells["least_squares", 1].test_loss == pytest.approx(mean_loss(model, test), abs=1e-4)
     model.undo_repair()
     model.set_active(torch.ones(4, 4, dtype=torch.bool))
+
+
+def test_scores_of_two_signals_rank_as_their_controllers_do(small):
+    """On the dense model and on a pruned one: the study's table and the controllers choose alike."""
+    model, text = small[0].model, small[1]
+    ids, random = text.blocks("calibration")[:4], torch.Generator().manual_seed(0)
+    for gone in ([], [0, 5, 6, 7]):
+        active = torch.ones(16, dtype=torch.bool)
+        active[gone] = False
+        active = active.view(4, 4)
+        model.set_active(active)
+        signals = measure(model, ids)
+        model.set_active(torch.ones(4, 4, dtype=torch.bool))
+        state = HeadState(active[None], active[None].float(), active[None].numpy(), active[None].float(), 1, 4)
+        seen = {"heads": head_tokens(state, [signals], hide_pruned=False)[0]}
+        for name in ("fluctuation", "flap", "fisher_obs"):
+            mine = SCORES[name](signals, active, random)[active].double()
+            other = torch.from_numpy(controllers.make(name).importance(seen)).view(4, 4)[active].double()
+            assert torch.equal(mine.argsort(stable=True), other.argsort(stable=True)), name
 
 
 def test_a_cut_run_goes_on_where_it_was(small, tmp_path):

@@ -45,7 +45,7 @@ def test_gate_gradients_equal_central_differences(architecture, ids):
 def test_no_signal_depends_on_the_batch_size(architecture, ids):
     model = PlasticModel(build(architecture))
     one, all_ = (measure(model, ids, batch_size=size, statistics=True) for size in (1, 3))
-    for name in ("fisher", "gradient", "entropy", "entropy_normalized", "activation", "obs"):
+    for name in ("fisher", "gradient", "entropy", "entropy_normalized", "activation", "fluctuation", "obs"):
         a, b = getattr(one, name), getattr(all_, name)
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-6), name
     for site, moments in one.statistics.sites.items():
@@ -98,6 +98,56 @@ def test_magnitude_activation_and_moments_equal_brute_force(architecture, ids):
             assert signals.magnitude[layer, head] == pytest.approx(float(weight[span].norm()), rel=1e-4)
             written = (x[:, span] @ weight[span]).square().sum(1).mean().sqrt()
             assert signals.activation[layer, head] == pytest.approx(float(written), rel=1e-3)
+            flap = (x[:, span].double().var(0, correction=0) * weight[span].double().square().sum(1)).sum()
+            assert signals.fluctuation[layer, head] == pytest.approx(float(flap), rel=1e-3)
+
+
+def test_fluctuation_is_what_a_bias_cannot_stand_in_for(ids):
+    """Of a head with orthogonal output rows: the least mean squared error of writing a constant in its place."""
+    model = PlasticModel(build("gpt2"))
+    block = model.blocks[0]
+    with torch.no_grad():
+        block.output.weight[:16] = torch.linalg.qr(torch.randn(64, 16))[0].t() * torch.linspace(1, 3, 16)[:, None]
+    seen: list[torch.Tensor] = []
+    hook = block.output.register_forward_pre_hook(lambda m, i: seen.append(i[0].detach()))
+    with torch.no_grad():
+        model.model(ids)
+    hook.remove()
+    written = seen[0].flatten(0, 1)[:, :16].double() @ block.output_weight()[:16].double()
+    error = (written - written.mean(0)).square().sum(1).mean()
+    for options in ({"obs": True}, {"obs": False}):  # whole second moments, or each head's own block of them
+        found = measure(model, ids, batch_size=2, **options).fluctuation
+        assert found[0, 0] == pytest.approx(float(error), rel=1e-3)
+
+
+def inputs_of(model, site, ids):
+    """(tokens, I) what a projection reads, as gated."""
+    seen: list[torch.Tensor] = []
+    hook = site.output.register_forward_pre_hook(lambda m, i: seen.append(i[0].detach().double()))
+    with torch.no_grad():
+        model.model(ids)
+    hook.remove()
+    return seen[0].flatten(0, 1)
+
+
+def test_fluctuation_of_pruned_units_is_measured_before_their_gates(ids):
+    model = PlasticModel(build("llama"), mlp_blocks=2)
+    head, block = (1, 2), (0, 5)
+    mask = torch.zeros(model.shape, dtype=torch.bool)
+    mask[head] = mask[block] = True
+    model.prune(mask)
+    found = [measure(model, ids, obs=obs).fluctuation for obs in (False, True)]
+    model.revive(mask)
+    expected = {}
+    for unit, site, number in ((block, model.sites[1], 1), (head, model.sites[2], 2)):  # what either reads, itself open
+        x = inputs_of(model, site, ids)
+        span = slice(number * site.unit_width, (number + 1) * site.unit_width)
+        rows = site.output_weight()[span].double().square().sum(1)
+        expected[unit] = float((x[:, span].var(0, correction=0) * rows).sum())
+        model.prune((torch.arange(12).view(2, 6) == 5) & mask)  # the head is behind the block
+    for fluctuation in found:
+        for unit, value in expected.items():
+            assert fluctuation[unit] == pytest.approx(value, rel=1e-3)
 
 
 def test_obs_is_the_error_of_the_best_refit_without_the_head(architecture, ids):
@@ -121,7 +171,7 @@ def test_padding_counts_nowhere(architecture, ids):
     padded = torch.cat([ids, torch.full((3, 5), 7)], 1)
     mask = torch.cat([torch.ones_like(ids), torch.zeros(3, 5, dtype=torch.long)], 1)
     plain, with_padding = measure(model, ids), measure(model, padded, attention_mask=mask)
-    for name in ("fisher", "gradient", "entropy", "activation", "obs"):
+    for name in ("fisher", "gradient", "entropy", "activation", "fluctuation", "obs"):
         assert torch.allclose(getattr(plain, name), getattr(with_padding, name), rtol=2e-3, atol=1e-5), name
 
 
