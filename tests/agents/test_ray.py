@@ -1,0 +1,306 @@
+"""Ray: the same network under RLlib, fault tolerance, tasks, and addresses that do not answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import pytest
+import torch
+
+import controllers
+from agents.batch import environment_action
+from agents.ppo import PPOConfig
+from agents.ray_session import check_address, ray_session
+from agents.ray_tasks import map_tasks
+from agents.sb3 import PadHeads
+from agents.training import TrainConfig, train
+from plasticity_env import InputError
+from tests.conftest import SMALL
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'plasticity-env[ray]'")
+CONFIG = PPOConfig(total_timesteps=24, num_steps=6, num_minibatches=2, update_epochs=1)
+METRICS = {
+    *("episode/return", "episode/ppl", "episode/flops_kept", "episode/active_share", "episode/invalid_actions"),
+    *("loss/policy", "loss/value", "loss/entropy", "loss/explained_variance", "train/learning_rate", "time/sps"),
+}
+IDS = ("plasticity/Heads-v0", "plasticity/HeadEdit-v0", "plasticity/HeadRank-v0")
+
+
+@pytest.fixture(scope="module")
+def session():
+    with ray_session("local", 2) as connected:
+        yield connected
+    assert not [child for child in psutil.Process().children(recursive=True) if "ray" in child.name()]
+
+
+@pytest.fixture
+def make(small_text):
+    def build(env_id="plasticity/Heads-v0", **kwargs):
+        text = {} if "model_name" in kwargs else {"text": small_text}
+        return gym.make(env_id, **{**SMALL, "obs_signal": False, "residual_signal": False, **text, **kwargs})
+
+    return build
+
+
+def trained(envs, folder=None, config=CONFIG, **kwargs):
+    """An RLlib PPO after its training, the metrics that it reported, and the controller."""
+    from agents.rllib import RLlibPPO
+
+    seen = []
+    ppo = RLlibPPO(envs, config, folder=folder, callback=lambda step, metrics: seen.append((step, metrics)), **kwargs)
+    before = {key: value.clone() for key, value in ppo.network.state_dict().items()}
+    controller = ppo.train()
+    assert any(not torch.equal(before[key], value) for key, value in controller.network.state_dict().items())
+    return ppo, seen, controller
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", IDS)
+def test_training_in_this_process_on_two_models(session, make, env_id, tmp_path):
+    envs = [make(env_id), make(env_id, model_name="bard-llama-4x8")]
+    _, seen, _ = trained(envs, tmp_path)
+    assert [step for step, _ in seen] == [12, 24]
+    assert all(metrics.keys() == METRICS for _, metrics in seen)
+    assert seen[-1][1]["train/learning_rate"] == pytest.approx(0.0, abs=1e-9)
+    controller = controllers.load(tmp_path / "controller")
+    for env in envs:  # one checkpoint for models of any size
+        observation, _ = env.reset(seed=0)
+        assert env.action_space.contains(controller.act(observation))
+
+
+@pytest.mark.slow
+def test_two_runners_share_weights_and_the_environments(session, make):
+    envs = [make(), make(model_name="bard-llama-4x8")]
+    ppo, seen, _ = trained(envs, runners=2)
+    assert (ppo.envs_per_runner, ppo.batch) == (1, 12)
+    assert [step for step, _ in seen] == [12, 24]
+    with ppo.algorithm() as algorithm:
+        found = algorithm.env_runner_group.foreach_env_runner(_what_it_holds, local_env_runner=False)
+    assert sorted(found) == [("bard-gpt2-4x4", True), ("bard-llama-4x8", True)]
+
+
+def _what_it_holds(runner):
+    """Model of a runner, and whether its largest parameter lies in the object store (which numpy marks as not writable)."""
+    base = runner.env.envs[0].unwrapped
+    packed = ray.get(runner.config.env_config["packed"])[
+        runner.config.env_config["specs"][runner.worker_index - 1].model
+    ]
+    largest = max(base.workbench.model.parameters(), key=torch.Tensor.numel)
+    places = {array.ctypes.data: array.flags.writeable for array, _ in packed.weights.values()}
+    return base.workbench.name, places.get(largest.data_ptr()) is False
+
+
+@pytest.mark.slow
+def test_training_goes_on_when_a_runner_is_killed(session, make):
+    from agents.rllib import RLlibPPO
+
+    ppo = RLlibPPO([make(), make()], PPOConfig(**{**CONFIG.__dict__, "total_timesteps": 10_000}), runners=2)
+    with ppo.algorithm() as algorithm:
+        ppo.iterate(algorithm)
+        group = algorithm.env_runner_group
+        processes = dict(group.foreach_env_runner(lambda runner: (runner.worker_index, os.getpid())))
+        os.kill(processes[1], signal.SIGKILL)
+        for _ in range(2):  # with the one that is left
+            before = ppo.global_step
+            metrics = ppo.iterate(algorithm)
+            assert ppo.global_step > before
+            assert np.isfinite(metrics["loss/policy"])
+        started = time.monotonic()
+        while group.num_healthy_remote_workers() < 2:
+            assert time.monotonic() - started < 120, "the killed runner did not come back"
+            ppo.iterate(algorithm)
+        ppo.iterate(algorithm)
+        weights = group.foreach_env_runner(lambda runner: runner.module.network.value.weight.detach().clone())
+        now = dict(group.foreach_env_runner(lambda runner: (runner.worker_index, os.getpid())))
+    assert now.keys() == {1, 2}
+    assert now[1] != processes[1]
+    assert all(torch.equal(weight, ppo.network.value.weight) for weight in weights)  # the new one learns along
+
+
+@pytest.mark.slow
+def test_a_run_resumes_from_its_folder(session, tmp_path):
+    small = {"max_length": 32, "calibration_blocks": 4, "reward_blocks": 4, "envs_per_model": 1, "horizon": 3}
+    small |= {"agent": "rllib_ppo", "output_dir": tmp_path / "run", "obs_signal": False, "residual_signal": False}
+    with pytest.raises(InputError, match="no checkpoint in"):
+        train(TrainConfig(**small, ppo=CONFIG, resume=True))
+    half = PPOConfig(**{**CONFIG.__dict__, "total_timesteps": 12})
+    train(TrainConfig(**small, ppo=half))
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["global_step"] == 12
+    with pytest.raises(InputError, match="holds a run already"):
+        train(TrainConfig(**small, ppo=half))
+    with pytest.raises(InputError, match="total_timesteps=12, not 24"):
+        train(TrainConfig(**small, ppo=CONFIG, resume=True))
+    state["config"]["total_timesteps"] = 24
+    torch.save(state, tmp_path / "run" / "checkpoint.pt")
+    train(TrainConfig(**small, ppo=CONFIG, resume=True))
+    steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss/policy"' in line]
+    assert len(steps) == 4
+    assert controllers.load(tmp_path / "run" / "controller").info["global_step"] == 24
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_the_module_decides_as_the_controller(make, env_id):
+    """Likeliest action, mask and padding: RLlib's module against `ANNController`; padding adds no probability."""
+    from ray.rllib.core.columns import Columns
+
+    module, controller = _module(make(env_id), 20)
+    env, padded = make(env_id), PadHeads(make(env_id), 20)
+    observation, _ = env.reset(seed=0)
+    wide, _ = padded.reset(seed=0)
+    batch = {Columns.OBS: {name: torch.from_numpy(value)[None] for name, value in wide.items()}}
+    inputs = module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
+    kind = module.get_inference_action_dist_cls()
+    likeliest = np.atleast_1d(kind.from_logits(inputs).to_deterministic().sample()[0].numpy())
+    ours = controller.act(observation)
+    if env_id.endswith("HeadRank-v0"):
+        assert np.array_equal(np.argsort(likeliest[:16], kind="stable"), np.argsort(ours, kind="stable"))
+    else:
+        assert np.array_equal(environment_action(likeliest, 16, 20, env_id.endswith("HeadEdit-v0")), ours)
+    narrow, _ = _module(make(env_id), 16)
+    narrow.load_state_dict(module.state_dict())
+    small, _ = PadHeads(make(env_id), 16).reset(seed=0)
+    inputs16 = narrow.forward_inference({Columns.OBS: {n: torch.from_numpy(v)[None] for n, v in small.items()}})
+    there = kind.from_logits(inputs16[Columns.ACTION_DIST_INPUTS])
+    sample = there.sample()
+    if env_id.endswith("HeadEdit-v0"):
+        wider = torch.tensor([0 if int(sample) == 0 else 1 + (int(sample) - 1) // 16 * 20 + (int(sample) - 1) % 16])
+    else:
+        wider = torch.cat([sample, torch.zeros(1, 4, dtype=sample.dtype)], 1)
+    constant = 0.0
+    if env_id.endswith("HeadRank-v0"):  # four standard normals at 0, whatever was learned
+        constant = float(torch.distributions.Normal(0.0, 1.0).log_prob(torch.zeros(4)).sum())
+    assert float(kind.from_logits(inputs).logp(wider)) == pytest.approx(float(there.logp(sample)) + constant, abs=1e-4)
+
+
+def _module(env, capacity):
+    """A fresh module over an environment, and a controller with its network."""
+    from agents.rllib_module import HeadModule
+    from controllers import ANNController, NetworkConfig
+
+    torch.manual_seed(0)
+    padded = PadHeads(env, capacity)
+    module = HeadModule(
+        observation_space=padded.observation_space,
+        action_space=padded.action_space,
+        model_config={"network": NetworkConfig().to_json()},
+    )
+    return module, ANNController(module.network)
+
+
+def test_choices_are_a_distribution():
+    from agents.rllib_module import HeadChoices
+
+    logits = torch.randn(3, 5, 4)
+    logits[0, 1, 2:] = -1e9
+    other = torch.randn(3, 20)
+    ours = HeadChoices.from_logits(logits.flatten(1))
+    reference = torch.distributions.Categorical(logits=logits)
+    value = torch.tensor([[0, 1, 2, 3, 0]]).expand(3, -1).clone()
+    value[0, 1] = 0
+    torch.testing.assert_close(ours.logp(value), reference.log_prob(value).sum(-1))
+    torch.testing.assert_close(ours.entropy(), reference.entropy().sum(-1))
+    theirs = torch.distributions.Categorical(logits=other.view(3, 5, 4))
+    kl = torch.distributions.kl_divergence(reference, theirs).sum(-1)
+    torch.testing.assert_close(ours.kl(HeadChoices.from_logits(other)), kl)
+    draws = torch.stack([ours.sample() for _ in range(2000)])
+    share = torch.stack([(draws == action).float().mean(0) for action in range(4)], -1)
+    assert (share - reference.probs).abs().max() < 0.06
+    assert share[0, 1, 2:].sum() == 0
+
+
+# -- tasks -------------------------------------------------------------------------------------------------------------
+
+
+def _scaled(shared, item):
+    assert not shared.flags.writeable  # read where it lies
+    return float(shared.sum()) * item
+
+
+def _fails(item):
+    if item == 2:
+        raise InputError("two cannot be used")
+    return item
+
+
+def _dies_once(item):
+    path, number = item
+    mark = path / str(number)
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * 10
+
+
+def _dies(item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_tasks_come_back_with_their_items(session, tmp_path):
+    shared = np.ones(10_000)
+    assert sorted(map_tasks(_scaled, range(5), workers=2, shared=shared)) == [(i, 1e4 * i) for i in range(5)]
+    with pytest.raises(InputError, match="two cannot be used"):
+        list(map_tasks(_fails, range(5), workers=2))
+    found = list(map_tasks(_dies_once, [(tmp_path, 1), (tmp_path, 2)], workers=2, retries=1))
+    assert sorted(result for _, result in found) == [10, 20]
+    with pytest.raises(InputError, match=r"died 1 times .*fewer workers"):
+        list(map_tasks(_dies, [0], workers=1, retries=0))
+
+
+def test_no_worker_is_refused():
+    with pytest.raises(InputError, match="workers must be at least 1, got 0"):
+        next(map_tasks(_fails, [1], workers=0))
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:port", "ray://127.0.0.1:10001", "127.0.0.1:99999", ""])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(InputError, match="is no address: use local"):
+        check_address(address)
+
+
+def test_an_address_that_does_not_answer_is_refused_within_seconds():
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # listens, but is no head node
+        port = silent.getsockname()[1]
+        started = time.monotonic()
+        with pytest.raises(InputError, match=rf"no Ray head node answers at '127.0.0.1:{port}' within 1 seconds"):
+            check_address(f"127.0.0.1:{port}", seconds=1)
+        assert time.monotonic() - started < 5
+    with pytest.raises(InputError, match="no Ray head node answers"):
+        check_address(f"127.0.0.1:{port}", seconds=1)
+    assert check_address("local") == "local"
+
+
+def test_auto_takes_the_address_of_the_environment(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match=r"answers at '[\d.]+:1'"):
+        check_address("auto", seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_env_runners": 2}, "are for --agent rllib_ppo, not ppo"),
+        ({"ray_address": "auto", "agent": "sb3_ppo"}, "are for --agent rllib_ppo, not sb3_ppo"),
+        ({"num_env_runners": -1, "agent": "rllib_ppo"}, "num_env_runners must be at least 0, got -1"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(kwargs, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**kwargs)
+
+
+def test_nothing_is_written_where_no_ray_answers(tmp_path):
+    config = TrainConfig(agent="rllib_ppo", ray_address="127.0.0.1:1", output_dir=tmp_path / "run", max_length=32)
+    with pytest.raises(InputError, match="no Ray head node answers"):
+        train(config)
+    assert not (tmp_path / "run").exists()
