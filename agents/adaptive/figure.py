@@ -76,7 +76,7 @@ def _draw_arm(panel: Axes, found: Cells, arm: str, colour: str, style: str) -> N
     decisions = np.arange(1, gaps.shape[1] + 1)
     panel.plot(decisions, gaps.mean(0), style, color=colour, linewidth=1.6, label=arm)
     if len(seeds) > 1:
-        panel.fill_between(decisions, gaps.min(0), gaps.max(0), color=colour, alpha=0.12, linewidth=0)
+        panel.fill_between(decisions, gaps.min(0), gaps.max(0), color=colour, alpha=0.08, linewidth=0)
 
 
 def _curve(cell: Cell) -> np.ndarray:
@@ -85,6 +85,8 @@ def _curve(cell: Cell) -> np.ndarray:
 
 
 def _draw_heads(panel: Axes, found: Cells, arm: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     seed, cell = min(found.by_arm[arm].items())
     masks = np.array([[int(bit) for bit in mask] for stage in cell.stages for mask in stage.masks])  # (decisions, N)
     panel.imshow(
@@ -94,6 +96,7 @@ def _draw_heads(panel: Axes, found: Cells, arm: str) -> None:
         vmin=0,
         vmax=1.4,
         interpolation="nearest",
-        extent=(0.5, len(masks) + 0.5, masks.shape[1] - 0.5, -0.5),
+        extent=(0.5, len(masks) + 0.5, masks.shape[1] + 0.5, 0.5),
     )
-    panel.set_ylabel(f"head, layer after layer\n({arm}, seed {seed}; white = pruned)")
+    panel.yaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.set_ylabel(f"head, layer after layer\n({arm}, seed {seed}; pale = pruned)")

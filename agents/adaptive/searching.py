@@ -28,7 +28,7 @@ class SwapSearch:
         evaluations: Masks measured so far.
     """
 
-    def __init__(self, score: str = "fisher", swaps: int = 2, blocks: int = 16) -> None:
+    def __init__(self, score: str = "fisher", swaps: int = 1, blocks: int = 8) -> None:
         if score not in SCORES:
             raise unknown("score", score, SCORES)
         self._score, self._swaps, self._blocks = SCORES[score], swaps, blocks
