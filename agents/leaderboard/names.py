@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import controllers
-from agents.leaderboard.players import Player, read_player
+from agents.leaderboard.players import OWN_SCORES, Player, read_player
 from controllers.planners import is_planner
 
 KINDS = ("learned", "search", "own rule", "rule")
@@ -23,6 +23,6 @@ def kind(player: str) -> str:
     read: Player = read_player(player)
     if is_planner(read.name):
         return "search"
-    if read.name.startswith("residual_"):
+    if read.name in OWN_SCORES:
         return "own rule"
     return "rule" if read.name in controllers.names() and read.name != "ann" else "learned"

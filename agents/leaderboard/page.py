@@ -128,7 +128,7 @@ def _areas(results: Results, order: list[str], best: str | None, figures: Figure
 
 
 def _table(results: Results, order: list[str]) -> str:
-    heads = ["player", *(f"{share:.0%}" for share in results.shares), "evaluations", "seconds"]
+    heads = ["player", *(f"{share:.0%}" for share in results.shares), "evaluations"]
     least = {share: min(results.perplexities(n, share).mean() for n in order) for share in results.shares}
     rows = []
     for name in order:
@@ -139,8 +139,8 @@ def _table(results: Results, order: list[str]) -> str:
             mark = ' class="best"' if mean <= least[share] else ""
             cells.append(f'<td data-value="{mean:.6g}"{mark}>{mean:.2f}<small>± {spread:.2f}</small></td>')
         own = [cell for line in results.cells[results.index(name)] for cell in line]
-        for value in (sum(c.evaluations for c in own) / len(own), sum(c.seconds for c in own) / len(own)):
-            cells.append(f'<td data-value="{value:.6g}">{value:.3g}</td>')
+        cost = sum(cell.evaluations for cell in own) / len(own)
+        cells.append(f'<td data-value="{cost:.6g}">{cost:.0f}</td>')
         rows.append(f'<tr><th data-value="{html.escape(name)}">{html.escape(label(name))}</th>{"".join(cells)}</tr>')
     top = "".join(f"<th><button>{html.escape(head)}</button></th>" for head in heads)
     return (

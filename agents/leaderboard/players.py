@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from plasticity_env.errors import InputError
 ROUNDS = 4
 SINGLE_SCORES = (
     *("magnitude", "gradient", "fisher", "obs", "activation", "entropy_low", "entropy_high"),
-    *("fluctuation", "fisher_obs", "random"),
+    *("fluctuation", "flap", "fisher_obs", "random"),
 )
+OWN_SCORES = ("residual_fisher", "residual_gradient")
+RULE_ROUNDS = (1, 4)
+RULES = "rules"  # stands for all of these scores, each in one and in four rounds
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,17 @@ def read_player(text: str) -> Player:
         return Player(name.rstrip("/"), "", int(rounds))
     name, _, option = name.partition(":")
     return Player(name, option, int(rounds))
+
+
+def read_players(texts: Iterable[str]) -> list[Player]:
+    """Read several, each once; ``rules`` stands for every score in one and in four rounds.
+
+    Raises:
+        InputError: As `read_player`.
+    """
+    rules = [Player(score, "", rounds) for score in (*SINGLE_SCORES, *OWN_SCORES) for rounds in RULE_ROUNDS]
+    found = [player for text in texts for player in (rules if text == RULES else [read_player(text)])]
+    return list(dict.fromkeys(found))
 
 
 def fingerprint(player: Player, maker: Controller | Planner) -> str:

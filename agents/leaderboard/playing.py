@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from controllers import Controller
 from controllers.planners import MEASURING_PASS, Bill, Planner
 from plasticity_env.envs.head_rank import HeadRankEnv
 from plasticity_env.errors import InputError
+from plasticity_env.loading import LoadedModel
 from plasticity_env.model import PlasticModel
 from plasticity_env.observation import Observation
+from plasticity_env.portable import PackedModel, pack
 from plasticity_env.signals import sequence_losses
 from plasticity_env.workbench import Measurement, Memo
 
@@ -96,13 +98,15 @@ class Table:
 
     Args:
         rules: Of all episodes.
+        packed: The model and its text, where they are at hand; else they are loaded by name.
 
     Raises:
         InputError: Nothing of that name, or model, text and rules do not fit each other.
     """
 
-    def __init__(self, rules: Rules) -> None:
-        self.rules, self.board = rules, rules.board
+    def __init__(self, rules: Rules, packed: PackedModel | None = None) -> None:
+        self.rules, self.board, self.packed = rules, rules.board, packed and packed.key
+        self._opened = (None, None) if packed is None else packed.open(device=rules.device)
         self._envs: dict[int, HeadRankEnv] = {}
         first = self.env(1)
         self.workbench = first.workbench
@@ -119,7 +123,10 @@ class Table:
         """The environment of episodes with so many rounds; all measure on one workbench."""
         if rounds not in self._envs:
             rules = self.rules
+            loaded, text = self._opened
             self._envs[rounds] = HeadRankEnv(
+                loaded=loaded,
+                text=text,
                 workbench=next(iter(self._envs.values())).workbench if self._envs else None,
                 horizon=rounds,
                 model_name=rules.model_name,
@@ -239,6 +246,16 @@ def _episode(env: HeadRankEnv, controller: Controller, observation: Observation,
         if left:
             observation, *_ = env.step(action)
     return masks
+
+
+def packed_of(rules: Rules) -> PackedModel:
+    """The model and the text of some rules, to be handed to tables in other processes.
+
+    Raises:
+        InputError: As of `Table`.
+    """
+    bench = Table(replace(rules, device="cpu")).workbench
+    return pack(LoadedModel(bench.model, bench.tokenizer, bench.name), bench.text, ("calibration", "reward", "test"))
 
 
 @torch.no_grad()

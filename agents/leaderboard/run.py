@@ -11,7 +11,7 @@ from typing import Any
 from agents.leaderboard.cells import Cell, cell_file, parse, row
 from agents.leaderboard.names import label
 from agents.leaderboard.page import write_leaderboard
-from agents.leaderboard.players import Player, fingerprint, read_player
+from agents.leaderboard.players import Player, fingerprint, read_player, read_players
 from agents.leaderboard.playing import Rules
 from agents.leaderboard.statistics import Results
 from agents.leaderboard.submissions import play_submission, read_submission
@@ -21,8 +21,6 @@ from plasticity_env import cli
 from plasticity_env.errors import InputError
 from plasticity_env.tracking import Tracker, TrackingOptions
 
-RULES = "random,magnitude,gradient,fisher,obs,activation,entropy_low,entropy_high,residual_fisher,residual_gradient"
-
 
 @dataclass(frozen=True)
 class LeaderboardConfig:
@@ -30,8 +28,8 @@ class LeaderboardConfig:
 
     models: str = "bard-gpt2-4x4"
     """models, separated by commas: embedded names, folders, GGUF files or hub names"""
-    players: str = RULES
-    """NAME or NAME@ROUNDS: a rule, a saved controller's folder, package.module:function, or a search (swap_search:10)"""
+    players: str = "rules,ann"
+    """NAME or NAME@ROUNDS: a rule, a saved controller's folder, package.module:function, a search; "rules" is all scores"""
     shares: str = "0.1,0.2,0.3,0.4,0.5,0.6"
     """shares of heads to prune, separated by commas"""
     seeds: int = 3
@@ -162,7 +160,7 @@ def missing_jobs(config: LeaderboardConfig) -> list[Job]:
     Raises:
         InputError: Arguments that cannot be used.
     """
-    models, players = cli.words(config.models), [read_player(text) for text in cli.words(config.players)]
+    models, players = cli.words(config.models), read_players(cli.words(config.players))
     shares = cli.numbers(config.shares, "shares")
     if players and not models:
         raise InputError("nothing to play on: give at least one model, or no players to see the tables alone")
@@ -171,7 +169,7 @@ def missing_jobs(config: LeaderboardConfig) -> list[Job]:
             f"shares must lie between 0 and 1 and seeds be at least 1, got {config.shares!r}, {config.seeds}"
         )
     known = {cell.key for cell in cell_file(config.output).read()}
-    prints = {player: fingerprint(player, player.make()) for player in dict.fromkeys(players)}
+    prints = {player: fingerprint(player, player.make()) for player in players}
     jobs = []
     for rules in map(config.rules, models):
         for seed in range(config.seeds):

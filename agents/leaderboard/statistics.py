@@ -16,12 +16,11 @@ from functools import cached_property
 import numpy as np
 
 from agents.leaderboard.cells import Board, Cell
-from agents.leaderboard.players import SINGLE_SCORES
+from agents.leaderboard.players import OWN_SCORES, RULE_ROUNDS, SINGLE_SCORES
 from plasticity_env.errors import InputError
 
 LEVEL = 0.95
 REPLICATES = 2000
-ALLOWED_ROUNDS = (1, 4)  # in which a single-score rule counts as the best rule
 
 
 @dataclass(frozen=True)
@@ -230,10 +229,10 @@ def estimate(values: np.ndarray) -> Estimate:
 def is_single_score(player: str) -> bool:
     """Whether a player counts for the best rule."""
     name, _, rounds = player.rpartition("@")
-    return name in SINGLE_SCORES and int(rounds) in ALLOWED_ROUNDS
+    return name in SINGLE_SCORES and int(rounds) in RULE_ROUNDS
 
 
 def is_own_rule(player: str) -> bool:
     """Whether a player is one of this project's own single scores, the second reference."""
     name, _, rounds = player.rpartition("@")
-    return name.startswith("residual_") and int(rounds) in ALLOWED_ROUNDS
+    return name in OWN_SCORES and int(rounds) in RULE_ROUNDS

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import groupby
 from multiprocessing import get_context
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 
 from agents.leaderboard.cells import row
 from agents.leaderboard.players import Player
-from agents.leaderboard.playing import Rules, Table
+from agents.leaderboard.playing import Rules, Table, packed_of
 from plasticity_env.errors import InputError
+from plasticity_env.portable import PackedModel
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,18 @@ class Job:
 _table: Table | None = None  # of this process: the model that was used last stays loaded
 
 
-def table_of(rules: Rules) -> Table:
+def table_of(rules: Rules, packed: PackedModel | None = None) -> Table:
     """The table of some rules; the one before is given up, so that one model at a time is loaded."""
     global _table
-    if _table is None or _table.rules != rules:
+    if _table is None or _table.rules != rules or _table.packed != (packed and packed.key):
         _table = None
-        _table = Table(rules)
+        _table = Table(rules, packed)
     return _table
 
 
-def play(job: Job) -> Iterator[dict[str, Any]]:
+def play(job: Job, packed: PackedModel | None = None) -> Iterator[dict[str, Any]]:
     """The lines of a job's cells, one after another."""
-    table, maker = table_of(job.rules), job.player.make()
+    table, maker = table_of(job.rules, packed), job.player.make()
     for share in job.shares:
         yield row(table.play(job.player, share, job.seed, maker))
 
@@ -56,6 +58,11 @@ def play(job: Job) -> Iterator[dict[str, Any]]:
 def play_whole(job: Job) -> list[dict[str, Any]]:
     """The lines of a job's cells."""
     return list(play(job))
+
+
+def play_packed(packed: PackedModel, job: Job) -> list[dict[str, Any]]:
+    """The lines of a job's cells, played on a model that lies in shared memory."""
+    return list(play(job, packed))
 
 
 def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = None) -> Iterator[dict[str, Any]]:
@@ -76,9 +83,11 @@ def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = No
     if ray_address is not None:
         from agents.ray_tasks import map_tasks
 
-        gpus = 1.0 if jobs[0].rules.device.startswith("cuda") else 0.0
-        for _, lines in map_tasks(play_whole, jobs, address=ray_address, workers=workers, gpus=gpus):
-            yield from lines
+        for rules, own in groupby(jobs, lambda job: job.rules):
+            gpus = 1.0 if rules.device.startswith("cuda") else 0.0
+            shared = packed_of(rules)
+            for _, lines in map_tasks(play_packed, own, address=ray_address, workers=workers, gpus=gpus, shared=shared):
+                yield from lines
     elif workers == 1:
         for job in jobs:
             yield from play(job)

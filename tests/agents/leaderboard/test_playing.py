@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import controllers
-from agents.leaderboard.players import Player, fingerprint, read_player
+from agents.leaderboard.players import Player, fingerprint, read_player, read_players
 from agents.leaderboard.playing import Table
 from plasticity_env.errors import InputError
 
@@ -76,6 +76,10 @@ def test_players_are_read_and_told_apart() -> None:
     assert read_player("fisher").text == "fisher@4"
     assert read_player("constant:keep@2") == Player("constant", "keep", 2)
     assert read_player("some.module:make@1").is_entry_point
+    assert [player.text for player in read_players(["fisher", "rules", "fisher@1"])][:3] == [
+        *("fisher@4", "magnitude@1", "magnitude@4"),
+    ]
+    assert len(read_players(["rules"])) == len(set(read_players(["rules", "obs@4"]))) == 26
     player = read_player("ann:untrained")
     network, other = player.make(), player.make()
     assert fingerprint(player, network) == fingerprint(player, network) != fingerprint(player, other)

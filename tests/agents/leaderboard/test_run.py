@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from agents.leaderboard.cells import cell_file
+from agents.leaderboard.players import read_player
+from agents.leaderboard.playing import Table, packed_of
 from agents.leaderboard.run import LeaderboardConfig, leaderboard
 from agents.leaderboard.tables import BEGIN, END, report
+from agents.leaderboard.workers import Job, play, play_packed, table_of
 from plasticity_env.errors import InputError
 from tests.agents.leaderboard.conftest import TINY
 from tests.agents.leaderboard.fake import BOARD, cells
@@ -93,6 +96,16 @@ def test_report_says_what_is_missing_and_compares_over_boards() -> None:
     assert "Over 2 boards" in text
     assert "| mine@4 | 0.500 [0.500, 0.500] | 1 [1, 1] |" in text
     assert "2.000 [2.000, 2.000]" in text  # fisher's area over mine's
+
+
+def test_a_packed_model_plays_the_same_cell(table: Table) -> None:
+    job = Job(table.rules, read_player("fisher@2"), 0, (0.5,))
+    (here,) = play(job)
+    assert table_of(table.rules) is table
+    (there,) = play_packed(packed_of(table.rules), job)
+    assert table_of(table.rules) is not table
+    assert (there["kept"], there["board"]) == (here["kept"], here["board"])
+    assert there["test_losses"] == pytest.approx(here["test_losses"], rel=1e-6)
 
 
 @pytest.mark.slow
