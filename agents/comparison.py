@@ -59,7 +59,7 @@ class CompareConfig:
     mlp_blocks: int = 8
     """equal blocks of neurons in each MLP, with --units heads+mlp"""
     env: str = "heads"
-    """heads or head_edit"""
+    """heads, head_edit or head_rank (whose adaptive mode lets networks bring heads back)"""
     prune_entropy: str = "auto"
     """direction of the PlasticityController: high, low or auto"""
     calibration_blocks: int = 16
@@ -225,8 +225,9 @@ def _player(name: str, config: CompareConfig) -> tuple[str, dict[str, Any], str 
     if name == "plasticity":
         options["prune_entropy"] = config.prune_entropy
     controller = controllers.make(name, **options)  # fails here, before anything is measured, if it cannot be made
-    saved = [player for player in cli.words(config.controllers) if player not in controllers.names()]
-    if name in saved and len(saved) > 1:
+    rules = [player for player in controllers.names() if player != controllers.ANNController.name]
+    networks = [player for player in cli.words(config.controllers) if player not in rules]
+    if name in networks and name != controller.name and len(networks) > 1:
         label = f"{controller.name} ({Path(name)})"
     return name, options, label
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import controllers
-from controllers import PlasticityController, RankedController
+from controllers import ANNController, PlasticityController, RankedController
 from plasticity_env.experiment.control import ControllerDecider
 from plasticity_env.experiment.deciders import Decider, Decision, Situation, StrategyDecider
 from plasticity_env.experiment.settings import CONTROLLER, ExperimentSettings
@@ -35,6 +35,14 @@ def decider_for(settings: ExperimentSettings) -> Decider:
         )
         return ControllerDecider(rule, settings.seed)
     if settings.free_policy:
-        return ControllerDecider(controllers.load(settings.controller), settings.seed)
-    ranked = controllers.load(settings.controller, sparsity=settings.level(1))
-    return RankedDecider(ranked, settings.seed)
+        return ControllerDecider(_network(settings.controller), settings.seed)
+    return RankedDecider(_network(settings.controller, sparsity=settings.level(1)), settings.seed)
+
+
+def _network(name: str, **options: float) -> ANNController:
+    """The shipped controllers by name (``ann``), others by folder."""
+    if name.partition(":")[0] != ANNController.name:
+        return controllers.load(name, **options)
+    found = controllers.make(name, **options)
+    assert isinstance(found, ANNController)
+    return found

@@ -1,4 +1,4 @@
-"""The main job in one go: train a controller, compare it with the rules on unseen text, write a page of pictures."""
+"""The main job in one go: train the shipped controller on, compare both with the rules on unseen text, write a page."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.console import Console
 import controllers
 from agents.comparison import CompareConfig, compare
 from agents.training import TrainConfig, train
+from controllers import ANNController
 from plasticity_env import cli
 from plasticity_env.dashboard import write_dashboard
 from plasticity_env.errors import InputError
@@ -34,8 +35,21 @@ class DemoConfig:
     """of the comparison; given in the config file, section `compare`"""
     held_out_model: str = "bard-neox-5x6"
     """a model that the training never sees, compared as well; empty to leave it out"""
+    from_scratch: bool = False
+    """train a network from zero; else the shipped controller is trained on"""
+    scratch_timesteps: int = 6000
+    """environment steps of a training from zero"""
+    scratch_rate: float = 0.03
+    """its learning rate"""
     folder: Path | None = None
     """where everything goes; unset: a new folder under runs/"""
+
+    def training(self) -> TrainConfig:
+        """Arguments of the training that this demo runs."""
+        if not self.from_scratch:
+            return self.train if self.train.start_from else replace(self.train, start_from=ANNController.name)
+        ppo = replace(self.train.ppo, total_timesteps=self.scratch_timesteps, learning_rate=self.scratch_rate)
+        return replace(self.train, start_from=None, ppo=ppo)
 
 
 def demo(config: DemoConfig) -> Path:
@@ -48,7 +62,8 @@ def demo(config: DemoConfig) -> Path:
         The run folder: ``training/`` (JSONL, TensorBoard, W&B, controller), ``comparison/``, ``held_out/``,
         ``dashboard.html``.
     """
-    trained_on = cli.words(config.train.model_name)
+    plan = config.training()
+    trained_on = cli.words(plan.model_name)
     if config.held_out_model in trained_on:
         raise InputError(
             f"held_out_model {config.held_out_model!r} is trained on: choose one that is not in {trained_on}"
@@ -59,8 +74,8 @@ def demo(config: DemoConfig) -> Path:
     folder = config.folder or new_run_folder("demo")
     console = Console()
     started = time.perf_counter()
-    console.rule("1. Training a controller with PPO")
-    training = train(replace(config.train, output_dir=folder / "training"))
+    console.rule(f"1. Training {'a network from zero' if config.from_scratch else 'the shipped controller on'}")
+    training = train(replace(plan, output_dir=folder / "training"))
     seconds = time.perf_counter() - started
     players = f"{config.compare.controllers},{training / 'controller'}"
     console.rule("2. Controllers compared on plays that none of them saw")
@@ -86,17 +101,19 @@ def demo(config: DemoConfig) -> Path:
         title="plasticity-env demo",
         results=results,
         training=rows,
-        frames=episode_frames(training / "controller", config.train, config.compare.model_name),
-        summary=_summary(config, results, folder, seconds),
+        frames=episode_frames(training / "controller", plan, config.compare.model_name),
+        summary=_summary(config, plan, results, folder, seconds),
         files=files,
     )
     console.rule("3. Done")
+    for model, name in comparisons:
+        print(verdict(model, json.loads((folder / name / "results.json").read_text(encoding="utf-8"))))
     print(f"dashboard: {page}")
     return folder
 
 
 def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tuple[str, np.ndarray]]:
-    """Pictures of one episode that a saved controller plays freely at the middle price.
+    """Pictures of one episode that a saved controller plays freely at the middle price (on HeadRank: at the middle share).
 
     Args:
         controller: Its folder.
@@ -113,16 +130,21 @@ def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tu
         ENVIRONMENTS[config.env], render_mode="rgb_array", **config.environment_kwargs(model)
     )
     price = float(np.sqrt(config.flop_price[0] * config.flop_price[1]))
-    observation, info = env.reset(seed=0, options={"flop_price": price})
+    options, at = {"flop_price": price}, f"at price {price:g}"
+    if config.env == "head_rank":
+        share = float(np.mean(config.rank.shares))
+        options, at = (
+            {**options, "pruned_share": share},
+            f"of {env.get_wrapper_attr('settings').horizon}, towards {share:.0%}",
+        )
+    observation, info = env.reset(seed=0, options=options)
     frames = [(f"Start: dense, perplexity {info['ppl']:.2f} on the reward text", _frame(env))]
     over, step = False, 0
     while not over:
         observation, reward, terminated, truncated, info = env.step(player.act(observation))
         over, step = terminated or truncated, step + 1
         kept = info["flops"] / env.unwrapped.dense_flops  # type: ignore[attr-defined]
-        caption = (
-            f"Decision {step} at price {price:g}: perplexity {info['ppl']:.2f}, {kept:.1%} of the FLOPs, {reward:+.3f}"
-        )
+        caption = f"Decision {step} {at}: perplexity {info['ppl']:.2f}, {kept:.1%} of the FLOPs, {reward:+.3f}"
         frames.append((caption, _frame(env)))
     return frames
 
@@ -137,14 +159,34 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _summary(config: DemoConfig, results: dict[str, Any], folder: Path, seconds: float) -> list[tuple[str, str]]:
+def verdict(model: str, results: dict[str, Any]) -> str:
+    """One sentence: the networks against the best rule, by the rise of the test loss averaged over shares and seeds."""
+    rises: dict[str, list[float]] = {}
+    for row in results["rows"]:
+        if row["sparsity"] is not None and row["flop_price"] is None:
+            rises.setdefault(row["controller"], []).append(row["delta_nll"])
+    means = {name: float(np.mean(values)) for name, values in rises.items()}
+    networks = {name: mean for name, mean in means.items() if name.startswith(ANNController.name)}
+    rules = {name: mean for name, mean in means.items() if name not in networks}
+    if not networks or not rules:
+        return f"{model}: nothing to compare"
+    best = min(rules, key=lambda name: rules[name])
+    said = ", ".join(f"{name} {mean:.3f} ({mean / rules[best]:.2f} x)" for name, mean in networks.items())
+    return f"{model}: mean rise of the test loss, nats: {said}; best rule {best} {rules[best]:.3f}"
+
+
+def _summary(
+    config: DemoConfig, plan: TrainConfig, results: dict[str, Any], folder: Path, seconds: float
+) -> list[tuple[str, str]]:
+    start = "from zero" if plan.start_from is None else f"on from {plan.start_from}"
     facts = [
-        ("Trained on", ", ".join(cli.words(config.train.model_name))),
-        ("Training", f"{config.train.agent}, {config.train.ppo.total_timesteps} steps, {seconds:.0f} s"),
+        ("Trained on", ", ".join(cli.words(plan.model_name))),
+        ("Training", f"{plan.agent}, {start}, {plan.ppo.total_timesteps} steps, {seconds:.0f} s"),
         ("Compared on", f"{results['model']}, {results['dataset']}, {results['test_blocks']} test blocks"),
         ("Dense test perplexity", f"{results['dense']['test_ppl']:.2f}"),
         ("Machine", results["machine"]),
     ]
     if config.held_out_model:
-        facts.append(("Held-out model", f"{config.held_out_model}: {folder / 'held_out' / 'table.txt'}"))
+        held_out = json.loads((folder / "held_out" / "results.json").read_text(encoding="utf-8"))
+        facts.append(("Held-out model", verdict(config.held_out_model, held_out)))
     return facts

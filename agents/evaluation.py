@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import controllers
-from controllers import Controller, PlasticityController
+from controllers import ANNController, Controller, PlasticityController
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.errors import InputError
 from plasticity_env.loading import LoadedModel
@@ -117,7 +117,8 @@ class Arena:
         **settings: Any,
     ) -> None:
         self.protocol = protocol
-        horizon = protocol.rounds if env_id.endswith("Heads-v0") else loaded.model.active.numel()
+        self._ranks = env_id.endswith("HeadRank-v0")
+        horizon = loaded.model.active.numel() if env_id.endswith("HeadEdit-v0") else protocol.rounds
         fixed = {"horizon": horizon, "max_sparsity": 1.0, "min_heads_per_layer": 0, "model_name": loaded.name}
         self.env: PlasticityEnv = gym.make(
             env_id, loaded=loaded, text=text, disable_env_checker=True, **{**settings, **fixed}
@@ -142,11 +143,14 @@ class Arena:
         """
         options = dict(options or {})
         for seed in range(self.protocol.seeds):
-            if name in ("keep_all", "constant"):
+            if name == "keep_all" or (name == "constant" and not self._ranks):
                 yield self._episode(controllers.make(name, **options), label, seed)
                 continue
             for sparsity in self.protocol.sparsities:
-                if name == "plasticity":
+                if self._ranks:  # the environment prunes the share, by the order that the controller gives
+                    controller = controllers.make(name, **options)
+                    yield self._episode(controller, label, seed, sparsity=sparsity)
+                elif name == "plasticity":
                     yield self._bisect(options, label, sparsity, seed)
                 else:
                     controller = controllers.make(name, sparsity=sparsity, rounds=self.protocol.rounds, **options)
@@ -157,7 +161,7 @@ class Arena:
                     yield self._episode(free, f"{label or free.name}, free", seed, price=price)
 
     def _is_network(self, name: str) -> bool:
-        return name not in controllers.names() or name == "ann"
+        return name not in controllers.names() or name == ANNController.name
 
     def _episode(
         self,
@@ -169,14 +173,26 @@ class Arena:
     ) -> Row:
         env, started = self.env, time.perf_counter()
         misses = env.workbench.memo.misses
-        active = self._roll(controller, seed, price)
+        active = self._roll(controller, seed, price, self._share(controller, sparsity, price))
         seconds = time.perf_counter() - started
         played = env.workbench.memo.misses - misses
         return self._row(controller, active, label, seed, sparsity, price, seconds, played)
 
-    def _roll(self, controller: Controller, seed: int, price: float | None) -> Tensor:
+    def _share(self, controller: Controller, sparsity: float | None, price: float | None) -> float | None:
+        """What HeadRank is to prune; None elsewhere."""
+        if not self._ranks:
+            return None
+        if price is not None:
+            assert isinstance(controller, ANNController)
+            return controller.share_at(price)
+        return sparsity or 0.0
+
+    def _roll(self, controller: Controller, seed: int, price: float | None, share: float | None = None) -> Tensor:
         """Play one episode; returns its final (L, H) mask. What the last decision leads to is not measured."""
-        observation, _ = self.env.reset(seed=seed, options={"flop_price": price or self.protocol.ranking_price})
+        options = {"flop_price": price or self.protocol.ranking_price}
+        if share is not None:
+            options["pruned_share"] = max(share, 1e-6)  # nothing is below the share of any unit
+        observation, _ = self.env.reset(seed=seed, options=options)
         controller.reset(seed)
         for _ in range(self.env.settings.horizon - 1):
             action = controller.act(observation)

@@ -163,6 +163,11 @@ class OnlineRunConfig:
         config = OnlineConfig(self.controller_lr, self.entropy_bonus, seed=self.seed)
         if self.controller is not None:
             controller = ANNController.load(self.controller)
+            if "price_shares" in controller.info:
+                raise InputError(
+                    f"the controller in {str(self.controller)!r} ranks heads and does not decide how many go: give one that was "
+                    "trained with --env heads, or none for a fresh network"
+                )
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)

@@ -19,15 +19,15 @@ class PlayConfig:
     """Arguments of one episode."""
 
     controller: str = "plasticity"
-    """name, or folder of a saved controller"""
+    """name (ann: the shipped network, ann:untrained: a fresh one), or folder of a saved controller"""
     sparsity: float | None = None
-    """share of heads that a score prunes over the episode; unset: the controller's own choice"""
+    """share of heads that goes over the episode; unset: the controller's own choice (head_rank: a random one)"""
     aggressiveness: float = 0.3
     """of the plasticity controller"""
     prune_entropy: str = "auto"
     """of the plasticity controller: high, low or auto"""
     env: str = "heads"
-    """heads or head_edit"""
+    """heads, head_edit or head_rank"""
     model_name: str = "bard-gpt2-4x4"
     """an embedded name, a folder, a GGUF file or a hub name"""
     dataset: str = "shakespeare"
@@ -95,6 +95,8 @@ def play(config: PlayConfig) -> None:
         "record",
     }
     settings = {name: getattr(config, name) for name in config.__dataclass_fields__ if name not in own}
+    if config.env == "head_rank" and config.sparsity is not None:
+        settings["pruned_share"] = config.sparsity
     mode = None if config.render == "none" else config.render
     env: gym.Env[Any, Any] = gym.make(ENVIRONMENTS[config.env], render_mode=mode, **settings)
     base: Any = env.unwrapped
@@ -123,7 +125,7 @@ def _controller(config: PlayConfig) -> controllers.Controller:
     options: dict[str, Any] = {}
     if config.controller == "plasticity":
         options = {"aggressiveness": config.aggressiveness, "prune_entropy": config.prune_entropy}
-    elif config.sparsity is not None:
+    elif config.sparsity is not None and config.env != "head_rank":
         options = {"sparsity": config.sparsity, "rounds": config.horizon}
     return controllers.make(config.controller, **options)
 

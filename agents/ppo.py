@@ -24,9 +24,10 @@ from agents.batch import Batch, decide, environment_action, pad
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from controllers.ann import ANNController
 from controllers.network import HeadNetwork, NetworkConfig
-from plasticity_env.errors import InputError
+from plasticity_env.cli import words
+from plasticity_env.errors import InputError, unknown
 from plasticity_env.loading import check_device
-from plasticity_env.observation import Observation
+from plasticity_env.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES, Observation
 
 Metrics = dict[str, float]
 Callback = Callable[[int, Metrics], None]
@@ -68,6 +69,8 @@ class PPOConfig:
     """how heads see each other: deep_sets, attention or linear (not at all; HeadRank only)"""
     keep_bias: float = 2.0
     """initial logit of keep"""
+    head_features: str = ""
+    """columns of the observation that the network reads of each head, separated by commas; empty: all that fit any model"""
     checkpoint_every: int = 1
     """updates between checkpoints"""
     seed: int = 1
@@ -85,13 +88,25 @@ class PPOConfig:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)!r}")
         if not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed must be a whole number of at least 0, got {self.seed!r}")
-        NetworkConfig(width=self.width, context=self.context, keep_bias=self.keep_bias)
+        self.network_config()
         check_device(self.device)
+
+    def network_config(self) -> NetworkConfig:
+        """Shape of the network.
+
+        Raises:
+            InputError: A shape that does not fit, or features that no observation has.
+        """
+        features = tuple(words(self.head_features)) or NETWORK_HEAD_FEATURES
+        missing = [name for name in features if name not in HEAD_FEATURES]
+        if missing:
+            raise unknown("head feature", missing[0], HEAD_FEATURES)
+        return NetworkConfig(features, width=self.width, context=self.context, keep_bias=self.keep_bias)
 
 
 def network_of(config: PPOConfig) -> HeadNetwork:
     """A fresh network of the shape that the arguments give."""
-    return HeadNetwork(NetworkConfig(width=config.width, context=config.context, keep_bias=config.keep_bias))
+    return HeadNetwork(config.network_config())
 
 
 class PPO:

@@ -198,7 +198,6 @@ def build(
     vector = DummyVecEnv([lambda env=env: env for env in padded])  # type: ignore[misc]
     if maskable and padded[0].ranks:
         raise InputError(MASKABLE_NEEDS_CHOICES)
-    shape = NetworkConfig(width=config.width, context=config.context, keep_bias=config.keep_bias)
     batch = config.num_steps * len(envs)
     if batch < 2:
         raise InputError(
@@ -222,7 +221,7 @@ def build(
             "ortho_init": False,
             "features_extractor_class": HeadExtractor,
             "features_extractor_kwargs": {
-                "config": shape if network is None else network.config,
+                "config": config.network_config() if network is None else network.config,
                 "one_edit": padded[0].one_edit,
                 "ranks": padded[0].ranks,
             },

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from plasticity_env.modes import PruningMode
 from plasticity_env.observation import Observation
 from plasticity_env.text import TextSplits, load_text
 
-SMALLEST_RISE = 1e-3  # nats; a reference that rises less would blow noise up
+SMALLEST_RISE = 0.02  # nats; where the reference rises less, ratios would mostly be noise
 MASKABLE_NEEDS_CHOICES = (
     "MaskablePPO masks choices, and an action of plasticity/HeadRank-v0 is scores (a Box): use --agent ppo or sb3_ppo with "
     "--env head_rank, or --env heads or head_edit with sb3_maskable_ppo"
@@ -102,6 +102,10 @@ class Scenario:
     price: float
     calibration: tuple[int, ...]
     reward: tuple[int, ...]
+
+    def but(self, **changes: Any) -> Scenario:
+        """The same with other values."""
+        return replace(self, **changes)
 
     def options(self) -> dict[str, Any]:
         """For `reset`."""

@@ -15,7 +15,9 @@ import controllers
 import plasticity_env  # noqa: F401  (registers the environments)
 from agents.checkpoint import has_checkpoint
 from agents.ppo import PPO, Callback, Metrics, PPOConfig
+from agents.pricing import price_shares
 from agents.rank_ppo import RankPPO
+from agents.ray_session import check_address, require_ray
 from agents.scenario_env import RelativeRise
 from agents.scenarios import MASKABLE_NEEDS_CHOICES, RankConfig, Stage, modes_of
 from controllers.ann import ANNController
@@ -27,7 +29,7 @@ from plasticity_env.files import write_text
 from plasticity_env.progress import Progress
 from plasticity_env.tracking import Tracker, TrackingOptions, new_run_folder, resolve_mode
 
-AGENTS = ("ppo", "sb3_ppo", "sb3_maskable_ppo")
+AGENTS = ("ppo", "sb3_ppo", "sb3_maskable_ppo", "rllib_ppo")
 ENVIRONMENTS = {
     "heads": "plasticity/Heads-v0",
     "head_edit": "plasticity/HeadEdit-v0",
@@ -40,7 +42,7 @@ class TrainConfig:
     """Arguments of a training run."""
 
     agent: str = "ppo"
-    """ppo (our own), sb3_ppo or sb3_maskable_ppo"""
+    """ppo (our own), sb3_ppo, sb3_maskable_ppo or rllib_ppo (Ray)"""
     env: str = "heads"
     """heads (all heads at once), head_edit (one edit a step) or head_rank (a score for every head)"""
     model_name: str = "bard-gpt2-4x4"
@@ -93,6 +95,10 @@ class TrainConfig:
     """environments over each language model"""
     capacity: int | None = None
     """head slots of a Stable-Baselines3 checkpoint; unset: the largest model's"""
+    num_env_runners: int = 0
+    """rllib_ppo: processes that the environments are spread over; 0 samples in this one"""
+    ray_address: str = "local"
+    """rllib_ppo: local (processes of this machine), auto (the cluster that this machine belongs to) or HOST:PORT"""
     start_from: str | None = None
     """controller to go on training: ann (the shipped one) or the folder of a saved one; unset: from zero"""
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -110,6 +116,10 @@ class TrainConfig:
             raise unknown("environment", self.env, ENVIRONMENTS)
         if self.envs_per_model < 1:
             raise InputError(f"envs_per_model must be at least 1, got {self.envs_per_model}")
+        if self.num_env_runners < 0:
+            raise InputError(f"num_env_runners must be at least 0, got {self.num_env_runners}")
+        if self.agent != "rllib_ppo" and (self.num_env_runners or self.ray_address != "local"):
+            raise InputError(f"--num_env_runners and --ray_address are for --agent rllib_ppo, not {self.agent}")
         modes = modes_of(self.mode)
         if self.env != "head_rank":
             if len(modes) > 1:
@@ -213,27 +223,31 @@ def train(config: TrainConfig) -> Path:
     """
     envs = make_environments(config)
     _check(config, envs)
-    start, learn = _learner(config, envs)
+    learner = make_learner(config, envs)
     folder = config.output_dir or new_run_folder(f"train_{config.agent}")
     folder.mkdir(parents=True, exist_ok=True)
     resolved = config.to_json()
     write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
     with (
         Tracker(folder, resolved, config.tracking, resume=config.resume) as tracker,
-        Progress("training", config.ppo.total_timesteps, start=start) as progress,
+        Progress("training", config.ppo.total_timesteps, start=learner.start) as progress,
     ):
         if config.resume:
-            tracker.rewind(start)
+            tracker.rewind(learner.start)
 
         def report(step: int, metrics: Metrics) -> None:
             tracker.log(metrics, step)
             shown = {key.partition("/")[2]: metrics[key] for key in _SHOWN if key in metrics}
             progress.update(min(step, config.ppo.total_timesteps), **shown)
 
-        controller = learn(folder, report)
+        controller = learner.learn(folder, report)
         controller.info.update(
             {"models": words(config.model_name), "env": config.env, "mode": config.mode, "repair": config.repair}
         )
+        controller.info["signals"] = [name for name in ("obs_signal", "residual_signal") if getattr(config, name)]
+        if config.env == "head_rank":
+            pairs = price_shares(_stage(config), controller, config.ppo.seed)
+            controller.info["price_shares"] = [list(pair) for pair in pairs]
         controller.save(folder / "controller")
         tracker.artifact("controller", folder / "controller")
         columns, rows = head_edits(controller, envs, config)
@@ -246,17 +260,23 @@ _SHOWN = ("episode/ppl", "episode/flops_kept", "episode/return")
 
 def _check(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> None:
     """Refuse what would only fail after the run folder exists."""
+    if config.agent == "rllib_ppo":
+        require_ray("ray.rllib")
+        check_address(config.ray_address)
     if config.agent != "ppo":
         from agents.sb3 import PadHeads
 
-        if config.resume:
+        if config.resume and config.agent != "rllib_ppo":
             raise InputError(
-                f"--resume is for --agent ppo; {config.agent} starts anew (Stable-Baselines3 keeps no episode state)"
+                f"--resume is for --agent ppo and rllib_ppo; {config.agent} starts anew (Stable-Baselines3 keeps no episode "
+                "state)"
             )
         if config.capacity is not None:
             for env in envs:
                 PadHeads(env, config.capacity)
-    elif not config.resume and config.output_dir is not None and (config.output_dir / "metrics.jsonl").exists():
+        if config.agent != "rllib_ppo":
+            return
+    if not config.resume and config.output_dir is not None and (config.output_dir / "metrics.jsonl").exists():
         raise InputError(f"{str(config.output_dir)!r} holds a run already: choose another --output_dir, or --resume")
     elif config.resume and not has_checkpoint(config.output_dir or Path()):
         raise InputError(f"no checkpoint in {str(config.output_dir)!r} to resume from: leave --resume out to start")
@@ -274,17 +294,33 @@ def _start(config: TrainConfig) -> HeadNetwork | None:
     return controller.network
 
 
-def _learner(
-    config: TrainConfig, envs: list[gym.Env[Any, Any]]
-) -> tuple[int, Callable[[Path, Callback], ANNController]]:
-    """Build the agent; returns the environment steps that it has behind it and the function that trains it."""
+def _stage(config: TrainConfig) -> Stage:
+    models = words(config.model_name)
+    return Stage(models, config.environment_kwargs(models[0]), config.rank, modes_of(config.mode))
+
+
+@dataclass(frozen=True)
+class Learner:
+    """An agent that is ready to train.
+
+    Attributes:
+        start: Environment steps that it has behind it.
+        learn: Trains to the end, given a folder for checkpoints and what to call after each update; returns the controller.
+        now: The controller as it is.
+    """
+
+    start: int
+    learn: Callable[[Path, Callback], ANNController]
+    now: Callable[[], ANNController]
+
+
+def make_learner(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> Learner:
+    """Build the agent over its environments; with ``resume`` it goes on from the checkpoint in ``output_dir``."""
     network = _start(config)
     if config.agent == "ppo":
         ppo: PPO | RankPPO
         if config.env == "head_rank":
-            models = words(config.model_name)
-            stage = Stage(models, config.environment_kwargs(models[0]), config.rank, modes_of(config.mode))
-            ppo = RankPPO(stage, config.ppo, network, config.output_dir)
+            ppo = RankPPO(_stage(config), config.ppo, network, config.output_dir)
         else:
             ppo = PPO(envs, config.ppo, config.output_dir, network=network)
         if config.resume:
@@ -294,17 +330,44 @@ def _learner(
             ppo.folder, ppo.callback = folder, report
             return ppo.train()
 
-        return ppo.global_step, learn
+        return Learner(ppo.global_step, learn, ppo.controller)
+    if config.agent == "rllib_ppo":
+        return _rllib_learner(config, envs, network)
     from agents import sb3
 
     algorithm = sb3.build(envs, config.ppo, config.capacity, config.agent == "sb3_maskable_ppo", network)
 
-    def learn_sb3(folder: Path, report: Callback) -> ANNController:
-        algorithm.learn(config.ppo.total_timesteps, callback=sb3.Report(report))
+    def now() -> ANNController:
         info = {"agent": config.agent, "global_step": algorithm.num_timesteps, "seed": config.ppo.seed}
         return sb3.controller_of(algorithm, info)
 
-    return 0, learn_sb3
+    def learn_sb3(folder: Path, report: Callback) -> ANNController:
+        algorithm.learn(config.ppo.total_timesteps, callback=sb3.Report(report))
+        return now()
+
+    return Learner(0, learn_sb3, now)
+
+
+def _rllib_learner(config: TrainConfig, envs: list[gym.Env[Any, Any]], network: HeadNetwork | None) -> Learner:
+    from agents.rllib import RLlibPPO
+
+    ppo = RLlibPPO(
+        envs,
+        config.ppo,
+        capacity=config.capacity,
+        runners=config.num_env_runners,
+        address=config.ray_address,
+        network=network,
+        folder=config.output_dir,
+    )
+    if config.resume:
+        ppo.resume()
+
+    def learn(folder: Path, report: Callback) -> ANNController:
+        ppo.folder, ppo.callback = folder, report
+        return ppo.train()
+
+    return Learner(ppo.global_step, learn, ppo.controller)
 
 
 def head_edits(

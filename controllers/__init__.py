@@ -22,6 +22,7 @@ from controllers.protocol import (
 )
 from controllers.rules import PlasticityController
 from controllers.scores import SCORES, ScoreController
+from controllers.shipped import DEFAULT, UNTRAINED, shipped, shipped_folder
 from plasticity_env.errors import InputError, unknown
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "make",
     "names",
     "sample_mask",
+    "shipped",
+    "shipped_folder",
 ]
 
 
@@ -52,9 +55,10 @@ def make(name: str, **options: Any) -> Controller:
     """Build a controller by name.
 
     Args:
-        name: One of `names()`, or the folder of a saved controller.
+        name: One of `names()`, ``ann:NAME`` for another of the `shipped()` controllers, ``ann:untrained`` for a fresh network,
+            or the folder of a saved controller.
         **options: Of its class: ``sparsity`` and ``rounds`` for scores, thresholds for ``plasticity``, ``path`` for
-            ``ann`` (a fresh, untrained network without it), ``edit`` for ``constant``.
+            ``ann`` (the shipped controller without it), ``edit`` for ``constant``.
 
     Raises:
         InputError: Unknown name or option.
@@ -68,9 +72,11 @@ def make(name: str, **options: Any) -> Controller:
             return ConstantEdit(**options)
         if name == "plasticity":
             return PlasticityController(**options)
-        if name == "ann":
+        if name == f"ann:{UNTRAINED}" or (name == "ann" and "network" in options):
+            return ANNController(**options)
+        if name == "ann" or name.startswith("ann:"):
             path = options.pop("path", None)
-            return ANNController(**options) if path is None else load(path, **options)
+            return load(shipped_folder(name[4:] or DEFAULT) if path is None else path, **options)
     except TypeError as error:
         raise InputError(f"controller {name!r} does not take these options ({error})") from error
     if Path(name).is_dir():

@@ -17,10 +17,11 @@ from controllers.protocol import Action, RankedController, allowed_edits, as_sco
 from plasticity_env.edits import KEEP, PRUNE
 from plasticity_env.errors import InputError
 from plasticity_env.files import replace_file, write_text
-from plasticity_env.observation import Observation
+from plasticity_env.observation import Observation, global_columns, global_value, head_column
 
 WEIGHTS, CONFIG = "controller.safetensors", "controller.json"
 FORMAT = 1
+SETTINGS = {"obs_z": "obs_signal", "residual_fisher_z": "residual_signal", "residual_gradient_z": "residual_signal"}
 
 
 class ANNController(RankedController):
@@ -29,6 +30,10 @@ class ANNController(RankedController):
     With ``sparsity`` None it plays its own policy and chooses for itself how much to prune, given the price that it
     observes. With a sparsity it prunes that share in ``rounds`` decisions, by its logits of pruning over keeping. On HeadRank,
     which has a target of its own, these logits are its scores; without a sparsity pruned heads may come back.
+
+    A controller that was trained on HeadRank knows which heads matter, not how many. Where it is to choose the share itself, it
+    takes the one that paid best at the observed price on the models that it was trained on (``price_shares`` of its info),
+    and prunes it over the episode.
 
     Args:
         network: The network; a fresh one when None.
@@ -39,6 +44,7 @@ class ANNController(RankedController):
     """
 
     name = "ann"
+    per_flop = False  # the network sees what a unit costs
 
     def __init__(
         self,
@@ -53,15 +59,21 @@ class ANNController(RankedController):
         self.free = sparsity is None
         self.deterministic = deterministic
         self.info = dict(info or {})
+        self._checked = False
         self.reset(0)
 
     def importance(self, observation: Observation) -> np.ndarray:
+        if "price_shares" in self.info and not wants_scores(observation):
+            observation = self._with_shares(observation)
         logits, _ = self._logits(observation)
         return (logits[:, KEEP] - logits[:, PRUNE]).numpy()
 
     def act(self, observation: Observation) -> Action:
+        self._check(observation)
         if not self.free:
             return super().act(observation)
+        if "price_shares" in self.info and not wants_scores(observation):
+            return self._act_by_price(observation)
         if wants_scores(observation):
             return as_scores(self.importance(observation), np.ones(len(observation["heads"]), dtype=bool))
         edits, stop = self._logits(observation)
@@ -71,6 +83,49 @@ class ANNController(RankedController):
         joint = torch.cat([stop[None], (edits[:, 1:] - edits[:, :1]).T.flatten()])  # (1 + 3N,)
         allowed = torch.from_numpy(observation["action_mask"].astype(bool))
         return int(self._choose(joint.masked_fill(~allowed, -torch.inf)))
+
+    def share_at(self, price: float) -> float:
+        """The share of units that a controller of HeadRank takes for the best at a price.
+
+        Raises:
+            InputError: It was not trained on HeadRank.
+        """
+        if "price_shares" not in self.info:
+            raise InputError(
+                "the controller was not trained to prune a given share: it plays prices on plasticity/Heads-v0"
+            )
+        prices, shares = zip(*self.info["price_shares"], strict=True)
+        return float(np.interp(np.log(price), np.log(prices), shares))
+
+    def _act_by_price(self, observation: Observation) -> Action:
+        self.sparsity = self.share_at(float(np.exp(global_value(observation, "log_flop_price"))))
+        self.rounds = max(1, round(global_value(observation, "horizon")))
+        return super().act(observation)
+
+    def _with_shares(self, observation: Observation) -> Observation:
+        """What HeadRank would show of the target and of this round's part, where this controller sets both."""
+        active = head_column(observation, "active") > 0.5
+        shown = observation["globals"].copy()
+        due = self._due(observation, np.ones(len(active))) / len(active)
+        shown[global_columns(("target_share", "due_share"))] = self.sparsity, due
+        return {**observation, "globals": shown}
+
+    def _check(self, observation: Observation) -> None:
+        """Refuse an environment that does not measure what the network was trained to read.
+
+        Raises:
+            InputError: It does not.
+        """
+        if self._checked:
+            return
+        for column, setting in SETTINGS.items():
+            reads = column in self.network.config.head_features and setting in self.info.get("signals", ())
+            if reads and not head_column(observation, column).any():
+                raise InputError(
+                    f"the controller was trained on {column!r}, which the environment does not measure: make it with "
+                    f"{setting}=True, or use another controller"
+                )
+        self._checked = True
 
     def _choose(self, logits: Tensor) -> np.ndarray:
         if self.deterministic:
@@ -114,11 +169,11 @@ class ANNController(RankedController):
         try:
             description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             if description["format"] != FORMAT:
-                raise InputError(f"{str(folder)!r} has controller format {description['format']}, known is {FORMAT}")
+                raise InputError(f"it has controller format {description['format']}, known is {FORMAT}")
             network = HeadNetwork(NetworkConfig.from_json(description["network"]))
             network.load_state_dict(load_file(folder / WEIGHTS))
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"{str(folder)!r}: {error}") from error
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0][:160]
             raise InputError(

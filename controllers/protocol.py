@@ -129,6 +129,8 @@ class RankedController(Controller):
         rounds: Decisions over which the pruning is spread evenly; each round ranks by what is then observed.
     """
 
+    per_flop = True  # whether importance is divided by what a unit costs, where costs differ
+
     def __init__(self, sparsity: float = 0.3, rounds: int = 1) -> None:
         if not 0 <= sparsity < 1:
             raise InputError(f"sparsity must lie in [0, 1), got {sparsity!r}")
@@ -146,7 +148,7 @@ class RankedController(Controller):
         cost = np.ones(len(active))
         if (head_column(observation, "is_mlp") > 0).any():
             cost = head_column(observation, "flop_share").astype(np.float64)
-            importance = importance / cost
+            importance = importance / cost if self.per_flop else importance
         if wants_scores(observation):
             return as_scores(importance, active)  # what is pruned stays so
         edits = np.full(len(active), KEEP)

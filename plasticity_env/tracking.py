@@ -82,16 +82,16 @@ def resolve_mode(flag: str | None) -> str:
     """
     asked = flag or os.environ.get("WANDB_MODE")
     if not asked:
-        return "online" if _has_api_key() else "offline"
+        return "online" if has_api_key() else "offline"
     if asked not in MODES:
         raise unknown("W&B mode", asked, ("online", "offline", "disabled"), " (flag or WANDB_MODE)")
-    if MODES[asked] == "online" and not _has_api_key():
+    if MODES[asked] == "online" and not has_api_key():
         print("W&B: no API key is stored (wandb login), so this run is logged offline", file=sys.stderr)
         return "offline"
     return MODES[asked]
 
 
-def _has_api_key() -> bool:
+def has_api_key() -> bool:
     """Whether WANDB_API_KEY is set or a netrc file names the W&B server."""
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -334,6 +334,7 @@ class _Wandb:
             raise InputError(f"W&B did not start ({type(error).__name__}: {error}): {way_out}") from error
         if self._offline:
             self._folders.append(Path(self._run.settings.sync_dir).resolve().relative_to(folder.resolve()).as_posix())
+        self._id = self._run.id  # a sweep's agent gives runs their own
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")
         self._save()

@@ -87,7 +87,7 @@ class ExperimentSettings:
     distillation: float = 0.0
     """weight of the divergence from the model at the end of the warm-up in fine-tuning; 0: next-token loss alone"""
     controller: str = "plasticity"
-    """with pruning_strategy controller: plasticity (thresholds), or the folder of a trained ANNController"""
+    """with pruning_strategy controller: plasticity (thresholds), ann (the shipped network), or the folder of another"""
     aggressiveness: float = 0.4
     """of the plasticity controller: share on the idle side of each of its thresholds"""
     free_policy: bool = False
