@@ -142,7 +142,7 @@ def head_map(shape: tuple[int, int], low: float, high: float, title: str) -> Fig
         "type": "heatmap",
         "z": [],
         "customdata": [],
-        "zmin": 0 if high <= 1 else 1,
+        "zmin": low,
         "zmax": high,
         "colorbar": bar,
     }
