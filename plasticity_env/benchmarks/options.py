@@ -30,6 +30,8 @@ class Options:
     """numbers of environments, separated by commas (vector)"""
     memory_share: float = 0.02
     """of the model's bytes, what each environment may add (vector)"""
+    processes: bool = True
+    """also time Gymnasium's environments in processes of their own, one each (vector)"""
     test_tokens: int = 4096
     """tokens that perplexity is measured on (compact)"""
     rounds: int = 7

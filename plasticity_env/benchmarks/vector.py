@@ -37,7 +37,7 @@ class VectorRow:
         repair, scores: Repair, and whether OBS and residual scores are measured.
         memory_share: Of the model's bytes, what an environment of the vector environment may add.
         vector_steps, single_steps, sync_steps, async_steps: Environment steps a second; async is Gymnasium's, one process
-            an environment.
+            an environment, None where it was left out.
         over_single, over_sync, over_async: The vector environment's steps a second over the others'.
         rounds: How many.
     """
@@ -53,13 +53,13 @@ class VectorRow:
     vector_steps: float
     single_steps: float
     sync_steps: float
-    async_steps: float
+    async_steps: float | None
     over_single: float
     over_single_range: tuple[float, float]
     over_sync: float
     over_sync_range: tuple[float, float]
-    over_async: float
-    over_async_range: tuple[float, float]
+    over_async: float | None
+    over_async_range: tuple[float, float] | None
     rounds: int
 
 
@@ -86,6 +86,7 @@ def vector_rows(options: Options) -> Iterator[VectorRow]:
                 memory_share=options.memory_share,
                 rounds=options.rounds,
                 device=options.device,
+                processes=options.processes,
             )
 
 
@@ -100,6 +101,7 @@ def bench_vector(
     memory_share: float = 0.02,
     rounds: int = 7,
     device: str = "cpu",
+    processes: bool = True,
 ) -> VectorRow:
     """Time N environments in one batch against N by themselves.
 
@@ -112,6 +114,7 @@ def bench_vector(
         scores: Whether OBS and residual scores are measured.
         rounds: Rounds after one that does not count.
         device: Where the models lie.
+        processes: Whether to time Gymnasium's environments in processes too.
     """
     settings: dict[str, Any] = {
         "model_name": name,
@@ -135,8 +138,9 @@ def bench_vector(
     vectors: dict[str, gym.vector.VectorEnv[Any, Any, Any]] = {
         "vector": gym.make_vec("plasticity/Heads-v0", num_envs=num_envs, memory_share=memory_share, **settings),
         "sync": gym.vector.SyncVectorEnv([single] * num_envs),
-        "async": gym.vector.AsyncVectorEnv([single] * num_envs, context=_start_method(device)),
     }
+    if processes:
+        vectors["async"] = gym.vector.AsyncVectorEnv([single] * num_envs, context=_start_method(device))
     units = vectors["vector"].single_observation_space["heads"].shape[0]  # type: ignore[index]
     masks = {way: _Masks((num_envs, units), seed) for seed, way in enumerate(["single", *vectors])}
     ways: dict[str, Callable[[], object]] = {
@@ -152,7 +156,7 @@ def bench_vector(
     finally:
         for vector in vectors.values():
             vector.close()
-    over = {name: ratio(times[name], times["vector"]) for name in ("single", "sync", "async")}
+    over = {name: ratio(times[name], times["vector"]) for name in times if name != "vector"}
     speed = {name: num_envs / statistics.median(seconds) for name, seconds in times.items()}
     return VectorRow(
         bench="vector",
@@ -166,13 +170,13 @@ def bench_vector(
         vector_steps=speed["vector"],
         single_steps=speed["single"],
         sync_steps=speed["sync"],
-        async_steps=speed["async"],
+        async_steps=speed.get("async"),
         over_single=over["single"][0],
         over_single_range=over["single"][1],
         over_sync=over["sync"][0],
         over_sync_range=over["sync"][1],
-        over_async=over["async"][0],
-        over_async_range=over["async"][1],
+        over_async=over["async"][0] if processes else None,
+        over_async_range=over["async"][1] if processes else None,
         rounds=rounds,
     )
 
