@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -21,10 +22,12 @@ from agents.ray_tasks import map_tasks
 from agents.sb3 import PadHeads
 from agents.training import TrainConfig, train
 from plasticity_env import InputError
+from tests.agents import ray_functions
 from tests.conftest import SMALL
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'plasticity-env[ray]'")
 CONFIG = PPOConfig(total_timesteps=24, num_steps=6, num_minibatches=2, update_epochs=1)
+LONG = PPOConfig(total_timesteps=10_000, num_steps=6, num_minibatches=2, update_epochs=1)
 METRICS = {
     *("episode/return", "episode/ppl", "episode/flops_kept", "episode/active_share", "episode/invalid_actions"),
     *("loss/policy", "loss/value", "loss/entropy", "loss/explained_variance", "train/learning_rate", "time/sps"),
@@ -75,52 +78,47 @@ def test_training_in_this_process_on_two_models(session, make, env_id, tmp_path)
 
 
 @pytest.mark.slow
-def test_two_runners_share_weights_and_the_environments(session, make):
-    envs = [make(), make(model_name="bard-llama-4x8")]
-    ppo, seen, _ = trained(envs, runners=2)
-    assert (ppo.envs_per_runner, ppo.batch) == (1, 12)
-    assert [step for step, _ in seen] == [12, 24]
-    with ppo.algorithm() as algorithm:
-        found = algorithm.env_runner_group.foreach_env_runner(_what_it_holds, local_env_runner=False)
-    assert sorted(found) == [("bard-gpt2-4x4", True), ("bard-llama-4x8", True)]
-
-
-def _what_it_holds(runner):
-    """Model of a runner, and whether its largest parameter lies in the object store (which numpy marks as not writable)."""
-    base = runner.env.envs[0].unwrapped
-    packed = ray.get(runner.config.env_config["packed"])[
-        runner.config.env_config["specs"][runner.worker_index - 1].model
-    ]
-    largest = max(base.workbench.model.parameters(), key=torch.Tensor.numel)
-    places = {array.ctypes.data: array.flags.writeable for array, _ in packed.weights.values()}
-    return base.workbench.name, places.get(largest.data_ptr()) is False
-
-
-@pytest.mark.slow
-def test_training_goes_on_when_a_runner_is_killed(session, make):
+def test_two_runners_share_weights_and_training_goes_on_when_one_is_killed(session, make):
     from agents.rllib import RLlibPPO
 
-    ppo = RLlibPPO([make(), make()], PPOConfig(**{**CONFIG.__dict__, "total_timesteps": 10_000}), runners=2)
+    ppo = RLlibPPO([make(), make(model_name="bard-llama-4x8")], LONG, runners=2)
+    assert (ppo.envs_per_runner, ppo.batch) == (1, 12)
     with ppo.algorithm() as algorithm:
-        ppo.iterate(algorithm)
-        group = algorithm.env_runner_group
-        processes = dict(group.foreach_env_runner(lambda runner: (runner.worker_index, os.getpid())))
-        os.kill(processes[1], signal.SIGKILL)
+        on_runners = functools.partial(algorithm.env_runner_group.foreach_env_runner, local_env_runner=False)
+        assert ppo.iterate(algorithm).keys() == METRICS
+        assert ppo.global_step == 12
+        found = {number: rest for number, *rest in on_runners(_look)}
+        process = found[1][2]
+        assert {number: rest[:2] for number, rest in found.items()} == {
+            1: ["bard-gpt2-4x4", True],
+            2: ["bard-llama-4x8", True],
+        }
+        os.kill(process, signal.SIGKILL)
         for _ in range(2):  # with the one that is left
             before = ppo.global_step
-            metrics = ppo.iterate(algorithm)
+            assert np.isfinite(ppo.iterate(algorithm)["loss/policy"])
             assert ppo.global_step > before
-            assert np.isfinite(metrics["loss/policy"])
         started = time.monotonic()
-        while group.num_healthy_remote_workers() < 2:
-            assert time.monotonic() - started < 120, "the killed runner did not come back"
+        while algorithm.env_runner_group.num_healthy_remote_workers() < 2:
+            assert time.monotonic() - started < 200, "the killed runner did not come back"
             ppo.iterate(algorithm)
         ppo.iterate(algorithm)
-        weights = group.foreach_env_runner(lambda runner: runner.module.network.value.weight.detach().clone())
-        now = dict(group.foreach_env_runner(lambda runner: (runner.worker_index, os.getpid())))
-    assert now.keys() == {1, 2}
-    assert now[1] != processes[1]
-    assert all(torch.equal(weight, ppo.network.value.weight) for weight in weights)  # the new one learns along
+        again = {number: rest for number, *rest in on_runners(_look)}
+    assert again.keys() == {1, 2}
+    assert again[1][2] != process
+    assert again[1][:2] == ["bard-gpt2-4x4", True]
+    assert all(torch.equal(rest[3], ppo.network.value.weight) for rest in again.values())  # the new one learns along
+
+
+def _look(runner):
+    """Of a runner: number, model, whether its largest parameter lies in the object store, process, a weight of its network."""
+    base = runner.env.unwrapped.envs[0].unwrapped
+    context = runner.config.env_config
+    packed = ray.get(context["packed"][context["specs"][runner.worker_index - 1].model])
+    places = {array.ctypes.data for array, _ in packed.weights.values() if not array.flags.writeable}
+    largest = max(base.workbench.model.parameters(), key=torch.Tensor.numel)
+    weight = runner.module.network.value.weight.detach().clone()
+    return runner.worker_index, base.workbench.name, largest.data_ptr() in places, os.getpid(), weight
 
 
 @pytest.mark.slow
@@ -218,45 +216,22 @@ def test_choices_are_a_distribution():
 # -- tasks -------------------------------------------------------------------------------------------------------------
 
 
-def _scaled(shared, item):
-    assert not shared.flags.writeable  # read where it lies
-    return float(shared.sum()) * item
-
-
-def _fails(item):
-    if item == 2:
-        raise InputError("two cannot be used")
-    return item
-
-
-def _dies_once(item):
-    path, number = item
-    mark = path / str(number)
-    if not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number * 10
-
-
-def _dies(item):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.slow
 def test_tasks_come_back_with_their_items(session, tmp_path):
     shared = np.ones(10_000)
-    assert sorted(map_tasks(_scaled, range(5), workers=2, shared=shared)) == [(i, 1e4 * i) for i in range(5)]
-    with pytest.raises(InputError, match="two cannot be used"):
-        list(map_tasks(_fails, range(5), workers=2))
-    found = list(map_tasks(_dies_once, [(tmp_path, 1), (tmp_path, 2)], workers=2, retries=1))
-    assert sorted(result for _, result in found) == [10, 20]
+    assert sorted(map_tasks(ray_functions.scaled, range(5), workers=2, shared=shared)) == [
+        (i, 1e4 * i) for i in range(5)
+    ]
+    with pytest.raises(ValueError, match="two cannot be used"):
+        list(map_tasks(ray_functions.fails, range(5), workers=2))
+    assert list(map_tasks(ray_functions.dies_once, [(tmp_path, 7)], workers=2, retries=1)) == [((tmp_path, 7), 70)]
     with pytest.raises(InputError, match=r"died 1 times .*fewer workers"):
-        list(map_tasks(_dies, [0], workers=1, retries=0))
+        list(map_tasks(ray_functions.dies, [0], workers=1, retries=0))
 
 
 def test_no_worker_is_refused():
     with pytest.raises(InputError, match="workers must be at least 1, got 0"):
-        next(map_tasks(_fails, [1], workers=0))
+        next(map_tasks(ray_functions.fails, [1], workers=0))
 
 
 # -- addresses ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,30 @@
+"""What the tests let Ray run in other processes; a module of its own, which imports next to nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+
+def scaled(shared, item):
+    assert not shared.flags.writeable  # read where it lies
+    return float(shared.sum()) * item
+
+
+def fails(item):
+    if item == 2:
+        raise ValueError("two cannot be used")
+    return item
+
+
+def dies_once(item):
+    path, number = item
+    mark = path / str(number)
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * 10
+
+
+def dies(item):
+    os.kill(os.getpid(), signal.SIGKILL)
