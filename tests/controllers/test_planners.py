@@ -12,6 +12,7 @@ import torch
 import controllers
 from controllers.planners import MEASURING_PASS, SwapSearch, actions_to, is_planner, make_planner
 from plasticity_env import InputError
+from plasticity_env.benchmarks.taylor import taylor_importance
 from tests.conftest import SMALL
 
 RANK = "plasticity/HeadRank-v0"
@@ -34,7 +35,7 @@ def reward_loss(env, active):
     return env.unwrapped.workbench.reward_loss(active, state.calibration, state.reward)
 
 
-@pytest.mark.parametrize("name", ["greedy:2", "swap_search:2"])
+@pytest.mark.parametrize("name", ["greedy:2", "swap_search:1"])
 @pytest.mark.parametrize(
     "settings",
     [{}, {"mode": "compressed"}, {"units": "heads+mlp", "mlp_blocks": 2}, {"repair": "none", "min_heads_per_layer": 3}],
@@ -54,6 +55,10 @@ def test_a_plan_can_be_played_and_ends_on_its_mask(make, name, settings):
     assert info["loss"] == pytest.approx(reward_loss(env, active), abs=1e-6)
     if "units" not in settings:
         assert int((~active).sum()) == 4
+    else:  # the share is one of FLOPs: no other unit has room
+        cost = env.unwrapped.workbench.flop_table.marginal(torch.ones_like(active))
+        room = 0.25 * cost.sum() - cost[~active].sum()
+        assert 0 <= room < cost[active].min()
 
 
 def test_greedy_all_takes_the_cheapest_unit_each_time(make):
@@ -128,6 +133,25 @@ def test_no_planner_reads_the_test_text(make, monkeypatch):
     assert set(read) == {"calibration", "reward"}
 
 
+def test_torch_pruning_prunes_the_heads_that_it_ranks_lowest(make):
+    pytest.importorskip("torch_pruning")
+    env = make(share=0.5)
+    planner = make_planner("torch_pruning")
+    active = planner.plan(env)
+    assert int((~active).sum()) == 8
+    state, bench = env.unwrapped.get_state()["episode"], env.unwrapped.workbench
+    bench.install(torch.ones(4, 4, dtype=torch.bool), ())
+    importance = taylor_importance(bench.model, bench.blocks("calibration", state.calibration))
+    assert float(importance[~active].max()) <= float(importance[active].min())
+    assert planner.evaluations == MEASURING_PASS
+    assert all(parameter.grad is None for parameter in bench.model.parameters())
+    for action in actions_to(env, active):
+        env.step(action)
+    assert torch.equal(env.unwrapped.get_state()["episode"].active, active)
+    with pytest.raises(InputError, match="units='heads'"):
+        make_planner("torch_pruning").plan(make(units="heads+mlp", mlp_blocks=2))
+
+
 def test_heads_takes_the_share_from_the_planner(make):
     env = make("plasticity/Heads-v0")
     with pytest.raises(InputError, match="share"):
@@ -147,7 +171,7 @@ def test_the_seed_decides(make):
 
 
 def test_refuses_what_it_cannot_do(make):
-    for name in ("greedy:x", "swap_search:-1", "greedy:0", "nothing", "swap_search:nan"):
+    for name in ("greedy:x", "swap_search:-1", "greedy:0", "torch_pruning:3", "nothing", "swap_search:nan"):
         with pytest.raises(InputError):
             make_planner(name)
     assert is_planner("swap_search:50")

@@ -14,7 +14,9 @@ from plasticity_env.benchmarks.compact import compact_rows
 from plasticity_env.benchmarks.options import Options
 from plasticity_env.benchmarks.peers import can_prune_heads, prune_one_head_per_group
 from plasticity_env.benchmarks.prefix import prefix_rows
+from plasticity_env.benchmarks.taylor import taylor_importance
 from plasticity_env.stopwatch import timed
+from tests.conftest import build
 
 
 def test_compact_rows_set_time_beside_flops(monkeypatch):
@@ -57,6 +59,36 @@ def test_torch_pruning_removes_one_head_of_each_group():
         assert torch.isfinite(pruned(ids).logits).all()
     model.prune(torch.tensor([[True, False, False, False, True, False]] * 2))
     assert flops(pruned, 16) == flops(model, 16)
+
+
+def test_taylor_importance_ranks_heads_as_torch_pruning_does(architecture, ids):
+    """On an architecture that it can trace; and by hand: |gradient x weight|, summed over what a head owns, over the mean."""
+    pytest.importorskip("torch_pruning")
+    model = PlasticModel(build(architecture))
+    found = taylor_importance(model, ids)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert found.shape == model.shape
+    assert found.mean(1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+    model.requires_grad_(True)
+    for row in ids.split(1):
+        model.model(input_ids=row, labels=row).loss.backward()
+    for layer, block in enumerate(model.blocks):
+        channels = torch.zeros(block.heads, block.head_dim)
+        for head in range(block.heads):
+            rows = [block.query_slices(head), [block.output_slice(head)]]
+            if block.group_size == 1:  # torch-pruning does not count keys and values that several heads share
+                rows += _halves(block.kv_slices(head))
+            for pieces in rows:
+                piece = next(each for each in pieces if each.parameter.ndim == 2)
+                change = (piece.data * piece.narrow(piece.parameter.grad)).double()
+                channels[head] += change.abs().sum(1 - piece.dim).float()
+        by_hand = channels.mean(1) / channels.mean()
+        torch.testing.assert_close(found[layer], by_hand, rtol=1e-3, atol=1e-4)
+
+
+def _halves(pieces):
+    middle = len(pieces) // 2
+    return pieces[:middle], pieces[middle:]
 
 
 def test_prefix_rows_compare_equal_losses():
