@@ -310,6 +310,7 @@ class LinearSearch:
                 reward_blocks=config.reward_blocks,
                 max_length=config.max_length,
                 max_sparsity=1.0,
+                obs_signal=any(name.startswith("obs") for name in config.features),
                 device=config.device,
             )
         return self._envs[key]
