@@ -52,6 +52,8 @@ class CurvesConfig:
     """steps between evaluations"""
     seeds: int = 3
     """trainings of each agent"""
+    first_seed: int = 0
+    """seed of the first of them: studies of other seeds can run elsewhere, and their cells be put into one file"""
     rounds: int = 4
     """decisions an episode"""
     pruned_share: str = "0.1,0.6"
@@ -175,7 +177,7 @@ def study(config: CurvesConfig, say: Callable[[str], None] = print) -> list[Poin
         if agent.startswith("rllib") and find_spec("ray") is None:
             say(f"{agent} is left out: Ray is not installed (pip install 'plasticity-env[ray]')")
             continue
-        for seed in range(config.seeds):
+        for seed in range(config.first_seed, config.first_seed + config.seeds):
             mine = [point for point in cells.read() if (point.agent, point.seed) == (agent, seed)]
             if any(point.final for point in mine):
                 continue
@@ -305,7 +307,7 @@ class _EnoughError(Exception):
 def _same_study(config: CurvesConfig) -> None:
     """Note what the study is, or refuse a folder of another."""
     path = config.output_dir / "config.json"
-    mine = {k: v for k, v in asdict(config).items() if k not in ("agents", "seeds", "output_dir", "device")}
+    mine = {k: v for k, v in asdict(config).items() if k not in ("agents", "seeds", "first_seed", "output_dir", "device")}
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
         changed = [name for name, value in mine.items() if there.get(name) != value]
