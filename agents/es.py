@@ -31,6 +31,7 @@ from plasticity_env.observation import HEAD_FEATURES, Observation, head_columns
 from plasticity_env.progress import Progress
 
 HISTORY, CONTROLLER = "history.json", "controller"
+SMALLEST_RISE = 0.02  # nats; where the reference rises less, ratios would mostly be noise
 FEATURES = (
     *("fisher_z", "gradient_z", "residual_fisher_z", "residual_gradient_z", "obs_z", "activation_z", "magnitude_z"),
     *("entropy_z", "gate_gradient_z", "fisher_rank", "residual_fisher_rank", "depth", "layer_active", "group_active"),
@@ -255,7 +256,7 @@ class LinearSearch:
                 steps += scenario.rounds
             rises = self._rise(scenario, candidates)
             steps += scenario.rounds * len(candidates)
-            ratios.append(rises / max(self._reference[scenario], 1e-3))
+            ratios.append(rises / max(self._reference[scenario], SMALLEST_RISE))
         return Generation([float(value) for value in np.mean(ratios, 0)], steps)
 
     def _rise(self, scenario: Scenario, candidates: np.ndarray | None) -> np.ndarray:
