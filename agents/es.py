@@ -21,6 +21,7 @@ import torch
 
 import controllers
 import plasticity_env  # noqa: F401  (registers the environments)
+from agents.scenarios import SMALLEST_RISE
 from controllers.ann import ANNController
 from controllers.network import HeadNetwork, NetworkConfig
 from controllers.protocol import as_scores
@@ -31,7 +32,6 @@ from plasticity_env.observation import HEAD_FEATURES, Observation, head_columns
 from plasticity_env.progress import Progress
 
 HISTORY, CONTROLLER = "history.json", "controller"
-SMALLEST_RISE = 0.02  # nats; where the reference rises less, ratios would mostly be noise
 FEATURES = (
     *("fisher_z", "gradient_z", "residual_fisher_z", "residual_gradient_z", "obs_z", "activation_z", "magnitude_z"),
     *("entropy_z", "gate_gradient_z", "fisher_rank", "residual_fisher_rank", "depth", "layer_active", "group_active"),
