@@ -22,7 +22,7 @@ class Board:
         max_length: Tokens a block.
         calibration_blocks: Drawn by the seed; they score and repair.
         reward_blocks: Drawn by the seed; they pay (searches read them).
-        test_blocks: First blocks of the test split; they decide nothing.
+        test_blocks: Spread evenly over the test split; they decide nothing.
         repair: Of every mask.
         units: "heads" or "heads+mlp".
         mlp_blocks: Blocks of neurons a layer, 0 with "heads".

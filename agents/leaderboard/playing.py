@@ -111,10 +111,12 @@ class Table:
         first = self.env(1)
         self.workbench = first.workbench
         self.workbench.memo = self._memo = CountingMemo(8192)
-        self._test = self.workbench.text.blocks("test")[: rules.test_blocks]
-        if len(self._test) < rules.test_blocks:
+        blocks = self.workbench.text.blocks("test")
+        spread = np.arange(rules.test_blocks) * len(blocks) // rules.test_blocks  # a few neighbours would be one scene
+        self._test = blocks[spread.tolist()]
+        if len(blocks) < rules.test_blocks:
             raise InputError(
-                f"test_blocks {rules.test_blocks} is more than the {len(self._test)} of {rules.dataset!r} at max_length "
+                f"test_blocks {rules.test_blocks} is more than the {len(blocks)} of {rules.dataset!r} at max_length "
                 f"{rules.max_length}: ask for fewer or use a longer text"
             )
         self._dense: tuple[float, ...] | None = None
