@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
-from agents.ray_session import ray_session
+from agents.ray_session import check_address, ray_session, require_ray
 from plasticity_env.errors import InputError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def mapper(address: str | None, workers: int, device: str = "cpu") -> Callable[..., Iterator[tuple[Any, Any]]] | None:
+    """`map_tasks` with everything said but function, items and what is shared; None where there is no address.
+
+    Args:
+        address: "local", "auto" or HOST:PORT, checked here; None where no Ray is wanted.
+        workers: Items at work at once.
+        device: That items use: each takes a whole accelerator where it is not the CPU.
+
+    Raises:
+        InputError: Ray is not installed, or nothing answers.
+    """
+    if address is None:
+        return None
+    require_ray()
+    check_address(address)
+    return partial(map_tasks, address=address, workers=workers, gpus=0.0 if device == "cpu" else 1.0)
 
 
 def map_tasks(

@@ -5,13 +5,14 @@ python scripts/neural_plasticity_experiment.py --model_name bard-gpt2-4x4 --seed
 
 from __future__ import annotations
 
+from agents.ray_tasks import mapper
 from plasticity_env import cli
 from plasticity_env.experiment.grid_command import PICTURE, QUICK, GridConfig, run_command
 
 
 def main(config: GridConfig) -> None:
     """Measure what bringing heads back is worth, against the same training without it and against the control arm."""
-    print(run_command(config))
+    print(run_command(config, mapper(config.ray_address, config.workers, config.device)))
     if config.save_visualizations:
         print(f"\nheat map: {config.output_dir / PICTURE}")
 

@@ -8,10 +8,10 @@ they finish, and those that it holds already are skipped, so that a run can be c
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from plasticity_env.learning.head_rates import HeadLRManager
 from plasticity_env.learning.trainer import PlasticityTrainer
 from plasticity_env.loading import LoadedModel, check_positions
 from plasticity_env.model import PlasticModel, Snapshot
+from plasticity_env.portable import PackedModel, pack
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals import mean_loss
 from plasticity_env.strategies import select_for_pruning
@@ -74,8 +75,31 @@ class GridCell:
         return self.cycles[-1].trained
 
 
+class Place(NamedTuple):
+    """Where in a grid a cell stands, and what is needed to run it by itself."""
+
+    setting: GridSetting
+    arm: GridArm
+    seed: int
+    device: str
+
+
+class Mapper(Protocol):
+    """Calls ``function(shared, item)`` on every item, anywhere and in any order, and yields (item, result) as they come."""
+
+    def __call__(
+        self, function: Callable[[PackedModel, Place], GridCell], items: list[Place], *, shared: PackedModel
+    ) -> Iterator[tuple[Place, GridCell]]: ...
+
+
 def run_grid(
-    loaded: LoadedModel, text: TextSplits, setting: GridSetting, arms: Iterable[GridArm], seeds: int, path: Path
+    loaded: LoadedModel,
+    text: TextSplits,
+    setting: GridSetting,
+    arms: Iterable[GridArm],
+    seeds: int,
+    path: Path,
+    mapper: Mapper | None = None,
 ) -> Iterator[tuple[GridCell, bool]]:
     """Run the cells that a file does not hold yet, and append each as it finishes.
 
@@ -87,6 +111,7 @@ def run_grid(
         seeds: How many; a seed fixes calibration blocks, training order, random choices and new weights, and is shared by
             all arms.
         path: JSON lines.
+        mapper: Runs the missing cells elsewhere; this process only writes. None runs them here, one after another.
 
     Yields:
         Each cell, and whether it was there already.
@@ -98,6 +123,15 @@ def run_grid(
     check_grid(loaded, text, setting, arms, seeds)
     file = _file(path)
     known = {(cell.arm, cell.seed): cell for cell in file.read() if cell.setting == setting}
+    if mapper is not None:
+        yield from ((known[arm, seed], True) for seed in range(seeds) for arm in arms if (arm, seed) in known)
+        device = str(loaded.model.device)
+        left = [Place(setting, arm, s, device) for s in range(seeds) for arm in arms if (arm, s) not in known]
+        shared = pack(loaded, text, ("calibration", "train", "test"))
+        for _, cell in mapper(run_cell, left, shared=shared) if left else ():
+            file.append(_plain(cell))
+            yield cell, False
+        return
     for seed in range(seeds):
         bench = _Bench(loaded, text, setting, seed)
         try:
@@ -220,6 +254,24 @@ class _Bench:
 
     def _test_loss(self) -> float:
         return mean_loss(self.model, self.text.blocks("test")[: self.setting.test_blocks])
+
+
+_bench: tuple[tuple[str, GridSetting, int], _Bench] | None = None  # of this process: what its last cell was run on
+
+
+def run_cell(packed: PackedModel, place: Place) -> GridCell:
+    """Run one cell on a packed model; the next cell of the same seed finds model (and pruned model) in place.
+
+    Args:
+        packed: With the splits "calibration", "train" and "test".
+        place: Which cell.
+    """
+    global _bench
+    key = (packed.key, place.setting, place.seed)
+    if _bench is None or _bench[0] != key:
+        _bench = None
+        _bench = key, _Bench(*packed.open(writable=True, device=place.device), place.setting, place.seed)
+    return _bench[1].run(place.arm)
 
 
 def read_cells(path: Path) -> list[GridCell]:

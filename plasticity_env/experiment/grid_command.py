@@ -11,7 +11,7 @@ from pathlib import Path
 
 from plasticity_env import cli
 from plasticity_env.errors import InputError
-from plasticity_env.experiment.grid import GridCell, check_grid, read_cells, run_grid
+from plasticity_env.experiment.grid import GridCell, Mapper, check_grid, read_cells, run_grid
 from plasticity_env.experiment.grid_picture import recovery_png
 from plasticity_env.experiment.grid_plan import GROWTHS, NONE, GridArm, GridSetting, plan
 from plasticity_env.experiment.grid_report import grid_table
@@ -86,10 +86,20 @@ class GridConfig:
     """blocks of the test split that losses are measured on"""
     device: str = "cpu"
     """cpu, cuda, ..."""
+    ray_address: str | None = None
+    """run cells as Ray tasks: local (processes of this machine), auto (the cluster that this machine belongs to) or HOST:PORT"""
+    workers: int = 1
+    """cells at work at once, with --ray_address"""
     output_dir: Path = Path("runs/neural_plasticity/grid")
     """cells.jsonl, table.md, visualizations/; a second run goes on where the first was cut, and adds its cells"""
     quick_test: bool = False
     """other defaults: a small grid on an embedded model, under a minute; flags that are given still count"""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or (self.workers > 1 and self.ray_address is None):
+            raise InputError(
+                f"workers {self.workers!r}: at least 1, and more than 1 needs --ray_address local (or a cluster's)"
+            )
 
     def arms(self) -> list[GridArm]:
         """The arms that the lists span.
@@ -126,11 +136,12 @@ class GridConfig:
         return GridSetting(**{entry.name: getattr(self, entry.name) for entry in fields(GridSetting)})
 
 
-def run_command(config: GridConfig) -> str:
+def run_command(config: GridConfig, mapper: Mapper | None = None) -> str:
     """Run the cells that are missing, and write the folder.
 
     Args:
         config: Arguments.
+        mapper: Runs cells elsewhere; None runs them here.
 
     Returns:
         The table.
@@ -151,7 +162,7 @@ def run_command(config: GridConfig) -> str:
     write_text(config.output_dir / CONFIG, json.dumps(note, indent=1) + "\n")
     print(f"{len(arms)} arms x {config.seeds} seeds, {cli.machine()}", file=sys.stderr)
     with _reported(config, setting), Progress("cells", total) as progress:
-        for cell, known in run_grid(loaded, text, setting, arms, config.seeds, cells):
+        for cell, known in run_grid(loaded, text, setting, arms, config.seeds, cells, mapper):
             if not known:
                 print(_said(cell), file=sys.stderr, flush=True)
             progress.advance(1, loss=cell.final_loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,20 @@ def cells(model, text, setting, tmp_path_factory):
     assert bool(model.model.active.all())  # and the model came out as it went in
     assert all(torch.equal(value, dense[name]) for name, value in model.model.state_dict().items())
     return [cell for cell, _ in rest]
+
+
+def test_cells_that_run_elsewhere_and_in_another_order_are_the_same(model, text, setting, cells, tmp_path):
+    def elsewhere(function, items, *, shared):
+        for item in reversed(items):
+            yield item, function(pickle.loads(pickle.dumps(shared)), item)
+
+    path = tmp_path / "cells.jsonl"
+    next(run_grid(model, text, setting, ARMS[:4], 1, path))  # one of them here
+    found = list(run_grid(model, text, setting, ARMS[:4], 1, path, elsewhere))
+    assert [known for _, known in found] == [True, False, False, False]
+    assert [cell for cell, _ in found] == read_cells(path)
+    there = {cell.arm: replace(cell, seconds=0.0) for cell, _ in found}
+    assert there == {cell.arm: replace(cell, seconds=0.0) for cell in cells if cell.arm in ARMS[:4]}
 
 
 def test_the_plan_holds_each_arm_once_beside_its_comparisons():
