@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import controllers
-from controllers import ANNController, Controller, PlasticityController
+from controllers import ANNController, Controller, PlasticityController, tuned_rule
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.errors import InputError
 from plasticity_env.loading import LoadedModel
@@ -150,8 +150,10 @@ class Arena:
                 if self._ranks:  # the environment prunes the share, by the order that the controller gives
                     controller = controllers.make(name, **options)
                     yield self._episode(controller, label, seed, sparsity=sparsity)
-                elif name == "plasticity":
+                elif name == PlasticityController.name:
                     yield self._bisect(options, label, sparsity, seed)
+                elif name == tuned_rule.NAME:
+                    yield self._bisect({**tuned_rule.tuned_options(), **options}, label or name, sparsity, seed)
                 else:
                     controller = controllers.make(name, sparsity=sparsity, rounds=self.protocol.rounds, **options)
                     yield self._episode(controller, label, seed, sparsity=sparsity)

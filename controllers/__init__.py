@@ -23,6 +23,8 @@ from controllers.protocol import (
 from controllers.rules import PlasticityController
 from controllers.scores import SCORES, ScoreController
 from controllers.shipped import DEFAULT, UNTRAINED, shipped, shipped_folder
+from controllers.tuned_rule import NAME as TUNED
+from controllers.tuned_rule import make_tuned
 from plasticity_env.errors import InputError, unknown
 
 __all__ = [
@@ -48,7 +50,7 @@ __all__ = [
 
 def names() -> list[str]:
     """Names that `make` knows."""
-    return sorted(["keep_all", "constant", "plasticity", "ann", *SCORES])
+    return sorted(["keep_all", "constant", "plasticity", TUNED, "ann", *SCORES])
 
 
 def make(name: str, **options: Any) -> Controller:
@@ -57,8 +59,8 @@ def make(name: str, **options: Any) -> Controller:
     Args:
         name: One of `names()`, ``ann:NAME`` for another of the `shipped()` controllers, ``ann:untrained`` for a fresh network,
             or the folder of a saved controller.
-        **options: Of its class: ``sparsity`` and ``rounds`` for scores, thresholds for ``plasticity``, ``path`` for
-            ``ann`` (the shipped controller without it), ``edit`` for ``constant``.
+        **options: Of its class: ``sparsity`` and ``rounds`` for scores, thresholds for ``plasticity`` and
+            ``plasticity_tuned``, ``path`` for ``ann`` (the shipped controller without it), ``edit`` for ``constant``.
 
     Raises:
         InputError: Unknown name or option.
@@ -72,6 +74,8 @@ def make(name: str, **options: Any) -> Controller:
             return ConstantEdit(**options)
         if name == "plasticity":
             return PlasticityController(**options)
+        if name == TUNED:
+            return make_tuned(**options)
         if name == f"ann:{UNTRAINED}" or (name == "ann" and "network" in options):
             return ANNController(**options)
         if name == "ann" or name.startswith("ann:"):

@@ -20,7 +20,7 @@ class TorchPruning(Planner):
 
     name = "torch_pruning"
 
-    def _search(self, trials: Trials) -> Tensor:
+    def search(self, trials: Trials) -> Tensor:
         if trials.heads < trials.start.shape[1]:
             raise InputError("torch_pruning removes heads: make the environment with units='heads'")
         importance = taylor_importance(*trials.slopes())

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from controllers.protocol import Action, Controller, as_action
+from controllers.protocol import Action, Controller, as_action, wants_scores
 from plasticity_env.edits import KEEP, PRUNE, REVIVE
 from plasticity_env.errors import InputError
 from plasticity_env.observation import Observation, head_column
@@ -26,10 +26,16 @@ class PlasticityController(Controller):
     the active heads: ``aggressiveness`` a prunes where entropy lies in the a-share on the prune side and gradient in the
     lowest a-share. Revival uses the mirrored quantiles.
 
+    On HeadRank, which says how many heads go, those that the thresholds prune (and pruned ones that they do not revive) go
+    before all others. Among either, the order is that of the gradient's rank less ``entropy_weight`` times the rank on the
+    prune side of the entropy.
+
     Args:
         prune_entropy: Which heads count as idle: those of "high" or of "low" entropy; "auto" measures: it prunes high
             where entropy and Fisher score are negatively rank-correlated on the calibration text, else low.
         aggressiveness: a in [0, 1].
+        gradient_power: The gradient's quantiles are those of a to this power: above 1 fewer heads count as quiet.
+        entropy_weight: Say of the entropy in the order of heads on HeadRank; 0: the gradient alone.
         entropy_threshold: Absolute, nats.
         gradient_threshold: Absolute, nats of loss per unit of gate.
         min_zeroed_epochs: Decisions a head stays pruned at least.
@@ -53,6 +59,8 @@ class PlasticityController(Controller):
         max_prune_rate: float = 1.0,
         history: int = 3,
         revives: bool = True,
+        gradient_power: float = 1.0,
+        entropy_weight: float = 0.0,
     ) -> None:
         if prune_entropy not in ("high", "low", "auto"):
             raise InputError(f"prune_entropy must be 'high', 'low' or 'auto', got {prune_entropy!r}")
@@ -63,7 +71,11 @@ class PlasticityController(Controller):
             raise InputError(
                 f"history must be at least 1 and min_zeroed_epochs at least 0, got {history}, {min_zeroed_epochs}"
             )
-        self.prune_entropy, self.aggressiveness = prune_entropy, aggressiveness
+        for option, value in (("gradient_power", gradient_power), ("entropy_weight", entropy_weight)):
+            if not 0 <= value < np.inf:
+                raise InputError(f"{option} must be at least 0, got {value!r}")
+        self.prune_entropy, self.aggressiveness, self.entropy_weight = prune_entropy, aggressiveness, entropy_weight
+        self.gradient_power = gradient_power
         self.entropy_threshold, self.gradient_threshold = entropy_threshold, gradient_threshold
         self.min_zeroed_epochs, self.max_prune_rate, self.revives = min_zeroed_epochs, max_prune_rate, revives
         self._entropy: deque[np.ndarray] = deque(maxlen=history)
@@ -100,6 +112,10 @@ class PlasticityController(Controller):
             loud = gradient > self._gradient_cut(gradient[active], prune=False)
             rested = head_column(observation, "age") >= self.min_zeroed_epochs
             edits[~active & busy & loud & rested] = REVIVE
+        if wants_scores(observation):
+            order = rank_among(gradient, active)
+            order[~mlp] -= self.entropy_weight * rank_among(side, heads)[~mlp]
+            return as_action(observation, edits, -order)
         urgency = np.where(edits == PRUNE, -gradient, gradient)
         return as_action(observation, edits, urgency)
 
@@ -111,7 +127,8 @@ class PlasticityController(Controller):
     def _gradient_cut(self, gradient: np.ndarray, prune: bool) -> float:
         if self.gradient_threshold is not None:
             return self.gradient_threshold
-        return _quantile(gradient, self.aggressiveness if prune else 1 - self.aggressiveness)
+        share = self.aggressiveness**self.gradient_power
+        return _quantile(gradient, share if prune else 1 - share)
 
 
 def measured_direction(observation: Observation) -> Literal["high", "low"]:
@@ -123,6 +140,12 @@ def measured_direction(observation: Observation) -> Literal["high", "low"]:
         return "high"
     ranks = [values.argsort(kind="stable").argsort(kind="stable") for values in (entropy, fisher)]
     return "high" if np.corrcoef(ranks[0], ranks[1])[0, 1] < 0 else "low"
+
+
+def rank_among(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """(N,) share of the counted entries that are smaller than each entry, in [0, 1]; 0 where nothing counts."""
+    pool = np.sort(values[counted])
+    return np.searchsorted(pool, values, side="left") / max(1, len(pool))
 
 
 def _quantile(values: np.ndarray, share: float) -> float:

@@ -31,7 +31,7 @@ class Greedy(Planner):
         self.candidates = candidates
         self.name = f"greedy:{'all' if candidates is None else candidates}"
 
-    def _search(self, trials: Trials) -> Tensor:
+    def search(self, trials: Trials) -> Tensor:
         active = trials.start
         while True:
             options = [
@@ -67,7 +67,7 @@ class SwapSearch(Planner):
         self.budget = budget
         self.name = f"swap_search:{budget:g}"
 
-    def _search(self, trials: Trials) -> Tensor:
+    def search(self, trials: Trials) -> Tensor:
         random = np.random.default_rng(self.seed)
         best = fisher_rounds(trials, START_ROUNDS)
         preference = ranks(trials.signals(best).fisher / trials.cost)

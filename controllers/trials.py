@@ -71,10 +71,11 @@ class Planner(ABC):
             InputError: No target share, or a model that trains.
         """
         self.bill = Bill()
-        return self._search(Trials(env.unwrapped, self.share, self.bill))
+        return self.search(Trials(env.unwrapped, self.share, self.bill))
 
     @abstractmethod
-    def _search(self, trials: Trials) -> Tensor: ...
+    def search(self, trials: Trials) -> Tensor:
+        """What a planner is made of: (L, U) mask from what `Trials` lets it try."""
 
 
 class Trials:

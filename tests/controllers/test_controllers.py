@@ -52,6 +52,40 @@ def test_a_score_prunes_its_least_important_heads(name, column, sign):
     assert one == 1 + int(np.argmin(sign * values))
 
 
+def test_the_rule_orders_heads_on_headrank():
+    """Those within the thresholds go first; then by gradient, less the weight of the entropy."""
+    entropy, gradient = np.linspace(0, 1, 12), np.random.default_rng(3).permutation(12) / 12
+    seen = observe({"entropy_normalized": entropy, "gradient": gradient}, count=12)
+    seen["action_mask"] = np.ones(12, dtype=np.int8)
+    plain = PlasticityController("high", aggressiveness=0.0).act(seen)  # nothing is within: gradient alone
+    assert plain.argsort().tolist() == gradient.argsort().tolist()
+    heavy = PlasticityController("high", aggressiveness=0.0, entropy_weight=100.0).act(seen)
+    assert heavy.argsort().tolist() == np.arange(12)[::-1].tolist()
+    low = PlasticityController("low", aggressiveness=0.0, entropy_weight=100.0).act(seen)
+    assert low.argsort().tolist() == np.arange(12).tolist()
+    rule = {"prune_entropy": "high", "aggressiveness": 0.5}
+    inside = set(
+        np.flatnonzero(
+            PlasticityController(**rule).act(observe({"entropy_normalized": entropy, "gradient": gradient})) == 1
+        )
+    )
+    order = PlasticityController(**rule).act(seen).argsort().tolist()
+    assert 0 < len(inside) < 12
+    assert set(order[: len(inside)]) == inside
+    assert order[len(inside) :] == [head for head in gradient.argsort() if head not in inside]
+
+
+def test_gradient_power_moves_the_gradients_threshold_alone():
+    gradient, head = np.random.default_rng(4).random(12), {"entropy_normalized": np.ones(12)}
+    for power, count in ((1.0, 3), (0.5, 6), (2.0, 1)):  # 1/4, 1/2 and 1/16 of eleven steps
+        rule = PlasticityController("high", aggressiveness=0.25, gradient_power=power)
+        assert (rule.act(observe({**head, "gradient": gradient})) == 1).sum() == count
+    with pytest.raises(InputError, match="gradient_power"):
+        PlasticityController(gradient_power=-1.0)
+    with pytest.raises(InputError, match="entropy_weight"):
+        PlasticityController(entropy_weight=float("nan"))
+
+
 def test_fisher_obs_adds_the_ranks_among_active_heads():
     random = np.random.default_rng(1)
     fisher, obs, active = random.random(12), random.random(12), np.arange(12) % 5 > 0

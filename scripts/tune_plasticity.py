@@ -1,0 +1,36 @@
+"""Search the thresholds of the classic rule by CMA-ES; ``controllers.make("plasticity_tuned")`` plays what is shipped.
+
+python scripts/tune_plasticity.py --generations 10 --output runs/plasticity.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agents.tuning import ThresholdSearch, TuningConfig, save
+from plasticity_env import cli
+
+
+@dataclass(frozen=True)
+class Config(TuningConfig):
+    """Arguments."""
+
+    output: Path = Path("runs/plasticity.json")
+    """JSON file to write; controllers/tuned/plasticity.json is the one that is played"""
+
+
+def main(config: Config) -> None:
+    """Search, compare with the rule's defaults, and write the better thresholds."""
+    shared = TuningConfig(**{name: getattr(config, name) for name in TuningConfig.__dataclass_fields__})
+    found = ThresholdSearch(shared).run()
+    save(config.output, shared, found)
+    print(
+        f"{config.output}: rise of the loss {found.ratio:.3f} x {config.reference}'s ({found.steps} environment steps)"
+    )
+    print(f"the rule's defaults: {found.classic_ratio:.3f}")
+    print("  ".join(f"{name}={value}" for name, value in found.options.items()))
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)
