@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.curves import Point
-from plasticity_env.plots import MARKERS, PALETTE, blank_figure, save_png
+from plasticity_env.plots import MARKERS, PALETTE, blank_figure, plain_log_ticks, save_png
 
 GRID = 200  # steps at which seeds are averaged
 
@@ -34,6 +34,7 @@ def curves_png(points: Sequence[Point], path: Path, reference: str, model: str) 
         panel.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
     panel.axhline(1.0, color="black", linewidth=1, linestyle="--", label=reference)
     panel.set_yscale("log")
+    plain_log_ticks(panel)
     panel.set_xlabel("environment steps")
     panel.set_ylabel(f"rise of the loss, relative to {reference}'s")
     panel.set_title(f"{model}: held-out scenarios")

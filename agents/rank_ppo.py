@@ -90,7 +90,7 @@ class RankPPO:
             metrics = _episode_metrics(played, [self.stage.unit(each.scenario) for each in played])
             experience = self._experience(played)
             self._count(sum(each.scenario.rounds * self.ranks.group_size for each in played))
-            metrics.update(self._learn(experience))
+            metrics.update(self._learn(experience, before))
             self.update += 1
             metrics["time/sps"] = (self.global_step - before) / (time.perf_counter() - started)
             if self.callback is not None:
@@ -156,9 +156,9 @@ class RankPPO:
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
-    def _learn(self, experience: Experience) -> Metrics:
+    def _learn(self, experience: Experience, before: int) -> Metrics:
         config = self.config
-        rate = config.learning_rate * max(0.0, 1 - self.global_step / config.total_timesteps)
+        rate = config.learning_rate * (1 - before / config.total_timesteps)
         self.optimizer.param_groups[0]["lr"] = rate
         size = len(experience.advantages)
         minibatch = max(1, -(-size // config.num_minibatches))
@@ -198,13 +198,10 @@ class RankPPO:
                 "loss/clip_fraction": float(outside.sum() / count),
             }
 
-    def _imitate(self, rule: str) -> None:
+    def _imitate(self, rule: str, count: int = WARM_SCENARIOS) -> None:
         """Fit the logits of active units to the ranking that a rule gives them, on scenarios that the rule plays."""
         random = np.random.default_rng([self.config.seed, 0, 1])
-        played = [
-            self.stage.play_rule(self.stage.draw(random, place, WARM_SCENARIOS, place), rule)
-            for place in range(WARM_SCENARIOS)
-        ]
+        played = [self.stage.play_rule(self.stage.draw(random, place, count, place), rule) for place in range(count)]
         self._count(sum(each.scenario.rounds for each in played))
         turns = [turn for each in played for turn in each.turns]
         slots = max(turn.scores.shape[1] for turn in turns)

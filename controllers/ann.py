@@ -116,8 +116,8 @@ class ANNController(RankedController):
         Raises:
             InputError: It does not.
         """
-        if self._checked:
-            return
+        if self._checked or (head_column(observation, "active") > 0.5).sum() < 2:
+            return  # of one head alone, normalised columns tell nothing
         for column, setting in SETTINGS.items():
             reads = column in self.network.config.head_features and setting in self.info.get("signals", ())
             if reads and not head_column(observation, column).any():

@@ -137,11 +137,11 @@ def test_members_of_a_group_play_one_scenario_and_a_rule_plays_it_as_the_single_
 def test_one_training_runs_over_models_modes_and_rounds(context):
     where = stage(("bard-gpt2-4x4", "bard-llama-4x8"), modes=("adaptive", "compressed"))
     seen = []
-    config = PPOConfig(total_timesteps=40, num_minibatches=2, update_epochs=1, context=context, width=8)
+    config = PPOConfig(total_timesteps=8, num_minibatches=2, update_epochs=1, context=context, width=8)
     ppo = RankPPO(where, config, callback=lambda step, metrics: seen.append((step, metrics)))
     before = {key: value.clone() for key, value in ppo.network.state_dict().items()}
     ppo.train()
-    assert seen[-1][0] >= 40
+    assert seen[-1][0] >= 8
     assert len({(s.model, s.mode) for update in range(2) for s in _drawn(ppo, update)}) == 4
     assert any(not torch.equal(before[key], value) for key, value in ppo.network.state_dict().items())
     assert all(math.isfinite(value) for _, metrics in seen for value in metrics.values())
@@ -153,14 +153,15 @@ def _drawn(ppo, update):
 
 
 def test_resuming_is_exact(tmp_path):
-    config = PPOConfig(total_timesteps=30, num_minibatches=2, update_epochs=1, context="linear")
+    config = PPOConfig(total_timesteps=18, num_minibatches=2, update_epochs=1, context="linear")
+    quick = RankConfig(**{**RANKS.__dict__, "rounds": "1", "scenarios": 1})
 
     def training(folder, stop=False):
         def cut(step, metrics):
             if stop and ppo.update == 2:
                 raise KeyboardInterrupt
 
-        ppo = RankPPO(stage(), config, folder=folder, callback=cut)
+        ppo = RankPPO(stage(ranks=quick), config, folder=folder, callback=cut)
         resumed = ppo.resume()
         try:
             ppo.train()
@@ -176,7 +177,7 @@ def test_resuming_is_exact(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), again.network.parameters(), strict=True))
     with pytest.raises(InputError, match="trained with group_size=3, not 4"):
         RankPPO(
-            stage(ranks=RankConfig(**{**RANKS.__dict__, "group_size": 4})), config, folder=tmp_path / "cut"
+            stage(ranks=RankConfig(**{**quick.__dict__, "group_size": 4})), config, folder=tmp_path / "cut"
         ).resume()
 
 
@@ -206,7 +207,7 @@ def test_learning_finds_the_heads_that_matter():
 
     columns, width = list(HEAD_FEATURES), len(GLOBAL_FEATURES)
     ranks = RankConfig(rounds="1", scenarios=4, group_size=8)
-    config = PPOConfig(total_timesteps=2500, learning_rate=0.05, context="linear", ent_coef=0.0, seed=1)
+    config = PPOConfig(total_timesteps=2000, learning_rate=0.05, context="linear", ent_coef=0.0, seed=1)
     returns = []
     ppo = RankPPO(
         Toy(["bard-gpt2-4x4"], SETTINGS, ranks), config, callback=lambda s, m: returns.append(m["episode/rise"])
@@ -221,7 +222,7 @@ def test_a_warm_start_ranks_as_the_rule_does():
     ranks = RankConfig(**{**RANKS.__dict__, "warm_start": "fisher"})
     config = PPOConfig(total_timesteps=1, context="linear", head_features="fisher_rank,depth")
     ppo = RankPPO(stage(ranks=ranks), config)
-    ppo._imitate("fisher")
+    ppo._imitate("fisher", 3)
     assert ppo.controller().info["warm_start"] == "fisher"
     env = make(**{**SETTINGS, "horizon": 1})
     observation, _ = env.reset(seed=7)

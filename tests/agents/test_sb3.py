@@ -80,3 +80,43 @@ def test_padded_masks_allow_the_same_actions(env_id):
 def test_a_model_beyond_the_capacity_is_refused():
     with pytest.raises(InputError, match=r"16 heads.*at most 8.*--capacity 16"):
         sb3.PadHeads(make(), 8)
+
+
+def make_rank(**kwargs):
+    return make("plasticity/HeadRank-v0", **{"horizon": 2, "pruned_share": 0.4, **kwargs})
+
+
+@pytest.mark.parametrize("context", ["deep_sets", "linear"])
+def test_ppo_learns_to_rank_and_gives_a_controller(context, tmp_path):
+    config = PPOConfig(**{**CONFIG.__dict__, "context": context})
+    algorithm = sb3.build([make_rank(), make_rank(model_name="bard-llama-4x8")], config)
+    before = {key: value.clone() for key, value in algorithm.policy.state_dict().items()}
+    algorithm.learn(8)
+    after = algorithm.policy.state_dict()
+    assert any(not torch.equal(before[key], after[key]) for key in after if "network" in key)
+    assert after["log_std"].shape == (1,)
+    controller = sb3.controller_of(algorithm)
+    env = make_rank(model_name="bard-llama-4x8")
+    observation, _ = env.reset(seed=0)
+    padded = sb3.PadHeads(make_rank(), 32)
+    wide, _ = padded.reset(seed=0)
+    scores, _ = algorithm.predict(wide, deterministic=True)
+    plain, _ = make_rank().reset(seed=0)
+    assert (scores[:16].argsort() == controller.act(plain).argsort()).all()
+    assert env.action_space.contains(controller.act(observation))
+
+
+def test_scores_far_out_keep_their_order_and_padding_is_cut_off():
+    padded, env = sb3.PadHeads(make_rank(horizon=1), 20), make_rank(horizon=1)
+    padded.reset(seed=0)
+    env.reset(seed=0)
+    scores = np.random.default_rng(0).permutation(20).astype(np.float32) * 3
+    assert padded.action_space.contains(scores)
+    padded.step(scores)
+    env.step(scores[:16])
+    assert torch.equal(padded.unwrapped.model.active, env.unwrapped.model.active)
+
+
+def test_maskable_ppo_is_refused_where_actions_are_scores():
+    with pytest.raises(InputError, match=r"masks choices.*--agent ppo or sb3_ppo"):
+        sb3.build([make_rank()], CONFIG, maskable=True)

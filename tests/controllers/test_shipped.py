@@ -1,0 +1,83 @@
+"""The controllers that come with the package."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import controllers
+from controllers.ann import CONFIG
+from plasticity_env import InputError
+from plasticity_env.observation import HEAD_FEATURES
+from tests.conftest import SMALL
+
+
+@pytest.mark.parametrize("name", controllers.shipped())
+def test_every_shipped_controller_is_whole(name):
+    folder = controllers.shipped_folder(name)
+    controller = controllers.load(folder)
+    assert set(controller.network.config.head_features) <= set(HEAD_FEATURES)
+    assert controller.info["models"]
+    assert controller.info["global_step"] > 0
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "## Limits" in card
+    assert all(torch.isfinite(value).all() for value in controller.network.state_dict().values())
+
+
+def test_ann_is_the_shipped_controller_unless_one_asks_for_another():
+    default = controllers.load(controllers.shipped_folder())
+    ann = controllers.make("ann")
+    assert ann.info == default.info
+    for key, value in default.network.state_dict().items():
+        assert torch.equal(ann.network.state_dict()[key], value)
+    assert controllers.make(f"ann:{controllers.shipped()[0]}").info == default.info
+    assert controllers.make("ann:untrained").info == {}
+    with pytest.raises(InputError, match=r"unknown shipped controller 'rankr'.*ranker"):
+        controllers.make("ann:rankr")
+
+
+@pytest.mark.parametrize("env_id", ["Heads-v0", "HeadEdit-v0", "HeadRank-v0"])
+def test_it_plays_every_environment(env_id):
+    env = gym.make(f"plasticity/{env_id}", **{**SMALL, "horizon": 2})
+    controller = controllers.make("ann")
+    observation, _ = env.reset(seed=0)
+    for _ in range(2):
+        action = controller.act(observation)
+        assert env.action_space.contains(action)
+        observation, *_ = env.step(action)
+    if env_id != "HeadEdit-v0":
+        assert (~env.unwrapped.model.active).any()
+
+
+def test_an_environment_that_measures_less_is_refused():
+    env = gym.make("plasticity/HeadRank-v0", **{**SMALL, "residual_signal": False})
+    observation, _ = env.reset(seed=0)
+    with pytest.raises(InputError, match=r"trained on 'residual_\w+', which the environment does not measure.*=True"):
+        controllers.make("ann").act(observation)
+
+
+def test_features_that_no_observation_has_are_refused(tmp_path):
+    controllers.make("ann").save(tmp_path)
+    data = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
+    data["network"]["head_features"][0] = "fisher_of_old"
+    (tmp_path / CONFIG).write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{tmp_path}.*lacks: fisher_of_old"):
+        controllers.load(tmp_path)
+
+
+def test_a_share_of_its_own_shows_the_network_what_head_rank_would_show():
+    """On Heads it prunes the share that it was given, and sees target and due share as it did in training."""
+    heads = gym.make("plasticity/Heads-v0", **{**SMALL, "horizon": 2, "max_sparsity": 1.0})
+    rank = gym.make("plasticity/HeadRank-v0", **{**SMALL, "horizon": 2, "max_sparsity": 1.0, "pruned_share": 0.5})
+    network = controllers.HeadNetwork(controllers.NetworkConfig(width=8)).eval()
+    info = {"price_shares": [[1.0, 0.5], [16.0, 0.5]]}
+    ranked = controllers.ANNController(network, sparsity=0.5, rounds=2, info=info)
+    free = controllers.ANNController(network, info=info)
+    options = {"flop_price": 4.0, "calibration": [0, 1], "reward": [0, 1]}
+    seen = [each.reset(seed=1, options=options)[0] for each in (heads, rank)]
+    scores = ranked.importance(seen[0]), free.importance(seen[1])
+    np.testing.assert_allclose(*scores, atol=1e-5)
