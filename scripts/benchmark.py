@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import tyro
 
+from agents.engine_benchmark import engine_rows
 from plasticity_env import cli
 from plasticity_env.benchmarks.compact import compact_rows
 from plasticity_env.benchmarks.entropy import entropy_rows
@@ -31,6 +32,7 @@ BENCHES: dict[str, Callable[[Any], Iterator[Any]]] = {  # name -> rows (dataclas
     "repair": repair_rows,
     "prefix": prefix_rows,
     "vector": vector_rows,
+    "engines": engine_rows,
 }
 
 
@@ -40,7 +42,8 @@ class Config(Options):
 
     bench: tyro.conf.Positional[str] = "step"
     """what to measure: step = env.step() beside its floor and the naive way, vector = steps a second of N environments in one
-    batch beside N by themselves, compact = a model with heads removed for real beside the dense one and torch-pruning's,
+    batch beside N by themselves, engines = what a sample costs in one environment, one a process, the native batch and with
+    Ray, compact = a model with heads removed for real beside the dense one and torch-pruning's,
     repair = what each repair costs and saves, prefix = steps that flip one head, with and without starting the reward forward
     at the first changed layer, entropy = peak memory and time of exact entropy beside plain attention and the
     T x T way (no model; give --lengths, --tokens 4096)"""

@@ -27,7 +27,9 @@ class Options:
     sparsities: str = "0.3,0.5"
     """shares of heads to remove, separated by commas (compact)"""
     envs: str = "1,4,16"
-    """numbers of environments, separated by commas (vector)"""
+    """numbers of environments, separated by commas (vector, engines)"""
+    runners: str = "0,2"
+    """numbers of Ray's env runners, separated by commas; empty leaves Ray out (engines)"""
     memory_share: float = 0.02
     """of the model's bytes, what each environment may add (vector)"""
     processes: bool = True
