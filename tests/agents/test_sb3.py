@@ -91,7 +91,7 @@ def test_ppo_learns_to_rank_and_gives_a_controller(context, tmp_path):
     config = PPOConfig(**{**CONFIG.__dict__, "context": context})
     algorithm = sb3.build([make_rank(), make_rank(model_name="bard-llama-4x8")], config)
     before = {key: value.clone() for key, value in algorithm.policy.state_dict().items()}
-    algorithm.learn(8)
+    algorithm.learn(16)
     after = algorithm.policy.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in after if "network" in key)
     assert after["log_std"].shape == (1,)
