@@ -60,7 +60,7 @@ class RLlibPPO:
         callback: Called after each iteration with the number of environment steps and the metrics.
 
     Raises:
-        InputError: A model beyond the capacity.
+        InputError: A model beyond the capacity; later, from `train`: Ray does not answer, or has too few cores.
     """
 
     def __init__(
@@ -118,9 +118,15 @@ class RLlibPPO:
         """RLlib's algorithm, for the length of a block."""
         size = sum(packed.nbytes for packed in self._packed)
         with ray_session(self.address, self.runners, size) as ray:
+            there = ray.cluster_resources()
+            if self.runners > there.get("CPU", 0):
+                raise InputError(
+                    f"num_env_runners {self.runners} is more than the {there.get('CPU', 0):g} cores of Ray at {self.address!r}: "
+                    "ask for fewer, or start Ray on more machines"
+                )
             references = [ray.put(packed) for packed in self._packed]
             register_env(ENVIRONMENT, make_vector)
-            algorithm = self._settings(references).build_algo()
+            algorithm = self._settings(references, there.get("GPU", 0.0)).build_algo()
             try:
                 self._put(algorithm)
                 yield algorithm
@@ -154,7 +160,7 @@ class RLlibPPO:
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    def _settings(self, references: list[Any]) -> RayPPOConfig:
+    def _settings(self, references: list[Any], gpus: float) -> RayPPOConfig:
         config, total = self.config, self.config.total_timesteps
         observation_space, action_space = self._spaces
         rate = config.learning_rate * (1 - self.global_step / total)  # a resumed run's own count begins at 0
@@ -178,7 +184,7 @@ class RLlibPPO:
                 gym_env_vectorize_mode="vector_entry_point",
                 rollout_fragment_length=config.num_steps,
                 num_cpus_per_env_runner=1,
-                num_gpus_per_env_runner=round(1 / max(1, self.runners), 4) if cuda and self.runners else 0,
+                num_gpus_per_env_runner=min(1.0, math.floor(1e4 * gpus / max(1, self.runners)) / 1e4) if cuda else 0,
                 sample_timeout_s=None,
             )
             .learners(num_learners=0, num_gpus_per_learner=int(cuda))

@@ -36,9 +36,16 @@ class EnvSpec:
     settings: str
     reference: str | None
 
-    def make(self, packed: PackedModel) -> gym.Env[Any, Any]:
-        """Build it on packed arrays, without the wrapper that pays in a rule's units."""
+    def make(self, packed: PackedModel, own_device: bool) -> gym.Env[Any, Any]:
+        """Build it on packed arrays, without the wrapper that pays in a rule's units.
+
+        Args:
+            packed: Model and text.
+            own_device: This process sees only the accelerator that Ray gave it, whatever its number is elsewhere.
+        """
         settings = json.loads(self.settings)
+        if own_device:
+            settings["device"] = settings["device"].partition(":")[0]
         loaded, text = packed.open(writable=settings["train_steps"] > 0, device=settings["device"])
         return gym.make(self.env_id, loaded=loaded, text=text, disable_env_checker=True, **settings)
 
@@ -72,7 +79,8 @@ class HeadRunner(SingleAgentEnvRunner):
 
     def make_env(self) -> None:
         """Build the environments."""
-        context = {**self.config.env_config, "runner": max(0, (self.worker_index or 0) - 1)}
+        number = self.worker_index or 0  # 0 is the driver's own
+        context = {**self.config.env_config, "runner": max(0, number - 1), "remote": number > 0}
         self.config = self.config.copy(copy_frozen=False).environment(env_config=context)
         super().make_env()
 
@@ -93,7 +101,8 @@ def make_vector(context: Mapping[str, Any]) -> gym.vector.SyncVectorEnv:
     """The environments of one runner, as RLlib's ``vector_entry_point``; equal ones over a frozen model share weights and memo.
 
     Args:
-        context: ``specs``, ``packed`` (references into the object store), ``capacity``, ``runner`` (from 0), ``num_envs``.
+        context: ``specs``, ``packed`` (references into the object store), ``capacity``, ``runner`` (from 0),
+            ``remote`` (not the driver), ``num_envs``.
     """
     specs: list[EnvSpec] = context["specs"]
     count, runner = context["num_envs"], context["runner"]
@@ -104,7 +113,7 @@ def make_vector(context: Mapping[str, Any]) -> gym.vector.SyncVectorEnv:
         if spec in first:
             env = first[spec].unwrapped.fork()
         else:
-            env = first[spec] = spec.make(ray.get(context["packed"][spec.model]))
+            env = first[spec] = spec.make(ray.get(context["packed"][spec.model]), context["remote"])
         if spec.reference is not None:
             env = RelativeRise(env, spec.reference)
         envs.append(NumbersOnly(PadHeads(env, context["capacity"])))

@@ -81,6 +81,8 @@ def test_training_in_this_process_on_two_models(session, make, env_id, tmp_path)
 def test_two_runners_share_weights_and_training_goes_on_when_one_is_killed(session, make):
     from agents.rllib import RLlibPPO
 
+    with pytest.raises(InputError, match="num_env_runners 3 is more than the 2 cores of Ray"):
+        RLlibPPO([make()], LONG, runners=3).train()
     ppo = RLlibPPO([make(), make(model_name="bard-llama-4x8")], LONG, runners=2)
     assert (ppo.envs_per_runner, ppo.batch) == (1, 12)
     with ppo.algorithm() as algorithm:
