@@ -23,8 +23,6 @@ from plasticity_env.errors import InputError
 from plasticity_env.observation import Observation
 from plasticity_env.progress import Progress
 
-CLASSIC = "the rule's defaults"
-
 
 @dataclass(frozen=True)
 class TuningConfig:
@@ -44,7 +42,7 @@ class TuningConfig:
     """candidates a generation"""
     scenarios: int = 4
     """scenarios that a generation plays; models take turns"""
-    generations: int = 10
+    generations: int = 8
     """generations in all"""
     sigma: float = 0.25
     """first step size; every threshold's range is 1 wide"""
@@ -57,7 +55,7 @@ class TuningConfig:
     max_length: int = 128
     """tokens a block"""
     validation: int = 8
-    """scenarios on which the result is compared with the rule's defaults, and given up for them if it is worse"""
+    """scenarios on which the result is chosen, and others on which it is compared with the rule's defaults"""
     seed: int = 0
     """of everything"""
     device: str = "cpu"
@@ -84,7 +82,7 @@ class Tuned:
 
     Attributes:
         options: Of `PlasticityController`.
-        ratio: Its rise of the loss over the reference's, mean over the validation scenarios; below 1 is better.
+        ratio: Its rise of the loss over the reference's, mean over scenarios that had no say; below 1 is better.
         classic_ratio: The same of the rule's defaults.
         best: Of each generation's best candidate, on that generation's scenarios.
         steps: Environment steps, the reference's included.
@@ -142,14 +140,17 @@ class ThresholdSearch:
         self.steps = 0
 
     def run(self, report: Callable[[int, dict[str, float]], None] | None = None) -> Tuned:
-        """Search, and compare what was found with the rule's defaults on scenarios that no generation played.
+        """Search, choose, and compare with the rule's defaults, each on scenarios of its own.
+
+        The last mean of the search, each generation's best and the defaults are candidates for the choice: scenarios differ
+        more than thresholds do, so a generation's best may be its luck.
 
         Args:
             report: Called with environment steps and metrics after each generation.
         """
         import cma
 
-        config, best = self.config, []
+        config, best, candidates = self.config, [], [{}]
         options = {"popsize": config.population, "seed": config.seed + 1, "verbose": -9, "bounds": [0.0, 1.0]}
         search = cma.CMAEvolutionStrategy(START, config.sigma, options)
         with Progress("tuning", config.generations) as progress:
@@ -159,14 +160,17 @@ class ThresholdSearch:
                 fitness = self._ratios(rules, self._scenarios(generation, config.scenarios)).mean(0)
                 search.tell(points, fitness.tolist())
                 best.append(float(fitness.min()))
+                candidates.append(rules[int(fitness.argmin())])
                 metrics = {"tuning/best": best[-1], "tuning/mean": float(fitness.mean())}
                 progress.advance(1, best=best[-1], mean=metrics["tuning/mean"])
                 if report is not None:
                     report(self.steps, metrics)
-        found = options_at(np.asarray(search.mean))
-        ratios = self._ratios([found, {}], self._scenarios(config.generations, config.validation)).mean(0)
-        kept = found if ratios[0] <= ratios[1] else {}
-        return Tuned(kept, float(ratios.min()), float(ratios[1]), best, self.steps)
+        candidates.append(options_at(np.asarray(search.mean)))
+        chosen = self._ratios(candidates, self._scenarios(config.generations, config.validation)).mean(0)
+        kept = candidates[int(chosen.argmin())]
+        fresh = self._scenarios(config.generations + config.validation, config.validation)
+        ratio, classic = self._ratios([kept, {}], fresh).mean(0).tolist()
+        return Tuned(kept, ratio, classic, best, self.steps)
 
     def _scenarios(self, generation: int, count: int) -> list[Scenario]:
         random = np.random.default_rng([self.config.seed, generation])

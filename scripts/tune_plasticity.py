@@ -1,6 +1,6 @@
 """Search the thresholds of the classic rule by CMA-ES; ``controllers.make("plasticity_tuned")`` plays what is shipped.
 
-python scripts/tune_plasticity.py --generations 10 --output runs/plasticity.json
+python scripts/tune_plasticity.py --generations 8 --output runs/plasticity.json
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Config(TuningConfig):
 
 
 def main(config: Config) -> None:
-    """Search, compare with the rule's defaults, and write the better thresholds."""
+    """Search, choose on other scenarios, compare with the rule's defaults on yet others, and write the thresholds."""
     shared = TuningConfig(**{name: getattr(config, name) for name in TuningConfig.__dataclass_fields__})
     found = ThresholdSearch(shared).run()
     save(config.output, shared, found)
