@@ -97,9 +97,11 @@ def test_episodes_agree(small_text, env_id):
     np.testing.assert_allclose(played[0], played[1], rtol=5e-3, atol=1e-4)
 
 
-def test_the_vector_environment_agrees_with_a_single_one(small_text):
-    settings = {**SMALL, "text": small_text, "device": "cuda"}
-    envs = gym.make_vec("plasticity/Heads-v0", num_envs=3, memory_share=1.0, **settings)
+@pytest.mark.parametrize("repair", ["none", "bias", "scale", "least_squares"])
+@pytest.mark.parametrize("memory_share", [0.02, 1.0])
+def test_the_vector_environment_agrees_with_a_single_one(small_text, repair, memory_share):
+    settings = {**SMALL, "text": small_text, "device": "cuda", "repair": repair}
+    envs = gym.make_vec("plasticity/Heads-v0", num_envs=3, memory_share=memory_share, **settings)
     _, infos = envs.reset(seed=5)
     actions = np.random.default_rng(0).choice(4, size=(3, envs.head_slots), p=[0.5, 0.3, 0.2, 0.0])
     _, rewards, *_ = envs.step(actions)

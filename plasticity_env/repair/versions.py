@@ -24,7 +24,7 @@ def project(
     Args:
         method: Name in `METHODS`.
         weight: (I, E) dense projection.
-        moments: Of the input of each version: ``gram`` (n, I, I) and ``mean`` (n, I).
+        moments: Of the input of each version: ``gram`` (n, I, I) and ``mean`` (n, I), on any device.
         kept: (n, I) boolean on the CPU, whole units; a version that keeps all, or none, is left as it is.
         unit_width: Inputs of a unit.
         ridge: lambda as a share of the mean diagonal.
@@ -33,7 +33,7 @@ def project(
         InputError: Statistics that are not finite.
     """
     changed = (~kept).any(1).nonzero()[:, 0]
-    chosen = Moments(moments.gram[changed], moments.mean[changed])
+    chosen = Moments(moments.gram[changed].to(weight.device), moments.mean[changed].to(weight.device))
     if method != "bias":
         chosen = Moments(chosen.gram, torch.zeros_like(chosen.mean))  # nobody asks for them
     chosen.check()
