@@ -307,7 +307,9 @@ class _EnoughError(Exception):
 def _same_study(config: CurvesConfig) -> None:
     """Note what the study is, or refuse a folder of another."""
     path = config.output_dir / "config.json"
-    mine = {k: v for k, v in asdict(config).items() if k not in ("agents", "seeds", "first_seed", "output_dir", "device")}
+    mine = {
+        k: v for k, v in asdict(config).items() if k not in ("agents", "seeds", "first_seed", "output_dir", "device")
+    }
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
         changed = [name for name, value in mine.items() if there.get(name) != value]
