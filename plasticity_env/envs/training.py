@@ -67,7 +67,8 @@ class Training:
         assert self._tuner is not None
         assert state.stream is not None
         model = self._bench.model
-        model.revive(masks.revive)  # first, so that a model whose active heads all change places never stands without any
+        # revive first, so that a model whose active heads all change places never stands without any
+        model.revive(masks.revive)
         model.prune(masks.prune)
         if bool(masks.grow.any()):
             generator = torch.Generator().manual_seed(1_000_003 * state.stream + state.step)
