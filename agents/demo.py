@@ -150,7 +150,7 @@ def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tu
 
 
 def _frame(env: gym.Env[Any, Any]) -> np.ndarray:
-    frame = env.render()
+    frame: Any = env.render()
     assert isinstance(frame, np.ndarray)
     return frame
 

@@ -1,8 +1,9 @@
 """Thresholds of the classic rule, searched for by CMA-ES (`cma`) on the training models: the rule at its best.
 
-A generation's candidates all play the same scenarios of ``plasticity/HeadRank-v0`` (model, share, rounds, blocks), each in
-its own environment of one batch. A candidate is told the rise of the loss that it ends with, over the one of a reference
-rule on the same scenario, so that easy and hard scenarios count alike.
+All candidates of all generations play the same scenarios of ``plasticity/HeadRank-v0`` (model, share, rounds, blocks), each
+in its own environment of one batch: scenarios differ more than thresholds do, and fresh ones each time would drown them. A
+candidate is told the rise of the loss that it ends with, over the one of a reference rule on the same scenario, so that easy
+and hard scenarios count alike.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class TuningConfig:
     """numbers of decisions that episodes have, separated by commas"""
     reference: str = "fisher"
     """rule whose loss on the same scenario is the unit"""
-    population: int = 12
+    population: int = 8
     """candidates a generation"""
-    scenarios: int = 4
-    """scenarios that a generation plays; models take turns"""
+    scenarios: int = 8
+    """scenarios that every candidate plays; models take turns, shares spread over the range"""
     generations: int = 8
     """generations in all"""
     sigma: float = 0.25
@@ -55,7 +56,7 @@ class TuningConfig:
     max_length: int = 128
     """tokens a block"""
     validation: int = 8
-    """scenarios on which the result is chosen, and others on which it is compared with the rule's defaults"""
+    """further scenarios that help to choose the result, and as many others on which it is compared with the rule's defaults"""
     seed: int = 0
     """of everything"""
     device: str = "cpu"
@@ -84,7 +85,7 @@ class Tuned:
         options: Of `PlasticityController`.
         ratio: Its rise of the loss over the reference's, mean over scenarios that had no say; below 1 is better.
         classic_ratio: The same of the rule's defaults.
-        best: Of each generation's best candidate, on that generation's scenarios.
+        best: Of each generation's best candidate, on the search's scenarios.
         steps: Environment steps, the reference's included.
     """
 
@@ -140,42 +141,49 @@ class ThresholdSearch:
         self.steps = 0
 
     def run(self, report: Callable[[int, dict[str, float]], None] | None = None) -> Tuned:
-        """Search, choose, and compare with the rule's defaults, each on scenarios of its own.
+        """Search; choose among the search's last mean, its best and the rule's defaults; compare with the defaults.
 
-        The last mean of the search, each generation's best and the defaults are candidates for the choice: scenarios differ
-        more than thresholds do, so a generation's best may be its luck.
+        The choice counts further scenarios beside those of the search, the comparison is on others again.
 
         Args:
             report: Called with environment steps and metrics after each generation.
         """
         import cma
 
-        config, best, candidates = self.config, [], [{}]
+        config = self.config
+        best: list[float] = []
+        record: tuple[float, dict[str, Any]] = (math.inf, {})
+        scenarios = self._scenarios(0, config.scenarios)
         options = {"popsize": config.population, "seed": config.seed + 1, "verbose": -9, "bounds": [0.0, 1.0]}
         search = cma.CMAEvolutionStrategy(START, config.sigma, options)
         with Progress("tuning", config.generations) as progress:
-            for generation in range(config.generations):
+            for _ in range(config.generations):
                 points = search.ask()
                 rules = [options_at(np.asarray(point)) for point in points]
-                fitness = self._ratios(rules, self._scenarios(generation, config.scenarios)).mean(0)
+                fitness = self._ratios(rules, scenarios).mean(0)
                 search.tell(points, fitness.tolist())
                 best.append(float(fitness.min()))
-                candidates.append(rules[int(fitness.argmin())])
+                record = min(record, (best[-1], rules[int(fitness.argmin())]), key=lambda pair: pair[0])
                 metrics = {"tuning/best": best[-1], "tuning/mean": float(fitness.mean())}
                 progress.advance(1, best=best[-1], mean=metrics["tuning/mean"])
                 if report is not None:
                     report(self.steps, metrics)
-        candidates.append(options_at(np.asarray(search.mean)))
-        chosen = self._ratios(candidates, self._scenarios(config.generations, config.validation)).mean(0)
+        candidates: list[dict[str, Any]] = [{}, options_at(np.asarray(search.mean)), record[1]]
+        chosen = self._ratios(candidates, scenarios + self._scenarios(1, config.validation)).mean(0)
         kept = candidates[int(chosen.argmin())]
-        fresh = self._scenarios(config.generations + config.validation, config.validation)
-        ratio, classic = self._ratios([kept, {}], fresh).mean(0).tolist()
+        ratio, classic = self._ratios([kept, {}], self._scenarios(2, config.validation)).mean(0).tolist()
         return Tuned(kept, ratio, classic, best, self.steps)
 
-    def _scenarios(self, generation: int, count: int) -> list[Scenario]:
-        random = np.random.default_rng([self.config.seed, generation])
-        first = generation * self.config.scenarios
-        return [self._stage.draw(random, first + place, count, place) for place in range(count)]
+    def _scenarios(self, use: int, count: int) -> list[Scenario]:
+        """Of the search (0), of the choice (1), of the comparison (2); every model meets small and large shares."""
+        random = np.random.default_rng([self.config.seed, use])
+        models, found = len(self._stage.models), []
+        for place in range(count):
+            lap = place // models * models
+            back = lap + min(lap + models, count) - 1 - place  # every other lap in reverse
+            where = back if place // models % 2 else place
+            found.append(self._stage.draw(random, place, count, where))
+        return found
 
     def _ratios(self, rules: list[dict[str, Any]], scenarios: list[Scenario]) -> np.ndarray:
         """(scenarios, rules) rise of the loss over the reference's."""

@@ -88,7 +88,7 @@ def shuffled() -> Controller:
 
     def change(heads: np.ndarray, observation: Observation, random: np.random.Generator) -> None:
         active = np.flatnonzero(head_column(observation, "active") > 0.5)
-        columns = head_columns(SIGNALS)
+        columns = np.array(head_columns(SIGNALS))
         heads[np.ix_(active, columns)] = heads[np.ix_(random.permutation(active), columns)]
 
     return Altered("shuffled", _shipped(), change)
@@ -100,7 +100,7 @@ def without(group: str) -> Controller:
 
     def change(heads: np.ndarray, observation: Observation, random: np.random.Generator) -> None:
         active = np.flatnonzero(head_column(observation, "active") > 0.5)
-        columns = head_columns(names)
+        columns = np.array(head_columns(names))
         heads[np.ix_(active, columns)] = heads[np.ix_(active, columns)].mean(0, keepdims=True)
 
     return Altered(f"without_{group}", _shipped(), change)

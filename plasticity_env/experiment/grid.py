@@ -136,9 +136,8 @@ def run_grid(
         bench = _Bench(loaded, text, setting, seed)
         try:
             for arm in arms:
-                cell = known.get((arm, seed))
-                if cell is not None:
-                    yield cell, True
+                if (arm, seed) in known:
+                    yield known[arm, seed], True
                     continue
                 cell = bench.run(arm)
                 file.append(_plain(cell))
