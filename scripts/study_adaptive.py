@@ -34,7 +34,7 @@ class Config:
         "control,once:fisher,once:residual_fisher,compressed:fisher,compressed:residual_fisher,rule:fisher,"
         "rule:residual_fisher,rule:random,grow:fisher,plasticity,thresholds"
     )
-    """separated by commas: control, once, compressed, rule, grow, search (with :SCORE), plasticity, thresholds, ann:FOLDER"""
+    """separated by commas: control, plasticity, thresholds; once, compressed, rule, grow, search (:SCORE); ann, ann_fixed (:FOLDER)"""
     seeds: int = 3
     """draws of calibration text and training order"""
     setting: Setting = field(default_factory=Setting)

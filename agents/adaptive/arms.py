@@ -118,12 +118,15 @@ def _search(name: str, option: str, setting: Setting) -> Arm:
     return Arm(name, RANK, lambda seed: SwapSearch(option or SCORE), {"pruned_share": setting.share})
 
 
-def _ann(name: str, option: str, setting: Setting) -> Arm:
+def _ann(name: str, option: str, setting: Setting, mode: str = "adaptive") -> Arm:
     controller = controllers.load(option) if option else controllers.make("ann")
-    assert isinstance(controller, controllers.ANNController)
-    if not controller.info:
-        raise InputError("arm 'ann' needs a trained controller: name the folder of a saved one, ann:FOLDER")
-    return _rank(name, lambda: controller, setting)
+    if isinstance(controller, controllers.ANNController) and not controller.info:
+        raise InputError(f"arm {name!r} needs a trained controller: name the folder of a saved one, ann:FOLDER")
+    return _rank(name, lambda: controller, setting, mode=mode)
+
+
+def _ann_fixed(name: str, option: str, setting: Setting) -> Arm:
+    return _ann(name, option, setting, mode="compressed")
 
 
 def _rank(name: str, make: Callable[[], Controller], setting: Setting, **settings: Any) -> Arm:
@@ -143,5 +146,8 @@ ARMS: dict[str, Kind] = {
     "search": Kind(
         "as `compressed`, then swaps of a pruned and an active head that lower the measured loss", _search, "score"
     ),
-    "ann": Kind("a trained network ranks all heads at every decision", _ann, "folder"),
+    "ann": Kind(
+        "a trained network (the shipped one unless a folder is named) ranks all heads at every decision", _ann, "folder"
+    ),
+    "ann_fixed": Kind("the same network, and nothing comes back", _ann_fixed, "folder"),
 }

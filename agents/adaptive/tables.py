@@ -62,8 +62,8 @@ def report(cells: Sequence[Cell]) -> str:
         f"Test NLL on **{name}** at the end of each stage:\n\n{_losses(found, d)}" for d, name in found.texts.items()
     ]
     parts.append(
-        f"Minus `{FIXED}` with the same score (the same rule, nothing comes back), seed by seed, test NLL on the text of the "
-        f"stage:\n\n{_differences(found)}"
+        f"Minus `{FIXED}` with the same score (or `ann_fixed`: the same decider, nothing comes back), seed by seed, test NLL on "
+        f"the text of the stage:\n\n{_differences(found)}"
     )
     parts.append(
         "What went and came back. *Back* counts the heads that are active at a stage's end and were pruned at its start, a "
@@ -140,8 +140,10 @@ def _losses(found: Cells, domain: str) -> str:
 
 
 def _reference(found: Cells, arm: str) -> str | None:
-    """The arm without revival that shares an arm's score."""
+    """The arm without revival that shares an arm's score (or network)."""
     kind, _, score = arm.partition(":")
+    if kind == "ann" and f"ann_fixed{arm[3:]}" in found.arms:
+        return f"ann_fixed{arm[3:]}"
     same = [name for name in found.arms if name.partition(":")[0] == FIXED]
     if kind in (CONTROL, FIXED) or not same:
         return None

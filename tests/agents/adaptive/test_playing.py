@@ -167,7 +167,7 @@ def test_a_saved_controller_is_an_arm(tmp_path):
     from controllers import ANNController
 
     ANNController(info={"global_step": 1}).save(tmp_path / "one")
-    assert make_arm(f"ann:{tmp_path / 'one'}", SETTING).settings == {"pruned_share": 0.5}
+    assert make_arm(f"ann:{tmp_path / 'one'}", SETTING).settings == {"pruned_share": 0.5, "mode": "adaptive"}
     ANNController().save(tmp_path / "two")
     with pytest.raises(InputError, match="needs a trained controller"):
         make_arm(f"ann:{tmp_path / 'two'}", SETTING)
