@@ -32,9 +32,10 @@ class Config:
     """what that text is called in tables; unset: its file's name"""
     arms: str = (
         "control,once:fisher,once:residual_fisher,compressed:fisher,compressed:residual_fisher,rule:fisher,"
-        "rule:residual_fisher,rule:random,grow:fisher,plasticity,thresholds"
+        "rule:residual_fisher,rule:random,grow:fisher,plasticity,thresholds,"
+        "ann,ann_fixed"
     )
-    """separated by commas: control, plasticity, thresholds; once, compressed, rule, grow, search (:SCORE); ann, ann_fixed (:FOLDER)"""
+    """control, plasticity, thresholds; once, compressed, rule, grow, search (with :SCORE); ann, ann_fixed (with :FOLDER)"""
     seeds: int = 3
     """draws of calibration text and training order"""
     setting: Setting = field(default_factory=Setting)
