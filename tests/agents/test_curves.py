@@ -33,6 +33,7 @@ def test_of_repeated_points_the_last_counts():
     assert latest(points, ["ppo"]) == [points[1]]
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_not_repeated_and_another_study_is_refused(tmp_path):
     config = CurvesConfig(
         agents="ppo:linear,es",
