@@ -66,6 +66,8 @@ class CompareConfig:
     """blocks that score and repair"""
     test_blocks: int | None = 32
     """blocks of the test split that are scored; None for all"""
+    spread_test: bool = False
+    """spread them evenly over the test split; else they are its first ones"""
     batch_size: int = 8
     """sequences in one pass"""
     max_length: int = 128
@@ -88,6 +90,7 @@ class CompareConfig:
             self.seeds,
             self.rounds,
             self.test_blocks,
+            self.spread_test,
         )
 
 

@@ -72,6 +72,7 @@ class Protocol:
         seeds: How many calibration draws.
         rounds: Decisions over which each episode spreads its pruning.
         test_blocks: Blocks of the test split; None for all.
+        spread_test: Whether they are spread over the split instead of its first ones.
         ranking_price: Price that controllers observe while they prune a given share.
     """
 
@@ -80,6 +81,7 @@ class Protocol:
     seeds: int = 3
     rounds: int = 1
     test_blocks: int | None = 32
+    spread_test: bool = False
     ranking_price: float = 4.0
 
     def __post_init__(self) -> None:
@@ -131,7 +133,7 @@ class Arena:
 
     def _dense_loss(self) -> float:
         self.env.reset(seed=0)
-        return self.env.evaluate("test", self.protocol.test_blocks)
+        return self.env.evaluate("test", self.protocol.test_blocks, spread=self.protocol.spread_test)
 
     def play(self, name: str, options: dict[str, Any] | None = None, label: str | None = None) -> Iterable[Row]:
         """Play a controller at each sparsity (or, for a network, each price) and seed; yields rows as they are done.
@@ -214,7 +216,7 @@ class Arena:
         seconds: float,
         evaluations: int,
     ) -> Row:
-        loss = self.env.evaluate("test", self.protocol.test_blocks, active)
+        loss = self.env.evaluate("test", self.protocol.test_blocks, active, spread=self.protocol.spread_test)
         return Row(
             controller=label or controller.name,
             repair=self.env.settings.repair,

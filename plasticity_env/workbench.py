@@ -187,28 +187,31 @@ class Workbench:
         active: Tensor,
         calibration: Indices,
         text: TextSplits | None = None,
+        spread: bool = False,
     ) -> float:
-        """Mean loss in nats per token of a mask, repaired, on the first ``blocks`` blocks of a split.
+        """Mean loss in nats per token of a mask, repaired, on ``blocks`` blocks of a split.
 
         Args:
             split: Which.
-            blocks: How many from its start; None for all.
+            blocks: How many; None for all.
             active: (L, H) boolean.
             calibration: Blocks that repair.
             text: Another text whose split it is (repair reads this workbench's own); never remembered.
+            spread: Take them evenly over the whole split instead of from its start.
         """
         self.install(active, calibration)
         if text is not None and text is not self.text:
-            return mean_loss(self.model, text.blocks(split)[:blocks], self.batch_size)
+            return mean_loss(self.model, _some(text.blocks(split), blocks, spread), self.batch_size)
         repaired_by = calibration if self.repair != "none" else ()
         gates = self.model.gates.numpy().tobytes()
-        key = (split, blocks, gates, repaired_by, self.repair, self.model.weight_version)
+        key = (split, blocks, spread, gates, repaired_by, self.repair, self.model.weight_version)
         known = self._split_losses.get(key)
         if known is not None:
             return known
-        ids = self.text.blocks(split)
-        ids = ids if blocks is None else ids[:blocks]
-        loss = mean_loss(self.model, ids, self.batch_size, self.prefix, (split, blocks, "first"))
+        ids = _some(self.text.blocks(split), blocks, spread)
+        loss = mean_loss(
+            self.model, ids, self.batch_size, self.prefix, (split, blocks, "spread" if spread else "first")
+        )
         return self._split_losses.put(key, loss)
 
     def reward_loss(self, active: Tensor, calibration: Indices, reward: Indices) -> float:
@@ -332,3 +335,10 @@ class Workbench:
         """(B, T - 1, V) next-token log-probabilities of the model as it is, for (B, T) token ids."""
         logits = self.model.model(input_ids=ids.to(self.model.device), use_cache=False).logits
         return logits[:, :-1].float().log_softmax(-1)
+
+
+def _some(ids: Tensor, blocks: int | None, spread: bool) -> Tensor:
+    """(n, T) of (N, T): the first n blocks, or n spread evenly over all; None for all."""
+    if blocks is None or not spread:
+        return ids[:blocks]
+    return ids[[number * len(ids) // blocks for number in range(blocks)]]

@@ -247,21 +247,23 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         blocks: int | None = None,
         active: Tensor | None = None,
         text: TextSplits | None = None,
+        spread: bool = False,
     ) -> float:
         """Mean loss in nats per token, on text that no observation or reward reads.
 
         Args:
             split: Usually "test".
-            blocks: How many blocks from its start; None for all.
+            blocks: How many blocks; None for all.
             active: (L, H) mask to evaluate, repaired as this episode repairs; the present one when None.
             text: Another text whose split it is; repair still reads this episode's calibration blocks.
+            spread: Take the blocks evenly over the split instead of from its start.
         """
         state = self._any_state()
         mask = state.active if active is None else active
         model = self.workbench.model
         trains = self.settings.train_steps > 0  # a frozen model gets its mask and repair anew whenever it is used
         before = model.snapshot(weights=False) if trains else None
-        loss = self.workbench.split_loss(split, blocks, mask, state.calibration, text)  # type: ignore[arg-type]
+        loss = self.workbench.split_loss(split, blocks, mask, state.calibration, text, spread)  # type: ignore[arg-type]
         if before is not None:
             model.restore(before)
         return loss
