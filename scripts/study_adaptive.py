@@ -32,8 +32,7 @@ class Config:
     """what that text is called in tables; unset: its file's name"""
     arms: str = (
         "control,once:fisher,once:residual_fisher,compressed:fisher,compressed:residual_fisher,rule:fisher,"
-        "rule:residual_fisher,rule:random,grow:fisher,plasticity,thresholds,"
-        "ann,ann_fixed"
+        "rule:residual_fisher,rule:random,grow:fisher,plasticity,thresholds,ann,ann_fixed"
     )
     """control, plasticity, thresholds; once, compressed, rule, grow, search (with :SCORE); ann, ann_fixed (with :FOLDER)"""
     seeds: int = 3
@@ -50,6 +49,8 @@ class Config:
     """also draw this PNG"""
     shown: str | None = None
     """arm whose heads the picture shows; unset: the first that brings heads back"""
+    drawn: str = ""
+    """arms whose curves the picture shows, separated by commas; unset: all"""
 
 
 def main(config: Config) -> None:
@@ -70,7 +71,7 @@ def main(config: Config) -> None:
         page = config.page.read_text(encoding="utf-8") if config.page.exists() else ""
         write_text(config.page, renewed(page, tables))
     if config.picture is not None:
-        study_png(cells, config.picture, config.shown)
+        study_png(cells, config.picture, config.shown, cli.words(config.drawn))
 
 
 if __name__ == "__main__":

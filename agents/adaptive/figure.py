@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def study_png(cells: Sequence[Cell], path: Path, shown: str | None = None) -> None:
+def study_png(cells: Sequence[Cell], path: Path, shown: str | None = None, drawn: Sequence[str] | None = None) -> None:
     """Draw the study.
 
     Above, an arm's loss minus the control arm's on each stage's reward blocks, after every decision: mean over seeds, band
@@ -28,6 +28,7 @@ def study_png(cells: Sequence[Cell], path: Path, shown: str | None = None) -> No
         cells: Of one model and setting.
         path: The picture.
         shown: The arm whose heads are drawn; the first that brings heads back when None.
+        drawn: Arms that have a curve; all when None.
 
     Raises:
         InputError: No control arm, or no other arm, or ``shown`` is not among them.
@@ -42,7 +43,9 @@ def study_png(cells: Sequence[Cell], path: Path, shown: str | None = None) -> No
         raise InputError(f"no cells of arm {shown!r} to draw heads of: there are {', '.join(arms)}")
     figure = blank_figure()
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    for index, arm in enumerate(arms):
+    if drawn and set(drawn) - set(arms):
+        raise InputError(f"no cells of arm {min(set(drawn) - set(arms))!r} to draw: there are {', '.join(arms)}")
+    for index, arm in enumerate(drawn or arms):
         _draw_arm(above, found, arm, PALETTE[index % len(PALETTE)], "-" if index < len(PALETTE) else "--")
     above.axhline(0.0, color="black", linewidth=0.8, linestyle=":")
     above.set_ylabel("NLL minus the control arm's\n(nats, reward blocks of the stage)")

@@ -15,7 +15,7 @@ from plasticity_env import InputError
 TEXTS = {"home": "plays", "shift": "wiki"}
 
 
-def cell(arm, seed, home, shift, came_back=0, closed=None, others=None):
+def cell(arm, seed, home, shift, came_back=0, closed=None, others=None, first=5.0):
     """A cell whose second stage, on the second text, ends at the given losses."""
     start = StageRecord("home", [4.0, 3.0], ["1100"], 0.8, 2, 0, {"home": home, "shift": 7.0}, 0, None, None)
     end = StageRecord(
@@ -31,7 +31,7 @@ CELLS = [
     cell("rule:fisher", 0, 3.5, 4.75, 1, 5.25, 5.0),
     cell("control", 1, 3.0, 4.0),
     cell("compressed:fisher", 1, 3.5, 6.0),
-    cell("rule:fisher", 1, 3.5, 5.25, 1, 6.25, 5.5),
+    cell("rule:fisher", 1, 3.5, 5.25, 1, 6.25, 5.5, first=4.75),
 ]
 
 
@@ -42,6 +42,8 @@ def test_figures_and_their_differences():
     assert "| rule:fisher - compressed:fisher | +0.000 ± 0.000 | -0.500 ± 0.354 |" in text  # -0.25 and -0.75
     assert "| rule:fisher | 2 wiki | 1.0 | 1.0 | 1.0 | +0.750 ± 0.354 | +0.250 ± 0.000 |" in text
     assert "keep 80.0% to 80.0%" in text
+    after = text.partition("after a stage's first decision")[2]
+    assert "| rule:fisher - compressed:fisher | +0.000 ± 0.000 | -0.125 ± 0.177 |" in after  # 0 and -0.25
 
 
 def test_cells_of_two_settings_are_no_table():
@@ -71,6 +73,8 @@ def test_the_picture(tmp_path):
         assert image.size == (1600, 1000)
     with pytest.raises(InputError, match="'once'"):
         study_png(CELLS, tmp_path / "other.png", shown="once")
+    with pytest.raises(InputError, match="'once'"):
+        study_png(CELLS, tmp_path / "other.png", drawn=["once"])
     with pytest.raises(InputError, match="control arm"):
         study_png([c for c in CELLS if c.arm != "control"], tmp_path / "other.png")
     assert not (tmp_path / "other.png").exists()
