@@ -251,7 +251,7 @@ def test_an_address_that_does_not_answer_is_refused_within_seconds():
         started = time.monotonic()
         with pytest.raises(InputError, match=rf"no Ray head node answers at '127.0.0.1:{port}' within 1 seconds"):
             check_address(f"127.0.0.1:{port}", seconds=1)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60  # ray.init takes more than three minutes to give up
     with pytest.raises(InputError, match="no Ray head node answers"):
         check_address(f"127.0.0.1:{port}", seconds=1)
     assert check_address("local") == "local"
