@@ -54,11 +54,6 @@ def present_loss(stage: StageRecord) -> float:
     return stage.test[stage.domain]
 
 
-def first_loss(stage: StageRecord) -> float:
-    """Loss on the stage's reward blocks after its first decision."""
-    return stage.losses[1]
-
-
 def report(cells: Sequence[Cell]) -> str:
     """All tables of one model and setting, with a line on what the cells share."""
     found = Cells(cells)
@@ -68,11 +63,7 @@ def report(cells: Sequence[Cell]) -> str:
     ]
     parts.append(
         f"Minus `{FIXED}` with the same score (or `ann_fixed`: the same decider, nothing comes back), seed by seed, test NLL on "
-        f"the text of the stage:\n\n{_differences(found, present_loss)}"
-    )
-    parts.append(
-        "The same right after a stage's first decision and its training, on the stage's reward blocks:\n\n"
-        f"{_differences(found, first_loss)}"
+        f"the text of the stage:\n\n{_differences(found)}"
     )
     parts.append(
         "What went and came back. *Back* counts the heads that are active at a stage's end and were pruned at its start, a "
@@ -160,13 +151,13 @@ def _reference(found: Cells, arm: str) -> str | None:
     return next((name for name in same if (name.partition(":")[2] or SCORE) == wanted), same[0])
 
 
-def _differences(found: Cells, read: Callable[[StageRecord], float]) -> str:
+def _differences(found: Cells) -> str:
     rows = []
     for arm in found.arms:
         reference = _reference(found, arm)
         if reference is None:
             continue
-        gains = [found.gains(arm, reference, read, i) for i in range(len(found.setting.path))]
+        gains = [found.gains(arm, reference, present_loss, i) for i in range(len(found.setting.path))]
         rows.append([f"{arm} - {reference}", *(spread(g, "+.3f", ".3f") if g else "" for g in gains)])
     return _table(["", *_columns(found)], rows)
 
