@@ -97,10 +97,14 @@ def ray_session(address: str, cpus: int, store_bytes: int = 0) -> Iterator[Any]:
     if where == "local":
         options.update(num_cpus=max(1, cpus), object_store_memory=max(LOCAL_STORE_BYTES, 2 * store_bytes))
     try:
-        ray.init(address=where, **options)
+        try:
+            ray.init(address=where, **options)
+        except (ConnectionError, RuntimeError) as error:
+            raise InputError(
+                f"Ray at {address!r} cannot be used ({str(error).strip().splitlines()[0][:160]}): the same versions of Ray and "
+                "Python must run there, and where it wants a token, RAY_AUTH_MODE=token must be set here as well"
+            ) from error
         yield ray
-    except ConnectionError as error:
-        raise InputError(f"Ray at {address!r} cannot be used ({str(error).splitlines()[0][:160]})") from error
     finally:
         ray.shutdown()
 
