@@ -267,15 +267,12 @@ def _search(config: CurvesConfig, seed: int, see: See) -> None:
         device=config.device,
     )
     search = LinearSearch(search_config, config.output_dir / RUNS / f"es_{seed}")
-    try:
-        search.resume()
-        see(search.steps, search.controller(), False)
-        while search.steps < config.total_timesteps:
-            search.config = replace(search_config, generations=len(search.history) + 1)
-            see(search.steps, search.run(), False)
-        see(search.steps, search.controller(), True)
-    finally:
-        search.close()
+    search.resume()
+    see(search.steps, search.controller(), False)
+    while search.steps < config.total_timesteps:
+        search.config = replace(search_config, generations=len(search.history) + 1)
+        see(search.steps, search.run(), False)
+    see(search.steps, search.controller(), True)
 
 
 def _learn(config: CurvesConfig, agent: str, seed: int, see: See) -> None:

@@ -9,22 +9,18 @@ so that easy and hard scenarios count alike.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 
-import controllers
-import plasticity_env  # noqa: F401  (registers the environments)
-from agents.scenarios import SMALLEST_RISE
+from agents.scenarios import RankConfig, Scenario, Stage
 from controllers.ann import ANNController
 from controllers.network import HeadNetwork, NetworkConfig
 from controllers.protocol import as_scores
+from plasticity_env.cli import words
 from plasticity_env.edits import KEEP
 from plasticity_env.errors import InputError
 from plasticity_env.files import write_text
@@ -93,23 +89,6 @@ class ESConfig:
             raise InputError(f"sigma must be positive, got {self.sigma!r}")
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """What all candidates of a generation play.
-
-    Attributes:
-        model: Index of the language model.
-        rounds: Decisions.
-        share: Of all heads, to prune.
-        seed: Of the calibration and reward blocks.
-    """
-
-    model: int
-    rounds: int
-    share: float
-    seed: int
-
-
 @dataclass
 class Generation:
     """What a generation was told, enough to repeat the search without playing it.
@@ -143,11 +122,18 @@ class LinearSearch:
         start = np.array([float(name == config.start_feature) for name in config.features])
         options = {"popsize": config.population, "seed": config.seed + 1, "verbose": -9, "CMA_diagonal": False}
         self._search = cma.CMAEvolutionStrategy(start, config.sigma, options)
-        self._models = [name.strip() for name in config.model_name.split(",") if name.strip()]
-        if not self._models:
+        rank = RankConfig(
+            pruned_share=",".join(map(str, config.pruned_share)),
+            rounds=",".join(map(str, config.rounds)),
+            reference=config.reference,
+        )
+        models = words(config.model_name)
+        if not models:
             raise InputError("model_name is empty: give at least one language model")
-        self._envs: dict[tuple[int, int, int], Any] = {}
-        self._reference: dict[Scenario, float] = {}
+        settings = {name: getattr(config, name) for name in ("dataset", "repair", "max_length", "device")}
+        settings |= {name: getattr(config, name) for name in ("calibration_blocks", "reward_blocks")}
+        obs = any(name.startswith("obs") for name in config.features)
+        self._stage = Stage(models, {**settings, "flop_price": 4.0, "max_sparsity": 1.0, "obs_signal": obs}, rank)
 
     @property
     def steps(self) -> int:
@@ -210,21 +196,8 @@ class LinearSearch:
 
     def scenarios(self, generation: int) -> list[Scenario]:
         """What a generation plays: models in turn, shares spread over the range, everything else by the seed."""
-        config, found = self.config, []
-        random = np.random.default_rng([config.seed, generation])
-        low, high = config.pruned_share
-        for index in range(config.scenarios):
-            part = (index + random.random()) / config.scenarios
-            number = generation * config.scenarios + index
-            found.append(
-                Scenario(
-                    number % len(self._models),
-                    int(random.choice(config.rounds)),
-                    low + (high - low) * part,
-                    int(random.integers(2**31)),
-                )
-            )
-        return found
+        random, count = np.random.default_rng([self.config.seed, generation]), self.config.scenarios
+        return [self._stage.draw(random, generation * count + place, count, place) for place in range(count)]
 
     def controller(self) -> ANNController:
         """The present mean as a controller."""
@@ -242,76 +215,17 @@ class LinearSearch:
         write_text(self.folder / HISTORY, json.dumps(data, indent=1))
         self.controller().save(self.folder / CONTROLLER)
 
-    def close(self) -> None:
-        """Close the environments."""
-        for env in self._envs.values():
-            env.close()
-
     def _play(self, candidates: np.ndarray, scenarios: list[Scenario]) -> Generation:
         """Fitness of (P, F) candidates."""
         ratios, steps = [], 0
         for scenario in scenarios:
-            if scenario not in self._reference:
-                self._reference[scenario] = float(self._rise(scenario, None).mean())
-                steps += scenario.rounds
-            rises = self._rise(scenario, candidates)
+            played = self._stage.play(scenario, lambda seen: self._scores(seen, candidates), len(candidates))
+            ratios.append(played.rises / self._stage.unit(scenario))
             steps += scenario.rounds * len(candidates)
-            ratios.append(rises / max(self._reference[scenario], SMALLEST_RISE))
+        steps, self._stage.reference_steps = steps + self._stage.reference_steps, 0
         return Generation([float(value) for value in np.mean(ratios, 0)], steps)
-
-    def _rise(self, scenario: Scenario, candidates: np.ndarray | None) -> np.ndarray:
-        """(P,) rise of the reward loss at the end, nats per token; of the reference rule where there are no candidates."""
-        env = self._env(scenario, None if candidates is None else len(candidates))
-        options = self._draw(env, scenario)
-        observations, infos = env.reset(seed=scenario.seed, options=options)
-        dense = infos["loss"].copy()
-        rule = None
-        if candidates is None:
-            rule = controllers.make(self.config.reference)
-            rule.reset(scenario.seed)
-        for _ in range(scenario.rounds):
-            if rule is not None:
-                actions = np.asarray(rule.act({name: values[0] for name, values in observations.items()}))[None]
-            else:
-                assert candidates is not None
-                actions = self._scores(observations, candidates)
-            observations, _, _, _, infos = env.step(actions)
-        return np.asarray(infos["loss"] - dense)
 
     def _scores(self, observations: Observation, candidates: np.ndarray) -> np.ndarray:
         importance = np.einsum("pnf,pf->pn", observations["heads"][:, :, self._columns].astype(np.float64), candidates)
         active = observations["heads"][:, :, head_columns(("active",))[0]] > 0.5
         return np.stack([as_scores(row, kept) for row, kept in zip(importance, active, strict=True)])
-
-    def _draw(self, env: Any, scenario: Scenario) -> dict[str, Any]:
-        """One draw for all candidates."""
-        random = np.random.default_rng(scenario.seed)
-        text, settings = env.workbench.text, env.settings
-        options: dict[str, Any] = {"pruned_share": scenario.share, "flop_price": 4.0}
-        for split, count in (("calibration", settings.calibration_blocks), ("reward", settings.reward_blocks)):
-            drawn = random.choice(len(text.blocks(split)), count, replace=False)
-            options[split] = sorted(int(index) for index in drawn)
-        return options
-
-    def _env(self, scenario: Scenario, candidates: int | None) -> Any:
-        key = (scenario.model, scenario.rounds, candidates or 1)
-        if key not in self._envs:
-            config = self.config
-            self._envs[key] = gym.make_vec(
-                "plasticity/HeadRank-v0",
-                num_envs=candidates or 1,
-                vectorization_mode="vector_entry_point",
-                autoreset_mode="Disabled",
-                memory_share=math.inf,
-                model_name=self._models[scenario.model],
-                dataset=config.dataset,
-                horizon=scenario.rounds,
-                repair=config.repair,
-                calibration_blocks=config.calibration_blocks,
-                reward_blocks=config.reward_blocks,
-                max_length=config.max_length,
-                max_sparsity=1.0,
-                obs_signal=any(name.startswith("obs") for name in config.features),
-                device=config.device,
-            )
-        return self._envs[key]

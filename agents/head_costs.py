@@ -24,7 +24,7 @@ from plasticity_env.edits import KEEP, PRUNE
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.errors import InputError
 from plasticity_env.files import replace_file
-from plasticity_env.observation import HEAD_FEATURES, Observation, head_column, head_columns
+from plasticity_env.observation import Observation, head_column, head_columns
 from plasticity_env.progress import Progress
 from plasticity_env.signals import mean_loss
 
@@ -194,6 +194,3 @@ def _draw_state(env: Any, random: np.random.Generator) -> Observation:
         edits[order[: max(0, round(share * heads * (done + 1) / rounds) - int((~active).sum()))]] = PRUNE
         observation, *_ = env.step(edits)
     return observation
-
-
-assert set(FEATURES) <= set(HEAD_FEATURES)

@@ -51,10 +51,18 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class _Data:
-    features: Tensor  # (S, N, F)
-    cost: Tensor  # (S, N), in units of each state's root mean square; 0 where unknown
-    known: Tensor  # (S, N)
+class StateCosts:
+    """Costs of S states of one model with N heads, ready to be fitted to.
+
+    Attributes:
+        features: (S, N, F) that the score is linear in.
+        cost: (S, N) in units of each state's root mean square; 0 where unknown.
+        known: (S, N) boolean.
+    """
+
+    features: Tensor
+    cost: Tensor
+    known: Tensor
 
 
 def fit_ranking(files: Sequence[Path], config: FitConfig) -> ANNController:
@@ -80,8 +88,13 @@ def fit_ranking(files: Sequence[Path], config: FitConfig) -> ANNController:
     return ANNController(network.eval(), info=info)
 
 
-def fit_weights(data: Sequence[_Data], config: FitConfig) -> Tensor:
-    """(F,) weights that make the soft choices cheap."""
+def fit_weights(data: Sequence[StateCosts], config: FitConfig) -> Tensor:
+    """(F,) weights that make the soft choices cheap, from the costs of some models.
+
+    Args:
+        data: Of each model.
+        config: How; its ``features`` name the columns.
+    """
     weights = torch.tensor([START.get(name, 0.0) for name in config.features]).requires_grad_()
     optimizer = torch.optim.AdamW([weights], lr=config.learning_rate, weight_decay=config.weight_decay)
     generator = torch.Generator().manual_seed(config.fit_seed)
@@ -130,7 +143,7 @@ def soft_choice(scores: Tensor, known: Tensor, count: Tensor, temperature: float
     return torch.sigmoid((threshold[:, None] - scores) / temperature) * known
 
 
-def cost_of_choice(scores: Tensor, data: _Data, share: float) -> float:
+def cost_of_choice(scores: Tensor, data: StateCosts, share: float) -> float:
     """Mean over states of the summed cost of the lowest-scored ``share`` of the known heads (a hard choice)."""
     total = 0.0
     for row, cost, known in zip(scores, data.cost, data.known, strict=True):
@@ -164,7 +177,7 @@ def _standard(scores: Tensor, known: Tensor) -> Tensor:
     return centred / spread
 
 
-def _read(path: Path, features: Sequence[str]) -> _Data:
+def _read(path: Path, features: Sequence[str]) -> StateCosts:
     costs = HeadCosts.load(path)
     missing = [name for name in features if name not in costs.names]
     if missing:
@@ -176,4 +189,4 @@ def _read(path: Path, features: Sequence[str]) -> _Data:
     known, cost = known[enough], costs.cost[enough].nan_to_num()
     unit = (cost.square().sum(1, keepdim=True) / known.sum(1, keepdim=True)).sqrt() + 1e-4
     columns = [costs.names.index(name) for name in features]
-    return _Data(costs.features[enough][..., columns], cost / unit, known)
+    return StateCosts(costs.features[enough][..., columns], cost / unit, known)

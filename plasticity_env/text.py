@@ -63,6 +63,16 @@ def pack(tokenizer: PreTrainedTokenizerBase, text: str, block_size: int) -> Tens
     return ids[: len(ids) // block_size * block_size].view(-1, block_size)
 
 
+def some_blocks(ids: Tensor, blocks: int | None, spread: bool = False) -> Tensor:
+    """(n, T) blocks of (N, T), n at most N: the first ones, or n that lie evenly over all; None for all.
+
+    Neighbouring blocks are of one scene or article, so a few of them say less about a text than as many that are spread.
+    """
+    if blocks is None or not spread:
+        return ids[:blocks]
+    return ids[[number * len(ids) // blocks for number in range(blocks)]]
+
+
 def load_text(
     dataset: str,
     tokenizer: PreTrainedTokenizerBase,

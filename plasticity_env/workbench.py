@@ -20,7 +20,7 @@ from plasticity_env.repair import Statistics, find_repair, repair_in_order, repa
 from plasticity_env.residual import residual_projector
 from plasticity_env.signals import HeadSignals, gather, mean_loss, measure
 from plasticity_env.stopwatch import time_kept
-from plasticity_env.text import Split, TextSplits
+from plasticity_env.text import Split, TextSplits, some_blocks
 
 V = TypeVar("V")
 Indices = tuple[int, ...]
@@ -201,14 +201,14 @@ class Workbench:
         """
         self.install(active, calibration)
         if text is not None and text is not self.text:
-            return mean_loss(self.model, _some(text.blocks(split), blocks, spread), self.batch_size)
+            return mean_loss(self.model, some_blocks(text.blocks(split), blocks, spread), self.batch_size)
         repaired_by = calibration if self.repair != "none" else ()
         gates = self.model.gates.numpy().tobytes()
         key = (split, blocks, spread, gates, repaired_by, self.repair, self.model.weight_version)
         known = self._split_losses.get(key)
         if known is not None:
             return known
-        ids = _some(self.text.blocks(split), blocks, spread)
+        ids = some_blocks(self.text.blocks(split), blocks, spread)
         loss = mean_loss(
             self.model, ids, self.batch_size, self.prefix, (split, blocks, "spread" if spread else "first")
         )
@@ -335,10 +335,3 @@ class Workbench:
         """(B, T - 1, V) next-token log-probabilities of the model as it is, for (B, T) token ids."""
         logits = self.model.model(input_ids=ids.to(self.model.device), use_cache=False).logits
         return logits[:, :-1].float().log_softmax(-1)
-
-
-def _some(ids: Tensor, blocks: int | None, spread: bool) -> Tensor:
-    """(n, T) of (N, T): the first n blocks, or n spread evenly over all; None for all."""
-    if blocks is None or not spread:
-        return ids[:blocks]
-    return ids[[number * len(ids) // blocks for number in range(blocks)]]

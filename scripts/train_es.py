@@ -29,10 +29,7 @@ def main(config: Config) -> None:
         search.resume()
     else:
         search.folder = new_run_folder("es")
-    try:
-        controller = search.run()
-    finally:
-        search.close()
+    controller = search.run()
     weights = dict(zip(shared.features, search.weights.round(3).tolist(), strict=True))
     print(f"controller: {search.folder / CONTROLLER} ({controller.info['global_step']} environment steps)")
     print("  ".join(f"{name} {value:+.2f}" for name, value in weights.items()))

@@ -23,6 +23,7 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.observation import Observation
 from plasticity_env.portable import PackedModel, pack
 from plasticity_env.signals import sequence_losses
+from plasticity_env.text import some_blocks
 from plasticity_env.workbench import Measurement, Memo
 
 DIGITS = 7  # of losses in the file, after the point
@@ -112,13 +113,12 @@ class Table:
         self.workbench = first.workbench
         self.workbench.memo = self._memo = CountingMemo(8192)
         blocks = self.workbench.text.blocks("test")
-        spread = np.arange(rules.test_blocks) * len(blocks) // rules.test_blocks  # a few neighbours would be one scene
-        self._test = blocks[spread.tolist()]
         if len(blocks) < rules.test_blocks:
             raise InputError(
                 f"test_blocks {rules.test_blocks} is more than the {len(blocks)} of {rules.dataset!r} at max_length "
                 f"{rules.max_length}: ask for fewer or use a longer text"
             )
+        self._test = some_blocks(blocks, rules.test_blocks, spread=True)
         self._dense: tuple[float, ...] | None = None
 
     def env(self, rounds: int) -> HeadRankEnv:

@@ -43,8 +43,6 @@ def test_a_cut_search_goes_on_as_if_it_had_not_been_cut(tmp_path):
     assert [g.fitness for g in second.history] == [g.fitness for g in whole.history]
     np.testing.assert_array_equal(second.weights, whole.weights)
     assert whole.steps == 3 * (1 * 4 + 1)
-    for each in (whole, first, second):
-        each.close()
 
 
 def test_the_controller_ranks_by_the_weights(tmp_path):
@@ -56,7 +54,6 @@ def test_the_controller_ranks_by_the_weights(tmp_path):
     score = sum(w * head_column(observation, name) for w, name in zip(found.weights, SMALL.features, strict=True))
     assert (np.argsort(controller.act(observation), kind="stable") == np.argsort(score, kind="stable")).all()
     assert controller.info["global_step"] == found.steps
-    found.close()
 
 
 def test_fitness_of_the_reference_itself_is_one(tmp_path):
@@ -64,7 +61,6 @@ def test_fitness_of_the_reference_itself_is_one(tmp_path):
     (scenario,) = found.scenarios(0)
     told = found._play(np.array([[1.0, 0.0]] * 4), [scenario])
     assert told.fitness == pytest.approx([1.0] * 4, abs=1e-4)
-    found.close()
 
 
 def test_refuses_what_it_cannot_use(tmp_path):
@@ -76,7 +72,6 @@ def test_refuses_what_it_cannot_use(tmp_path):
         search(tmp_path, population=1)
     found = search(tmp_path, generations=1)
     found.run()
-    found.close()
     with pytest.raises(InputError, match="choose another --output_dir"):
         search(tmp_path, sigma=0.9).resume()
     (tmp_path / HISTORY).write_text("{")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from plasticity_env import InputError, load_model, load_text
+from plasticity_env.text import some_blocks
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,11 @@ def test_a_hub_name_without_a_network_names_the_offline_choice(tokenizer, monkey
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="without a network use --dataset shakespeare"):
         load_text("no-such-user/no-such-set", tokenizer)
+
+
+def test_spread_blocks_lie_evenly_over_all_and_first_ones_at_the_start():
+    ids = torch.arange(10)[:, None].expand(10, 3)
+    assert some_blocks(ids, 4, spread=True)[:, 0].tolist() == [0, 2, 5, 7]
+    assert some_blocks(ids, 10, spread=True)[:, 0].tolist() == list(range(10))
+    assert some_blocks(ids, 4)[:, 0].tolist() == [0, 1, 2, 3]
+    assert len(some_blocks(ids, None, spread=True)) == 10

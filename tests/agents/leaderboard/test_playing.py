@@ -13,7 +13,6 @@ import controllers
 from agents.leaderboard.players import Player, fingerprint, read_player, read_players
 from agents.leaderboard.playing import Table
 from plasticity_env.errors import InputError
-from plasticity_env.signals import mean_loss
 
 
 def test_cell_is_what_the_public_environment_gives(table: Table) -> None:
@@ -35,11 +34,9 @@ def test_cell_is_what_the_public_environment_gives(table: Table) -> None:
         masks.append(env.model.active.int().tolist())
     assert cell.kept == tuple(map(tuple, masks[-1]))
     assert cell.rounds == tuple(tuple("".join(map(str, layer)) for layer in mask) for mask in masks)
-    test = text.blocks("test")[[number * len(text.blocks("test")) // 4 for number in range(4)]]  # spread over the split
+    assert np.mean(cell.test_losses) == pytest.approx(env.evaluate("test", 4, spread=True), rel=1e-6)
     everything = torch.ones(env.model.shape, dtype=torch.bool)
-    for mask, losses in ((env.model.active, cell.test_losses), (everything, cell.dense_losses)):
-        env.workbench.install(mask, tuple(calibration.tolist()))
-        assert np.mean(losses) == pytest.approx(mean_loss(env.workbench.model, test), rel=1e-6)
+    assert np.mean(cell.dense_losses) == pytest.approx(env.evaluate("test", 4, everything, spread=True), rel=1e-6)
     assert cell.flops_kept == pytest.approx(info["flops"] / env.dense_flops)
     assert sum(map(sum, cell.kept)) == 16 - round(0.4 * 16)
 
