@@ -21,7 +21,7 @@ GROUPS = {  # name -> prefixes of the columns that it is
     "gradients": ("fisher", "gradient", "gate_gradient", "layer_fisher", "sensitivity"),
     "residuals": ("residual", "layer_residual", "layer_mean"),
     "entropy": ("entropy",),
-    "outputs": ("activation", "magnitude", "fluctuation", "obs"),
+    "outputs": ("activation", "magnitude", "fluctuation", "layer_fluctuation", "obs"),
     "structure": STRUCTURE,
 }
 _STATE = ("active", "is_mlp", "gate", "age", "flop_share", *STRUCTURE)

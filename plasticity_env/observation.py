@@ -58,6 +58,9 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "entropy_rank": (0, 1),
     "layer_fisher_rank": (0, 1),  # among the layer's active units of this kind
     "layer_residual_rank": (0, 1),  # the same by residual_fisher
+    "layer_fluctuation_z": (-Z_BOUND, Z_BOUND),  # fluctuation among the layer's active units of this kind: FLAP's score
+    "gradient_per_flop_z": (-Z_BOUND, Z_BOUND),  # of the log, over all active units of every kind, as the next
+    "residual_fisher_per_flop_z": (-Z_BOUND, Z_BOUND),
     "layer_mean_z": (-Z_BOUND, Z_BOUND),  # of the mean log residual_fisher of the layer's active units, over the layers
     "sensitivity_drift": (-DRIFT_BOUND, DRIFT_BOUND),  # log of fisher now over fisher when the episode began
 }
@@ -200,6 +203,11 @@ def head_tokens(state: HeadState, signals: Sequence[HeadSignals], hide_pruned: b
     for name in _LOGGED:
         positive = np.log(np.maximum(raw[name], TINY))
         derived[f"{name}_z"] = _z_score(positive, flat & (raw[name] > 0), kinds)
+    everything = [np.ones(len(is_mlp), dtype=bool)]
+    cost = np.maximum(state.flop_share.numpy().reshape(flat.shape).astype(np.float64), TINY)
+    for name in ("gradient", "residual_fisher"):
+        positive = np.log(np.maximum(raw[name] / cost, TINY))
+        derived[f"{name}_per_flop_z"] = _z_score(positive, flat & (raw[name] > 0), everything)
     signed = _stacked(signals, "gate_gradient", flat.shape)
     spread = np.sqrt(np.where(flat, np.square(signed), 0.0).sum(1) / np.maximum(1, flat.sum(1)))  # (n,)
     derived["gate_gradient_z"] = signed / (spread[:, None] + 1e-12)
@@ -212,6 +220,7 @@ def head_tokens(state: HeadState, signals: Sequence[HeadSignals], hide_pruned: b
     layered = {
         "layer_fisher_rank": _layer_rank(fisher, active, parts),
         "layer_residual_rank": _layer_rank(residual, active, parts),
+        "layer_fluctuation_z": _layer_z(raw["fluctuation"].reshape(active.shape), active, parts),
         "layer_mean_z": _layer_mean_z(residual, active, parts),
     }
     derived |= {name: values.reshape(flat.shape) for name, values in layered.items()}
@@ -287,6 +296,18 @@ def _layer_rank(values: np.ndarray, active: np.ndarray, parts: list[slice]) -> n
         others = chosen.sum(-1, keepdims=True) - 1
         ranks[..., part] = np.where(others > 0, smaller.sum(-1) / np.maximum(1, others), 0.0)
     return np.minimum(ranks, 1.0)
+
+
+def _layer_z(values: np.ndarray, active: np.ndarray, parts: list[slice]) -> np.ndarray:
+    """(n, L, U) z-score among the layer's active units of the same kind; 0 where fewer than two are active."""
+    scores = np.zeros(values.shape)
+    for part in parts:
+        mine, chosen = values[..., part], active[..., part]
+        count = np.maximum(1, chosen.sum(-1, keepdims=True))
+        mean = np.where(chosen, mine, 0.0).sum(-1, keepdims=True) / count
+        spread = np.sqrt(np.where(chosen, np.square(mine - mean), 0.0).sum(-1, keepdims=True) / count)
+        scores[..., part] = np.where(chosen.sum(-1, keepdims=True) > 1, (mine - mean) / np.maximum(spread, TINY), 0.0)
+    return np.clip(scores, -Z_BOUND, Z_BOUND)
 
 
 def _layer_mean_z(values: np.ndarray, active: np.ndarray, parts: list[slice]) -> np.ndarray:

@@ -59,6 +59,30 @@ def test_layer_columns_equal_brute_force(heads):
             assert means[layer, list(part)] == pytest.approx(np.full(len(part), expected), abs=1e-5)
 
 
+@pytest.mark.parametrize("heads", [4, 3])
+def test_scores_per_flop_and_in_the_layer_equal_brute_force(heads):
+    random = torch.Generator().manual_seed(heads)
+    active = torch.rand(5, 4, generator=random) > 0.3
+    active[0], active[1] = True, False
+    fluctuation, gradient, residual, cost = torch.rand(4, 5, 4, generator=random).double()
+    state = HeadState(active[None], active[None].float(), np.zeros((1, 5, 4)), cost[None], 1, heads)
+    signals = Signals(fisher=gradient, fluctuation=fluctuation, gradient=gradient, residual_fisher=residual)
+    tokens = head_tokens(state, [signals], hide_pruned=False)[0]
+    names = ("layer_fluctuation_z", "gradient_per_flop_z", "residual_fisher_per_flop_z")
+    layered, *dear = (tokens[:, column].reshape(5, 4) for column in head_columns(names))
+    for layer in range(5):
+        for part in (range(heads), range(heads, 4)):
+            mine = [float(fluctuation[layer, unit]) for unit in part if active[layer, unit]]
+            for unit in part:
+                enough = len(mine) > 1
+                expected = (float(fluctuation[layer, unit]) - np.mean(mine)) / np.std(mine) if enough else 0.0
+                assert layered[layer, unit] == pytest.approx(np.clip(expected, -5, 5), abs=1e-5)
+    for found, score in zip(dear, (gradient, residual), strict=True):
+        logs = (score / cost).log().numpy()
+        kept = logs[active.numpy()]
+        assert found == pytest.approx(np.clip((logs - kept.mean()) / kept.std(), -5, 5), abs=1e-4)
+
+
 def test_drift_is_the_clipped_log_ratio_to_the_start():
     active = torch.tensor([[True, True, True, False]])
     now, first = torch.tensor([[1.0, 3.0, 1e9, 2.0]]), torch.tensor([[[2.0, 1.0, 1.0, 0.0]]])
