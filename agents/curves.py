@@ -21,7 +21,6 @@ import numpy as np
 from agents.checkpoint import has_checkpoint
 from agents.es import FEATURES, ESConfig, LinearSearch
 from agents.ppo import Metrics, PPOConfig
-from agents.scenario_env import RelativeRise
 from agents.scenarios import RankConfig, Scenario, Stage
 from agents.training import AGENTS, TrainConfig, make_environments, make_learner
 from controllers.ann import ANNController
@@ -164,15 +163,15 @@ def study(config: CurvesConfig, say: Callable[[str], None] = print) -> list[Poin
         say: Told what happens.
 
     Returns:
-        All points of the file that this study asked for.
+        All points of the file of the agents asked for, those of other seeds included.
 
     Raises:
         InputError: Arguments that cannot be used, or the folder holds a study of others.
     """
+    held_out = HeldOut(config)
     config.output_dir.mkdir(parents=True, exist_ok=True)
     _same_study(config)
     cells = CellFile(config.output_dir / CELLS, Point.parse, "this study")
-    held_out = HeldOut(config)
     for agent in words(config.agents):
         if agent.startswith("rllib") and find_spec("ray") is None:
             say(f"{agent} is left out: Ray is not installed (pip install 'plasticity-env[ray]')")
@@ -186,7 +185,10 @@ def study(config: CurvesConfig, say: Callable[[str], None] = print) -> list[Poin
                 _search(config, seed, see)
             else:
                 _learn(config, agent, seed, see)
-    return latest(cells.read(), words(config.agents))
+    found = latest(cells.read(), words(config.agents))
+    if not found:
+        raise InputError("nothing was played: install Ray, or ask for other --agents")
+    return found
 
 
 def latest(points: list[Point], agents: list[str]) -> list[Point]:
@@ -219,7 +221,7 @@ def train_config(config: CurvesConfig, agent: str, seed: int) -> TrainConfig:
         ppo=ppo,
         rank=RankConfig(pruned_share=config.pruned_share, rounds=str(config.rounds), reference=config.reference),
         output_dir=folder,
-        resume=name == "ppo" and has_checkpoint(folder),
+        resume=name in ("ppo", "rllib_ppo") and has_checkpoint(folder),
     )
 
 
@@ -271,7 +273,8 @@ def _search(config: CurvesConfig, seed: int, see: See) -> None:
     see(search.steps, search.controller(), False)
     while search.steps < config.total_timesteps:
         search.config = replace(search_config, generations=len(search.history) + 1)
-        see(search.steps, search.run(), False)
+        controller = search.run()
+        see(search.steps, controller, False)
     see(search.steps, search.controller(), True)
 
 
@@ -286,7 +289,7 @@ def _learn(config: CurvesConfig, agent: str, seed: int, see: See) -> None:
 
     def report(step: int, metrics: Metrics) -> None:
         nonlocal reached
-        reached = step + sum(env.reference_steps for env in envs if isinstance(env, RelativeRise))
+        reached = step + learner.reference_steps()
         see(reached, learner.now(), False)
         if reached >= config.total_timesteps and step < reached:
             raise _EnoughError

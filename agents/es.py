@@ -197,7 +197,7 @@ class LinearSearch:
     def scenarios(self, generation: int) -> list[Scenario]:
         """What a generation plays: models in turn, shares spread over the range, everything else by the seed."""
         random, count = np.random.default_rng([self.config.seed, generation]), self.config.scenarios
-        return [self._stage.draw(random, generation * count + place, count, place) for place in range(count)]
+        return self._stage.draw_all(random, generation * count, count)
 
     def controller(self) -> ANNController:
         """The present mean as a controller."""

@@ -103,8 +103,7 @@ class RankPPO:
     def scenarios(self) -> list[Scenario]:
         """What this update plays; the seed and its number decide it."""
         random = np.random.default_rng([self.config.seed, self.update])
-        count = self.ranks.scenarios
-        return [self.stage.draw(random, self.update * count + place, count, place) for place in range(count)]
+        return self.stage.draw_all(random, self.update * self.ranks.scenarios, self.ranks.scenarios)
 
     def controller(self) -> ANNController:
         """The network as it is now."""
@@ -201,7 +200,7 @@ class RankPPO:
     def _imitate(self, rule: str, count: int = WARM_SCENARIOS) -> None:
         """Fit the logits of active units to the ranking that a rule gives them, on scenarios that the rule plays."""
         random = np.random.default_rng([self.config.seed, 0, 1])
-        played = [self.stage.play_rule(self.stage.draw(random, place, count, place), rule) for place in range(count)]
+        played = [self.stage.play_rule(scenario, rule) for scenario in self.stage.draw_all(random, 0, count)]
         self._count(sum(each.scenario.rounds for each in played))
         turns = [turn for each in played for turn in each.turns]
         slots = max(turn.scores.shape[1] for turn in turns)

@@ -84,7 +84,7 @@ class RLlibPPO:
         self._spaces = padded[0].observation_space, padded[0].action_space
         self._specs, self._packed = describe(envs)
         self.envs_per_runner = math.ceil(len(envs) / max(1, runners))
-        self.global_step = 0
+        self.global_step = self.reference_steps = self._earlier_steps = 0
         self._start: dict[str, Any] | None = None
 
     @property
@@ -104,6 +104,7 @@ class RLlibPPO:
         if "rllib" not in state:
             raise InputError(f"the checkpoint in {str(self.folder)!r} is of another agent: start in another folder")
         self._start, self.global_step = state["rllib"], state["global_step"]
+        self.reference_steps = self._earlier_steps = state.get("reference_steps", 0)
         return True
 
     def train(self) -> ANNController:
@@ -146,9 +147,13 @@ class RLlibPPO:
         self.global_step += steps
         metrics = _metrics(result)
         metrics["time/sps"] = (self.global_step - before) / (time.perf_counter() - started)
+        self._take(algorithm)
+        counts = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: runner.reference_steps(), local_env_runner=self.runners == 0
+        )
+        self.reference_steps = max(self.reference_steps, self._earlier_steps + sum(counts))  # a runner that was replaced begins at 0
         if self.callback is not None:
             self.callback(self.global_step, metrics)
-        self._take(algorithm)
         if self.folder is not None:
             self._save(algorithm)
         return metrics
@@ -238,7 +243,8 @@ class RLlibPPO:
         assert self.folder is not None
         module = algorithm.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
         state = {"module": module.state_dict(), "optimizer": self._optimizer(algorithm).state_dict()}
-        write_state(self.folder, {"config": asdict(self.config), "global_step": self.global_step, "rllib": state})
+        steps = {"global_step": self.global_step, "reference_steps": self.reference_steps}
+        write_state(self.folder, {"config": asdict(self.config), "rllib": state, **steps})
         self.controller().save(self.folder / "controller")
 
 

@@ -85,6 +85,16 @@ class HeadRunner(SingleAgentEnvRunner):
         super().make_env()
 
 
+    def reference_steps(self) -> int:
+        """Steps that reference rules have taken in this runner's environments."""
+        total = 0
+        for env in [] if self.env is None else self.env.unwrapped.envs:
+            while isinstance(env, gym.Wrapper):
+                total += env.reference_steps if isinstance(env, RelativeRise) else 0
+                env = env.env
+        return total
+
+
 class NumbersOnly(gym.Wrapper[Observation, Any, Observation, Any]):
     """Leaves of ``info`` what travels with an episode: its numbers. Masks are in the observation, and differ in size."""
 

@@ -244,7 +244,7 @@ def controller_of(algorithm: StablePPO | MaskablePPO, info: dict[str, Any] | Non
 
 
 class Report(BaseCallback):
-    """Calls back with the metrics of finished episodes after each rollout, as the native PPO does."""
+    """Calls back with the metrics of finished episodes once a rollout was learned from, as the native PPO does."""
 
     def __init__(self, callback: Callback) -> None:
         super().__init__()
@@ -270,7 +270,13 @@ class Report(BaseCallback):
             self._returns[i] = 0.0
         return True
 
-    def _on_rollout_end(self) -> None:
+    def _on_rollout_start(self) -> None:
+        self._tell()  # of the rollout before, which has been learned from by now
+
+    def _on_training_end(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
         if self._finished:
             means = {key: float(np.mean([m[key] for m in self._finished])) for key in self._finished[0]}
             self._finished.clear()

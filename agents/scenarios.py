@@ -212,6 +212,19 @@ class Stage:
             blocks.append(tuple(sorted(int(index) for index in drawn)))
         return Scenario(model, mode, rounds, share, self.price, blocks[0], blocks[1])
 
+    def draw_all(self, random: np.random.Generator, first: int, count: int) -> list[Scenario]:
+        """Draw the scenarios of an update, their shares spread over the range in random order.
+
+        In a fixed order each model would meet one part of the range only, where the models go into ``count``.
+
+        Args:
+            random: Draws.
+            first: Number of the first of them in the training.
+            count: How many.
+        """
+        places = random.permutation(count).tolist()
+        return [self.draw(random, first + index, count, place) for index, place in enumerate(places)]
+
     def play(self, scenario: Scenario, choose: Choose, members: int) -> Played:
         """Let a group play a scenario.
 

@@ -307,11 +307,13 @@ class Learner:
         start: Environment steps that it has behind it.
         learn: Trains to the end, given a folder for checkpoints and what to call after each update; returns the controller.
         now: The controller as it is.
+        reference_steps: Steps that a reference rule has taken so far, where the agent's own count leaves them out.
     """
 
     start: int
     learn: Callable[[Path, Callback], ANNController]
     now: Callable[[], ANNController]
+    reference_steps: Callable[[], int] = lambda: 0
 
 
 def make_learner(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> Learner:
@@ -345,7 +347,10 @@ def make_learner(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> Learner:
         algorithm.learn(config.ppo.total_timesteps, callback=sb3.Report(report))
         return now()
 
-    return Learner(0, learn_sb3, now)
+    def reference_steps() -> int:
+        return sum(env.reference_steps for env in envs if isinstance(env, RelativeRise))
+
+    return Learner(0, learn_sb3, now, reference_steps)
 
 
 def _rllib_learner(config: TrainConfig, envs: list[gym.Env[Any, Any]], network: HeadNetwork | None) -> Learner:
@@ -367,7 +372,7 @@ def _rllib_learner(config: TrainConfig, envs: list[gym.Env[Any, Any]], network: 
         ppo.folder, ppo.callback = folder, report
         return ppo.train()
 
-    return Learner(ppo.global_step, learn, ppo.controller)
+    return Learner(ppo.global_step, learn, ppo.controller, lambda: ppo.reference_steps)
 
 
 def head_edits(

@@ -32,7 +32,7 @@ class ANNController(RankedController):
     which has a target of its own, these logits are its scores; without a sparsity pruned heads may come back.
 
     A controller that was trained on HeadRank knows which heads matter, not how many. Where it is to choose the share itself, it
-    takes the one that paid best at the observed price on the models that it was trained on (``price_shares`` of its info),
+    takes the one least regretted at the observed price on any model that it was trained on (``price_shares`` of its info),
     and prunes it over the episode.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 
 import controllers
 from agents.ppo import PPOConfig
-from agents.pricing import PRICES, price_shares
+from agents.pricing import PRICES, SHARES, choose_shares, price_shares
 from agents.rank_ppo import RankPPO, group_advantages
 from agents.ranking_policy import Picks, pick_entropies, pick_log_probs, picks_of, sample_scores
 from agents.scenario_env import RelativeRise
@@ -147,6 +147,17 @@ def test_one_training_runs_over_models_modes_and_rounds(context):
     assert all(math.isfinite(value) for _, metrics in seen for value in metrics.values())
 
 
+def test_every_model_and_mode_meets_small_and_large_shares():
+    where = stage(("bard-gpt2-4x4", "bard-llama-4x8"), modes=("adaptive", "compressed"))
+    ppo = RankPPO(where, PPOConfig(context="linear"))
+    met = {}
+    for update in range(24):
+        for scenario in _drawn(ppo, update):
+            met.setdefault((scenario.model, scenario.mode), []).append(scenario.share)
+    assert len(met) == 4
+    assert all(min(shares) < 0.3 and max(shares) > 0.5 for shares in met.values())  # of 0.2 to 0.6
+
+
 def _drawn(ppo, update):
     ppo.update = update
     return ppo.scenarios()
@@ -248,6 +259,17 @@ def test_dearer_flops_never_leave_a_larger_share():
             observation, *_ = heads.step(controller.act(observation))
         assert int((~heads.unwrapped.workbench.model.active).sum()) == round(controller.share_at(price) * 16)
     env.close()
+
+
+def test_a_share_that_ruins_one_model_is_not_chosen_for_the_sake_of_another():
+    shares = np.array([0.0, *SHARES])
+    logs = np.tile(np.log(1 - shares / 2), (2, 1))
+    robust, brittle = 0.1 * shares, np.where(shares > 0.5, 8.0, 0.1 * shares)
+    chosen = [dict(choose_shares(np.stack(rises), logs))[PRICES[4]] for rises in ([robust] * 2, [robust, brittle])]
+    assert chosen == [0.9, 0.5]
+    falling = np.stack([10 * shares, 10 * shares])  # nothing pays but at the highest prices
+    found = [share for _, share in choose_shares(falling, logs)]
+    assert found[0] == 0.0 and found == sorted(found)
 
 
 def test_the_single_environment_pays_in_units_of_the_rule():
