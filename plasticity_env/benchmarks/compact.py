@@ -7,6 +7,7 @@ compacted and the peer's model take turns on the same tokens: one forward withou
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from plasticity_env import cli
 from plasticity_env.benchmarks.options import Options
-from plasticity_env.benchmarks.peers import PEER, can_prune_heads, prune_one_head_per_group
+from plasticity_env.benchmarks.peers import PEER, prune_one_head_per_group, why_not
 from plasticity_env.errors import InputError
 from plasticity_env.flops import flops
 from plasticity_env.loading import LoadedModel
@@ -70,7 +71,10 @@ class CompactRow:
 
 
 def compact_rows(options: Options) -> Iterator[CompactRow]:
-    """Every model at every length: each sparsity against dense, then one head per KV group against torch-pruning."""
+    """Every model at every length: each sparsity against dense, then one head per KV group against torch-pruning.
+
+    Where there is no such row, a line on standard error says why.
+    """
     sparsities = cli.numbers(options.sparsities, "sparsities")
     if not sparsities or not all(0 < share < 1 for share in sparsities):
         raise InputError(f"--sparsities {options.sparsities!r} must be shares between 0 and 1, separated by commas")
@@ -78,7 +82,10 @@ def compact_rows(options: Options) -> Iterator[CompactRow]:
         order = _least_useful_first(loaded, text)
         for share in sparsities:
             yield bench_compact(loaded, text, order[: round(share * len(order))], options)
-        if can_prune_heads(loaded.model):
+        reason = why_not(loaded.model)
+        if reason is not None:
+            print(f"{loaded.name}, T = {text.block_size}: no row beside {PEER}: {reason}", file=sys.stderr)
+        else:
             peer = prune_one_head_per_group(loaded.model, _blocks(text, "calibration", _CALIBRATION_TOKENS))
             removed = order[: loaded.model.kv_heads * loaded.model.shape[0]]
             yield bench_compact(loaded, text, removed, options, PEER, peer)

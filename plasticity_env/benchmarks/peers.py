@@ -15,15 +15,20 @@ from plasticity_env.model import PlasticModel
 PEER = "torch-pruning"
 
 
-def can_prune_heads(model: PlasticModel) -> bool:
-    """Whether torch-pruning is installed and can remove one head of each KV group of this model.
+def why_not(model: PlasticModel) -> str | None:
+    """Why torch-pruning cannot remove one head of each KV group of this model; None where it can.
 
     It removes equally many query heads of every group and leaves keys and values. It sees no Conv1D (GPT-2) and no
     interleaved q, k, v, and refuses where one query head a group would be left (release 1.6).
     """
     block = model.blocks[0]
-    separate = block.layout.split == "separate" and block.group_size > 2 and model.kv_heads > 1
-    return separate and importlib.util.find_spec("torch_pruning") is not None
+    if block.layout.split != "separate":
+        return "it needs separate q, k and v projections"
+    if block.group_size <= 2 or model.kv_heads <= 1:
+        return f"it needs several KV groups of more than two heads, not {model.kv_heads} of {block.group_size}"
+    if importlib.util.find_spec("torch_pruning") is None:
+        return "it is not installed (pip install -e '.[bench]')"
+    return None
 
 
 def prune_one_head_per_group(model: PlasticModel, ids: Tensor) -> nn.Module:

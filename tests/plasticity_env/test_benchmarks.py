@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from plasticity_env import InputError, PlasticModel, flops
 from plasticity_env.benchmarks import compact
 from plasticity_env.benchmarks.compact import compact_rows
 from plasticity_env.benchmarks.options import Options
-from plasticity_env.benchmarks.peers import can_prune_heads, prune_one_head_per_group
+from plasticity_env.benchmarks.peers import prune_one_head_per_group, why_not
 from plasticity_env.benchmarks.prefix import prefix_rows
 from plasticity_env.benchmarks.taylor import taylor_importance
 from plasticity_env.stopwatch import timed
@@ -36,6 +37,22 @@ def test_compact_rows_set_time_beside_flops(monkeypatch):
         next(compact_rows(Options(sparsities="1.5")))
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("bard-llama-4x8", "it is not installed (pip install -e '.[bench]')"),
+        ("bard-llama-6x8", "it needs several KV groups of more than two heads, not 4 of 2"),
+        ("bard-gpt2-4x4", "it needs separate q, k and v projections"),
+    ],
+)
+def test_a_row_beside_torch_pruning_that_is_left_out_is_said(monkeypatch, capsys, name, reason):
+    monkeypatch.setattr(compact, "_CALIBRATION_TOKENS", 64)
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)  # as if it were not installed
+    options = Options(models=name, lengths="32", tokens=32, sparsities="0.25", rounds=1, test_tokens=32)
+    assert [row.peer for row in compact_rows(options)] == [None]
+    assert capsys.readouterr().err == f"{name}, T = 32: no row beside torch-pruning: {reason}\n"
+
+
 def test_torch_pruning_removes_one_head_of_each_group():
     pytest.importorskip("torch_pruning")
     config = tf.LlamaConfig(
@@ -47,7 +64,7 @@ def test_torch_pruning_removes_one_head_of_each_group():
         intermediate_size=64,
     )
     model = PlasticModel(tf.LlamaForCausalLM(config).eval())
-    assert can_prune_heads(model)
+    assert why_not(model) is None
     before = {name: value.clone() for name, value in model.state_dict().items()}
     ids = torch.randint(0, 128, (2, 16), generator=torch.Generator().manual_seed(0))
     pruned = prune_one_head_per_group(model, ids)
