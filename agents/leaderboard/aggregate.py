@@ -16,6 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
+from agents.leaderboard.cells import titles
 from agents.leaderboard.statistics import REPLICATES, Estimate, Results, estimate, ranks
 from plasticity_env.errors import InputError
 
@@ -27,7 +28,8 @@ class Aggregate:
     """Players that are on several boards.
 
     Args:
-        boards: Results of each; a board without the reference is left out.
+        boards: Results of each; a board without the reference is left out, and of several on one model and text all but the
+            one with most cells, which would count as many models.
         reference: Whose rise of the loss is the unit.
         replicates: Of the bootstrap.
 
@@ -36,14 +38,21 @@ class Aggregate:
 
     Attributes:
         boards: That count.
+        left_out: Headings of those that another one of the same model and text stands for.
         players: That all these boards have.
         scores: (P, K) by task, a share on a board: normalised scores by player and seed.
     """
 
     def __init__(self, boards: Sequence[Results], reference: str = REFERENCE, replicates: int = REPLICATES) -> None:
-        self.boards = [board for board in boards if reference in board.players]
-        if not self.boards:
+        there = [board for board in boards if reference in board.players]
+        if not there:
             raise InputError(f"scores are normalised by {reference}: play it on some board first")
+        most: dict[tuple[str, str], Results] = {}
+        for board in sorted(there, key=lambda board: board.flops.size, reverse=True):
+            most.setdefault((board.board.model, board.board.text), board)
+        self.boards = [board for board in there if board in most.values()]
+        named = titles(board.board for board in there)
+        self.left_out = [named[board.board] for board in there if board not in self.boards]
         self.reference = reference
         self.players = [
             name for name in self.boards[0].players if all(name in board.players for board in self.boards[1:])
@@ -69,12 +78,22 @@ class Aggregate:
         return iqm(np.concatenate(parts, 2))
 
     def score(self, player: str) -> Estimate:
-        """IQM of a player."""
-        return estimate(self.iqms[:, self.players.index(player)])
+        """IQM of a player; without an interval where there is one seed."""
+        return estimate(self.iqms[:, self.players.index(player)], self._drawn)
 
     def rank(self, player: str) -> Estimate:
         """Rank of a player by IQM, 1 the least."""
-        return estimate(ranks(self.iqms)[:, self.players.index(player)].astype(float))
+        return estimate(ranks(self.iqms)[:, self.players.index(player)].astype(float), self._drawn)
+
+    @property
+    def note(self) -> str:
+        """A sentence about boards that were left out; empty where none was."""
+        left = f"Left out, as another board of the same model and text has more cells: {'; '.join(self.left_out)}."
+        return left if self.left_out else ""
+
+    @property
+    def _drawn(self) -> bool:
+        return any(scores.shape[1] > 1 for scores in self.scores)
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,14 @@ import numpy as np
 from plasticity_env.cells import CellFile
 
 Mask = tuple[str, ...]  # a string of 0 and 1 for each layer
+DETAILS = {  # fields of a board that its title leaves out
+    "max_length": "blocks of {} tokens",
+    "calibration_blocks": "{} calibration blocks",
+    "reward_blocks": "{} reward blocks",
+    "test_blocks": "{} test blocks",
+    "mlp_blocks": "{} MLP blocks a layer",
+    "flop_price": "FLOP price {:g}",
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,19 @@ class Cell:
     def deltas(self) -> np.ndarray:
         """(blocks,) rise of the loss over the dense model's, nats per token."""
         return np.array(self.test_losses) - np.array(self.dense_losses)
+
+
+def titles(boards: Iterable[Board]) -> dict[Board, str]:
+    """Headings that tell boards apart: their titles and, where several have the same one, what differs."""
+    groups: dict[str, list[Board]] = {}
+    for board in dict.fromkeys(boards):
+        groups.setdefault(board.title, []).append(board)
+    found = {}
+    for title, own in groups.items():
+        differ = [name for name in DETAILS if len({getattr(board, name) for board in own}) > 1]
+        for board in own:
+            found[board] = ", ".join([title, *(DETAILS[name].format(getattr(board, name)) for name in differ)])
+    return found
 
 
 def cell_file(path: Path) -> CellFile[Cell]:

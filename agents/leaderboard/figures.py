@@ -90,9 +90,7 @@ def intervals(found: dict[str, Estimate], title: str, marks: Sequence[float] = (
     for one in dict.fromkeys(kind(name) for name in names):
         own = [name for name in names if kind(name) == one]
         each = [found[name] for name in own]
-        said = [
-            f"{label(n)}: {e.value:{form}} [{e.low:{form}}, {e.high:{form}}]" for n, e in zip(own, each, strict=True)
-        ]
+        said = [f"{label(n)}: {e.text(form)}" for n, e in zip(own, each, strict=True)]
         traces.append(
             {"type": "scatter", "mode": "markers", "x": [e.value for e in each], "y": [label(name) for name in own]}
             | {"marker": {"size": 8, "color": KIND_COLOURS[one]}, "name": one, "text": said}

@@ -10,6 +10,7 @@ from typing import Any
 
 from agents.leaderboard import page_style
 from agents.leaderboard.aggregate import Aggregate
+from agents.leaderboard.cells import titles
 from agents.leaderboard.figures import KIND_COLOURS, colours, frontier, head_map, intervals
 from agents.leaderboard.maps import by_round, by_share
 from agents.leaderboard.names import kind, label
@@ -32,8 +33,9 @@ def write_leaderboard(path: Path, boards: Sequence[Results], aggregates: dict[st
     figures: Figures = {}
     maps: list[dict[str, Any]] = []
     parts = [(f"Scores: {name}", _overall(found, figures)) for name, found in aggregates.items()]
+    named = titles(results.board for results in boards)
     for results in boards:
-        parts.append((results.board.title, _board(results, figures, maps)))
+        parts.append((named[results.board], _board(results, figures, maps)))
     links = "".join(f'<a href="#part-{index}">{html.escape(name)}</a>' for index, (name, _) in enumerate(parts))
     body = "\n".join(
         f'<section id="part-{index}"><h2>{html.escape(name)}</h2>\n{content}</section>'
@@ -64,7 +66,8 @@ def _overall(found: Aggregate, figures: Figures) -> str:
         plot(figures, *intervals({n: found.score(n) for n in order}, "IQM of scores", (1.0,)), "Interquartile mean"),
         plot(figures, *intervals({n: found.rank(n) for n in order}, "rank", whole=True), "Rank by it"),
     ]
-    return f'<p class="note">{note}</p>{_kinds(order)}{grid(cards, "24rem")}'
+    left = f'<p class="note">{html.escape(found.note)}</p>' if found.note else ""
+    return f'<p class="note">{note}</p>{_kinds(order)}{grid(cards, "24rem")}{left}'
 
 
 def _kinds(players: Sequence[str]) -> str:
@@ -135,9 +138,10 @@ def _table(results: Results, order: list[str]) -> str:
         cells = []
         for share in results.shares:
             values = results.perplexities(name, share)
-            mean, spread = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+            mean = float(values.mean())
+            spread = f"<small>± {values.std(ddof=1):.2f}</small>" if len(values) > 1 else ""
             mark = ' class="best"' if mean <= least[share] else ""
-            cells.append(f'<td data-value="{mean:.6g}"{mark}>{mean:.2f}<small>± {spread:.2f}</small></td>')
+            cells.append(f'<td data-value="{mean:.6g}"{mark}>{mean:.2f}{spread}</td>')
         own = [cell for line in results.cells[results.index(name)] for cell in line]
         cost = sum(cell.evaluations for cell in own) / len(own)
         cells.append(f'<td data-value="{cost:.6g}">{cost:.0f}</td>')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import controllers
 from controllers import ANNController, Controller
 from controllers.planners import Planner, is_planner, make_planner
+from controllers.tuned_rule import NAME as TUNED
+from controllers.tuned_rule import tuned_options
 from plasticity_env.errors import InputError
 
 ROUNDS = 4
@@ -74,7 +77,7 @@ def read_player(text: str) -> Player:
         InputError: No name, or rounds below 1.
     """
     name, at, rounds = text.strip().rpartition("@")
-    if not at or not rounds.isdigit():
+    if not at or not rounds.isdecimal():
         name, rounds = text.strip(), str(ROUNDS)
     if not name or int(rounds) < 1:
         raise InputError(f"player {text!r} must be NAME or NAME@ROUNDS with at least one round, for example fisher@4")
@@ -96,23 +99,29 @@ def read_players(texts: Iterable[str]) -> list[Player]:
 
 
 def fingerprint(player: Player, maker: Controller | Planner) -> str:
-    """Twelve hexadecimal digits of a player's weights or source, so that a new version is played anew; empty for rules."""
-    digest = hashlib.sha256()
-    if isinstance(maker, ANNController):
-        digest.update(repr(maker.network.config.to_json()).encode())
-        for name, value in sorted(maker.network.state_dict().items()):
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    elif player.is_entry_point:
-        digest.update(Path(inspect.getfile(type(maker))).read_bytes())
-    else:
-        return ""
-    return digest.hexdigest()[:12]
+    """Twelve hexadecimal digits of what a player's name does not tell, so that a new version is played anew.
+
+    Of a network its weights, of a tuned rule its thresholds, of an entry point its module, its class's module and the network
+    that it wraps; empty for other rules and for searches.
+    """
+    parts: list[bytes] = []
+    network = getattr(maker, "_inner", maker)
+    if isinstance(network, ANNController):
+        parts.append(repr(network.network.config.to_json()).encode())
+        for name, value in sorted(network.network.state_dict().items()):
+            parts.append(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    if player.is_entry_point:
+        files = (inspect.getfile(importlib.import_module(player.name)), inspect.getfile(type(maker)))
+        parts += [Path(file).read_bytes() for file in dict.fromkeys(files)]
+    if player.name == TUNED:
+        parts.append(json.dumps(tuned_options(), sort_keys=True).encode())
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:12] if parts else ""
 
 
 def _call(module: str, function: str) -> Controller | Planner:
     try:
         made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise InputError(
             f"no controller at {module}:{function} ({error}): give package.module:function, a function without arguments "
             "in an installed package or in a folder of PYTHONPATH"

@@ -61,7 +61,7 @@ class Rules:
         """Where cells of these rules belong."""
         return Board(
             short_name(self.model_name),
-            Path(self.dataset).name,
+            "/".join(filter(None, (Path(self.dataset).name, self.dataset_config))),
             self.max_length,
             self.calibration_blocks,
             self.reward_blocks,

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.leaderboard.cells import Cell, cell_file, parse, row
+from agents.leaderboard.cells import Cell, cell_file, parse, row, titles
 from agents.leaderboard.names import label
 from agents.leaderboard.page import write_leaderboard
 from agents.leaderboard.players import Player, fingerprint, read_player, read_players
 from agents.leaderboard.playing import Rules
 from agents.leaderboard.statistics import Results
 from agents.leaderboard.submissions import play_submission, read_submission
-from agents.leaderboard.tables import BEGIN, aggregates_of, report, results_of, write_docs
-from agents.leaderboard.workers import Job, play_all
+from agents.leaderboard.tables import aggregates_of, parts_of_docs, report, results_of, write_docs
+from agents.leaderboard.workers import Job, open_all, play_all
 from plasticity_env import cli
-from plasticity_env.errors import InputError
+from plasticity_env.errors import InputError, unknown
 from plasticity_env.tracking import Tracker, TrackingOptions
 
 
@@ -89,10 +89,13 @@ def leaderboard(config: LeaderboardConfig) -> str:
     Raises:
         InputError: Arguments that cannot be used, before anything is played.
     """
-    if config.docs is not None and BEGIN not in (config.docs.read_text("utf-8") if config.docs.is_file() else ""):
-        write_docs(config.docs, "", "")  # says what is wrong with it
-    file, jobs = cell_file(config.output), missing_jobs(config)
-    guests = [read_submission(text) for text in cli.words(config.submissions)]
+    if config.docs is not None:
+        parts_of_docs(config.docs)
+    file, prints = cell_file(config.output), fingerprints(read_players(cli.words(config.players)))
+    jobs, guests = missing_jobs(config, prints), [read_submission(text) for text in cli.words(config.submissions)]
+    _check_versus(config, {player.text for player in [*prints, *guests]} | {cell.player for cell in file.read()})
+    replayed = list(map(config.rules, cli.words(config.models))) if guests else []
+    open_all([*(job.rules for job in jobs), *replayed], stay=config.workers == 1 and config.ray_address is None)
     total = sum(len(job.shares) for job in jobs)
     print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
     for done, line in enumerate(play_all(jobs, config.workers, config.ray_address), 1):
@@ -101,14 +104,36 @@ def leaderboard(config: LeaderboardConfig) -> str:
     for cell in _submitted(config, guests):
         file.append(row(cell))
         print(f"replayed {_line(cell)}", file=sys.stderr)
+    prints |= fingerprints(guest for guest in guests if not guest.is_entry_point)
     shares = cli.numbers(config.shares, "shares")
-    return publish([cell for cell in file.read() if cell.share in shares and cell.seed < config.seeds], config)
+    cells = [cell for cell in file.read() if cell.share in shares and cell.seed < config.seeds]
+    return publish(current_cells(cells, prints), config)
+
+
+def fingerprints(players: Iterable[Player]) -> dict[Player, str]:
+    """What each player is now.
+
+    Raises:
+        InputError: A player that cannot be used.
+    """
+    return {player: fingerprint(player, player.make()) for player in players}
+
+
+def current_cells(cells: Sequence[Cell], prints: Mapping[Player, str]) -> list[Cell]:
+    """Cells without those that another version of a known player has left, be they the newest of the file.
+
+    A player whose version never comes twice (``ann:untrained``) keeps its newest ones.
+    """
+    there = {(cell.player, cell.fingerprint) for cell in cells}
+    current = {player.text: digest for player, digest in prints.items() if (player.text, digest) in there}
+    return [cell for cell in cells if current.get(cell.player, cell.fingerprint) == cell.fingerprint]
 
 
 def publish(cells: list[Cell], config: LeaderboardConfig) -> str:
     """Write the page, the documentation if asked for, and the table; returns the tables as text."""
     text = report(cells, [read_player(name).text for name in cli.words(config.versus)])
     boards, _ = results_of(cells)
+    named = titles(results.board for results in boards)
     if boards:
         page = config.page or config.output.parent / "leaderboard.html"
         write_leaderboard(page, boards, aggregates_of(boards), cli.command())
@@ -118,11 +143,13 @@ def publish(cells: list[Cell], config: LeaderboardConfig) -> str:
     with Tracker(config.output.parent, settings, config.tracking, resume=True) as tracker:
         columns = ["board", "player", "share", "test_ppl", "test_ppl_std", "delta_nll", "flops_kept", "evaluations"]
         columns += ["area_ratio", "area_ratio_low", "area_ratio_high", "validated"]
-        tracker.table("leaderboard", columns, [line for results in boards for line in table_rows(results)])
+        tracker.table(
+            "leaderboard", columns, [line for results in boards for line in table_rows(results, named[results.board])]
+        )
     return text
 
 
-def table_rows(results: Results) -> Iterator[list[Any]]:
+def table_rows(results: Results, title: str) -> Iterator[list[Any]]:
     """A row for each player and share of a board, as W&B shows them; perplexities are means over seeds."""
     best = results.best_rule()
     for name in results.players:
@@ -132,7 +159,7 @@ def table_rows(results: Results) -> Iterator[list[Any]]:
             cells = results.cells[results.index(name)][place]
             ppl = results.perplexities(name, share)
             yield [
-                results.board.title,
+                title,
                 label(name),
                 share,
                 float(ppl.mean()),
@@ -154,22 +181,26 @@ def _submitted(config: LeaderboardConfig, guests: list[Player]) -> Iterator[Cell
             yield from play_submission(guest, rules, shares, config.seeds, known)
 
 
-def missing_jobs(config: LeaderboardConfig) -> list[Job]:
+def missing_jobs(config: LeaderboardConfig, prints: Mapping[Player, str]) -> list[Job]:
     """What the file lacks, in an order in which players of a model and seed follow each other.
+
+    Args:
+        config: Arguments.
+        prints: Fingerprints of the players.
 
     Raises:
         InputError: Arguments that cannot be used.
     """
-    models, players = cli.words(config.models), read_players(cli.words(config.players))
-    shares = cli.numbers(config.shares, "shares")
-    if players and not models:
+    models, shares = cli.words(config.models), cli.numbers(config.shares, "shares")
+    if prints and not models:
         raise InputError("nothing to play on: give at least one model, or no players to see the tables alone")
+    if config.test_blocks < 1:
+        raise InputError(f"test_blocks must be at least 1, got {config.test_blocks}")
     if not shares or any(not 0 < share < 1 for share in shares) or config.seeds < 1:
         raise InputError(
             f"shares must lie between 0 and 1 and seeds be at least 1, got {config.shares!r}, {config.seeds}"
         )
     known = {cell.key for cell in cell_file(config.output).read()}
-    prints = {player: fingerprint(player, player.make()) for player in players}
     jobs = []
     for rules in map(config.rules, models):
         for seed in range(config.seeds):
@@ -178,6 +209,12 @@ def missing_jobs(config: LeaderboardConfig) -> list[Job]:
                 if lacking:
                     jobs.append(Job(rules, player, seed, tuple(lacking)))
     return jobs
+
+
+def _check_versus(config: LeaderboardConfig, known: set[str]) -> None:
+    for text in cli.words(config.versus):
+        if read_player(text).text not in known:
+            raise unknown("player of --versus", read_player(text).text, known, "; play it, or leave it out")
 
 
 def _line(cell: Cell) -> str:

@@ -21,6 +21,7 @@ from plasticity_env.errors import InputError
 
 LEVEL = 0.95
 REPLICATES = 2000
+SAME_LOSS = 1e-2  # relative: devices and rounding stay far below it, another text or model does not
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,20 @@ class Estimate:
     Attributes:
         value: From all blocks.
         low, high: Percentiles of the replicates.
+        drawn: Whether there was something to draw from; else low and high are no interval.
     """
 
     value: float
     low: float
     high: float
+    drawn: bool = True
+
+    def text(self, form: str = ".3f") -> str:
+        """The value and, where there is one, its interval."""
+        return f"{self.value:{form}}" + (f" [{self.low:{form}}, {self.high:{form}}]" if self.drawn else "")
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return self.text()
 
 
 class Results:
@@ -49,7 +56,7 @@ class Results:
         replicates: Of the bootstrap.
 
     Raises:
-        InputError: Nothing that all have.
+        InputError: Nothing that all have, or dense losses that no one model has on one text.
 
     Attributes:
         players: Names, in order of first appearance.
@@ -62,7 +69,8 @@ class Results:
     def __init__(
         self, cells: Iterable[Cell], players: Sequence[str] | None = None, replicates: int = REPLICATES
     ) -> None:
-        found: dict[str, dict[tuple[float, int], Cell]] = {}
+        cells, found = list(cells), dict[str, dict[tuple[float, int], Cell]]()
+        _check_dense(cells)
         for cell in cells:
             own = found.setdefault(cell.player, {})
             if own and next(iter(own.values())).fingerprint != cell.fingerprint:
@@ -219,11 +227,22 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return 1 + (values[:, :, None] > values[:, None, :] + 1e-12).sum(2)
 
 
-def estimate(values: np.ndarray) -> Estimate:
-    """Of (R,) values whose first is that of the whole text."""
+def estimate(values: np.ndarray, drawn: bool = True) -> Estimate:
+    """Of (R,) values whose first is that of the whole text, and whether replicates could differ."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(values[1:], [tail, 1 - tail]) if len(values) > 1 else (values[0], values[0])
-    return Estimate(float(values[0]), float(low), float(high))
+    return Estimate(float(values[0]), float(low), float(high), drawn)
+
+
+def _check_dense(cells: Sequence[Cell]) -> None:
+    """Refuse cells of several models or texts under the same short names."""
+    for cell in cells[1:]:
+        first, losses = np.array(cells[0].dense_losses), np.array(cell.dense_losses)
+        if len(first) != len(losses) or not np.allclose(losses, first, rtol=SAME_LOSS, atol=0):
+            raise InputError(
+                f"the dense losses of {cell.player} ({cell.share:g}, seed {cell.seed}) are not those of {cells[0].player}: "
+                "another model or text has the same short name; keep its cells in a file of their own"
+            )
 
 
 def is_single_score(player: str) -> bool:

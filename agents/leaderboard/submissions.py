@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from agents.leaderboard.cells import Cell
 from agents.leaderboard.players import Player, fingerprint, read_player
 from agents.leaderboard.playing import Rules, Table
@@ -123,7 +125,8 @@ def replay(
         )
     validate(record, env=env)
     masks = table.masks_of(player.rounds, options, record.actions)  # known by now: nothing is measured again
-    bill = table.bill(1 + len({mask.numpy().tobytes() for mask in masks[:-1]}))
+    seen = [torch.ones_like(masks[-1]), *masks[:-1]]  # the dense model, and what all decisions but the last lead to
+    bill = table.bill(len({mask.numpy().tobytes() for mask in seen}))
     return replace(table.score(player, fingerprint, share, seed, masks, bill, seconds), validated=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agents.leaderboard.aggregate import REFERENCE, Aggregate
-from agents.leaderboard.cells import Board, Cell
+from agents.leaderboard.cells import Board, Cell, titles
 from agents.leaderboard.names import label
 from agents.leaderboard.statistics import Results, is_own_rule
 from plasticity_env.cells import spread
@@ -23,12 +23,12 @@ def results_of(cells: Iterable[Cell]) -> tuple[list[Results], list[str]]:
     found: dict[Board, list[Cell]] = {}
     for cell in cells:
         found.setdefault(cell.board, []).append(cell)
-    results, failed = [], []
+    results, failed, named = [], [], titles(found)
     for board, own in found.items():
         try:
             results.append(Results(own))
         except InputError as error:
-            failed.append(f"{board.title}: {error}")
+            failed.append(f"{named[board]}: {error}")
     return results, failed
 
 
@@ -72,10 +72,9 @@ def markdown(results: Results, versus: Sequence[str] = ()) -> str:
     for name in order_of(results):
         entries = [label(name), *(spread(list(results.perplexities(name, s)), ".2f", ".2f") for s in results.shares)]
         if results.has_areas:
-            rank = results.rank(name)
             entries.append(f"{results.area(name).value:.4f}")
             entries += [str(results.area_ratio(name, others)) for _, others in columns]
-            entries.append(f"{rank.value:.0f} [{rank.low:.0f}, {rank.high:.0f}]")
+            entries.append(results.rank(name).text(".0f"))
         cells = [cell for line in results.cells[results.index(name)] for cell in line]
         entries.append(f"{sum(cell.evaluations for cell in cells) / len(cells):.0f}")
         entries.append(f"{max(cell.flops_kept for cell in cells):.3f}-{min(cell.flops_kept for cell in cells):.3f}")
@@ -109,9 +108,8 @@ def overall(found: Aggregate) -> str:
     """A row for each player: IQM of its scores over boards and shares, and its rank."""
     lines = ["| player | IQM of scores | rank |", "|---|---:|---:|"]
     for name in sorted(found.players, key=lambda name: found.score(name).value):
-        rank = found.rank(name)
-        lines.append(f"| {label(name)} | {found.score(name)} | {rank.value:.0f} [{rank.low:.0f}, {rank.high:.0f}] |")
-    return "\n".join(lines)
+        lines.append(f"| {label(name)} | {found.score(name)} | {found.rank(name).text('.0f')} |")
+    return "\n".join([*lines, *(["", found.note] if found.note else [])])
 
 
 def report(cells: Iterable[Cell], versus: Sequence[str] = ()) -> str:
@@ -121,8 +119,9 @@ def report(cells: Iterable[Cell], versus: Sequence[str] = ()) -> str:
         cells: All of a board should be of the same shares and seeds: players that lack some are named, not shown.
         versus: Players that areas are divided by as well.
     """
+    cells = list(cells)
     boards, failed = results_of(cells)
-    parts = []
+    named, parts = titles(cell.board for cell in cells), []
     for name, found in aggregates_of(boards).items():
         if len(found.boards) > 1:
             parts += [f"### Over {len(found.boards)} boards ({name})", overall(found)]
@@ -135,7 +134,7 @@ def report(cells: Iterable[Cell], versus: Sequence[str] = ()) -> str:
         ]
         if results.missing:
             lines.append(f"Not all cells are played yet: {', '.join(map(label, results.missing))}.")
-        parts += [f"### {board.title}", "\n".join(lines), markdown(results, versus)]
+        parts += [f"### {named[board]}", "\n".join(lines), markdown(results, versus)]
         if board.units != "heads" and results.has_areas and results.interval[0] <= FLOPS_KEPT <= results.interval[1]:
             parts.append(at_flops(results))
         if REFERENCE in results.players and len(results.players) > 1:
@@ -143,8 +142,8 @@ def report(cells: Iterable[Cell], versus: Sequence[str] = ()) -> str:
     return "\n\n".join([*parts, *failed])
 
 
-def write_docs(path: Path, text: str, command: str) -> None:
-    """Put a report into a page of documentation, between its two marks; the rest of the page stays.
+def parts_of_docs(path: Path) -> tuple[str, str]:
+    """A page of documentation up to its first mark and from its second one on.
 
     Raises:
         InputError: No page there, or none with the marks.
@@ -154,5 +153,14 @@ def write_docs(path: Path, text: str, command: str) -> None:
         raise InputError(
             f"{str(path)!r} must be a page that holds {BEGIN!r} and {END!r}, each once: name docs/leaderboard.md"
         )
-    head, tail = page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END) :]
+    return page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END) :]
+
+
+def write_docs(path: Path, text: str, command: str) -> None:
+    """Put a report into a page of documentation, between its two marks; the rest of the page stays.
+
+    Raises:
+        InputError: As `parts_of_docs`.
+    """
+    head, tail = parts_of_docs(path)
     write_text(path, f"{head}\n\n`{command}`\n\n{text}\n\n{tail}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from itertools import groupby
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +17,8 @@ from agents.leaderboard.players import Player
 from agents.leaderboard.playing import Rules, Table, packed_of
 from plasticity_env.errors import InputError
 from plasticity_env.portable import PackedModel
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,28 @@ def table_of(rules: Rules, packed: PackedModel | None = None) -> Table:
     return _table
 
 
+def open_all(rules: Iterable[Rules], stay: bool) -> None:
+    """Open the table of every rules, so that a model that cannot be used is refused before others are played.
+
+    Args:
+        rules: In the order in which they will be played.
+        stay: Keep the first open.
+
+    Raises:
+        InputError: As of `Table`.
+    """
+    global _table
+    for one in reversed(dict.fromkeys(rules)):
+        table_of(one)
+    if not stay:
+        _table = None
+
+
+def single_cells(jobs: Iterable[Job]) -> list[Job]:
+    """The same jobs in the same order, each of one cell: what is lost where a process dies."""
+    return [replace(job, shares=(share,)) for job in jobs for share in job.shares]
+
+
 def play(job: Job, packed: PackedModel | None = None) -> Iterator[dict[str, Any]]:
     """The lines of a job's cells, one after another."""
     table, maker = table_of(job.rules, packed), job.player.make()
@@ -66,7 +90,7 @@ def play_packed(packed: PackedModel, job: Job) -> list[dict[str, Any]]:
 
 
 def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = None) -> Iterator[dict[str, Any]]:
-    """The lines of all jobs' cells, as they are done.
+    """The lines of all jobs' cells, as they are done; beside each other, cell by cell.
 
     Args:
         jobs: What to play.
@@ -74,7 +98,8 @@ def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = No
         ray_address: Of a Ray cluster ("auto", "local", "host:port"); None plays without Ray.
 
     Raises:
-        InputError: No workers, a job that cannot be played, or a Ray cluster that does not answer.
+        InputError: No workers, a job that cannot be played (what others have done is yielded before), or a Ray cluster that
+            does not answer.
     """
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
@@ -83,7 +108,7 @@ def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = No
     if ray_address is not None:
         from agents.ray_tasks import map_tasks
 
-        for rules, own in groupby(jobs, lambda job: job.rules):
+        for rules, own in groupby(single_cells(jobs), lambda job: job.rules):
             gpus = 1.0 if rules.device.startswith("cuda") else 0.0
             shared = packed_of(rules)
             for _, lines in map_tasks(play_packed, own, address=ray_address, workers=workers, gpus=gpus, shared=shared):
@@ -92,12 +117,26 @@ def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = No
         for job in jobs:
             yield from play(job)
     else:
-        threads = max(1, (os.cpu_count() or 1) // workers)
+        threads, cells = max(1, (os.cpu_count() or 1) // workers), single_cells(jobs)
         pool = ProcessPoolExecutor(
-            min(workers, len(jobs)), get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+            min(workers, len(cells)), get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
         )
         try:
-            for done in as_completed([pool.submit(play_whole, job) for job in jobs]):
-                yield from done.result()
+            for lines in finished([pool.submit(play_whole, cell) for cell in cells]):
+                yield from lines
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def finished(futures: Sequence[Future[R]]) -> Iterator[R]:
+    """Results as they come; once one failed nothing more begins, and what runs or is done counts before its error is raised."""
+    told = set()
+    for done in as_completed(futures):
+        told.add(done)
+        error = done.exception()
+        if error is None:
+            yield done.result()
+            continue
+        running = [future for future in futures if future not in told and not future.cancel()]
+        yield from (future.result() for future in running if future.exception() is None)
+        raise error

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
+import controllers
+from controllers import ANNController, Controller
+from controllers.ablations import FirstLook
 from controllers.protocol import RankedController
 from plasticity_env.observation import Observation, head_column
 
@@ -13,6 +18,11 @@ class Honest(RankedController):
 
     def importance(self, observation: Observation) -> np.ndarray:
         return head_column(observation, "fisher").astype(np.float64)
+
+
+def shipped() -> Controller:
+    """The shipped network behind code of one's own."""
+    return FirstLook(cast(ANNController, controllers.make("ann")))
 
 
 class Foreign(RankedController):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 import controllers
+from agents.leaderboard import players
 from agents.leaderboard.players import Player, fingerprint, read_player, read_players
-from agents.leaderboard.playing import Table
+from agents.leaderboard.playing import Rules, Table
+from controllers.ablations import FirstLook
 from plasticity_env.errors import InputError
 
 
@@ -83,13 +86,61 @@ def test_players_are_read_and_told_apart() -> None:
     player = read_player("ann:untrained")
     network, other = player.make(), player.make()
     assert fingerprint(player, network) == fingerprint(player, network) != fingerprint(player, other)
-    for bad, said in (("fisher@0", "round"), ("@4", "NAME"), ("fishr", "did you mean 'fisher'"), ("obs:x", "option")):
+    for bad, said in (
+        ("fisher@²", "fisher@²"),
+        ("fisher@0", "round"),
+        ("@4", "NAME"),
+        ("fishr", "did you mean 'fisher'"),
+        ("obs:x", "option"),
+    ):
         with pytest.raises(InputError, match=said):
             read_player(bad).make()
     with pytest.raises(InputError, match="no controller at nowhere"):
         read_player("nowhere.at:all").make()
     with pytest.raises(InputError, match="returned TestSuite"):
         read_player("unittest.suite:TestSuite").make()
+
+
+def test_a_fingerprint_tells_thresholds_code_and_wrapped_network_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mark(text: str) -> str:
+        return fingerprint(read_player(text), read_player(text).make())
+
+    before = mark("plasticity_tuned")
+    assert (len(before), mark("plasticity"), mark("fisher@1")) == (12, "", "")
+    options = {**players.tuned_options(), "aggressiveness": 0.123}
+    monkeypatch.setattr(players, "tuned_options", lambda: options)
+    assert mark("plasticity_tuned") != before
+    guest = read_player("tests.agents.leaderboard.guests:shipped")
+    maker = guest.make()
+    assert isinstance(maker, FirstLook)
+    assert fingerprint(guest, maker) != fingerprint(read_player("controllers.ablations:first_look"), maker), (
+        "the entry module is code of the player, not only the module of the class"
+    )
+    first = fingerprint(guest, maker)
+    with torch.no_grad():
+        next(maker._inner.network.parameters()).add_(1.0)
+    assert fingerprint(guest, maker) != first
+    assert fingerprint(guest, guest.make()) == first
+
+
+@pytest.mark.parametrize("code", ["def make(:", "raise ValueError('three')"])
+def test_a_module_that_cannot_be_imported_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    package = f"guests{abs(hash(code))}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "broken.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=f"no controller at {package}.broken:make"):
+        read_player(f"{package}.broken:make").make()
+
+
+def test_a_board_tells_configurations_of_one_data_set_apart() -> None:
+    rules = Rules("bard-gpt2-4x4", dataset="wikitext", dataset_config="wikitext-2")
+    assert rules.board.text == "wikitext/wikitext-2"
+    assert Rules("bard-gpt2-4x4", dataset="some/folder/text.txt").board.text == "text.txt"
 
 
 def test_rules_that_the_text_cannot_give_are_refused(table: Table) -> None:

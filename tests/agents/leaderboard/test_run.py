@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import pytest
 from agents.leaderboard.cells import cell_file
 from agents.leaderboard.players import read_player
 from agents.leaderboard.playing import Table, packed_of
-from agents.leaderboard.run import LeaderboardConfig, leaderboard
+from agents.leaderboard.run import LeaderboardConfig, current_cells, leaderboard
 from agents.leaderboard.tables import BEGIN, END, report
-from agents.leaderboard.workers import Job, play, play_packed, table_of
+from agents.leaderboard.workers import Job, finished, play, play_packed, single_cells, table_of
 from plasticity_env.errors import InputError
 from tests.agents.leaderboard.conftest import TINY
 from tests.agents.leaderboard.fake import BOARD, cells
@@ -67,6 +68,10 @@ def test_tables_page_documentation_and_table_for_wandb_are_written(played: Leade
         ({"seeds": 0}, "seeds"),
         ({"workers": 0}, "workers"),
         ({"docs": Path("nowhere.md")}, "nowhere.md"),
+        ({"test_blocks": 0}, "test_blocks must be at least 1"),
+        ({"models": "bard-gpt2-4x4,bard-gpt2-4x5"}, "bard-gpt2-4x5"),
+        ({"versus": "fisher@1"}, "unknown player of --versus 'fisher@1'"),
+        ({"versus": "fisher@0"}, "at least one round"),
         ({"submissions": "nobody"}, "nobody"),
     ],
 )
@@ -75,6 +80,67 @@ def test_bad_input_is_one_sentence_before_anything_is_written(tmp_path: Path, ch
     with pytest.raises(InputError, match=said):
         leaderboard(config)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_page_that_lacks_a_mark_is_refused_before_anything_is_played(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(f"# Page\n{BEGIN}\n")
+    with pytest.raises(InputError, match="each once"):
+        leaderboard(replace(TINY, output=tmp_path / "x" / "cells.jsonl", docs=tmp_path / "page.md"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_version_that_is_asked_for_counts_not_the_newest() -> None:
+    player, other = read_player("mine@4"), read_player("other@4")
+    old, new = ([replace(one, fingerprint=mark) for one in cells({player.text: 1.0})] for mark in "ab")
+    rest = [replace(one, fingerprint="c") for one in cells({other.text: 1.0})]
+    assert current_cells([*old, *new, *rest], {player: "a"}) == [*old, *rest]
+    assert current_cells([*old, *new], {player: "b"}) == new
+    assert current_cells([*old, *new], {player: "never twice"}) == [*old, *new]
+
+
+def test_one_failed_cell_does_not_cost_the_others() -> None:
+    def future(result: str | None = None) -> Future[str]:
+        one: Future[str] = Future()
+        one.set_running_or_notify_cancel()
+        one.set_result(result) if result else one.set_exception(InputError("no"))
+        return one
+
+    waiting: Future[str] = Future()
+    came: list[str] = []
+    with pytest.raises(InputError, match="no"):
+        came.extend(finished([future(), future("a"), waiting, future("b")]))
+    assert sorted(came) == ["a", "b"]
+    assert waiting.cancelled()
+
+
+def test_beside_each_other_a_task_is_one_cell() -> None:
+    jobs = [Job(TINY.rules("bard-gpt2-4x4"), read_player(name), 1, (0.5, 0.2)) for name in ("fisher", "gradient")]
+    found = [(job.player.name, job.seed, job.shares) for job in single_cells(jobs)]
+    assert found == [(name, 1, (share,)) for name in ("fisher", "gradient") for share in (0.5, 0.2)]
+
+
+def test_boards_that_differ_in_blocks_alone_have_headings_of_their_own_and_are_not_averaged() -> None:
+    shorter = replace(BOARD, calibration_blocks=2)
+    lines = cells({"fisher@4": 1.0, "mine@4": 0.5})
+    text = report([*lines, *cells({"fisher@4": 1.0, "mine@4": 0.8}, board=replace(BOARD, model="other"))])
+    assert f"### {BOARD.title}\n" in text, "nothing is added where nothing else has the title"
+    lines += cells({"fisher@4": 1.0, "mine@4": 0.9}, board=shorter, seeds=2)
+    lines += cells({"fisher@4": 1.0, "mine@4": 0.5}, board=replace(BOARD, model="other"))
+    text = report(lines)
+    assert f"### {BOARD.title}, 4 calibration blocks\n" in text
+    assert f"### {BOARD.title}, 2 calibration blocks\n" in text
+    assert "Over 2 boards" in text
+    assert "| mine@4 | 0.500 [0.500, 0.500] | 1 [1, 1] |\n" in text
+    assert "| 2 [2, 2] |\n\nLeft out, as another board" in text
+    assert f"has more cells: {BOARD.title}, 2 calibration blocks." in text
+
+
+def test_one_seed_has_no_interval_over_seeds() -> None:
+    lines = cells({"fisher@4": 1.0, "mine@4": 0.5}, seeds=1)
+    lines += cells({"fisher@4": 1.0, "mine@4": 0.5}, seeds=1, board=replace(BOARD, model="other"))
+    text = report(lines)
+    assert "| mine@4 | 0.500 | 1 |" in text
+    assert "0.500 [0.500, 0.500]" in text, "areas draw test blocks"
 
 
 def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agents.leaderboard.cells import cell_file
 from agents.leaderboard.statistics import Results, area_weights, ranks
+from agents.leaderboard.tables import results_of
 from plasticity_env.errors import InputError
 from tests.agents.leaderboard.fake import BOARD, SHARES, cell, cells
 
@@ -109,6 +112,23 @@ def test_players_that_lack_cells_are_named_and_a_new_version_replaces_the_old() 
     assert Results(lines + new).area_ratio("mine@4", ["fisher@4"]).value == pytest.approx(0.25)
     with pytest.raises(InputError, match="play"):
         Results([])
+
+
+def test_cells_of_another_model_or_text_under_the_same_names_are_refused() -> None:
+    lines = cells({"fisher@4": 1.0, "mine@4": 0.5})
+    near = [replace(one, dense_losses=tuple(round(1.0001 * x, 5) for x in one.dense_losses)) for one in lines]
+    assert Results([*lines[:5], *near[5:]]).players == ["fisher@4", "mine@4"]
+    losses = lines[-1].dense_losses
+    other = replace(lines[-1], dense_losses=(*losses[:-1], 1.02 * losses[-1]))
+    with pytest.raises(InputError, match=r"dense losses of mine@4 \(0.5, seed 2\) are not those of fisher@4"):
+        Results([*lines[:-1], other])
+
+
+def test_cells_in_the_documentation_are_of_one_model_each() -> None:
+    file = Path(__file__).parents[3] / "docs" / "leaderboard" / "cells.jsonl"
+    boards, failed = results_of(cell_file(file).read())
+    assert boards
+    assert not failed
 
 
 def test_equal_ones_share_a_rank() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ def test_a_replayed_episode_is_the_cell_that_the_same_rule_plays(table: Table, r
     assert cell.validated
     assert (cell.kept, cell.rounds, cell.evaluations) == (own.kept, own.rounds, own.evaluations)
     assert cell.test_losses == pytest.approx(own.test_losses, rel=1e-6)
+
+
+def test_a_mask_that_was_measured_before_is_billed_once(table: Table) -> None:
+    few = 1.2 / prod(table.workbench.model.shape)  # one head in all: the first of four rounds prunes none
+    own, maker = table.play(read_player("fisher@4"), few, 0), controllers.make("fisher")
+    assert own.rounds[0] == tuple("1" * len(layer) for layer in own.rounds[0])
+    env = table.env(4)
+    observation, _ = env.reset(seed=0, options=table.options(few, 0))
+    for _ in range(4):
+        observation, *_ = env.step(maker.act(observation))
+    cell = replay(table, replace(PLAYER, rounds=4), "f", few, 0, env.episode_record(), 1.0)
+    assert cell.evaluations == own.evaluations
 
 
 def test_what_was_not_played_so_is_refused(table: Table, record: EpisodeRecord) -> None:
