@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agents.adaptive import Setting, run_study
-from agents.adaptive.figure import study_png
-from agents.adaptive.study import load_texts
+from agents.adaptive.figure import arms_to_draw, study_png
+from agents.adaptive.study import CONTROL, load_texts
 from agents.adaptive.tables import legend, renewed, report
 from plasticity_env import cli
 from plasticity_env.files import write_text
@@ -55,6 +55,10 @@ class Config:
 
 def main(config: Config) -> None:
     """Play the cells that are missing, and print the tables of the cells that were asked for."""
+    if config.picture is not None:
+        arms_to_draw([CONTROL, *cli.words(config.arms)], config.shown, cli.words(config.drawn))
+    if config.page is not None:
+        renewed(_text(config.page), "")  # a page that cannot be renewed is an error now
     loaded = load_model(config.model_name, device=config.device)
     setting, arms = config.setting, cli.words(config.arms)
     texts = load_texts(loaded, setting, config.dataset, config.shift_dataset, config.shift_name)
@@ -68,10 +72,13 @@ def main(config: Config) -> None:
     tables = f"{legend(cell.arm for cell in cells)}\n\n{report(cells)}"
     print(tables)
     if config.page is not None:
-        page = config.page.read_text(encoding="utf-8") if config.page.exists() else ""
-        write_text(config.page, renewed(page, tables))
+        write_text(config.page, renewed(_text(config.page), tables))
     if config.picture is not None:
         study_png(cells, config.picture, config.shown, cli.words(config.drawn))
+
+
+def _text(page: Path) -> str:
+    return page.read_text(encoding="utf-8") if page.exists() else ""
 
 
 if __name__ == "__main__":

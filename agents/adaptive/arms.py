@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import controllers
 from agents.adaptive.cells import Setting
 from agents.adaptive.searching import SwapSearch
+from agents.leaderboard.players import Player, fingerprint
 from controllers.protocol import Action, Controller
 from controllers.reviving import RevivingController
 from plasticity_env.envs.base import PlasticityEnv
@@ -34,12 +35,14 @@ class Arm:
         env_id: The environment.
         settings: Of the environment, beside the study's.
         decider: Makes what decides, afresh for a seed.
+        fingerprint: Of the network that decides; empty where the name says all.
     """
 
     name: str
     env_id: str
     decider: Callable[[int], Decider]
     settings: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,14 +118,16 @@ def _thresholds(name: str, option: str, setting: Setting) -> Arm:
 
 
 def _search(name: str, option: str, setting: Setting) -> Arm:
-    return Arm(name, RANK, lambda seed: SwapSearch(option or SCORE), {"pruned_share": setting.share})
+    SwapSearch(option or SCORE)  # a score that there is not is an error now
+    return Arm(name, RANK, lambda seed: SwapSearch(option or SCORE, seed=seed), {"pruned_share": setting.share})
 
 
 def _ann(name: str, option: str, setting: Setting, mode: str = "adaptive") -> Arm:
     controller = controllers.load(option) if option else controllers.make("ann")
     if isinstance(controller, controllers.ANNController) and not controller.info:
         raise InputError(f"arm {name!r} needs a trained controller: name the folder of a saved one, ann:FOLDER")
-    return _rank(name, lambda: controller, setting, mode=mode)
+    arm = _rank(name, lambda: controller, setting, mode=mode)
+    return replace(arm, fingerprint=fingerprint(Player("ann", option), controller))
 
 
 def _ann_fixed(name: str, option: str, setting: Setting) -> Arm:

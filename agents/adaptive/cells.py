@@ -98,6 +98,7 @@ class Cell:
         dense: Test loss on each domain before anything happens.
         stages: What happened.
         seconds: Wall clock.
+        fingerprint: Of the arm's network; empty where its name says all about it.
     """
 
     model: str
@@ -108,11 +109,12 @@ class Cell:
     dense: dict[str, float]
     stages: list[StageRecord]
     seconds: float
+    fingerprint: str = ""
 
     @property
     def key(self) -> tuple[object, ...]:
         """What tells cells apart."""
-        return (self.table, self.arm, self.seed)
+        return (self.table, self.arm, self.fingerprint, self.seed)
 
     @property
     def table(self) -> tuple[object, ...]:

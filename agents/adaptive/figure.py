@@ -34,17 +34,11 @@ def study_png(cells: Sequence[Cell], path: Path, shown: str | None = None, drawn
         InputError: No control arm, or no other arm, or ``shown`` is not among them.
     """
     found = Cells(cells)
-    arms = [arm for arm in found.arms if arm != CONTROL]
-    if not arms or CONTROL not in found.arms:
-        raise InputError("the picture compares arms with the control arm: the cells lack one or the other")
+    arms = arms_to_draw(found.arms, shown, drawn)
     if shown is None:
         shown = next((arm for arm in arms if _returns(found, arm)), arms[0])
-    if shown not in arms:
-        raise InputError(f"no cells of arm {shown!r} to draw heads of: there are {', '.join(arms)}")
     figure = blank_figure()
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    if drawn and set(drawn) - set(arms):
-        raise InputError(f"no cells of arm {min(set(drawn) - set(arms))!r} to draw: there are {', '.join(arms)}")
     for index, arm in enumerate(drawn or arms):
         _draw_arm(above, found, arm, PALETTE[index % len(PALETTE)], "-" if index < len(PALETTE) else "--")
     above.axhline(0.0, color="black", linewidth=0.8, linestyle=":")
@@ -64,6 +58,26 @@ def study_png(cells: Sequence[Cell], path: Path, shown: str | None = None, drawn
         f"{found.model}, {found.setting.share:.0%} of heads pruned, {len(found.seeds)} seeds", x=0.02, ha="left"
     )
     save_png(figure, path)
+
+
+def arms_to_draw(arms: Sequence[str], shown: str | None = None, drawn: Sequence[str] | None = None) -> list[str]:
+    """Those of some arms that a picture compares with the control arm.
+
+    Args:
+        arms: That have cells, or will have.
+        shown, drawn: As of `study_png`.
+
+    Raises:
+        InputError: No control arm, no other arm, or one that is not among them is to be drawn.
+    """
+    others = [arm for arm in arms if arm != CONTROL]
+    if not others or CONTROL not in arms:
+        raise InputError("the picture compares arms with the control arm: the cells lack one or the other")
+    if shown is not None and shown not in others:
+        raise InputError(f"no cells of arm {shown!r} to draw heads of: there are {', '.join(others)}")
+    if drawn and set(drawn) - set(others):
+        raise InputError(f"no cells of arm {min(set(drawn) - set(others))!r} to draw: there are {', '.join(others)}")
+    return others
 
 
 def _returns(found: Cells, arm: str) -> int:

@@ -57,7 +57,7 @@ def play(
             records.append(_play_stage(env, decide, observation, info["loss"], domain, texts, setting, seed))
         named = {domain: text.name for domain, text in texts.items()}
         seconds = round(time.monotonic() - began, 1)
-        return Cell(loaded.name, setting, arm.name, seed, named, start, records, seconds)
+        return Cell(loaded.name, setting, arm.name, seed, named, start, records, seconds, arm.fingerprint)
     finally:
         loaded.model.restore(dense)
 

@@ -23,16 +23,17 @@ class SwapSearch:
         score: What prunes.
         swaps: Most swaps a decision.
         blocks: Blocks of the calibration split on which losses are measured.
+        seed: Of the score, where it draws.
 
     Attributes:
         evaluations: Masks measured so far.
     """
 
-    def __init__(self, score: str = "fisher", swaps: int = 1, blocks: int = 8) -> None:
+    def __init__(self, score: str = "fisher", swaps: int = 1, blocks: int = 8, seed: int = 0) -> None:
         if score not in SCORES:
             raise unknown("score", score, SCORES)
         self._score, self._swaps, self._blocks = SCORES[score], swaps, blocks
-        self._random = np.random.default_rng(0)
+        self._random = np.random.default_rng(seed)
         self.evaluations = 0
 
     def __call__(self, env: PlasticityEnv, observation: Observation) -> Action:

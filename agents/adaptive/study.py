@@ -85,7 +85,7 @@ def run_study(
     for seed in range(seeds):
         control = None
         for arm in made:
-            known = done.get(((loaded.name, setting, named), arm.name, seed))
+            known = done.get(((loaded.name, setting, named), arm.name, arm.fingerprint, seed))
             cell = known or play(arm, loaded, texts, setting, seed, control)
             if known is None:
                 file.append(asdict(cell))

@@ -18,7 +18,7 @@ class Cells:
     """Cells of one model and setting, by arm and seed.
 
     Args:
-        cells: At least one.
+        cells: At least one; of an arm with several fingerprints the last counts.
 
     Raises:
         InputError: No cells, or cells of several models or settings.
@@ -30,7 +30,10 @@ class Cells:
         for cell in cells:
             kinds.add(cell.table)
             self.model, self.setting, self.texts = cell.model, cell.setting, cell.texts
-            self.by_arm.setdefault(cell.arm, {})[cell.seed] = cell
+            own = self.by_arm.setdefault(cell.arm, {})
+            if own and next(iter(own.values())).fingerprint != cell.fingerprint:
+                own.clear()
+            own[cell.seed] = cell
         if len(kinds) != 1:
             raise InputError(f"a table wants cells of one model, setting and pair of texts, got {len(kinds)} of them")
         self.arms = list(self.by_arm)

@@ -58,3 +58,19 @@ def test_bad_input_is_one_sentence(study, tmp_path, arguments, message):
     assert errors.splitlines()[-1].startswith("error: ")
     assert message in errors.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--picture", "a.png", "--shown", "ann"), "no cells of arm 'ann' to draw heads of"),
+        (("--picture", "a.png", "--drawn", "once,ann"), "no cells of arm 'ann' to draw"),
+        (("--page", "page.md"), "holds only one of the marks"),
+    ],
+)
+def test_what_cannot_be_drawn_or_written_is_refused_before_training(study, tmp_path, arguments, message):
+    (tmp_path / "page.md").write_text("<!-- tables: made by scripts/study_adaptive.py -->\n")
+    code, _, errors = study("--stages", "home", "--arms", "once", "--seeds", 1, *SMALL.split(), *arguments)
+    assert code == 2
+    assert message in errors.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["page.md"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from itertools import pairwise
 
 import gymnasium as gym
@@ -12,6 +14,7 @@ import torch
 from agents.adaptive import Setting, make_arm, read_cells, run_study
 from agents.adaptive.searching import SwapSearch
 from agents.adaptive.study import load_texts
+from agents.adaptive.tables import Cells
 from plasticity_env import InputError, load_model
 from plasticity_env.signals import mean_loss
 from tests.agents.adaptive.conftest import ARMS, SETTING
@@ -150,6 +153,8 @@ def test_what_cannot_be_played_is_refused_before_anything_is_written(loaded, tex
     for arms, seeds, message in (
         (["fly"], 1, "fly"),
         (["rule:fishy"], 1, "fishy"),
+        (["search:fishy"], 1, "fishy"),
+        (["grow:flap"], 1, "compares active heads only"),
         (["plasticity:fisher"], 1, "takes no option"),
         ([f"ann:{tmp_path}"], 1, "no controller at"),
         (["once"], 0, "seeds must be at least 1"),
@@ -161,6 +166,41 @@ def test_what_cannot_be_played_is_refused_before_anything_is_written(loaded, tex
         load_texts(loaded, SETTING, "shakespeare")
     with pytest.raises(InputError, match="test_blocks 99999 is more"):
         load_texts(loaded, Setting(stages="home", test_blocks=99999), "shakespeare")
+
+
+def test_another_network_under_the_same_name_is_another_cell(loaded, texts, tmp_path):
+    from controllers import ANNController
+
+    def study():
+        return [(c, known) for c, known in run_study(loaded, texts, one, path, arms=[arm], seeds=1) if c.arm == arm]
+
+    path, arm = tmp_path / "cells.jsonl", f"ann:{tmp_path / 'net'}"
+    one, texts = replace(SETTING, stages="home", decisions=1), {"home": texts["home"]}
+    ANNController(info={"global_step": 1}).save(tmp_path / "net")
+    ((first, known),) = study()
+    assert (known, len(first.fingerprint)) == (False, 12)
+    assert study() == [(first, True)]
+    ANNController(info={"global_step": 2}).save(tmp_path / "net")
+    ((second, known),) = study()
+    assert not known
+    assert second.key != first.key
+    assert Cells(read_cells(path)).by_arm[arm] == {0: second}
+
+
+def test_cells_without_a_fingerprint_are_read(cells):
+    found, path = cells
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        del row["fingerprint"]
+    old = path.with_name("old.jsonl")
+    old.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_cells(old)[: len(found)] == list(found.values())
+
+
+def test_a_search_by_chance_draws_by_the_seed(loaded, texts):
+    arm = make_arm("search:random", SETTING)
+    drawn = [arm.decider(seed)._random.random() for seed in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 def test_a_saved_controller_is_an_arm(tmp_path):
