@@ -13,6 +13,7 @@ from plasticity_env.errors import InputError, unknown
 from plasticity_env.observation import Observation, head_column
 
 PRUNED_LIKE = {"residual_fisher": "fisher", "residual_gradient": "gradient", "obs": "fisher"}  # 0 for a pruned head
+AMONG_ACTIVE = ("fisher_obs", "flap")  # compare active heads with each other and say nothing of pruned ones
 RETURNS = {"revive": REVIVE, "grow": GROW}
 
 
@@ -25,7 +26,7 @@ class RevivingController(RankedController):
     mean log ratio of the two over the active heads.
 
     Args:
-        score: Name in `SCORES`; needs an environment in adaptive mode.
+        score: Name in `SCORES` but for `AMONG_ACTIVE`; needs an environment in adaptive mode.
         sparsity: Share of all heads to prune on Heads; HeadRank has a target of its own.
         rounds: On Heads, decisions over which that share is reached.
         margin: How much better than an active head a pruned one must look to take its place, at least 0.
@@ -33,7 +34,7 @@ class RevivingController(RankedController):
         returns: What brings a head back on Heads, "revive" or "grow"; HeadRank always revives.
 
     Raises:
-        InputError: An option outside its range.
+        InputError: An option outside its range, or a score that says nothing of pruned heads.
     """
 
     def __init__(
@@ -48,6 +49,9 @@ class RevivingController(RankedController):
         super().__init__(sparsity, rounds)
         if score not in SCORES:
             raise unknown("score", score, SCORES)
+        if score in AMONG_ACTIVE:
+            there = ", ".join(name for name in SCORES if name not in AMONG_ACTIVE)
+            raise InputError(f"score {score!r} compares active heads only, so none could come back by it: use {there}")
         if not margin >= 0 or rest < 0:
             raise InputError(f"margin and rest must be at least 0, got {margin!r} and {rest!r}")
         if returns not in RETURNS:

@@ -76,6 +76,8 @@ def test_random_lets_every_pruned_head_stand():
     ("options", "message"),
     [
         ({"score": "fishy"}, "fishy"),
+        ({"score": "flap"}, "'flap' compares active heads only"),
+        ({"score": "fisher_obs"}, "'fisher_obs' compares active heads only"),
         ({"margin": -1}, "margin"),
         ({"rest": -1}, "rest"),
         ({"returns": "clone"}, "clone"),
