@@ -83,6 +83,8 @@ class ESConfig:
             least = 4 if name == "population" else 1
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, got {self.seed!r}")
         if not self.rounds or min(self.rounds) < 1:
             raise InputError(f"rounds must be at least 1, got {self.rounds!r}")
         if not self.sigma > 0:

@@ -8,7 +8,8 @@ mixtures of two scores, chance and depth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ class CostConfig:
             raise InputError("model_name is empty: give at least one language model")
         if self.states < 1:
             raise InputError(f"states must be at least 1, got {self.states}")
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, got {self.seed}")
+
+    def made(self, name: str) -> dict[str, Any]:
+        """What decides the costs of one of the models."""
+        fields = ("dataset", "calibration_blocks", "reward_blocks", "max_length", "seed")
+        return {"model_name": name, **{field: getattr(self, field) for field in fields}}
 
 
 @dataclass(frozen=True)
@@ -83,16 +91,19 @@ class HeadCosts:
         names: Of the F features.
         features: (S, N, F) columns of the observation.
         cost: (S, N) nats per token; NaN where the head was pruned already or was not tried.
+        made: What they were measured with (`CostConfig.made`); empty where the file does not say.
     """
 
     names: tuple[str, ...]
     features: torch.Tensor
     cost: torch.Tensor
+    made: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write safetensors; the features as float16."""
         tensors = {"features": self.features.half().contiguous(), "cost": self.cost.float().contiguous()}
-        replace_file(path, lambda place: save_file(tensors, place, metadata={"features": ",".join(self.names)}))
+        said = {"features": ",".join(self.names), "made": json.dumps(self.made)}
+        replace_file(path, lambda place: save_file(tensors, place, metadata=said))
 
     @classmethod
     def load(cls, path: Path) -> HeadCosts:
@@ -103,9 +114,10 @@ class HeadCosts:
         """
         try:
             with safe_open(path, "pt") as file:
-                names = tuple(file.metadata()["features"].split(","))
-                return cls(names, file.get_tensor("features").float(), file.get_tensor("cost"))
-        except (OSError, KeyError, TypeError, SafetensorError) as error:
+                said = file.metadata()
+                names, made = tuple(said["features"].split(",")), dict(json.loads(said.get("made", "{}")))
+                return cls(names, file.get_tensor("features").float(), file.get_tensor("cost"), made)
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise InputError(f"{str(path)!r} holds no costs of heads: make it with scripts/fit_ranking.py") from error
 
 
@@ -114,13 +126,17 @@ def measure_costs(config: CostConfig, folder: Path) -> list[Path]:
 
     Args:
         config: What.
-        folder: Where ``MODEL.safetensors`` go.
+        folder: Where ``MODEL.safetensors`` go, slashes of a model's name as underscores.
 
     Returns:
         The files.
+
+    Raises:
+        InputError: A file that is there holds other features, or was measured with something else.
     """
     return [
-        _measure_model(config, name, folder / f"{Path(name).stem}.safetensors") for name in words(config.model_name)
+        _measure_model(config, name, folder / f"{name.replace('/', '_')}.safetensors")
+        for name in words(config.model_name)
     ]
 
 
@@ -144,10 +160,18 @@ def _measure_model(config: CostConfig, name: str, path: Path) -> Path:
     columns = head_columns(FEATURES)
     features: list[torch.Tensor] = []
     costs: list[torch.Tensor] = []
+    made = config.made(name)
     if path.exists():
         known = HeadCosts.load(path)
         if known.names != FEATURES:
             raise InputError(f"{str(path)!r} holds other features: choose another folder")
+        changed = [key for key, value in made.items() if known.made and known.made.get(key) != value]
+        if changed:
+            raise InputError(
+                f"{str(path)!r} was measured with {changed[0]}={known.made.get(changed[0])!r}, not {made[changed[0]]!r}: "
+                "choose another folder, or measure with the same arguments"
+            )
+        made = known.made  # a file that does not say goes on without saying
         features, costs = list(known.features), list(known.cost)
     if len(costs) >= config.states:
         return path
@@ -172,7 +196,7 @@ def _measure_model(config: CostConfig, name: str, path: Path) -> Path:
             features.append(torch.from_numpy(observation["heads"][:, columns]))
             costs.append(torch.from_numpy(costs_of_state(env)).float())
             if len(costs) % _SAVE_EVERY == 0 or len(costs) == config.states:
-                HeadCosts(FEATURES, torch.stack(features), torch.stack(costs)).save(path)
+                HeadCosts(FEATURES, torch.stack(features), torch.stack(costs), made).save(path)
             progress.advance(1)
     env.close()
     return path

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from agents.head_costs import HeadCosts
+from agents.head_costs import FEATURES, HeadCosts
 from controllers.ann import ANNController
 from controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.edits import KEEP
-from plasticity_env.errors import InputError
+from plasticity_env.errors import InputError, unknown
 
 SHARES = (0.06, 0.12, 0.25, 0.4)  # of the active heads: what a decision of an episode takes
 START = {"residual_gradient_z": 1.0, "gradient_z": 0.5}
@@ -48,6 +48,16 @@ class FitConfig:
     """the fitted weights are multiplied by this: a ranking is the same, a policy that samples explores less"""
     fit_seed: int = 0
     """of the batches"""
+
+    def __post_init__(self) -> None:
+        wrong = [name for name in self.features if name not in FEATURES]
+        if wrong or not self.features:
+            raise unknown("feature", wrong[0] if wrong else "", FEATURES)
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if not self.temperature > 0:
+            raise InputError(f"temperature must be positive, got {self.temperature!r}")
 
 
 @dataclass(frozen=True)
@@ -157,7 +167,11 @@ def leave_one_out(files: Sequence[Path], config: FitConfig, against: str = "fish
 
     Returns:
         By model, a ratio for each of 12%, 25% and 40% of the active heads.
+
+    Raises:
+        InputError: Fewer than two models.
     """
+    check_others(len(files))
     found = {}
     for place, path in enumerate(files):
         others = [_read(other, config.features) for number, other in enumerate(files) if number != place]
@@ -168,6 +182,12 @@ def leave_one_out(files: Sequence[Path], config: FitConfig, against: str = "fish
             cost_of_choice(scores, mine, share) / cost_of_choice(rule.features[..., 0], rule, share) for share in shares
         ]
     return found
+
+
+def check_others(models: int) -> None:
+    """Refuse `leave_one_out` where leaving one out leaves none."""
+    if models < 2:
+        raise InputError(f"leave_one_out fits to the other models, and there is {models}: name at least two")
 
 
 def _standard(scores: Tensor, known: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ class TuningConfig:
             ("validation", 1),
             ("calibration_blocks", 1),
             ("reward_blocks", 1),
+            ("seed", 0),
         ):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}")

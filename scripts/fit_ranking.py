@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agents.head_costs import CostConfig, measure_costs
-from agents.ranking_fit import FitConfig, fit_ranking, leave_one_out
+from agents.ranking_fit import FitConfig, check_others, fit_ranking, leave_one_out
 from plasticity_env import cli
 from plasticity_env.cli import words
 from plasticity_env.tracking import new_run_folder
@@ -30,12 +30,16 @@ class Config:
     output_dir: Path | None = None
     """run folder; unset: a new one under runs/"""
 
+    def __post_init__(self) -> None:
+        if self.leave_one_out:
+            check_others(len(words(self.cost.model_name)))
+
 
 def main(config: Config) -> None:
     """Measure what is missing, fit, and write ``controller/``."""
     folder = config.output_dir or new_run_folder("ranking")
     files = measure_costs(config.cost, config.costs or folder / "costs")
-    if config.leave_one_out and len(words(config.cost.model_name)) > 1:
+    if config.leave_one_out:
         for name, ratios in leave_one_out(files, config.fit).items():
             print(
                 f"{name}: " + "  ".join(f"{ratio:.3f}" for ratio in ratios) + " x Fisher (12, 25, 40% of active heads)"

@@ -58,6 +58,55 @@ def test_measuring_goes_on_where_it_was_cut(tmp_path):
     assert torch.equal(one.cost.nan_to_num(9.0), two.cost.nan_to_num(9.0))
 
 
+def test_costs_of_other_measurements_are_not_mixed(tmp_path):
+    (path,) = measure_costs(TINY, tmp_path)
+    before = path.read_bytes()
+    for change, said in (
+        ({"reward_blocks": 3}, "reward_blocks=2, not 3"),
+        ({"calibration_blocks": 2}, "calibration_blocks=3, not 2"),
+        ({"dataset": "other.txt"}, "dataset='shakespeare', not 'other.txt'"),
+        ({"max_length": 16}, "max_length=32, not 16"),
+        ({"seed": 1}, "seed=0, not 1"),
+    ):
+        with pytest.raises(InputError, match=said):
+            measure_costs(replace(TINY, states=5, **change), tmp_path)
+    assert path.read_bytes() == before
+    replace(HeadCosts.load(path), made={}).save(path)  # as files were that did not say
+    assert measure_costs(replace(TINY, reward_blocks=3), tmp_path) == [path]
+
+
+def test_a_models_file_has_its_whole_name(tmp_path):
+    names = ("some/where/Model.Q4_1", "some/where/Model.Q8_0", "where/Model.Q4_1")
+    features, cost = torch.zeros(1, 4, len(FEATURES)), torch.zeros(1, 4)
+    for name in names:
+        costs = HeadCosts(FEATURES, features, cost, TINY.made(name))
+        costs.save(tmp_path / f"{name.replace('/', '_')}.safetensors")
+    config = replace(TINY, model_name=",".join(names), states=1)
+    assert len(set(measure_costs(config, tmp_path))) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"features": ("fishr_z",)}, "unknown feature 'fishr_z' .did you mean 'fisher_z'"),
+        ({"features": ()}, "unknown feature ''"),
+    ],
+)
+def test_a_fit_that_cannot_be_made_is_refused(change, said):
+    with pytest.raises(InputError, match=said):
+        replace(PAIR, **change)
+
+
+def test_one_model_has_no_others_and_seeds_begin_at_zero(tmp_path):
+    with pytest.raises(InputError, match="name at least two"):
+        leave_one_out([made_up(tmp_path / "a.safetensors")], PAIR)
+    with pytest.raises(InputError, match="seed must be at least 0, got -1"):
+        replace(TINY, seed=-1)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 0.05])
 def test_soft_choices_sum_to_their_count_whatever_the_scores(temperature):
     scores = torch.randn(6, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()

@@ -72,7 +72,7 @@ def test_files_that_hold_no_thresholds_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"population": 3}, {"sigma": 0.0}, {"model_name": " "}, {"rounds": "0"}, {"reference": "x"}]
+    "wrong", [{"population": 3}, {"seed": -1}, {"sigma": 0.0}, {"model_name": " "}, {"rounds": "0"}, {"reference": "x"}]
 )
 def test_refuses_what_it_cannot_search(wrong):
     with pytest.raises(InputError):
