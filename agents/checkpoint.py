@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 
 from plasticity_env.errors import InputError
 from plasticity_env.files import replace_file
@@ -92,6 +94,32 @@ def read_state(folder: Path, ours: dict[str, Any], device: torch.device) -> dict
             "resume with the same arguments or start in another folder"
         )
     return state
+
+
+def check_arguments(path: Path, ours: dict[str, Any], names: Iterable[str]) -> None:
+    """Compare arguments of a run that goes on with those that its folder holds.
+
+    Args:
+        path: YAML of the run's arguments; where there is none nothing is compared.
+        ours: Arguments of this training by name.
+        names: Of those that must agree.
+
+    Raises:
+        InputError: The file is none, or one of them differs.
+    """
+    if not path.is_file():
+        return
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        theirs = {**found, **found.get("rank", {})}
+    except (yaml.YAMLError, TypeError, AttributeError) as error:
+        raise InputError(f"{str(path)!r} holds no arguments of a training: start in another folder") from error
+    for name in names:
+        if theirs.get(name, ours[name]) != ours[name]:
+            raise InputError(
+                f"the run in {str(path.parent)!r} was trained with {name}={theirs[name]!r}, not {ours[name]!r}: "
+                "resume with the same arguments or start in another folder"
+            )
 
 
 def _environment_state(env: Any) -> str:

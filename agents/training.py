@@ -13,7 +13,7 @@ import yaml
 
 import controllers
 import plasticity_env  # noqa: F401  (registers the environments)
-from agents.checkpoint import has_checkpoint
+from agents.checkpoint import check_arguments, has_checkpoint
 from agents.ppo import PPO, Callback, Metrics, PPOConfig
 from agents.pricing import price_shares
 from agents.rank_ppo import RankPPO
@@ -35,6 +35,15 @@ ENVIRONMENTS = {
     "head_edit": "plasticity/HeadEdit-v0",
     "head_rank": "plasticity/HeadRank-v0",
 }
+
+
+ARGUMENTS = "config.yaml"  # of a run, in its folder
+SETTINGS = (  # arguments that an environment takes under the same name
+    *("dataset", "dataset_config", "mode", "reward", "horizon", "train_steps", "train_streams", "grow_warmup_steps"),
+    *("growth_init", "obs_signal", "residual_signal", "repair", "max_sparsity", "min_heads_per_layer", "units"),
+    *("mlp_blocks", "calibration_blocks", "reward_blocks", "batch_size", "max_length"),
+)
+RESUMED = ("agent", "env", "model_name", *SETTINGS, "flop_price", "train_rate", *RankConfig.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -140,22 +149,7 @@ class TrainConfig:
 
     def environment_kwargs(self, model: str) -> dict[str, Any]:
         """Keyword arguments of the environment over one of the models."""
-        names = [
-            *("dataset", "dataset_config", "mode", "reward", "horizon", "train_steps", "train_streams"),
-            *(
-                "grow_warmup_steps",
-                "growth_init",
-                "obs_signal",
-                "residual_signal",
-                "repair",
-                "max_sparsity",
-                "min_heads_per_layer",
-                "units",
-                "mlp_blocks",
-            ),
-            *("calibration_blocks", "reward_blocks", "batch_size", "max_length"),
-        ]
-        values = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in SETTINGS}
         values.update(
             model_name=model, device=self.ppo.device, flop_price=list(self.flop_price), learning_rate=self.train_rate
         )
@@ -221,13 +215,15 @@ def train(config: TrainConfig) -> Path:
     Raises:
         InputError: Arguments that cannot be used, before anything is written.
     """
+    if config.resume:
+        check_resumed(config)
     envs = make_environments(config)
     _check(config, envs)
     learner = make_learner(config, envs)
     folder = config.output_dir or new_run_folder(f"train_{config.agent}")
     folder.mkdir(parents=True, exist_ok=True)
     resolved = config.to_json()
-    write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+    write_text(folder / ARGUMENTS, yaml.safe_dump(resolved, sort_keys=False))
     with (
         Tracker(folder, resolved, config.tracking, resume=config.resume) as tracker,
         Progress("training", config.ppo.total_timesteps, start=learner.start) as progress,
@@ -280,6 +276,16 @@ def _check(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> None:
         raise InputError(f"{str(config.output_dir)!r} holds a run already: choose another --output_dir, or --resume")
     elif config.resume and not has_checkpoint(config.output_dir or Path()):
         raise InputError(f"no checkpoint in {str(config.output_dir)!r} to resume from: leave --resume out to start")
+
+
+def check_resumed(config: TrainConfig) -> None:
+    """Refuse to go on with the run of another agent, or on other environments.
+
+    Raises:
+        InputError: An argument that must stay differs from the folder's; a folder that does not hold them is taken at its word.
+    """
+    data = config.to_json()
+    check_arguments((config.output_dir or Path()) / ARGUMENTS, data | data["rank"], RESUMED)
 
 
 def _start(config: TrainConfig) -> HeadNetwork | None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from agents.batch import MaskedCategoricals, decide, environment_action, pad
 from agents.ppo import PPO, PPOConfig, generalised_advantages
+from agents.scenarios import RankConfig
+from agents.training import TrainConfig, check_resumed, train
 from controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env import InputError
 from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
+from plasticity_env.tracking import TrackingOptions
 from tests.conftest import SMALL
 
 
@@ -169,3 +175,40 @@ def test_one_training_runs_over_models_of_several_sizes(env_id, context):
 def test_environments_of_two_ids_are_refused():
     with pytest.raises(InputError, match="must be of one id"):
         PPO([make(), make("plasticity/HeadEdit-v0")], PPOConfig())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset": "other.txt"}, "dataset='shakespeare', not 'other.txt'"),
+        ({"repair": "none"}, "repair="),
+        ({"units": "heads+mlp"}, "units="),
+        ({"max_length": 16}, "max_length=32, not 16"),
+        ({"calibration_blocks": 2}, "calibration_blocks="),
+        ({"max_sparsity": 0.5}, "max_sparsity="),
+        ({"model_name": "bard-llama-4x8"}, "model_name="),
+        ({"flop_price": (1.0, 8.0)}, "flop_price="),
+        ({"agent": "rllib_ppo"}, "agent="),
+        ({"env": "head_rank"}, "env="),
+        ({"rank": RankConfig(rounds="2")}, "rounds="),
+    ],
+)
+def test_a_run_does_not_go_on_under_other_arguments(tmp_path, changes, said):
+    config = TrainConfig(max_length=32, output_dir=tmp_path)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_json(), sort_keys=False))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=said):
+        train(replace(config, resume=True, **changes))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_may_change_is_not_compared_and_a_run_without_arguments_goes_on(tmp_path):
+    config = TrainConfig(output_dir=tmp_path, resume=True)
+    check_resumed(config)
+    older = {key: value for key, value in config.to_json().items() if key != "units"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
+    moved = replace(config, tracking=TrackingOptions(track=True), start_from="ann")
+    check_resumed(replace(moved, ppo=PPOConfig(total_timesteps=10)))
+    (tmp_path / "config.yaml").write_text("- 1")
+    with pytest.raises(InputError, match="holds no arguments"):
+        check_resumed(config)
