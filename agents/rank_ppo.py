@@ -210,8 +210,8 @@ class RankPPO:
             active = turn.before[0].nonzero()[:, 0]
             ranks = torch.from_numpy(turn.scores[0])[active].argsort().argsort().float()
             targets[row, active] = -self.ranks.warm_scale * torch.special.ndtri((ranks + 0.5) / len(active))
-        known = ~targets.isnan()
         targets = targets.to(self.device)
+        known = ~targets.isnan()
         optimizer = torch.optim.Adam(self.network.parameters(), lr=WARM_RATE)
         for _ in range(WARM_STEPS):
             logits = self._logits(batch)

@@ -163,7 +163,7 @@ class Stage:
         modes: Modes that are drawn.
 
     Raises:
-        InputError: A model, text or setting that cannot be used.
+        InputError: A model, text or setting that cannot be used, or a rule that needs what the environments do not measure.
     """
 
     def __init__(
@@ -183,7 +183,10 @@ class Stage:
         self.reference_steps = 0
         for model in self.models:  # fails here rather than in the middle of a training
             share = config.shares[0]
-            self._environment(Scenario(model, self.modes[0], config.round_numbers[0], share, self.price, (0,), (0,)), 1)
+            first = Scenario(model, self.modes[0], config.round_numbers[0], share, self.price, (0,), (0,))
+            envs = self._environment(first, 1)
+            if model == self.models[0]:
+                self._let_rules_act(envs.reset(seed=0, options=first.options())[0])
 
     @property
     def counts_units(self) -> bool:
@@ -265,6 +268,13 @@ class Stage:
             self._references[scenario] = max(rise, SMALLEST_RISE)
             self.reference_steps += scenario.rounds
         return self._references[scenario]
+
+    def _let_rules_act(self, observations: Observation) -> None:
+        """Let every rule that will play act once: one that needs more than is measured says so."""
+        for name in filter(None, (self.config.reference, self.config.warm_start)):
+            rule = controllers.make(name)
+            rule.reset(0)
+            rule.act({key: values[0] for key, values in observations.items()})
 
     def _environment(self, scenario: Scenario, members: int) -> HeadRankVectorEnv:
         """Environments over the shared model: made anew, which takes milliseconds, so that nothing piles up."""

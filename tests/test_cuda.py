@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from agents.ppo import PPO, PPOConfig
+from agents.rank_ppo import RankPPO
+from agents.scenarios import RankConfig, Stage
 from plasticity_env import PlasticModel, create_plasticity_trainer, load_model, measure
 from plasticity_env.benchmarks.options import Options
 from plasticity_env.benchmarks.step import step_rows
+from plasticity_env.edits import KEEP, PRUNE
 from plasticity_env.repair import repair_in_order, repair_sites
 from plasticity_env.repair.methods import METHODS
 from plasticity_env.signals import gather, mean_loss
@@ -110,6 +113,16 @@ def test_the_vector_environment_agrees_with_a_single_one(small_text, repair, mem
         _, info = env.reset(seed=5 + index)
         assert info["loss"] == pytest.approx(float(infos["loss"][index]), rel=1e-4)
         assert float(env.step(actions[index])[1]) == pytest.approx(float(rewards[index]), abs=1e-3)
+
+
+def test_a_warm_start_imitates_a_rule():
+    settings = {**SMALL, "device": "cuda", "max_length": 16, "calibration_blocks": 2, "reward_blocks": 2}
+    stage = Stage(["bard-gpt2-4x4"], settings, RankConfig(rounds="1", warm_start="fisher"))
+    config = PPOConfig(total_timesteps=1, context="linear", head_features="fisher_rank,depth", device="cuda")
+    ppo = RankPPO(stage, config)
+    ppo._imitate("fisher", 2)
+    fisher, depth = (ppo.network.linear.weight[PRUNE] - ppo.network.linear.weight[KEEP]).tolist()
+    assert fisher < -abs(depth)
 
 
 @pytest.mark.parametrize("mixed_precision", [False, True])

@@ -269,7 +269,8 @@ def test_a_share_that_ruins_one_model_is_not_chosen_for_the_sake_of_another():
     assert chosen == [0.9, 0.5]
     falling = np.stack([10 * shares, 10 * shares])  # nothing pays but at the highest prices
     found = [share for _, share in choose_shares(falling, logs)]
-    assert found[0] == 0.0 and found == sorted(found)
+    assert found[0] == 0.0
+    assert found == sorted(found)
 
 
 def test_the_single_environment_pays_in_units_of_the_rule():
@@ -300,6 +301,18 @@ def test_the_single_environment_pays_in_units_of_the_rule():
 def test_what_cannot_be_played_is_refused(changes, said):
     with pytest.raises(InputError, match=said):
         RankConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "said"),
+    [
+        ({"reference": "obs"}, "does not measure 'obs'"),
+        ({"warm_start": "residual_fisher"}, "does not measure 'residual_fisher'"),
+    ],
+)
+def test_a_rule_that_needs_what_is_not_measured_is_refused_at_once(ranks, said):
+    with pytest.raises(InputError, match=said):
+        stage(ranks=RankConfig(**{**RANKS.__dict__, **ranks}))
 
 
 def test_a_linear_network_trains_from_another():
