@@ -61,11 +61,18 @@ def map_tasks(
         (item, result), in the order in which items finish.
 
     Raises:
-        InputError: No worker, Ray is not installed or does not answer, or an item's process died once too often.
+        InputError: No worker, Ray is not installed, does not answer or has no such accelerator, or an item's process died once
+            too often.
     """
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
     with ray_session(address, workers, getattr(shared, "nbytes", 0)) as ray:
+        there = ray.cluster_resources().get("GPU", 0.0)
+        if gpus > there:
+            raise InputError(
+                f"a task needs {gpus:g} GPU and Ray at {address!r} has {there:g}, so none would ever start: "
+                "use --device cpu, or a cluster with GPUs"
+            )
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(function)
         given = () if shared is None else (ray.put(shared),)
         left, running = iter(items), {}

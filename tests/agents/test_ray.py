@@ -229,6 +229,8 @@ def test_tasks_come_back_with_their_items(session, tmp_path):
     assert list(map_tasks(ray_functions.dies_once, [(tmp_path, 7)], workers=2, retries=1)) == [((tmp_path, 7), 70)]
     with pytest.raises(InputError, match=r"died 1 times .*fewer workers"):
         list(map_tasks(ray_functions.dies, [0], workers=1, retries=0))
+    with pytest.raises(InputError, match="needs 999 GPU"):
+        next(map_tasks(ray_functions.fails, [1], gpus=999.0))
 
 
 def test_no_worker_is_refused():
