@@ -62,7 +62,7 @@ def markdown(results: Results, versus: Sequence[str] = ()) -> str:
     best, own = results.best_rule(), [name for name in results.players if is_own_rule(name)]
     columns: list[tuple[str, list[str]]] = []
     if results.has_areas:
-        columns += [(f"area / {best}", results.rules)] if best else []
+        columns += [(f"area / best rule ({best})", results.rules)] if best else []
         columns += [("area / best residual", own)] if own else []
         columns += [(f"area / {name}", [name]) for name in versus if name in results.players]
     heads = ["player", *(f"{share:.0%}" for share in results.shares)]

@@ -51,7 +51,7 @@ def test_tables_page_documentation_and_table_for_wandb_are_written(played: Leade
     assert text.endswith(f"{END}\nAfter\n")
     assert "old" not in text
     assert "| fisher@4 |" in text
-    assert "area / fisher@4" in text or "area / random@1" in text
+    assert "area / best rule (fisher@4)" in text or "area / best rule (random@1)" in text
     page = (played.output.parent / "leaderboard.html").read_text()
     assert "http" not in page.split('id="page-data"')[1].split("</script>")[0]
     rows = [json.loads(line) for line in (played.output.parent / "leaderboard.jsonl").read_text().splitlines()]
