@@ -9,15 +9,13 @@ from controllers.ann import ANNController
 from plasticity_env.observation import Observation
 
 PRICES = tuple(float(price) for price in np.geomspace(1.0, 16.0, 8))
-SHARES = tuple(share / 10 for share in range(1, 10))
-ROUNDS = 2  # decisions in which each is pruned
+SHARES = tuple(share / 10 for share in range(1, 10))  # beyond the trained range, too: high prices want them
+ROUNDS = 4  # decisions in which each is pruned
 DRAWS = 3  # of blocks, a model
 
 
 def price_shares(stage: Stage, controller: ANNController, seed: int = 0) -> list[tuple[float, float]]:
-    """Play the range of shares that it was trained on, on every model, and choose for each price.
-
-    Nothing at all is a choice, too; more than it was trained to prune is not.
+    """Play the range of shares on every model and choose for each price; nothing at all is a choice, too.
 
     Args:
         stage: With the models.
@@ -29,11 +27,10 @@ def price_shares(stage: Stage, controller: ANNController, seed: int = 0) -> list
     """
     random = np.random.default_rng([seed, 2])
     models = len(stage.models)
-    shares = [share for share in SHARES if share <= stage.config.shares[1] + 1e-9]
-    rises, logs = np.zeros((2, models, len(shares) + 1))  # at share 0 nothing changes
+    rises, logs = np.zeros((2, models, len(SHARES) + 1))  # at share 0 nothing changes
     for number in range(DRAWS * models):
         scenario = stage.draw(random, number, 1, 0)
-        for column, share in enumerate(shares, 1):
+        for column, share in enumerate(SHARES, 1):
             played = stage.play(scenario.but(share=share, rounds=ROUNDS), lambda o: _scores(controller, o), 1)
             rises[number % models, column] += played.rises[0] / DRAWS
             logs[number % models, column] += np.log(played.flops_kept[0]) / DRAWS
@@ -47,7 +44,7 @@ def choose_shares(rises: np.ndarray, logs: np.ndarray) -> list[tuple[float, floa
     models would let one that stands much pruning speak for one that does not.
 
     Args:
-        rises: (models, 1 + shares) rise of the loss after pruning 0 and the first of `SHARES`, nats per token.
+        rises: (models, 1 + shares) rise of the loss after pruning 0 and each of `SHARES`, nats per token.
         logs: (models, 1 + shares) log of the share of FLOPs kept.
 
     Returns:
