@@ -151,7 +151,8 @@ class RLlibPPO:
         counts = algorithm.env_runner_group.foreach_env_runner(
             lambda runner: runner.reference_steps(), local_env_runner=self.runners == 0
         )
-        self.reference_steps = max(self.reference_steps, self._earlier_steps + sum(counts))  # a runner that was replaced begins at 0
+        # a runner that was replaced begins at 0
+        self.reference_steps = max(self.reference_steps, self._earlier_steps + sum(counts))
         if self.callback is not None:
             self.callback(self.global_step, metrics)
         if self.folder is not None:

@@ -84,11 +84,12 @@ class HeadRunner(SingleAgentEnvRunner):
         self.config = self.config.copy(copy_frozen=False).environment(env_config=context)
         super().make_env()
 
-
     def reference_steps(self) -> int:
         """Steps that reference rules have taken in this runner's environments."""
         total = 0
-        for env in [] if self.env is None else self.env.unwrapped.envs:
+        envs: list[gym.Env[Any, Any]] = [] if self.env is None else self.env.unwrapped.envs
+        for outer in envs:
+            env: gym.Env[Any, Any] = outer
             while isinstance(env, gym.Wrapper):
                 total += env.reference_steps if isinstance(env, RelativeRise) else 0
                 env = env.env
