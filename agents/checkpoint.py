@@ -56,6 +56,8 @@ def load_checkpoint(ppo: PPO, folder: Path) -> bool:
     state = read_state(folder, asdict(ppo.config), ppo.device)
     if state is None:
         return False
+    if "environments" not in state:
+        raise InputError(f"the checkpoint in {str(folder)!r} is of another agent: start in another folder")
     if len(state["environments"]) != len(ppo.envs):
         raise InputError(f"the checkpoint has {len(state['environments'])} environments, this training {len(ppo.envs)}")
     ppo.network.load_state_dict(state["network"])

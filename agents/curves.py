@@ -174,7 +174,7 @@ def study(config: CurvesConfig, say: Callable[[str], None] = print) -> list[Poin
     cells = CellFile(config.output_dir / CELLS, Point.parse, "this study")
     for agent in words(config.agents):
         if agent.startswith("rllib") and find_spec("ray") is None:
-            say(f"{agent} is left out: Ray is not installed (pip install 'plasticity-env[ray]')")
+            say(f"{agent} is left out: Ray is not installed (pip install -e '.[ray]')")
             continue
         for seed in range(config.first_seed, config.first_seed + config.seeds):
             mine = [point for point in cells.read() if (point.agent, point.seed) == (agent, seed)]

@@ -34,7 +34,7 @@ def require_ray(package: str = "ray") -> None:
     except ModuleNotFoundError:
         there = False
     if not there:
-        raise InputError(f"{package} is not installed: pip install 'plasticity-env[ray]'")
+        raise InputError(f"{package} is not installed: pip install -e '.[ray]'")
 
 
 def check_address(address: str, seconds: float = ANSWER_SECONDS) -> str:

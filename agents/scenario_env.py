@@ -54,6 +54,14 @@ class RelativeRise(gym.Wrapper[Observation, Any, Observation, Any]):
         self._loss = info["loss"]
         return observation, float(reward), terminated, truncated, info
 
+    def let_rule_act(self) -> None:
+        """Let the rule act once, on an episode of its own: one that needs more than is measured says so."""
+        fork: Any = self.env.unwrapped.fork()  # type: ignore[attr-defined]
+        observation, _ = fork.reset(seed=0)
+        self._rule.reset(0)
+        self._rule.act(observation)
+        fork.close()
+
     def _play(self, observation: Observation, info: dict[str, Any]) -> float:
         fork: Any = self.env.unwrapped.fork()  # type: ignore[attr-defined]
         self._rule.reset(0)

@@ -270,6 +270,8 @@ def _check(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> None:
         if config.capacity is not None:
             for env in envs:
                 PadHeads(env, config.capacity)
+        if isinstance(envs[0], RelativeRise):
+            envs[0].let_rule_act()
         if config.agent != "rllib_ppo":
             return
     if not config.resume and config.output_dir is not None and (config.output_dir / "metrics.jsonl").exists():

@@ -62,7 +62,7 @@ def main(config: GrowthTestConfig) -> None:
     try:
         import pytest
     except ImportError as error:
-        raise InputError("pytest is not installed: pip install 'plasticity-env[dev]'") from error
+        raise InputError("pytest is not installed: pip install -e '.[dev]'") from error
     files = sorted((ROOT / "tests" / "plasticity_env").glob(PATTERN))
     if not files:
         raise InputError(f"no {PATTERN} under {str(ROOT / 'tests')!r}: run this script in a checkout of the repository")

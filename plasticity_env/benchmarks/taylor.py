@@ -68,7 +68,7 @@ def taylor_importance(model: PlasticModel, ids: Tensor) -> Tensor:
         InputError: torch-pruning is not installed.
     """
     if importlib.util.find_spec("torch_pruning") is None:
-        raise InputError("torch-pruning is not installed: pip install 'plasticity-env[bench]'")
+        raise InputError("torch-pruning is not installed: pip install -e '.[bench]'")
     with model.open_gates():
         whole: Any = copy.deepcopy(model.model)
     whole.set_attn_implementation("sdpa")

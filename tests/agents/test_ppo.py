@@ -11,9 +11,10 @@ import torch
 import yaml
 
 from agents.batch import MaskedCategoricals, decide, environment_action, pad
+from agents.checkpoint import write_state
 from agents.ppo import PPO, PPOConfig, generalised_advantages
 from agents.scenarios import RankConfig
-from agents.training import TrainConfig, check_resumed, train
+from agents.training import TrainConfig, check_resumed, make_environments, make_learner, train
 from controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env import InputError
 from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
@@ -143,6 +144,15 @@ def test_resuming_with_other_arguments_is_refused(tmp_path):
     other = PPO([make()], PPOConfig(**{**config.__dict__, "learning_rate": 0.1}), tmp_path)
     with pytest.raises(InputError, match=r"trained with learning_rate=0.001, not 0.1"):
         other.resume()
+
+
+@pytest.mark.parametrize("env", ["heads", "head_rank"])
+def test_a_checkpoint_of_another_agent_is_refused(env, tmp_path):
+    small = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 16, "envs_per_model": 1}
+    config = TrainConfig(env=env, output_dir=tmp_path, resume=True, **small)
+    write_state(tmp_path, {"config": {}, "rllib": {}, "global_step": 8})
+    with pytest.raises(InputError, match="is of another agent"):
+        make_learner(config, make_environments(config))
 
 
 def test_truncation_bootstraps_and_termination_does_not():

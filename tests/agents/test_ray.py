@@ -25,7 +25,7 @@ from plasticity_env import InputError
 from tests.agents import ray_functions
 from tests.conftest import SMALL
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'plasticity-env[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
 CONFIG = PPOConfig(total_timesteps=24, num_steps=6, num_minibatches=2, update_epochs=1)
 LONG = PPOConfig(total_timesteps=10_000, num_steps=6, num_minibatches=2, update_epochs=1)
 METRICS = {

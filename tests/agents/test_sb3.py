@@ -13,6 +13,8 @@ from stable_baselines3.common.env_checker import check_env
 import controllers
 from agents import sb3
 from agents.ppo import PPOConfig
+from agents.scenarios import RankConfig
+from agents.training import TrainConfig, train
 from plasticity_env import InputError
 from tests.conftest import SMALL
 
@@ -120,3 +122,14 @@ def test_scores_far_out_keep_their_order_and_padding_is_cut_off():
 def test_maskable_ppo_is_refused_where_actions_are_scores():
     with pytest.raises(InputError, match=r"masks choices.*--agent ppo or sb3_ppo"):
         sb3.build([make_rank()], CONFIG, maskable=True)
+
+
+def test_a_reference_that_needs_what_is_not_measured_is_refused_before_there_is_a_folder(tmp_path):
+    folder = tmp_path / "run"
+    small = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 16, "envs_per_model": 1, "obs_signal": False}
+    config = TrainConfig(
+        agent="sb3_ppo", env="head_rank", ppo=CONFIG, rank=RankConfig(reference="obs"), output_dir=folder, **small
+    )
+    with pytest.raises(InputError, match="does not measure 'obs'"):
+        train(config)
+    assert not folder.exists()
