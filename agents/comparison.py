@@ -171,7 +171,8 @@ def comparison_tables(rows: list[Row], results: dict[str, Any]) -> list[Table]:
         if line["flop_price"] is None:
             ranked.setdefault((line["controller"], line["repair"]), {})[line["sparsity"]] = _perplexity(line)
     if ranked:
-        table = Table(title=f"{what} after pruning a share of heads")
+        share = "heads" if results["units"] == "heads" else "the units' FLOPs (heads and MLP blocks)"
+        table = Table(title=f"{what} after pruning a share of {share}")
         for heading in ("controller", "repair"):
             table.add_column(heading, no_wrap=True)
         for target in targets:
@@ -230,7 +231,9 @@ def _player(name: str, config: CompareConfig) -> tuple[str, dict[str, Any], str 
     controller = controllers.make(name, **options)  # fails here, before anything is measured, if it cannot be made
     rules = [player for player in controllers.names() if player != controllers.ANNController.name]
     networks = [player for player in cli.words(config.controllers) if player not in rules]
-    if name in networks and name != controller.name and len(networks) > 1:
+    if name.startswith(f"{controllers.ANNController.name}:"):
+        label = name
+    elif name in networks and name != controller.name and len(networks) > 1:
         label = f"{controller.name} ({Path(name)})"
     return name, options, label
 

@@ -35,6 +35,11 @@ class DemoConfig:
     """of the comparison; given in the config file, section `compare`"""
     held_out_model: str = "bard-neox-5x6"
     """a model that the training never sees, compared as well; empty to leave it out"""
+    held_out_units: Annotated[CompareConfig, tyro.conf.Suppress] = field(
+        default_factory=lambda: CompareConfig(controllers="")
+    )
+    """of a comparison on it over heads and MLP blocks; given in the config file, section `held_out_units`; without
+    controllers it is left out"""
     from_scratch: bool = False
     """train a network from zero; else the shipped controller is trained on"""
     scratch_timesteps: int = 6000
@@ -59,8 +64,8 @@ def demo(config: DemoConfig) -> Path:
         config: Arguments.
 
     Returns:
-        The run folder: ``training/`` (JSONL, TensorBoard, W&B, controller), ``comparison/``, ``held_out/``,
-        ``dashboard.html``.
+        The run folder: ``training/`` (JSONL, TensorBoard, W&B, controller), ``comparison/``, ``held_out/`` and
+        ``held_out_units/``, ``dashboard.html``.
     """
     plan = config.training()
     trained_on = cli.words(plan.model_name)
@@ -79,12 +84,15 @@ def demo(config: DemoConfig) -> Path:
     seconds = time.perf_counter() - started
     players = f"{config.compare.controllers},{training / 'controller'}"
     console.rule("2. Controllers compared on plays that none of them saw")
-    comparisons = [(config.compare.model_name, "comparison")]
+    own = replace(config.compare, controllers=players)
+    comparisons = {"comparison": own}
     if config.held_out_model:
-        comparisons.append((config.held_out_model, "held_out"))
-    for model, name in comparisons:
-        compare(replace(config.compare, model_name=model, controllers=players, output_dir=folder / name))
-    results = json.loads((folder / "comparison" / "results.json").read_text(encoding="utf-8"))
+        comparisons["held_out"] = replace(own, model_name=config.held_out_model)
+        if config.held_out_units.controllers:
+            comparisons["held_out_units"] = replace(config.held_out_units, model_name=config.held_out_model)
+    for name, comparison in comparisons.items():
+        compare(replace(comparison, output_dir=folder / name))
+    results = _results(folder / "comparison")
     rows = _rows(training / "metrics.jsonl")
     learning_curve_png(rows, folder / "learning_curve.png")
     page = folder / "dashboard.html"
@@ -106,8 +114,8 @@ def demo(config: DemoConfig) -> Path:
         files=files,
     )
     console.rule("3. Done")
-    for model, name in comparisons:
-        print(verdict(model, json.loads((folder / name / "results.json").read_text(encoding="utf-8"))))
+    for name in comparisons:
+        print(verdict(_results(folder / name)))
     print(f"dashboard: {page}")
     return folder
 
@@ -159,8 +167,14 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def verdict(model: str, results: dict[str, Any]) -> str:
+def _results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return found
+
+
+def verdict(results: dict[str, Any]) -> str:
     """One sentence: the networks against the best rule, by the rise of the test loss averaged over shares and seeds."""
+    where = f"{results['model']}, {'heads' if results['units'] == 'heads' else 'heads and MLP blocks'}"
     rises: dict[str, list[float]] = {}
     for row in results["rows"]:
         if row["sparsity"] is not None and row["flop_price"] is None:
@@ -169,10 +183,10 @@ def verdict(model: str, results: dict[str, Any]) -> str:
     networks = {name: mean for name, mean in means.items() if name.startswith(ANNController.name)}
     rules = {name: mean for name, mean in means.items() if name not in networks}
     if not networks or not rules:
-        return f"{model}: nothing to compare"
+        return f"{where}: nothing to compare"
     best = min(rules, key=lambda name: rules[name])
     said = ", ".join(f"{name} {mean:.3f} ({mean / rules[best]:.2f} x)" for name, mean in networks.items())
-    return f"{model}: mean rise of the test loss, nats: {said}; best rule {best} {rules[best]:.3f}"
+    return f"{where}: mean rise of the test loss, nats: {said}; best rule {best} {rules[best]:.3f}"
 
 
 def _summary(
@@ -187,6 +201,7 @@ def _summary(
         ("Machine", results["machine"]),
     ]
     if config.held_out_model:
-        held_out = json.loads((folder / "held_out" / "results.json").read_text(encoding="utf-8"))
-        facts.append(("Held-out model", verdict(config.held_out_model, held_out)))
+        facts.append(("Held-out model", verdict(_results(folder / "held_out"))))
+        if config.held_out_units.controllers:
+            facts.append(("Held-out model", verdict(_results(folder / "held_out_units"))))
     return facts

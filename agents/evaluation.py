@@ -289,6 +289,7 @@ def results_json(arena: Arena, rows: list[Row], command: str, machine: str) -> d
         "model": settings.model_name,
         "dataset": settings.dataset,
         "mode": settings.mode,
+        "units": settings.units,
         "max_length": settings.max_length,
         "calibration_blocks": settings.calibration_blocks,
         "rounds": arena.protocol.rounds,

@@ -1,0 +1,47 @@
+"""The demo's last lines, and its comparison over heads and MLP blocks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agents.comparison import CompareConfig, compare
+from agents.demo import DemoConfig, verdict
+from plasticity_env import cli
+
+
+def _row(controller, delta_nll, sparsity=0.2, flop_price=None):
+    return {"controller": controller, "delta_nll": delta_nll, "sparsity": sparsity, "flop_price": flop_price}
+
+
+def test_the_verdict_compares_means_with_the_best_rule():
+    rows = [_row("fisher", 0.1), _row("fisher", 0.3, 0.4), _row("random", 0.5), _row("keep_all", 0.0, None)]
+    rows += [_row("ann", 0.05), _row("ann", 0.15, 0.4), _row("ann, free", 9.0, None, 4.0), _row("ann", 9.0, None, 4.0)]
+    said = verdict({"model": "small", "units": "heads", "rows": rows})
+    assert said == "small, heads: mean rise of the test loss, nats: ann 0.100 (0.50 x); best rule fisher 0.200"
+    assert (
+        verdict({"model": "small", "units": "heads+mlp", "rows": rows[:3]})
+        == "small, heads and MLP blocks: nothing to compare"
+    )
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_quick"])
+def test_the_configs_compare_the_second_shipped_network_on_the_held_out_model(name):
+    path = Path(__file__).parents[2] / "scripts" / "configs" / f"{name}.yaml"
+    config = cli.update_dataclass(DemoConfig(), yaml.safe_load(path.read_text()), name)
+    units = cli.words(config.held_out_units.controllers)
+    assert (not config.held_out_model and not units) or (
+        "ann:units" in units and config.held_out_units.units == "heads+mlp"
+    )
+
+
+def test_a_shipped_network_is_called_by_its_name(tmp_path):
+    shared = {"env": "head_rank", "units": "heads+mlp", "sparsities": "0.2", "repair": "none", "seeds": 1}
+    small = {"calibration_blocks": 2, "test_blocks": 2, "max_length": 16}
+    compare(CompareConfig(controllers="random,ann:units", output_dir=tmp_path, **shared, **small))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["units"], {row["controller"] for row in results["rows"]}) == ("heads+mlp", {"random", "ann:units"})
+    assert "units' FLOPs" in (tmp_path / "table.txt").read_text()
