@@ -36,7 +36,7 @@ def main(config: Config) -> None:
     if not results.is_file():
         raise InputError(f"no demo results at {str(results)!r}: run make demo first")
     config.output_dir.mkdir(parents=True, exist_ok=True)
-    for name in ("comparison", "held_out"):
+    for name in ("comparison", "held_out", "held_out_units"):
         path = config.demo / name / "results.json"
         if path.is_file():
             frontier_png(json.loads(path.read_text(encoding="utf-8")), config.output_dir / f"frontier_{name}.png")
