@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A6761D", "#9467BD")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 CURVES = {
-    "episode/return": "return of an episode (nats)",
+    "episode/return": "return of an episode",
     "episode/ppl": "perplexity at an episode's end",
     "episode/flops_kept": "FLOPs kept (share of dense)",
     "loss/policy": "policy loss",
