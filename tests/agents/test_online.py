@@ -121,14 +121,16 @@ def test_it_learns_which_heads_to_prune():
         seen = [observation(heads, 1000 + seed, mask) for seed in range(20)]
         return np.mean([(agent.choose(each).probabilities[:, 1] * worth(each)).sum() for each in seen])
 
-    agent = learner(learning_rate=0.01)
+    torch.manual_seed(0)
+    config = NetworkConfig(("fisher_z", "gradient_z", "entropy_z", "depth"), width=16)
+    agent = OnlineLearner(ANNController(HeadNetwork(config)), OnlineConfig(seed=0, learning_rate=0.01))
     before = expected(agent)
     for seed in range(250):
         seen = observation(heads, seed, mask)
         choice = agent.choose(seen)
         agent.learn(float(((choice.edits == 1) * worth(seen)).sum()))
     after = expected(agent)
-    assert after > before + 1.2  # 4 at best; 1.8 to 2.3 over seeds
+    assert after > before + 1.2  # 4 at best; 1.5 to 3.1 over seeds
 
 
 def test_a_run_repeats_and_goes_on_from_its_state():
