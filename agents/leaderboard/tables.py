@@ -41,7 +41,9 @@ def aggregates_of(boards: Sequence[Results]) -> dict[str, Aggregate]:
     found = {}
     for name, own in groups.items():
         if any(REFERENCE in results.players for results in own):
-            found[name] = Aggregate(own)
+            aggregate = Aggregate(own)
+            if len(aggregate.players) > 1:  # the reference alone says nothing
+                found[name] = aggregate
     return found
 
 
