@@ -53,11 +53,9 @@ def load_checkpoint(ppo: PPO, folder: Path) -> bool:
     Raises:
         InputError: The checkpoint belongs to other arguments.
     """
-    state = read_state(folder, asdict(ppo.config), ppo.device)
+    state = read_state(folder, asdict(ppo.config), ppo.device, "environments")
     if state is None:
         return False
-    if "environments" not in state:
-        raise InputError(f"the checkpoint in {str(folder)!r} is of another agent: start in another folder")
     if len(state["environments"]) != len(ppo.envs):
         raise InputError(f"the checkpoint has {len(state['environments'])} environments, this training {len(ppo.envs)}")
     ppo.network.load_state_dict(state["network"])
@@ -69,16 +67,17 @@ def load_checkpoint(ppo: PPO, folder: Path) -> bool:
     return True
 
 
-def read_state(folder: Path, ours: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
+def read_state(folder: Path, ours: dict[str, Any], device: torch.device, key: str) -> dict[str, Any] | None:
     """What `write_state` wrote; None where there is none.
 
     Args:
         folder: Where.
         ours: Arguments of this training, which must be those of the checkpoint's ``config``.
         device: Where tensors go.
+        key: An entry that only this kind of agent writes.
 
     Raises:
-        InputError: No checkpoint, or one of other arguments.
+        InputError: No checkpoint, or one of another agent or of other arguments.
     """
     path = folder / NAME
     if not has_checkpoint(folder):
@@ -88,11 +87,13 @@ def read_state(folder: Path, ours: dict[str, Any], device: torch.device) -> dict
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise InputError(f"the checkpoint {str(path)!r} cannot be read ({reason}): start in another folder") from error
-    changed = [key for key, value in state["config"].items() if ours.get(key) != value]
+    if key not in state:
+        raise InputError(f"the checkpoint in {str(folder)!r} is of another agent: start in another folder")
+    changed = [name for name, value in state["config"].items() if ours.get(name) != value]
     if changed:
-        key = changed[0]
+        name = changed[0]
         raise InputError(
-            f"the checkpoint in {str(folder)!r} was trained with {key}={state['config'][key]!r}, not {ours.get(key)!r}: "
+            f"the checkpoint in {str(folder)!r} was trained with {name}={state['config'][name]!r}, not {ours.get(name)!r}: "
             "resume with the same arguments or start in another folder"
         )
     return state

@@ -139,8 +139,12 @@ class HeldOut:
     def rule(self) -> tuple[float, ...]:
         """The reference's rises, nats per token."""
         if not self._rule:
-            self._rule = tuple(float(self._stage.play_rule(each, self._reference).rises[0]) for each in self.scenarios)
+            self._rule = self.rises_of_rule(self._reference)
         return self._rule
+
+    def rises_of_rule(self, name: str) -> tuple[float, ...]:
+        """A rule's rises, nats per token."""
+        return tuple(float(self._stage.play_rule(each, name).rises[0]) for each in self.scenarios)
 
     def rises(self, controller: ANNController) -> tuple[float, ...]:
         """A controller's rises, nats per token."""

@@ -31,7 +31,6 @@ from agents.scenarios import Played, Scenario, Stage
 from controllers.ann import ANNController
 from controllers.network import HeadNetwork
 from plasticity_env.edits import KEEP, PRUNE
-from plasticity_env.errors import InputError
 from plasticity_env.observation import Observation
 
 WARM_SCENARIOS, WARM_STEPS, WARM_RATE = 16, 400, 1e-2
@@ -114,11 +113,9 @@ class RankPPO:
 
     def resume(self) -> bool:
         """Load the latest checkpoint of the folder, so that `train` goes on exactly; False where there is none."""
-        state = None if self.folder is None else read_state(self.folder, self._arguments(), self.device)
+        state = None if self.folder is None else read_state(self.folder, self._arguments(), self.device, "optimizer")
         if state is None:
             return False
-        if "optimizer" not in state:
-            raise InputError(f"the checkpoint in {str(self.folder)!r} is of another agent: start in another folder")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())

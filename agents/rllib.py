@@ -98,11 +98,11 @@ class RLlibPPO:
         Raises:
             InputError: It is of other arguments.
         """
-        state = None if self.folder is None else read_state(self.folder, asdict(self.config), torch.device("cpu"))
+        state = (
+            None if self.folder is None else read_state(self.folder, asdict(self.config), torch.device("cpu"), "rllib")
+        )
         if state is None:
             return False
-        if "rllib" not in state:
-            raise InputError(f"the checkpoint in {str(self.folder)!r} is of another agent: start in another folder")
         self._start, self.global_step = state["rllib"], state["global_step"]
         self.reference_steps = self._earlier_steps = state.get("reference_steps", 0)
         return True
