@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agents.leaderboard.aggregate import REFERENCE, Aggregate
 from agents.leaderboard.cells import Board, Cell, titles
+from agents.leaderboard.equal_text import section
 from agents.leaderboard.names import label
 from agents.leaderboard.statistics import Results, is_own_rule
 from plasticity_env.cells import spread
@@ -141,7 +142,7 @@ def report(cells: Iterable[Cell], versus: Sequence[str] = ()) -> str:
             parts.append(at_flops(results))
         if REFERENCE in results.players and len(results.players) > 1:
             parts.append(ratios(results))
-    return "\n\n".join([*parts, *failed])
+    return "\n\n".join([*parts, *section(cells), *failed])
 
 
 def parts_of_docs(path: Path) -> tuple[str, str]:

@@ -125,6 +125,23 @@ ZOO: Final[dict[str, ZooModel]] = {
     )
 }
 
+POOL: Final[dict[str, ZooModel]] = {
+    model.name: model
+    for model in (
+        ZooModel("bard-gpt2-3x6", "gpt2", Shape(3, 6, 6, 96, 384)),
+        ZooModel("bard-gpt2-8x6", "gpt2", Shape(8, 6, 6, 96, 384)),
+        ZooModel("bard-gpt2-10x4", "gpt2", Shape(10, 4, 4, 96, 384)),
+        ZooModel("bard-gpt2-12x6", "gpt2", Shape(12, 6, 6, 96, 384)),
+        ZooModel("bard-llama-5x6", "llama", Shape(5, 6, 6, 144, 384)),
+        ZooModel("bard-llama-8x6", "llama", Shape(8, 6, 2, 96, 256)),
+        ZooModel("bard-llama-10x9", "llama", Shape(10, 9, 3, 108, 288)),
+        ZooModel("bard-llama-12x6", "llama", Shape(12, 6, 3, 96, 256)),
+        ZooModel("bard-gpt2-7x6", "gpt2", Shape(7, 6, 6, 144, 576), held_out=True),
+        ZooModel("bard-llama-16x6", "llama", Shape(16, 6, 2, 96, 256), held_out=True),
+    )
+}
+"""Further models for controllers to learn from; the held-out ones choose among controllers."""
+
 
 def find_model(name: str) -> ZooModel:
     """The zoo's entry of this name.
@@ -132,9 +149,10 @@ def find_model(name: str) -> ZooModel:
     Raises:
         ValueError: for a name that the zoo does not have.
     """
-    if name not in ZOO:
-        raise ValueError(f"unknown model {name!r}; the zoo has: {', '.join(ZOO)}.")
-    return ZOO[name]
+    known = {**ZOO, **POOL}
+    if name not in known:
+        raise ValueError(f"unknown model {name!r}; the zoo has: {', '.join(known)}.")
+    return known[name]
 
 
 def build_model(spec: ZooModel, seed: int) -> PreTrainedModel:

@@ -131,7 +131,7 @@ class Card:
         ]
         heads = range(self.heads)
         intro = f"A small {self.architecture} language model, pretrained on Shakespeare."
-        held_out = "**Held out**: this family is never used to train a controller, only to test one."
+        held_out = "**Held out**: never used to train a controller, only to test one."
         parts = [
             f"# {self.name}",
             f"{intro}\n\n{held_out}" if self.held_out else intro,

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from plasticity_env.pretraining.architectures import ZOO, Shape, ZooModel, find_model
+from plasticity_env.pretraining.architectures import POOL, ZOO, Shape, ZooModel, build_model, find_model
 from plasticity_env.pretraining.cards import Card
 from plasticity_env.pretraining.corpus import (
     SEPARATOR,
@@ -168,6 +168,16 @@ def test_clean_keeps_the_verse_and_drops_the_rest() -> None:
 def test_missing_texts_are_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="--source"):
         build_texts(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", list(POOL))
+def test_the_further_models_are_what_their_names_say(name: str) -> None:
+    spec = find_model(name)
+    model = build_model(spec, seed=0)
+    assert name.split("-")[1:] == [spec.family, f"{spec.shape.layers}x{spec.shape.heads}"]
+    assert (model.config.num_hidden_layers, model.config.num_attention_heads) == (spec.shape.layers, spec.shape.heads)
+    assert spec.shape.heads % spec.shape.kv_heads == 0
+    assert name not in ZOO
 
 
 def test_unknown_model_names_the_known_ones() -> None:

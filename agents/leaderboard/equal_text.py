@@ -1,0 +1,77 @@
+"""Controllers beside searches that read as much text.
+
+On one board a search reads the calibration blocks (signals, repair) and the reward blocks (the loss that it minimises), a
+controller the calibration blocks alone. Where a board has as many calibration blocks as both of another one's, the
+controllers of the first and the searches of the second read equally much, and their test blocks are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from agents.leaderboard.cells import Board, Cell, titles
+from agents.leaderboard.names import kind, label
+from agents.leaderboard.players import read_player
+from agents.leaderboard.statistics import Results, is_single_score
+from plasticity_env.errors import InputError
+
+READ_REWARD = ("greedy", "swap_search")  # of the searches, those that read the reward blocks
+
+
+def pairs(cells: Iterable[Cell]) -> list[tuple[Board, Results]]:
+    """Results of every pair of boards of which one has as many calibration blocks as the other reads in all.
+
+    Returns:
+        The controllers' board, and the results of its controllers and of the other's searches; pairs that have not both are
+        left out.
+    """
+    found: dict[Board, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.board, []).append(cell)
+    results = []
+    for board, own in found.items():
+        larger = replace(board, calibration_blocks=board.calibration_blocks + board.reward_blocks)
+        searches = [cell for cell in own if _reads_reward(cell.player)]
+        others = [replace(cell, board=board) for cell in found.get(larger, ()) if kind(cell.player) != "search"]
+        if not searches or not others:
+            continue
+        try:
+            both = Results([*searches, *others])
+        except InputError:
+            continue  # no player has all that the others have
+        if both.has_areas and len({_reads_reward(name) for name in both.players}) == 2:
+            results.append((larger, both))
+    return results
+
+
+def section(cells: Iterable[Cell]) -> list[str]:
+    """Markdown of all pairs: areas of learned controllers and of the best rule over each search's.
+
+    Args:
+        cells: Of any boards.
+    """
+    cells, parts = list(cells), []
+    named = titles(cell.board for cell in cells)
+    for board, results in pairs(cells):
+        searches = [name for name in results.players if _reads_reward(name)]
+        order = sorted(results.players, key=lambda name: float(results.areas[0, results.index(name)]))
+        lines = ["| player | area, nats | " + " | ".join(f"area / {label(name)}" for name in searches) + " |"]
+        lines.append("|---|" + "---:|" * (1 + len(searches)))
+        for name in order:
+            if is_single_score(name) and name != results.best_rule():
+                continue
+            ratios = " | ".join(str(results.area_ratio(name, [search])) for search in searches)
+            lines.append(f"| {label(name)} | {results.areas[0, results.index(name)]:.4f} | {ratios} |")
+        read = board.calibration_blocks
+        parts += [
+            f"### At equal text: {named[board]}",
+            f"{len(results.seeds)} draws; controllers score and repair with {read} blocks, searches score and repair with "
+            f"{read - board.reward_blocks} and minimise the loss on {board.reward_blocks} more. Of the rules the best one.",
+            "\n".join(lines),
+        ]
+    return parts
+
+
+def _reads_reward(player: str) -> bool:
+    return read_player(player).name in READ_REWARD
