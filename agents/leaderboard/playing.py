@@ -192,14 +192,14 @@ class Table:
         """Put the last of some masks onto the model, repaired, and evaluate it on the test text."""
         bench, active = self.workbench, masks[-1]
         dense = self.dense_losses()
-        bench.install(active, tuple(self.options(share, seed)["calibration"]))  # type: ignore[arg-type]
+        losses = self.losses_of(active, seed)
         return Cell(
             board=self.board,
             player=player.text,
             fingerprint=fingerprint,
             share=share,
             seed=seed,
-            test_losses=self._test_losses(),
+            test_losses=losses,
             dense_losses=dense,
             flops_kept=bench.flop_table.total(active) / self.env(player.rounds).dense_flops,
             kept=tuple(tuple(layer) for layer in active.int().tolist()),
@@ -233,6 +233,11 @@ class Table:
             self.workbench.install(torch.ones(self.workbench.model.shape, dtype=torch.bool), ())
             self._dense = self._test_losses()
         return self._dense
+
+    def losses_of(self, active: Tensor, seed: int) -> tuple[float, ...]:
+        """Of each test block, nats per token, of an (L, U) mask that is repaired with the blocks that a seed draws."""
+        self.workbench.install(active, tuple(self.options(0.5, seed)["calibration"]))  # type: ignore[arg-type]
+        return self._test_losses()
 
     def _test_losses(self) -> tuple[float, ...]:
         return block_losses(self.workbench.model, self._test, self.rules.batch_size)
