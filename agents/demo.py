@@ -35,6 +35,10 @@ class DemoConfig:
     """of the comparison; given in the config file, section `compare`"""
     held_out_model: str = "bard-neox-5x6"
     """a model that the training never sees, compared as well; empty to leave it out"""
+    held_out: Annotated[CompareConfig, tyro.conf.Suppress] = field(
+        default_factory=lambda: CompareConfig(controllers="")
+    )
+    """of that comparison; given in the config file, section `held_out`; without controllers it is as `compare`"""
     held_out_units: Annotated[CompareConfig, tyro.conf.Suppress] = field(
         default_factory=lambda: CompareConfig(controllers="")
     )
@@ -82,12 +86,14 @@ def demo(config: DemoConfig) -> Path:
     console.rule(f"1. Training {'a network from zero' if config.from_scratch else 'the shipped controller on'}")
     training = train(replace(plan, output_dir=folder / "training"))
     seconds = time.perf_counter() - started
-    players = f"{config.compare.controllers},{training / 'controller'}"
+    trained = f",{training / 'controller'}"
     console.rule("2. Controllers compared on plays that none of them saw")
-    own = replace(config.compare, controllers=players)
-    comparisons = {"comparison": own}
+    comparisons = {"comparison": replace(config.compare, controllers=config.compare.controllers + trained)}
     if config.held_out_model:
-        comparisons["held_out"] = replace(own, model_name=config.held_out_model)
+        unseen = config.held_out if config.held_out.controllers else config.compare
+        comparisons["held_out"] = replace(
+            unseen, model_name=config.held_out_model, controllers=unseen.controllers + trained
+        )
         if config.held_out_units.controllers:
             comparisons["held_out_units"] = replace(config.held_out_units, model_name=config.held_out_model)
     for name, comparison in comparisons.items():

@@ -31,6 +31,7 @@ def test_the_demo_compares_the_second_shipped_network_on_the_held_out_model():
     path = Path(__file__).parents[2] / "scripts" / "configs" / "demo.yaml"
     config = cli.update_dataclass(DemoConfig(), yaml.safe_load(path.read_text()), path.name)
     assert config.held_out_model not in cli.words(config.train.model_name)
+    assert "ann" in cli.words(config.held_out.controllers)
     assert config.held_out_units.units == "heads+mlp"
     assert "ann:units" in cli.words(config.held_out_units.controllers)
 
