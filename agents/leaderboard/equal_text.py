@@ -13,7 +13,7 @@ from dataclasses import replace
 from agents.leaderboard.cells import Board, Cell, titles
 from agents.leaderboard.names import kind, label
 from agents.leaderboard.players import read_player
-from agents.leaderboard.statistics import Results, is_single_score
+from agents.leaderboard.statistics import Results, estimate, is_single_score
 from plasticity_env.errors import InputError
 
 READ_REWARD = ("greedy", "swap_search")  # of the searches, those that read the reward blocks
@@ -46,7 +46,8 @@ def pairs(cells: Iterable[Cell]) -> list[tuple[Board, Results]]:
 
 
 def section(cells: Iterable[Cell]) -> list[str]:
-    """Markdown of all pairs: areas of learned controllers and of the best rule over each search's.
+    """Markdown of all pairs: areas of learned controllers and of the best rule over each search's, and rises at each share
+    over those of the search of least area.
 
     Args:
         cells: Of any boards.
@@ -56,11 +57,10 @@ def section(cells: Iterable[Cell]) -> list[str]:
     for board, results in pairs(cells):
         searches = [name for name in results.players if _reads_reward(name)]
         order = sorted(results.players, key=lambda name: float(results.areas[0, results.index(name)]))
+        shown = [name for name in order if not is_single_score(name) or name == results.best_rule()]
         lines = ["| player | area, nats | " + " | ".join(f"area / {label(name)}" for name in searches) + " |"]
         lines.append("|---|" + "---:|" * (1 + len(searches)))
-        for name in order:
-            if is_single_score(name) and name != results.best_rule():
-                continue
+        for name in shown:
             ratios = " | ".join(str(results.area_ratio(name, [search])) for search in searches)
             lines.append(f"| {label(name)} | {results.areas[0, results.index(name)]:.4f} | {ratios} |")
         read = board.calibration_blocks
@@ -69,8 +69,21 @@ def section(cells: Iterable[Cell]) -> list[str]:
             f"{len(results.seeds)} draws; controllers score and repair with {read} blocks, searches score and repair with "
             f"{read - board.reward_blocks} and minimise the loss on {board.reward_blocks} more. Of the rules the best one.",
             "\n".join(lines),
+            _by_share(results, shown, next(name for name in order if name in searches)),
         ]
     return parts
+
+
+def _by_share(results: Results, shown: list[str], search: str) -> str:
+    """Rise of the loss over a search's at each share, mean over seeds."""
+    means = results.means.mean(3)  # (R, P, S)
+    unit = means[:, results.index(search)]
+    lines = [f"| rise / {label(search)} | " + " | ".join(f"{share:.0%}" for share in results.shares) + " |"]
+    lines.append("|---|" + "---:|" * len(results.shares))
+    for name in shown:
+        ratios = means[:, results.index(name)] / unit
+        lines.append(f"| {label(name)} | " + " | ".join(str(estimate(column)) for column in ratios.T) + " |")
+    return "\n".join(lines)
 
 
 def _reads_reward(player: str) -> bool:

@@ -24,10 +24,11 @@ def test_searches_meet_the_controllers_that_read_as_much() -> None:
         "greedy@4",
     ]  # none twice, and none that reads no reward blocks
     assert results.area_ratio("ann@4", ["greedy@4"]).value == pytest.approx(0.6 / 0.8)
-    title, note, table = section(found)
+    title, note, table, by_share = section(found)
     assert title.endswith("8 calibration blocks")
     assert "searches score and repair with 4 and minimise the loss on 4 more" in note
     assert "| ann@4 |" in table
+    assert "| ann@4 | 0.750 [0.750, 0.750] | 0.750 [0.750, 0.750] | 0.750 [0.750, 0.750] |" in by_share
     assert title in report(found)
 
 
