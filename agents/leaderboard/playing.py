@@ -147,8 +147,8 @@ class Table:
             )
         return self._envs[rounds]
 
-    def options(self, share: float, seed: int) -> dict[str, object]:
-        """Reset options of a cell: its share, and the blocks that its seed draws."""
+    def blocks(self, seed: int) -> dict[str, list[int]]:
+        """The calibration and the reward blocks that a seed draws."""
         text, rules = self.workbench.text, self.rules
         drawn = {}
         for split, count, entropy in (
@@ -158,7 +158,11 @@ class Table:
             there = len(text.blocks(split))  # type: ignore[arg-type]
             chosen = np.random.default_rng(entropy).choice(there, count, replace=False)
             drawn[split] = sorted(int(index) for index in chosen)
-        return {"pruned_share": share, "flop_price": rules.flop_price, **drawn}
+        return drawn
+
+    def options(self, share: float, seed: int) -> dict[str, object]:
+        """Reset options of a cell: its share, and the blocks that its seed draws."""
+        return {"pruned_share": share, "flop_price": self.rules.flop_price, **self.blocks(seed)}
 
     def play(self, player: Player, share: float, seed: int, maker: Controller | Planner | None = None) -> Cell:
         """One cell.
@@ -236,7 +240,7 @@ class Table:
 
     def losses_of(self, active: Tensor, seed: int) -> tuple[float, ...]:
         """Of each test block, nats per token, of an (L, U) mask that is repaired with the blocks that a seed draws."""
-        self.workbench.install(active, tuple(self.options(0.5, seed)["calibration"]))  # type: ignore[arg-type]
+        self.workbench.install(active, tuple(self.blocks(seed)["calibration"]))
         return self._test_losses()
 
     def _test_losses(self) -> tuple[float, ...]:
