@@ -48,6 +48,8 @@ class RankConfig:
     """HeadRank: how often the native PPO plays each scenario; the group's mean return is each one's baseline"""
     reference: str = "fisher"
     """HeadRank: rule whose rise of the loss on the same scenario is the unit of the return"""
+    calibration_sizes: str | None = None
+    """HeadRank: numbers of calibration blocks, one of which a scenario has, with commas; unset: --calibration_blocks"""
     warm_start: str | None = None
     """HeadRank: rule that the network imitates before it learns; unset: none"""
     warm_scale: float = 3.0
@@ -55,8 +57,8 @@ class RankConfig:
 
     def __post_init__(self) -> None:
         check_range("pruned_share", self.shares, *LIMITS["pruned_share"])
-        if not self.round_numbers or min(self.round_numbers) < 1:
-            raise InputError(f"rounds must be whole numbers of at least 1, separated by commas; got {self.rounds!r}")
+        for name in ("rounds", "calibration_sizes"):
+            self._whole(name)
         for name, least in (("scenarios", 1), ("group_size", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
@@ -76,9 +78,20 @@ class RankConfig:
     @property
     def round_numbers(self) -> tuple[int, ...]:
         """The numbers of decisions."""
-        found = numbers(self.rounds, "rounds")
-        if any(value != int(value) for value in found):
-            raise InputError(f"rounds must be whole numbers separated by commas, got {self.rounds!r}")
+        return self._whole("rounds")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of calibration blocks; empty where the environment's own is taken."""
+        return self._whole("calibration_sizes")
+
+    def _whole(self, name: str) -> tuple[int, ...]:
+        text = getattr(self, name)
+        if text is None:
+            return ()
+        found = numbers(text, name)
+        if not found or any(value != int(value) or value < 1 for value in found):
+            raise InputError(f"{name} must be whole numbers of at least 1, separated by commas; got {text!r}")
         return tuple(int(value) for value in found)
 
 
@@ -185,6 +198,12 @@ class Stage:
             share = config.shares[0]
             first = Scenario(model, self.modes[0], config.round_numbers[0], share, self.price, (0,), (0,))
             envs = self._environment(first, 1)
+            there = len(self._load(model)[1].blocks("calibration"))
+            if max(config.sizes, default=0) > there:
+                raise InputError(
+                    f"calibration_sizes {config.calibration_sizes!r} asks for more than the {there} calibration blocks of "
+                    f"{model}: ask for fewer"
+                )
             if model == self.models[0]:
                 self._let_rules_act(envs.reset(seed=0, options=first.options())[0])
 
@@ -211,6 +230,8 @@ class Stage:
         blocks = []
         for split in ("calibration", "reward"):
             asked = self._settings.get(f"{split}_blocks", 16)
+            if split == "calibration" and self.config.sizes:
+                asked = int(random.choice(self.config.sizes))
             drawn = random.choice(len(text.blocks(split)), asked, replace=False)  # type: ignore[arg-type]
             blocks.append(tuple(sorted(int(index) for index in drawn)))
         return Scenario(model, mode, rounds, share, self.price, blocks[0], blocks[1])

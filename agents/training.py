@@ -37,10 +37,20 @@ ENVIRONMENTS = {
 }
 
 
+SIGNAL_SETTINGS = ("obs_signal", "residual_signal", "crossfit_signal")
 ARGUMENTS = "config.yaml"  # of a run, in its folder
 SETTINGS = (  # arguments that an environment takes under the same name
     *("dataset", "dataset_config", "mode", "reward", "horizon", "train_steps", "train_streams", "grow_warmup_steps"),
-    *("growth_init", "obs_signal", "residual_signal", "repair", "max_sparsity", "min_heads_per_layer", "units"),
+    *(
+        "growth_init",
+        "obs_signal",
+        "residual_signal",
+        "crossfit_signal",
+        "repair",
+        "max_sparsity",
+        "min_heads_per_layer",
+        "units",
+    ),
     *("mlp_blocks", "calibration_blocks", "reward_blocks", "batch_size", "max_length"),
 )
 RESUMED = ("agent", "env", "model_name", *SETTINGS, "flop_price", "train_rate", *RankConfig.__dataclass_fields__)
@@ -82,6 +92,8 @@ class TrainConfig:
     """whether observations include the OBS score"""
     residual_signal: bool = True
     """whether observations include the residual scores"""
+    crossfit_signal: bool = True
+    """whether these include the cross-fitted ones"""
     repair: str = "least_squares"
     """none, bias, scale, least_squares, sequential or sequential_mlp"""
     units: str = "heads"
@@ -240,7 +252,7 @@ def train(config: TrainConfig) -> Path:
         controller.info.update(
             {"models": words(config.model_name), "env": config.env, "mode": config.mode, "repair": config.repair}
         )
-        controller.info["signals"] = [name for name in ("obs_signal", "residual_signal") if getattr(config, name)]
+        controller.info["signals"] = [name for name in SIGNAL_SETTINGS if getattr(config, name)]
         if config.env == "head_rank":
             pairs = price_shares(_stage(config), controller, config.ppo.seed)
             controller.info["price_shares"] = [list(pair) for pair in pairs]

@@ -21,7 +21,11 @@ from plasticity_env.observation import Observation, global_columns, global_value
 
 WEIGHTS, CONFIG = "controller.safetensors", "controller.json"
 FORMAT = 1
-SETTINGS = {"obs_z": "obs_signal", "residual_fisher_z": "residual_signal", "residual_gradient_z": "residual_signal"}
+SETTINGS = {  # column -> the environment's setting that measures it
+    "obs_z": "obs_signal",
+    **{f"residual_{score}_z": "residual_signal" for score in ("gradient", "fisher")},
+    **{f"crossfit_{score}_z": "crossfit_signal" for score in ("gradient", "fisher")},
+}
 
 
 class ANNController(RankedController):

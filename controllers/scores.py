@@ -78,6 +78,8 @@ SCORES: dict[str, Score] = {
     "fisher_obs": _rank_sum("fisher", "obs"),
     "residual_gradient": _column("residual_gradient", "residual_signal"),
     "residual_fisher": _column("residual_fisher", "residual_signal"),
+    "crossfit_gradient": _column("crossfit_gradient", "crossfit_signal"),
+    "crossfit_fisher": _column("crossfit_fisher", "crossfit_signal"),
     "entropy_high": _entropy(high=True),
     "entropy_low": _entropy(high=False),
 }

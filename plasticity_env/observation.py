@@ -41,9 +41,11 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "obs": (0, RAW_BOUND),
     "residual_gradient": (0, RAW_BOUND),  # nats
     "residual_fisher": (0, RAW_BOUND),
+    "crossfit_gradient": (0, RAW_BOUND),  # nats
+    "crossfit_fisher": (0, RAW_BOUND),
     "revive": (-RAW_BOUND, RAW_BOUND),  # nats
     "entropy_z": (-Z_BOUND, Z_BOUND),
-    "gradient_z": (-Z_BOUND, Z_BOUND),  # of the log, as the next seven
+    "gradient_z": (-Z_BOUND, Z_BOUND),  # of the log, as the next nine
     "fisher_z": (-Z_BOUND, Z_BOUND),
     "magnitude_z": (-Z_BOUND, Z_BOUND),
     "activation_z": (-Z_BOUND, Z_BOUND),
@@ -51,6 +53,8 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "obs_z": (-Z_BOUND, Z_BOUND),
     "residual_gradient_z": (-Z_BOUND, Z_BOUND),
     "residual_fisher_z": (-Z_BOUND, Z_BOUND),
+    "crossfit_gradient_z": (-Z_BOUND, Z_BOUND),
+    "crossfit_fisher_z": (-Z_BOUND, Z_BOUND),
     "gate_gradient_z": (-Z_BOUND, Z_BOUND),  # signed, in units of its root mean square
     "gradient_rank": (0, 1),
     "fisher_rank": (0, 1),
@@ -62,6 +66,7 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "gradient_per_flop_z": (-Z_BOUND, Z_BOUND),  # of the log, over all active units of every kind, as the next
     "residual_fisher_per_flop_z": (-Z_BOUND, Z_BOUND),
     "layer_mean_z": (-Z_BOUND, Z_BOUND),  # of the mean log residual_fisher of the layer's active units, over the layers
+    "overfit": (-DRIFT_BOUND, DRIFT_BOUND),  # log of crossfit_fisher over residual_fisher
     "sensitivity_drift": (-DRIFT_BOUND, DRIFT_BOUND),  # log of fisher now over fisher when the episode began
 }
 GLOBAL_FEATURES: dict[str, tuple[float, float]] = {
@@ -102,6 +107,8 @@ NETWORK_HEAD_FEATURES = tuple(
         "entropy",
         "residual_gradient",
         "residual_fisher",
+        "crossfit_gradient",
+        "crossfit_fisher",
     }
 )
 NETWORK_GLOBAL_FEATURES = tuple(name for name in GLOBAL_FEATURES if name not in {"steps_left", "horizon", "flop_price"})
@@ -118,6 +125,8 @@ _LOGGED = (
     "obs",
     "residual_gradient",
     "residual_fisher",
+    "crossfit_gradient",
+    "crossfit_fisher",
 )
 _HEAD_INDEX = {name: index for index, name in enumerate(HEAD_FEATURES)}
 _GLOBAL_INDEX = {name: index for index, name in enumerate(GLOBAL_FEATURES)}
@@ -229,6 +238,7 @@ def head_tokens(state: HeadState, signals: Sequence[HeadSignals], hide_pruned: b
         if state.first_fisher is None
         else state.first_fisher.numpy().reshape(flat.shape).astype(np.float64)
     )
+    derived["overfit"] = _log_ratio(raw["crossfit_fisher"], raw["residual_fisher"])
     derived["sensitivity_drift"] = _log_ratio(raw["fisher"], first)
     measured = {**raw, **derived}
     if hide_pruned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,18 +47,17 @@ class SignalRecorder:
         padding: Tensor | None,
         sequences: int,
         tokens: int,
-        projectors: dict[int, Tensor] | None = None,
-        shift: Tensor | None = None,
+        shifts: Sequence[tuple[Mapping[int, Tensor], Tensor]] = (),
     ) -> None:
         """Announce a chunk.
 
         Args:
             padding: (b, T), 1 for text; None when nothing is padded. Only with one group.
             sequences, tokens: b and T.
-            projectors: By site, (I, I), or (n, I, I) of each group.
-            shift: (b, L, U) zero leaf that shifts units along their residuals.
+            shifts: Projectors by site, (I, I), or (n, I, I) of each group, with a (b, L, U) zero leaf each, that shifts units
+                along these residuals.
         """
-        self._padding, self._projectors, self._shift = padding, projectors or {}, shift
+        self._padding, self._shifts = padding, shifts
         self._lengths: dict[int, tuple[Tensor, Tensor]] = {}
         self.tokens += sequences * tokens // self._groups if padding is None else int(padding.sum())
 
@@ -109,15 +108,18 @@ class SignalRecorder:
         return self._shifted(2 * layer + 1, neurons, slice(self._heads, None))
 
     def _shifted(self, site: int, rows: Tensor, columns: slice) -> Tensor:
-        """Add nothing (a zero leaf times each unit's residual), so that the leaf's gradient is the residual's slope."""
-        if self._shift is None or site not in self._projectors:
-            return rows
-        shift = self._shift[:, site // 2, columns]  # (b, u)
-        with torch.no_grad():
-            projector = self._projectors[site]  # rows of pruned units are 0
-            cut = rows.float() if projector.ndim == 2 else rows.float().reshape(self._groups, -1, rows.shape[-1])
-            residual = (cut @ projector).view(len(shift), -1, shift.shape[1], rows.shape[-1] // shift.shape[1])
-        return rows + (residual * shift[:, None, :, None]).view(rows.shape).to(rows.dtype)
+        """Add nothing (zero leaves times each unit's residual), so that a leaf's gradient is the residual's slope."""
+        shifted = rows
+        for projectors, leaf in self._shifts:
+            if site not in projectors:
+                continue
+            shift = leaf[:, site // 2, columns]  # (b, u)
+            with torch.no_grad():
+                projector = projectors[site]  # rows of pruned units are 0
+                cut = rows.float() if projector.ndim == 2 else rows.float().reshape(self._groups, -1, rows.shape[-1])
+                residual = (cut @ projector).view(len(shift), -1, shift.shape[1], rows.shape[-1] // shift.shape[1])
+            shifted = shifted + (residual * shift[:, None, :, None]).view(rows.shape).to(rows.dtype)
+        return shifted
 
     def _text_rows(self, rows: Tensor) -> Tensor:
         rows = rows.flatten(0, -2)  # (b*T, I)

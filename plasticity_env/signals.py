@@ -24,6 +24,7 @@ from plasticity_env.recorder import PassOver, SignalRecorder
 from plasticity_env.repair.statistics import Moments, Statistics
 from plasticity_env.variants import Projection, projected, weights_of
 
+Projectors = dict[int, Tensor]  # by site: (I, I), or (n, I, I) of each of n versions
 DIVERGED = "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
 
 
@@ -51,6 +52,8 @@ class HeadSignals:
             predict of it (see `plasticity_env.residual`): the slope of removing it *and* repairing; 0 for a pruned unit;
             None when not asked for.
         residual_fisher: Mean over sequences of (dL/ds)^2; None when not asked for.
+        crossfit_gradient, crossfit_fisher: The same where what cannot be predicted of a unit is what the *other* half of the
+            sequences teaches to predict, so that overfitting of the repair counts; None when not asked for.
         revive: -dL/dgate at gate 0: first-order gain in nats of opening a pruned head; 0 for an active one.
         statistics: Moments of the units' outputs before their gates, as repair wants them; None when not asked for.
         tokens: Positions that counted in them.
@@ -70,6 +73,8 @@ class HeadSignals:
     obs: Tensor | None
     residual_gradient: Tensor | None
     residual_fisher: Tensor | None
+    crossfit_gradient: Tensor | None
+    crossfit_fisher: Tensor | None
     revive: Tensor
     statistics: Statistics | None
     tokens: int
@@ -84,7 +89,8 @@ def measure(
     batch_size: int = 8,
     obs: bool = True,
     statistics: bool = False,
-    projectors: dict[int, Tensor] | None = None,
+    projectors: Projectors | None = None,
+    crossfit: tuple[Projectors, Projectors] | None = None,
 ) -> HeadSignals:
     """Measure every head of a model on a batch: one forward and one backward, which stops at the gates.
 
@@ -96,6 +102,8 @@ def measure(
         obs: Also compute the OBS score (one (H*D)^3 factorisation a layer).
         statistics: Also return the moments of the units' outputs.
         projectors: (I, I) of `residual_projector` by site, for the present mask; adds the residual scores.
+        crossfit: Projectors for the first B // 2 sequences, fitted on the others, and for those, fitted on the first; adds the
+            cross-fitted residual scores.
 
     Returns:
         The signals.
@@ -114,6 +122,7 @@ def measure(
         obs=obs,
         statistics=statistics,
         projectors=projectors,
+        crossfit=crossfit,
     )
     return found
 
@@ -128,7 +137,8 @@ def measure_many(
     batch_size: int = 8,
     obs: bool = True,
     statistics: bool = False,
-    projectors: dict[int, Tensor] | None = None,
+    projectors: Projectors | None = None,
+    crossfit: tuple[Projectors, Projectors] | None = None,
 ) -> list[HeadSignals]:
     """Measure n versions of a model, each on its own text, in passes that carry all of them.
 
@@ -141,6 +151,7 @@ def measure_many(
         batch_size: Sequences of each version in one pass.
         obs, statistics: As `measure` takes them.
         projectors: (I, I), or (n, I, I) of each version, of `residual_projector` by site.
+        crossfit: Two of these, as `measure` takes them.
 
     Returns:
         The signals of each.
@@ -151,20 +162,30 @@ def measure_many(
     gates, projections = gates.to(model.device), projections or {}
     versions, sequences, tokens = input_ids.shape
     recorder = SignalRecorder(model, obs or statistics, versions)
-    losses, gradients, slopes = [], [], []
+    losses, gradients = [], []
+    slopes: dict[str, list[Tensor]] = {}
+    middle = sequences // 2 if crossfit else 0
     with _frozen(model), projected(model, projections):
-        for start in range(0, sequences, batch_size):
-            ids = input_ids[:, start : start + batch_size].flatten(0, 1).to(model.device)  # (n * b, T)
-            padding = None if attention_mask is None else attention_mask[start : start + batch_size].to(model.device)
+        for start, stop in _chunks(sequences, batch_size, middle):
+            ids = input_ids[:, start:stop].flatten(0, 1).to(model.device)  # (n * b, T)
+            padding = None if attention_mask is None else attention_mask[start:stop].to(model.device)
             leaf = gates.repeat_interleave(len(ids) // versions, 0).requires_grad_()  # (n * b, L, U)
-            shift = torch.zeros_like(leaf).requires_grad_() if projectors else None
-            recorder.begin(padding, len(ids), tokens, projectors, shift)
+            along = {"residual": projectors, "crossfit": crossfit[start >= middle] if crossfit else None}
+            shifts = {
+                name: (matrices, torch.zeros_like(leaf).requires_grad_())
+                for name, matrices in along.items()
+                if matrices
+            }
+            recorder.begin(padding, len(ids), tokens, list(shifts.values()))
             with model.using(leaf, recorder), torch.enable_grad():
                 loss = sequence_losses(model, ids, padding)  # (n * b,)
-                found = torch.autograd.grad(loss.sum(), [leaf] if shift is None else [leaf, shift], allow_unused=True)
+                leaves = [leaf, *(shift for _, shift in shifts.values())]
+                found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
             losses.append(loss.detach().unflatten(0, (versions, -1)))
             gradients.append(found[0].unflatten(0, (versions, -1)))
-            slopes += [slope.unflatten(0, (versions, -1)) for slope in found[1:] if slope is not None]
+            for name, slope in zip(shifts, found[1:], strict=True):
+                if slope is not None:
+                    slopes.setdefault(name, []).append(slope.unflatten(0, (versions, -1)))
     loss = torch.cat(losses, 1).float().cpu()  # (n, B)
     if not bool(torch.isfinite(loss).all()):
         raise InputError(DIVERGED)
@@ -179,11 +200,11 @@ def measure_many(
         "revive": torch.where(gates.cpu() > 0, 0.0, -signed),
         **recorder.units(gates, weights_of(model, projections), obs),
     }
-    if slopes:
-        slope = torch.cat(slopes, 1).float().cpu()  # (n, B, L, U)
-        parts |= {"residual_gradient": slope.abs().mean(1), "residual_fisher": slope.square().mean(1)}
+    for name, seen in slopes.items():
+        slope = torch.cat(seen, 1).float().cpu()  # (n, B, L, U)
+        parts |= {f"{name}_gradient": slope.abs().mean(1), f"{name}_fisher": slope.square().mean(1)}
     moments = recorder.statistics() if statistics else [None] * versions
-    empty = {"obs": None, "residual_gradient": None, "residual_fisher": None}
+    empty = {"obs": None, **{f"{kind}_{score}": None for kind in along for score in ("gradient", "fisher")}}
     return [
         HeadSignals(
             loss=float(loss[index].mean()),
@@ -194,6 +215,15 @@ def measure_many(
             **{**empty, **{name: values[index] for name, values in parts.items()}},  # type: ignore[arg-type]
         )
         for index in range(versions)
+    ]
+
+
+def _chunks(sequences: int, batch_size: int, middle: int) -> list[tuple[int, int]]:
+    """Where passes begin and end: none goes over the middle, on the sides of which projectors differ."""
+    return [
+        (start, min(start + batch_size, stop))
+        for first, stop in ((0, middle), (middle, sequences))
+        for start in range(first, stop, batch_size)
     ]
 
 

@@ -70,6 +70,7 @@ class Workbench:
         repair: Repair method applied to every mask before it is measured.
         obs: Whether signals include the OBS score.
         residual: Whether signals include the residual scores.
+        crossfit: Whether these include the cross-fitted ones.
         batch_size: Sequences in one pass.
         want_kl: Whether measurements include the KL divergence to the dense model.
         want_latency: Whether measurements include the time that is left of a forward when pruned units are removed.
@@ -86,6 +87,7 @@ class Workbench:
         batch_size: int,
         want_kl: bool,
         residual: bool = False,
+        crossfit: bool = False,
         want_latency: bool = False,
         prefix_bytes: float = 0.0,
     ) -> None:
@@ -94,18 +96,18 @@ class Workbench:
         self.name = loaded.name
         self.text = text
         self.repair, self.obs, self.batch_size, self.want_kl = repair, obs, batch_size, want_kl
-        self.residual, self.want_latency = residual, want_latency
+        self.residual, self.crossfit, self.want_latency = residual, residual and crossfit, want_latency
         self.flop_table: CostTable = flop_table(self.model, text.block_size)
         self.parameter_table: CostTable = parameter_table(self.model)
         self.memo: Memo[Measurement] = Memo(8192)
         self.prefix = PrefixCache(self.model, prefix_bytes)
-        self._statistics: Memo[Statistics] = Memo(2)
+        self._statistics: Memo[Statistics] = Memo(6)  # two texts, and their halves
         self._dense = self.model.snapshot(weights=True) if want_kl else None
         self._teachers: Memo[Tensor] = Memo(2)
         self._times: Memo[float] = Memo(8192)
         self._split_losses: Memo[float] = Memo(8192)
         self._repaired_for: Hashable = None
-        self._projectors: dict[int, tuple[Hashable, Tensor]] = {}  # by site: what it was made for, and the matrix
+        self._projectors: dict[tuple[str, int], tuple[Hashable, Tensor]] = {}  # what each was made for, and the matrix
         self._way = find_repair(repair)
         self._parallel = self._way.method is not None and not self._way.sequential
 
@@ -129,7 +131,7 @@ class Workbench:
             return known
         if self.model.state.gates is not None:
             self._install_repair(calibration)
-        signals = self._signals(calibration, self._dense_statistics(calibration) if self.residual else None)
+        signals = self._signals(calibration)
         rewards = self.blocks("reward", reward)
         if teacher is not None:
             loss, kl = self._loss_and_kl(teacher, rewards, reward)
@@ -257,23 +259,49 @@ class Workbench:
         self.prefix.clear()
         self._statistics.clear()
 
-    def _signals(self, calibration: Indices, dense: Statistics | None) -> HeadSignals:
-        statistics = self.model.state.gates is None and self._parallel and dense is None
+    def _signals(self, calibration: Indices) -> HeadSignals:
+        statistics = self.model.state.gates is None and self._parallel and not self.residual
+        projectors = self._residual_projectors("all", calibration) if self.residual else None
+        crossfit = None
+        if halves := self.halves(calibration):
+            crossfit = self._residual_projectors("second", halves[1]), self._residual_projectors("first", halves[0])
         signals = measure(
             self.model,
             self.blocks("calibration", calibration),
             batch_size=self.batch_size,
             obs=self.obs,
             statistics=statistics,
-            projectors=None if dense is None else self._residual_projectors(calibration, dense),
+            projectors=projectors,
+            crossfit=crossfit,
         )
         if statistics:  # the dense stream was measured: repair needs no pass of its own
             assert signals.statistics is not None
             self._statistics.put((calibration, self.model.weight_version), signals.statistics)
         return signals
 
+    def halves(self, calibration: Indices) -> tuple[Indices, Indices] | None:
+        """The calibration blocks cut in two for the cross-fitted scores; None where these are not wanted.
+
+        Of a single block both halves are that block: what it teaches is all there is.
+        """
+        if not self.crossfit:
+            return None
+        middle = len(calibration) // 2
+        return calibration[:middle] or calibration, calibration[middle:]
+
     def _dense_statistics(self, calibration: Indices) -> Statistics:
         """Moments of the dense stream on calibration blocks: one forward, then remembered."""
+        key = (calibration, self.model.weight_version)
+        known = self._statistics.get(key)
+        if known is not None:
+            return known
+        halves = self.halves(calibration)
+        if halves and len(calibration) > 1:  # each block is read once
+            parts = [self._gathered(half) for half in halves]
+            return self._statistics.put(key, Statistics.pooled(parts))
+        return self._gathered(calibration)
+
+    def _gathered(self, calibration: Indices) -> Statistics:
         key = (calibration, self.model.weight_version)
         known = self._statistics.get(key)
         if known is not None:
@@ -286,17 +314,23 @@ class Workbench:
             self.model.apply_repair(site, repair.weight, repair.bias)
         return self._statistics.put(key, found)
 
-    def _residual_projectors(self, calibration: Indices, dense: Statistics) -> dict[int, Tensor]:
-        """One matrix a site for the present mask; only sites whose units changed are solved anew."""
+    def _residual_projectors(self, part: str, calibration: Indices) -> dict[int, Tensor]:
+        """One matrix a site for the present mask; only sites whose units changed are solved anew.
+
+        Args:
+            part: Of the calibration blocks; what was solved for it last is kept.
+            calibration: The blocks of this part.
+        """
         active = self.model.active
+        dense = self._dense_statistics(calibration) if part == "all" else self._gathered(calibration)
         for index, moments in dense.sites.items():
             site = self.model.sites[index]
             kept = site.kept_inputs(active)
             key = (calibration, self.model.weight_version, kept.numpy().tobytes())
-            if self._projectors.get(index, (None,))[0] != key:
+            if self._projectors.get((part, index), (None,))[0] != key:
                 matrix = residual_projector(moments.gram, kept, site.unit_width)
-                self._projectors[index] = key, matrix.to(self.model.device)
-        return {index: matrix for index, (_, matrix) in self._projectors.items()}
+                self._projectors[part, index] = key, matrix.to(self.model.device)
+        return {index: self._projectors[part, index][1] for index in dense.sites}
 
     def _install_repair(self, calibration: Indices) -> None:
         if self._way.method is None:

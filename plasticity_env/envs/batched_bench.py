@@ -18,7 +18,7 @@ from torch import Tensor
 from plasticity_env.errors import InputError
 from plasticity_env.repair.names import REPAIRS, find_repair
 from plasticity_env.repair.packed import PackedMoments, pack, unpack
-from plasticity_env.repair.statistics import Moments
+from plasticity_env.repair.statistics import Moments, pooled_moments
 from plasticity_env.repair.versions import project
 from plasticity_env.residual import residual_projectors
 from plasticity_env.signals import DIVERGED, HeadSignals, gather_many, measure_many, sequence_losses
@@ -89,7 +89,7 @@ class BatchedBench:
         for key, index in sorted(first.items(), key=lambda pair: pair[1]):
             if found[key] is None:
                 blocks = requests[index].calibration, requests[index].reward
-                lots[len(blocks[0]), len(blocks[1]), blocks[0] in self._packed].append(index)
+                lots[len(blocks[0]), len(blocks[1]), self._knows(blocks[0])].append(index)
         for (calibration, _, _), lot in lots.items():
             size = len(lot) if self._tokens is None else self._tokens // (calibration * bench.text.block_size)
             for start in range(0, len(lot), max(1, size)):
@@ -100,7 +100,8 @@ class BatchedBench:
 
     def keep_only(self, calibrations: Collection[Indices]) -> None:
         """Forget the moments of all other calibration texts."""
-        for blocks in set(self._packed) - set(calibrations):
+        kept = {part for calibration in calibrations for part in self._parts(calibration)}
+        for blocks in set(self._packed) - kept:
             self._room += self._packed.pop(blocks).nbytes
 
     def forget(self) -> None:
@@ -115,7 +116,7 @@ class BatchedBench:
     def _measure(self, requests: Sequence[Request]) -> list[Measurement]:
         active = torch.stack([request.active for request in requests])  # (n, L, U)
         ids = torch.stack([self.workbench.blocks("calibration", request.calibration) for request in requests])
-        moments = self._dense_moments(requests, active, ids)
+        moments, halves = self._dense_moments(requests, active, ids)
         projections = self._projections(active, moments)
         note = (
             self._way.method is not None and not moments and self._room > 0
@@ -129,6 +130,7 @@ class BatchedBench:
             obs=self.workbench.obs,
             statistics=note,
             projectors=self._projectors(active, moments) if self.workbench.residual else None,
+            crossfit=(self._projectors(active, halves[1]), self._projectors(active, halves[0])) if halves else None,
         )
         if note:
             self._note(requests, signals)
@@ -144,29 +146,55 @@ class BatchedBench:
 
     # -- the dense stream and what is made of it -----------------------------------------------------------------------
 
-    def _dense_moments(self, requests: Sequence[Request], active: Tensor, ids: Tensor) -> dict[int, Moments]:
-        """Moments of every request's dense stream, (n, I, I) by site; empty where none is needed."""
+    def _dense_moments(
+        self, requests: Sequence[Request], active: Tensor, ids: Tensor
+    ) -> tuple[dict[int, Moments], tuple[dict[int, Moments], ...]]:
+        """Moments of every request's dense stream, (n, I, I) by site, and of both halves of it where these are wanted.
+
+        Empty where none are needed.
+        """
         if not self.workbench.residual and (self._way.method is None or bool(active.all())):
-            return {}
-        known = [self._packed.get(request.calibration) for request in requests]
+            return {}, ()
+        parts = [self._parts(request.calibration) for request in requests]  # of equally many blocks
+        if len(parts[0]) == 1:
+            found = self._gathered([each[0] for each in parts], ids)
+            return found, (found, found) if self.workbench.crossfit else ()
+        middle = len(parts[0][0])
+        first = self._gathered([each[0] for each in parts], ids[:, :middle])
+        second = self._gathered([each[1] for each in parts], ids[:, middle:])
+        weights = [middle / ids.shape[1], 1 - middle / ids.shape[1]]
+        return {site: pooled_moments([first[site], second[site]], weights) for site in first}, (first, second)
+
+    def _parts(self, calibration: Indices) -> tuple[Indices, ...]:
+        """Of what moments are kept: the calibration blocks, or their halves."""
+        halves = self.workbench.halves(calibration)
+        return halves if halves and len(calibration) > 1 else (calibration,)
+
+    def _knows(self, calibration: Indices) -> bool:
+        return all(part in self._packed for part in self._parts(calibration))
+
+    def _gathered(self, blocks: Sequence[Indices], ids: Tensor) -> dict[int, Moments]:
+        """Moments of n texts, kept or gathered from their (n, B, T) tokens."""
+        known = [self._packed.get(each) for each in blocks]
         if None not in known:
             return unpack(known)  # type: ignore[arg-type]
         found = gather_many(self.model, ids, self._sequences(*ids.shape[::2]))
-        self._remember(requests, found)
+        self._remember(blocks, found)
         return found
 
     def _note(self, requests: Sequence[Request], signals: Sequence[HeadSignals]) -> None:
         seen = [each.statistics.sites for each in signals if each.statistics is not None]
         grams = {site: torch.stack([each[site].gram for each in seen]) for site in self._sites}
         means = {site: torch.stack([each[site].mean for each in seen]) for site in self._sites}
-        self._remember(requests, {site: Moments(grams[site], means[site]) for site in self._sites})
+        blocks = [request.calibration for request in requests]
+        self._remember(blocks, {site: Moments(grams[site], means[site]) for site in self._sites})
 
-    def _remember(self, requests: Sequence[Request], moments: dict[int, Moments]) -> None:
+    def _remember(self, blocks: Sequence[Indices], moments: dict[int, Moments]) -> None:
         means = self._way.method == "bias"
-        for request, packed in zip(requests, pack(moments, means), strict=True):
-            if request.calibration not in self._packed and packed.nbytes <= self._room:
+        for each, packed in zip(blocks, pack(moments, means), strict=True):
+            if each not in self._packed and packed.nbytes <= self._room:
                 self._room -= packed.nbytes
-                self._packed[request.calibration] = packed
+                self._packed[each] = packed
 
     def _kept(self, active: Tensor, index: int) -> Tensor:
         site = self.model.sites[index]

@@ -46,6 +46,7 @@ def make_workbench(settings: Settings, loaded: LoadedModel | None, text: TextSpl
         want_kl=find_reward(settings.reward).needs_kl,
         want_latency=find_reward(settings.reward).needs_latency,
         residual=settings.residual_signal,
+        crossfit=settings.crossfit_signal,
         prefix_bytes=0 if settings.train_steps else settings.prefix_mb * 2**20,
     )
 

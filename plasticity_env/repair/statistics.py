@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +33,15 @@ class Moments:
             raise InputError("repair statistics are not finite: check the calibration text and the model's precision")
 
 
+def pooled_moments(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
+    """Of texts together: the mean of theirs with weights that sum to 1."""
+    grams, means = (
+        sum(weight * getattr(part, name) for part, weight in zip(parts, weights, strict=True))
+        for name in ("gram", "mean")
+    )
+    return Moments(grams, means)
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Moments of the dense stream at some sites of a model.
@@ -43,6 +53,14 @@ class Statistics:
 
     sites: dict[int, Moments] = field(repr=False)
     tokens: int
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Statistics]) -> Statistics:
+        """Of several texts as of one."""
+        tokens = sum(part.tokens for part in parts)
+        weights = [part.tokens / tokens for part in parts]
+        found = {site: pooled_moments([part.sites[site] for part in parts], weights) for site in parts[0].sites}
+        return cls(found, tokens)
 
     def check(self, ridge: float) -> None:
         """Refuse a calibration text too short for the ridge: fewer tokens than inputs leave the rest to the ridge alone.

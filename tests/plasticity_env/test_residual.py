@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from plasticity_env import PlasticModel, mean_loss, measure
+from plasticity_env.observation import HEAD_FEATURES, head_column
 from plasticity_env.repair import RIDGE, least_squares
-from plasticity_env.residual import residual_projector
+from plasticity_env.residual import model_projectors, residual_projector
+from plasticity_env.signals import gather
 from tests.conftest import build
 
 
@@ -74,10 +77,6 @@ def test_a_copied_head_is_free_to_go(ids):
 
 
 def test_the_environment_measures_it_for_the_present_mask(make_env):
-    import numpy as np
-
-    from plasticity_env.observation import head_column
-
     env = make_env(repair="least_squares")
     observation, _ = env.reset(seed=0)
     assert (head_column(observation, "residual_fisher") > 0).all()
@@ -93,3 +92,54 @@ def test_the_environment_measures_it_for_the_present_mask(make_env):
     silent, _ = off.reset(seed=0)
     assert (head_column(silent, "residual_fisher") == 0).all()
     assert np.allclose(head_column(silent, "fisher"), head_column(observation, "fisher"), rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_cross_fitted_scores_read_each_half_with_what_the_other_teaches(batch_size):
+    model = PlasticModel(build("gpt2"))
+    model.prune(
+        torch.zeros(model.shape, dtype=torch.bool).index_put_((torch.tensor(1), torch.tensor(2)), torch.tensor(True))
+    )
+    ids = torch.randint(0, 32, (5, 16), generator=torch.Generator().manual_seed(1))
+    with model.open_gates():
+        statistics = [gather(model, part) for part in (ids[:2], ids[2:])]
+    halves = [model_projectors(model, half) for half in statistics]
+    found = measure(model, ids, batch_size=batch_size, projectors=halves[0], crossfit=(halves[1], halves[0]))
+    first, second = measure(model, ids[:2], projectors=halves[1]), measure(model, ids[2:], projectors=halves[0])
+    for score in ("gradient", "fisher"):
+        expected = (2 * getattr(first, f"residual_{score}") + 3 * getattr(second, f"residual_{score}")) / 5
+        torch.testing.assert_close(getattr(found, f"crossfit_{score}"), expected, rtol=1e-3, atol=1e-9)
+        plain = getattr(measure(model, ids, projectors=halves[0]), f"residual_{score}")
+        torch.testing.assert_close(getattr(found, f"residual_{score}"), plain, rtol=1e-3, atol=1e-9)
+    assert found.crossfit_fisher[1, 2] == 0
+    assert measure(model, ids, projectors=halves[0]).crossfit_fisher is None
+
+
+def test_what_repair_only_learns_by_heart_counts_in_the_cross_fitted_scores_alone(make_env):
+    """With 2 x 16 tokens for 64 inputs the others predict a head on text that they were fitted on, and not on other text."""
+    few, _ = make_env(repair="least_squares", calibration_blocks=2, max_length=16).reset(seed=0)
+    many, _ = make_env(repair="least_squares", calibration_blocks=64, max_length=16).reset(seed=0)
+    by_heart, learnt = (head_column(observation, "overfit") for observation in (few, many))
+    assert by_heart.mean() > learnt.mean() + 0.3
+    assert (head_column(few, "crossfit_fisher") > 0).all()
+
+
+def test_of_one_block_cross_fitted_scores_are_the_residual_ones(make_env):
+    observation, _ = make_env(repair="least_squares", calibration_blocks=1).reset(seed=0)
+    for score in ("gradient", "fisher"):
+        columns = (head_column(observation, f"{kind}_{score}") for kind in ("crossfit", "residual"))
+        np.testing.assert_allclose(*columns, rtol=1e-4)
+    assert np.allclose(head_column(observation, "overfit"), 0, atol=1e-3)
+
+
+def test_without_the_setting_there_are_none_and_all_else_is_the_same(make_env):
+    on, _ = make_env(repair="least_squares").reset(seed=0)
+    off, _ = make_env(repair="least_squares", crossfit_signal=False).reset(seed=0)
+    for name in HEAD_FEATURES:
+        if "crossfit" in name or name == "overfit":
+            assert (head_column(off, name) == 0).all()
+            assert head_column(on, name).any()
+        else:
+            np.testing.assert_allclose(
+                head_column(on, name), head_column(off, name), rtol=1e-3, atol=1e-3, err_msg=name
+            )

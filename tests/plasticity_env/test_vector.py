@@ -76,6 +76,8 @@ VARIANTS = [
     {"repair": "scale", "reward": "kl", "residual_signal": False},
     {"units": "heads+mlp", "reward": "budget"},
     {"model_name": "bard-llama-4x8", "min_heads_per_layer": 2},
+    {"calibration_blocks": 3},
+    {"calibration_blocks": 1},
 ]
 
 
@@ -137,7 +139,7 @@ def test_disabled_autoreset_wants_a_reset(make_vec):
     envs.step(np.zeros((2, 16), dtype=int))
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"residual_signal": False}])
+@pytest.mark.parametrize("kwargs", [{}, {"residual_signal": False}, {"crossfit_signal": False}])
 def test_neither_passes_nor_memory_change_anything(make_vec, kwargs):
     traces = []
     for extra in ({"tokens_per_pass": 10**9}, {"tokens_per_pass": 100}, {"memory_share": 0}, {"memory_share": 1}):
