@@ -19,7 +19,8 @@ from plasticity_env.observation import HEAD_FEATURES, Observation, head_column, 
 STRUCTURE = ("depth", "layer_active", "group_active")
 GROUPS = {  # name -> prefixes of the columns that it is
     "gradients": ("fisher", "gradient", "gate_gradient", "layer_fisher", "sensitivity"),
-    "residuals": ("residual", "layer_residual", "layer_mean"),
+    "residuals": ("residual", "crossfit", "overfit", "layer_residual", "layer_mean"),
+    "crossfit": ("crossfit", "overfit"),
     "entropy": ("entropy",),
     "outputs": ("activation", "magnitude", "fluctuation", "layer_fluctuation", "obs"),
     "structure": STRUCTURE,
@@ -114,6 +115,11 @@ def without_gradients() -> Controller:
 def without_residuals() -> Controller:
     """Without the slopes of removal with repair."""
     return without("residuals")
+
+
+def without_crossfit() -> Controller:
+    """Without the cross-fitted ones of these."""
+    return without("crossfit")
 
 
 def without_entropy() -> Controller:

@@ -4,6 +4,10 @@ Least-squares repair replaces a pruned unit's output x_u by what the kept ones p
 A = (G_SS + lambda I)^-1 G_Su. Removing unit u and repairing therefore changes the projection's output by -r_u W_u, with the
 residual r_u = x_u - x_S A. Scoring the loss's slope along r_u instead of x_u gives a Fisher (or gradient) score of the
 removal *with* its repair: a unit may carry much of the loss and still be free to go, because others can speak for it.
+
+On the text that the regression was fitted on, the kept units predict better than elsewhere: with few tokens an input they
+learn by heart. So the score is measured cross-fitted as well: what the kept units cannot predict of u on one half of the text
+after they were fitted on the other half (cross-fitting, as in Chernozhukov et al. 2018).
 """
 
 from __future__ import annotations

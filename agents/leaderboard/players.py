@@ -22,7 +22,7 @@ SINGLE_SCORES = (
     *("magnitude", "gradient", "fisher", "obs", "activation", "entropy_low", "entropy_high"),
     *("fluctuation", "flap", "fisher_obs", "random"),
 )
-OWN_SCORES = ("residual_fisher", "residual_gradient")
+OWN_SCORES = ("residual_fisher", "residual_gradient", "crossfit_fisher", "crossfit_gradient")
 RULE_ROUNDS = (1, 4)
 RULES = "rules"  # stands for all of these scores, each in one and in four rounds
 

@@ -32,7 +32,8 @@ class StepRow:
 
     Attributes:
         bench, model, seq_len, sequences: What was measured: sequences in the calibration and in the reward batch each.
-        repair, obs: What the step did besides the floor's work; ``obs`` stands for the OBS and the residual scores.
+        repair, obs, crossfit: What the step did besides the floor's work; ``obs`` stands for the OBS and the residual scores,
+            ``crossfit`` for these cross-fitted as well.
         step_s, floor_s, naive_s: Seconds; naive is None where it was left out.
         step_over_floor, naive_over_step: Ratios.
         step_over_floor_range: Smallest and largest of the rounds.
@@ -45,6 +46,7 @@ class StepRow:
     sequences: int
     repair: str
     obs: bool
+    crossfit: bool
     step_s: float
     floor_s: float
     naive_s: float | None
@@ -57,13 +59,18 @@ class StepRow:
 def step_rows(options: Options) -> Iterator[StepRow]:
     """Every model at every length, without repair and with all that a step can do."""
     for loaded, text in options.loaded():
-        for repair, obs in (("none", False), ("least_squares", True)):
+        for repair, obs, crossfit in (
+            ("none", False, False),
+            ("least_squares", True, False),
+            ("least_squares", True, True),
+        ):
             yield bench_step(
                 loaded,
                 text,
                 sequences=options.tokens // text.block_size,
                 repair=repair,
                 obs=obs,
+                crossfit=crossfit,
                 naive=repair == "none",
                 rounds=options.rounds,
                 device=options.device,
@@ -78,6 +85,7 @@ def bench_step(
     sequences: int = 8,
     repair: str = "none",
     obs: bool = False,
+    crossfit: bool = False,
     naive: bool = True,
     rounds: int = 7,
     device: str = "cpu",
@@ -91,6 +99,7 @@ def bench_step(
         sequences: In the calibration and in the reward batch each, run as one batch.
         repair: Of the environment.
         obs: Whether the step computes the OBS and the residual scores.
+        crossfit: Whether it computes these cross-fitted as well.
         naive: Whether to time the naive way too.
         rounds: Rounds after one that does not count.
         device: Where the model lies.
@@ -110,6 +119,7 @@ def bench_step(
         repair=repair,
         obs_signal=obs,
         residual_signal=obs,
+        crossfit_signal=crossfit,
         max_sparsity=1.0,
         device=device,
     ).unwrapped  # type: ignore[assignment]
@@ -153,6 +163,7 @@ def bench_step(
         sequences=sequences,
         repair=repair,
         obs=obs,
+        crossfit=crossfit,
         step_s=statistics.median(times["step"]),
         floor_s=statistics.median(times["floor"]),
         naive_s=statistics.median(times["naive"]) if naive else None,

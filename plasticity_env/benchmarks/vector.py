@@ -111,7 +111,7 @@ def bench_vector(
         num_envs: N.
         sequences: In the calibration and in the reward batch each.
         repair, memory_share: Of the environments.
-        scores: Whether OBS and residual scores are measured.
+        scores: Whether OBS and residual scores are measured (not cross-fitted).
         rounds: Rounds after one that does not count.
         device: Where the models lie.
         processes: Whether to time Gymnasium's environments in processes too.
@@ -127,6 +127,7 @@ def bench_vector(
         "repair": repair,
         "obs_signal": scores,
         "residual_signal": scores,
+        "crossfit_signal": False,
         "max_sparsity": 1.0,
         "device": device,
     }

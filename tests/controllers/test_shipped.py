@@ -53,10 +53,12 @@ def test_it_plays_every_environment(env_id):
         assert (~env.unwrapped.model.active).any()
 
 
-def test_an_environment_that_measures_less_is_refused():
-    env = gym.make("plasticity/HeadRank-v0", **{**SMALL, "residual_signal": False})
+@pytest.mark.parametrize("signal", ["residual", "crossfit"])
+def test_an_environment_that_measures_less_is_refused(signal):
+    env = gym.make("plasticity/HeadRank-v0", **{**SMALL, f"{signal}_signal": False})
     observation, _ = env.reset(seed=0)
-    with pytest.raises(InputError, match=r"trained on 'residual_\w+', which the environment does not measure.*=True"):
+    message = rf"trained on '{signal}_\w+', which the environment does not measure.*{signal}_signal=True"
+    with pytest.raises(InputError, match=message):
         controllers.make("ann").act(observation)
 
 
