@@ -19,6 +19,7 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.repair.methods import RIDGE
 from plasticity_env.repair.statistics import Statistics
 from plasticity_env.repair.versions import alike, unit_corners
+from plasticity_env.signals import Projectors, gather
 
 
 def residual_projector(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Tensor:
@@ -70,3 +71,24 @@ def model_projectors(model: PlasticModel, statistics: Statistics) -> dict[int, T
         site = model.sites[index]
         found[index] = residual_projector(moments.gram, site.kept_inputs(active), site.unit_width).to(model.device)
     return found
+
+
+def crossfit_projectors(
+    model: PlasticModel, input_ids: Tensor, batch_size: int = 8
+) -> tuple[Projectors, tuple[Projectors, Projectors]]:
+    """What `measure` wants for the residual scores and for the cross-fitted ones: one forward over the dense model.
+
+    Args:
+        model: Its active units are the kept ones.
+        input_ids: (B, T) calibration text; of a single sequence both halves are that sequence.
+        batch_size: Sequences in one pass.
+
+    Returns:
+        Projectors fitted on all sequences, and the two for the first half (fitted on the second) and the second half.
+    """
+    middle = len(input_ids) // 2
+    parts = (input_ids[:middle], input_ids[middle:]) if middle else (input_ids,)
+    with model.open_gates():
+        statistics = [gather(model, part, batch_size) for part in parts]
+    first, second = (model_projectors(model, statistics[index]) for index in (0, -1))
+    return model_projectors(model, Statistics.pooled(statistics)), (second, first)

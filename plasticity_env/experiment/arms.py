@@ -25,8 +25,8 @@ from plasticity_env.learning import (
 )
 from plasticity_env.learning.distillation import Distillation
 from plasticity_env.model import PlasticModel
-from plasticity_env.residual import model_projectors
-from plasticity_env.signals import HeadSignals, gather, mean_loss, measure
+from plasticity_env.residual import crossfit_projectors
+from plasticity_env.signals import HeadSignals, mean_loss, measure
 from plasticity_env.text import Split, TextSplits
 
 SPLITS_SHOWN: tuple[Split, ...] = ("reward", "test")
@@ -102,12 +102,9 @@ class Arm:
         return signals
 
     def _measure(self, obs: bool, residual: bool) -> HeadSignals:
-        ids, projectors = self.calibration(), None
-        if residual:
-            with self.model.open_gates():
-                statistics = gather(self.model, ids, self.settings.batch_size)
-            projectors = model_projectors(self.model, statistics)
-        return measure(self.model, ids, batch_size=self.settings.batch_size, obs=obs, projectors=projectors)
+        ids, batch_size = self.calibration(), self.settings.batch_size
+        projectors, crossfit = crossfit_projectors(self.model, ids, batch_size) if residual else (None, None)
+        return measure(self.model, ids, batch_size=batch_size, obs=obs, projectors=projectors, crossfit=crossfit)
 
     def _once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
         model, repairs = self.model, list(self.model.repairs.values())

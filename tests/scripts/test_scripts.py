@@ -204,12 +204,9 @@ def test_the_benchmark_prints_one_json_line_a_row(tmp_path):
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     wanted = {"bench", "model", "seq_len", "step_s", "floor_s", "naive_s", "step_over_floor", "naive_over_step"}
     assert all(wanted <= set(row) for row in rows)
-    assert [(row["seq_len"], row["repair"]) for row in rows] == [
-        (32, "none"),
-        (32, "least_squares"),
-        (64, "none"),
-        (64, "least_squares"),
-    ]
+    seen = [(row["seq_len"], row["repair"], row["obs"], row["crossfit"]) for row in rows]
+    kinds = [("none", False, False), ("least_squares", True, False), ("least_squares", True, True)]
+    assert seen == [(length, *kind) for length in (32, 64) for kind in kinds]
 
 
 @pytest.mark.slow
