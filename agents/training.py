@@ -41,16 +41,7 @@ SIGNAL_SETTINGS = ("obs_signal", "residual_signal", "crossfit_signal")
 ARGUMENTS = "config.yaml"  # of a run, in its folder
 SETTINGS = (  # arguments that an environment takes under the same name
     *("dataset", "dataset_config", "mode", "reward", "horizon", "train_steps", "train_streams", "grow_warmup_steps"),
-    *(
-        "growth_init",
-        "obs_signal",
-        "residual_signal",
-        "crossfit_signal",
-        "repair",
-        "max_sparsity",
-        "min_heads_per_layer",
-        "units",
-    ),
+    *("growth_init", *SIGNAL_SETTINGS, "repair", "max_sparsity", "min_heads_per_layer", "units"),
     *("mlp_blocks", "calibration_blocks", "reward_blocks", "batch_size", "max_length"),
 )
 RESUMED = ("agent", "env", "model_name", *SETTINGS, "flop_price", "train_rate", *RankConfig.__dataclass_fields__)

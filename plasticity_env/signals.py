@@ -204,7 +204,10 @@ def measure_many(
         slope = torch.cat(seen, 1).float().cpu()  # (n, B, L, U)
         parts |= {f"{name}_gradient": slope.abs().mean(1), f"{name}_fisher": slope.square().mean(1)}
     moments = recorder.statistics() if statistics else [None] * versions
-    empty = {"obs": None, **{f"{kind}_{score}": None for kind in along for score in ("gradient", "fisher")}}
+    empty = {
+        "obs": None,
+        **{f"{kind}_{score}": None for kind in ("residual", "crossfit") for score in ("gradient", "fisher")},
+    }
     return [
         HeadSignals(
             loss=float(loss[index].mean()),

@@ -48,7 +48,7 @@ class Settings:
         max_length: Tokens a block.
         obs_signal: Compute the OBS score, (H*D)^3 a layer and step.
         residual_signal: Compute the residual scores (`plasticity_env.residual`), about the cost of least-squares repair.
-        crossfit_signal: Compute them cross-fitted as well, twice that cost; only with the residual scores.
+        crossfit_signal: Compute them cross-fitted as well (two more matrices a site); only with the residual scores.
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; 0 always runs whole forwards. The loss is the same. The vector environment
             has no use for it.

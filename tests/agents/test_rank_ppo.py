@@ -286,6 +286,15 @@ def test_the_single_environment_pays_in_units_of_the_rule():
     assert env.reference_steps == 2
 
 
+def test_scenarios_have_one_of_the_asked_numbers_of_calibration_blocks():
+    ranks = RankConfig(calibration_sizes="1,3", rounds="1")
+    sizes = {len(one.calibration) for one in stage(ranks=ranks).draw_all(np.random.default_rng(0), 0, 20)}
+    assert sizes == {1, 3}
+    assert {len(one.calibration) for one in stage().draw_all(np.random.default_rng(0), 0, 5)} == {2}
+    with pytest.raises(InputError, match=r"calibration_sizes '1,99999' asks for more than the \d+ calibration blocks"):
+        stage(ranks=RankConfig(calibration_sizes="1,99999"))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -293,6 +302,7 @@ def test_the_single_environment_pays_in_units_of_the_rule():
         ({"pruned_share": "0.1,0.2,0.3"}, "a number or a range"),
         ({"rounds": "0"}, "rounds must be whole numbers of at least 1"),
         ({"rounds": "1.5"}, "rounds must be whole numbers"),
+        ({"calibration_sizes": "4,0"}, "calibration_sizes must be whole numbers of at least 1"),
         ({"group_size": 1}, "group_size must be at least 2"),
         ({"warm_start": "fishr"}, "fisher"),
         ({"warm_scale": 0.0}, "warm_scale must be positive"),
