@@ -150,6 +150,11 @@ class TrainConfig:
         if self.resume and self.output_dir is None:
             raise InputError("--resume needs --output_dir, the folder of the run to go on with")
 
+    def signals(self) -> list[str]:
+        """The settings whose signals its environments measure; cross-fitted scores come with the residual ones only."""
+        off = set() if self.residual_signal else {"crossfit_signal"}
+        return [name for name in SIGNAL_SETTINGS if getattr(self, name) and name not in off]
+
     def environment_kwargs(self, model: str) -> dict[str, Any]:
         """Keyword arguments of the environment over one of the models."""
         values = {name: getattr(self, name) for name in SETTINGS}
@@ -243,7 +248,7 @@ def train(config: TrainConfig) -> Path:
         controller.info.update(
             {"models": words(config.model_name), "env": config.env, "mode": config.mode, "repair": config.repair}
         )
-        controller.info["signals"] = [name for name in SIGNAL_SETTINGS if getattr(config, name)]
+        controller.info["signals"] = config.signals()
         if config.env == "head_rank":
             pairs = price_shares(_stage(config), controller, config.ppo.seed)
             controller.info["price_shares"] = [list(pair) for pair in pairs]

@@ -68,7 +68,10 @@ def trained(envs, folder=None, config=CONFIG, **kwargs):
 def test_training_in_this_process_on_two_models(session, make, env_id, tmp_path):
     envs = [make(env_id), make(env_id, model_name="bard-llama-4x8")]
     _, seen, _ = trained(envs, tmp_path)
-    assert [step for step, _ in seen] == [12, 24]
+    steps = np.diff([0, *(step for step, _ in seen)])
+    assert len(steps) == 2
+    # RLlib takes whole steps of both environments; one that only begins an episode does not count, so there may be one more
+    assert all(12 <= step <= 13 for step in steps)
     assert all(metrics.keys() == METRICS for _, metrics in seen)
     assert seen[-1][1]["train/learning_rate"] == pytest.approx(0.0, abs=1e-9)
     controller = controllers.load(tmp_path / "controller")
