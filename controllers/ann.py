@@ -18,13 +18,13 @@ from plasticity_env.edits import KEEP, PRUNE
 from plasticity_env.errors import InputError
 from plasticity_env.files import replace_file, write_text
 from plasticity_env.observation import Observation, global_columns, global_value, head_column
+from plasticity_env.slopes import KINDS, SCORES
 
 WEIGHTS, CONFIG = "controller.safetensors", "controller.json"
 FORMAT = 1
 SETTINGS = {  # column -> the environment's setting that measures it
     "obs_z": "obs_signal",
-    **{f"residual_{score}_z": "residual_signal" for score in ("gradient", "fisher")},
-    **{f"crossfit_{score}_z": "crossfit_signal" for score in ("gradient", "fisher")},
+    **{f"{kind}_{score}_z": f"{kind}_signal" for kind in KINDS for score in SCORES},
 }
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from controllers.protocol import RankedController
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.observation import Observation, head_column
+from plasticity_env.slopes import KINDS
+from plasticity_env.slopes import SCORES as ESTIMATES
 
 Score = Callable[[Observation, np.random.Generator], np.ndarray]
 
@@ -76,10 +78,11 @@ SCORES: dict[str, Score] = {
     "fisher": _column("fisher"),
     "obs": _column("obs", "obs_signal"),
     "fisher_obs": _rank_sum("fisher", "obs"),
-    "residual_gradient": _column("residual_gradient", "residual_signal"),
-    "residual_fisher": _column("residual_fisher", "residual_signal"),
-    "crossfit_gradient": _column("crossfit_gradient", "crossfit_signal"),
-    "crossfit_fisher": _column("crossfit_fisher", "crossfit_signal"),
+    **{
+        f"{kind}_{estimate}": _column(f"{kind}_{estimate}", f"{kind}_signal")
+        for kind in KINDS
+        for estimate in ESTIMATES
+    },
     "entropy_high": _entropy(high=True),
     "entropy_low": _entropy(high=False),
 }

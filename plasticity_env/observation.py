@@ -41,11 +41,15 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "obs": (0, RAW_BOUND),
     "residual_gradient": (0, RAW_BOUND),  # nats
     "residual_fisher": (0, RAW_BOUND),
+    "residual_token_fisher": (0, RAW_BOUND),
+    "residual_kfac": (0, RAW_BOUND),
     "crossfit_gradient": (0, RAW_BOUND),  # nats
     "crossfit_fisher": (0, RAW_BOUND),
+    "crossfit_token_fisher": (0, RAW_BOUND),
+    "crossfit_kfac": (0, RAW_BOUND),
     "revive": (-RAW_BOUND, RAW_BOUND),  # nats
     "entropy_z": (-Z_BOUND, Z_BOUND),
-    "gradient_z": (-Z_BOUND, Z_BOUND),  # of the log, as the next nine
+    "gradient_z": (-Z_BOUND, Z_BOUND),  # of the log, as the next thirteen
     "fisher_z": (-Z_BOUND, Z_BOUND),
     "magnitude_z": (-Z_BOUND, Z_BOUND),
     "activation_z": (-Z_BOUND, Z_BOUND),
@@ -53,8 +57,12 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "obs_z": (-Z_BOUND, Z_BOUND),
     "residual_gradient_z": (-Z_BOUND, Z_BOUND),
     "residual_fisher_z": (-Z_BOUND, Z_BOUND),
+    "residual_token_fisher_z": (-Z_BOUND, Z_BOUND),
+    "residual_kfac_z": (-Z_BOUND, Z_BOUND),
     "crossfit_gradient_z": (-Z_BOUND, Z_BOUND),
     "crossfit_fisher_z": (-Z_BOUND, Z_BOUND),
+    "crossfit_token_fisher_z": (-Z_BOUND, Z_BOUND),
+    "crossfit_kfac_z": (-Z_BOUND, Z_BOUND),
     "gate_gradient_z": (-Z_BOUND, Z_BOUND),  # signed, in units of its root mean square
     "gradient_rank": (0, 1),
     "fisher_rank": (0, 1),
@@ -107,8 +115,12 @@ NETWORK_HEAD_FEATURES = tuple(
         "entropy",
         "residual_gradient",
         "residual_fisher",
+        "residual_token_fisher",
+        "residual_kfac",
         "crossfit_gradient",
         "crossfit_fisher",
+        "crossfit_token_fisher",
+        "crossfit_kfac",
     }
 )
 NETWORK_GLOBAL_FEATURES = tuple(name for name in GLOBAL_FEATURES if name not in {"steps_left", "horizon", "flop_price"})
@@ -125,8 +137,12 @@ _LOGGED = (
     "obs",
     "residual_gradient",
     "residual_fisher",
+    "residual_token_fisher",
+    "residual_kfac",
     "crossfit_gradient",
     "crossfit_fisher",
+    "crossfit_token_fisher",
+    "crossfit_kfac",
 )
 _HEAD_INDEX = {name: index for index, name in enumerate(HEAD_FEATURES)}
 _GLOBAL_INDEX = {name: index for index, name in enumerate(GLOBAL_FEATURES)}

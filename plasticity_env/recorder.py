@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from plasticity_env.entropy import Kernel, attend_with_entropy, choose_kernel, v
 from plasticity_env.model import PlasticModel
 from plasticity_env.repair.statistics import Moments, Statistics
 from plasticity_env.site_sums import SiteSums
+from plasticity_env.slopes import SlopeSums
 
 
 class PassOver(Exception):  # noqa: N818  control flow, not an error
@@ -41,23 +43,24 @@ class SignalRecorder:
             self._sums.append(SiteSums(model.mlps, model.mlp_blocks, gram, device, groups))
         self._last = 2 * layers - 1 - (model.mlp_blocks == 0) if moments_only else None  # site
         self.tokens = 0  # of each group
+        self.slopes = SlopeSums(model.shape, groups, device)
 
     def begin(
         self,
         padding: Tensor | None,
         sequences: int,
         tokens: int,
-        shifts: Sequence[tuple[Mapping[int, Tensor], Tensor]] = (),
+        projectors: Mapping[str, Mapping[int, Tensor]] = MappingProxyType({}),
     ) -> None:
         """Announce a chunk.
 
         Args:
             padding: (b, T), 1 for text; None when nothing is padded. Only with one group.
             sequences, tokens: b and T.
-            shifts: Projectors by site, (I, I), or (n, I, I) of each group, with a (b, L, U) zero leaf each, that shifts units
-                along these residuals.
+            projectors: As `SlopeSums.begin` takes them.
         """
-        self._padding, self._shifts = padding, shifts
+        self._padding = padding
+        self.slopes.begin(projectors, sequences, padding)
         self._lengths: dict[int, tuple[Tensor, Tensor]] = {}
         self.tokens += sequences * tokens // self._groups if padding is None else int(padding.sum())
 
@@ -77,7 +80,7 @@ class SignalRecorder:
             self._note_entropy(layer, entropy, mask)
             self._note_output(layer, out.detach())
         out = out.transpose(1, 2)  # (b, T, H, D)
-        return self._shifted(2 * layer, out.flatten(2), slice(0, self._heads)).view(out.shape)
+        return self.slopes.tap(2 * layer, out.flatten(2), slice(0, self._heads)).view(out.shape)
 
     def _note_entropy(self, layer: int, entropy: Tensor, mask: Tensor | None) -> None:
         key = 0 if mask is None else id(mask)
@@ -105,21 +108,7 @@ class SignalRecorder:
             self._sums[1].add(layer, self._text_rows(neurons.detach()))
         if self._last == 2 * layer + 1:
             raise PassOver
-        return self._shifted(2 * layer + 1, neurons, slice(self._heads, None))
-
-    def _shifted(self, site: int, rows: Tensor, columns: slice) -> Tensor:
-        """Add nothing (zero leaves times each unit's residual), so that a leaf's gradient is the residual's slope."""
-        shifted = rows
-        for projectors, leaf in self._shifts:
-            if site not in projectors:
-                continue
-            shift = leaf[:, site // 2, columns]  # (b, u)
-            with torch.no_grad():
-                projector = projectors[site]  # rows of pruned units are 0
-                cut = rows.float() if projector.ndim == 2 else rows.float().reshape(self._groups, -1, rows.shape[-1])
-                residual = (cut @ projector).view(len(shift), -1, shift.shape[1], rows.shape[-1] // shift.shape[1])
-            shifted = shifted + (residual * shift[:, None, :, None]).view(rows.shape).to(rows.dtype)
-        return shifted
+        return self.slopes.tap(2 * layer + 1, neurons, slice(self._heads, None))
 
     def _text_rows(self, rows: Tensor) -> Tensor:
         rows = rows.flatten(0, -2)  # (b*T, I)

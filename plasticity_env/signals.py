@@ -22,6 +22,7 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.prefix import PrefixCache
 from plasticity_env.recorder import PassOver, SignalRecorder
 from plasticity_env.repair.statistics import Moments, Statistics
+from plasticity_env.slopes import KINDS, SCORES
 from plasticity_env.variants import Projection, projected, weights_of
 
 Projectors = dict[int, Tensor]  # by site: (I, I), or (n, I, I) of each of n versions
@@ -52,8 +53,11 @@ class HeadSignals:
             predict of it (see `plasticity_env.residual`): the slope of removing it *and* repairing; 0 for a pruned unit;
             None when not asked for.
         residual_fisher: Mean over sequences of (dL/ds)^2; None when not asked for.
-        crossfit_gradient, crossfit_fisher: The same where what cannot be predicted of a unit is what the *other* half of the
-            sequences teaches to predict, so that overfitting of the repair counts; None when not asked for.
+        residual_token_fisher, residual_kfac: Two other estimates of it, of more bias and less noise: see
+            `plasticity_env.slopes`.
+        crossfit_gradient, crossfit_fisher, crossfit_token_fisher, crossfit_kfac: The same where what cannot be predicted of a
+            unit is what the *other* half of the sequences teaches to predict, so that overfitting of the repair counts; None
+            when not asked for.
         revive: -dL/dgate at gate 0: first-order gain in nats of opening a pruned head; 0 for an active one.
         statistics: Moments of the units' outputs before their gates, as repair wants them; None when not asked for.
         tokens: Positions that counted in them.
@@ -73,8 +77,12 @@ class HeadSignals:
     obs: Tensor | None
     residual_gradient: Tensor | None
     residual_fisher: Tensor | None
+    residual_token_fisher: Tensor | None
+    residual_kfac: Tensor | None
     crossfit_gradient: Tensor | None
     crossfit_fisher: Tensor | None
+    crossfit_token_fisher: Tensor | None
+    crossfit_kfac: Tensor | None
     revive: Tensor
     statistics: Statistics | None
     tokens: int
@@ -163,7 +171,6 @@ def measure_many(
     versions, sequences, tokens = input_ids.shape
     recorder = SignalRecorder(model, obs or statistics, versions)
     losses, gradients = [], []
-    slopes: dict[str, list[Tensor]] = {}
     middle = sequences // 2 if crossfit else 0
     with _frozen(model), projected(model, projections):
         for start, stop in _chunks(sequences, batch_size, middle):
@@ -171,21 +178,12 @@ def measure_many(
             padding = None if attention_mask is None else attention_mask[start:stop].to(model.device)
             leaf = gates.repeat_interleave(len(ids) // versions, 0).requires_grad_()  # (n * b, L, U)
             along = {"residual": projectors, "crossfit": crossfit[start >= middle] if crossfit else None}
-            shifts = {
-                name: (matrices, torch.zeros_like(leaf).requires_grad_())
-                for name, matrices in along.items()
-                if matrices
-            }
-            recorder.begin(padding, len(ids), tokens, list(shifts.values()))
+            recorder.begin(padding, len(ids), tokens, {kind: found for kind, found in along.items() if found})
             with model.using(leaf, recorder), torch.enable_grad():
                 loss = sequence_losses(model, ids, padding)  # (n * b,)
-                leaves = [leaf, *(shift for _, shift in shifts.values())]
-                found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+                found = torch.autograd.grad(loss.sum(), [leaf, recorder.slopes.leaf], allow_unused=True)
             losses.append(loss.detach().unflatten(0, (versions, -1)))
             gradients.append(found[0].unflatten(0, (versions, -1)))
-            for name, slope in zip(shifts, found[1:], strict=True):
-                if slope is not None:
-                    slopes.setdefault(name, []).append(slope.unflatten(0, (versions, -1)))
     loss = torch.cat(losses, 1).float().cpu()  # (n, B)
     if not bool(torch.isfinite(loss).all()):
         raise InputError(DIVERGED)
@@ -199,14 +197,12 @@ def measure_many(
         "fisher": gradient.square().mean(1),
         "revive": torch.where(gates.cpu() > 0, 0.0, -signed),
         **recorder.units(gates, weights_of(model, projections), obs),
+        **recorder.slopes.scores(recorder.tokens, model.heads),
     }
-    for name, seen in slopes.items():
-        slope = torch.cat(seen, 1).float().cpu()  # (n, B, L, U)
-        parts |= {f"{name}_gradient": slope.abs().mean(1), f"{name}_fisher": slope.square().mean(1)}
     moments = recorder.statistics() if statistics else [None] * versions
     empty = {
         "obs": None,
-        **{f"{kind}_{score}": None for kind in ("residual", "crossfit") for score in ("gradient", "fisher")},
+        **{f"{kind}_{score}": None for kind in KINDS for score in SCORES},
     }
     return [
         HeadSignals(

@@ -16,13 +16,14 @@ from controllers.planners import Planner, is_planner, make_planner
 from controllers.tuned_rule import NAME as TUNED
 from controllers.tuned_rule import tuned_options
 from plasticity_env.errors import InputError
+from plasticity_env.slopes import KINDS, SCORES
 
 ROUNDS = 4
 SINGLE_SCORES = (
     *("magnitude", "gradient", "fisher", "obs", "activation", "entropy_low", "entropy_high"),
     *("fluctuation", "flap", "fisher_obs", "random"),
 )
-OWN_SCORES = ("residual_fisher", "residual_gradient", "crossfit_fisher", "crossfit_gradient")
+OWN_SCORES = tuple(f"{kind}_{score}" for kind in KINDS for score in SCORES)
 RULE_ROUNDS = (1, 4)
 RULES = "rules"  # stands for all of these scores, each in one and in four rounds
 
