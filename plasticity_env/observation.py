@@ -71,8 +71,10 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "layer_fisher_rank": (0, 1),  # among the layer's active units of this kind
     "layer_residual_rank": (0, 1),  # the same by residual_fisher
     "layer_fluctuation_z": (-Z_BOUND, Z_BOUND),  # fluctuation among the layer's active units of this kind: FLAP's score
-    "gradient_per_flop_z": (-Z_BOUND, Z_BOUND),  # of the log, over all active units of every kind, as the next
+    "gradient_per_flop_z": (-Z_BOUND, Z_BOUND),  # of the log, over all active units of every kind, as the next three
     "residual_fisher_per_flop_z": (-Z_BOUND, Z_BOUND),
+    "crossfit_token_fisher_per_flop_z": (-Z_BOUND, Z_BOUND),
+    "crossfit_kfac_per_flop_z": (-Z_BOUND, Z_BOUND),
     "layer_mean_z": (-Z_BOUND, Z_BOUND),  # of the mean log residual_fisher of the layer's active units, over the layers
     "overfit": (-DRIFT_BOUND, DRIFT_BOUND),  # log of crossfit_fisher over residual_fisher
     "sensitivity_drift": (-DRIFT_BOUND, DRIFT_BOUND),  # log of fisher now over fisher when the episode began
@@ -144,6 +146,7 @@ _LOGGED = (
     "crossfit_token_fisher",
     "crossfit_kfac",
 )
+_PER_FLOP = ("gradient", "residual_fisher", "crossfit_token_fisher", "crossfit_kfac")
 _HEAD_INDEX = {name: index for index, name in enumerate(HEAD_FEATURES)}
 _GLOBAL_INDEX = {name: index for index, name in enumerate(GLOBAL_FEATURES)}
 _HEAD_BOUNDS = np.array(list(HEAD_FEATURES.values()), dtype=np.float32)
@@ -230,7 +233,7 @@ def head_tokens(state: HeadState, signals: Sequence[HeadSignals], hide_pruned: b
         derived[f"{name}_z"] = _z_score(positive, flat & (raw[name] > 0), kinds)
     everything = [np.ones(len(is_mlp), dtype=bool)]
     cost = np.maximum(state.flop_share.numpy().reshape(flat.shape).astype(np.float64), TINY)
-    for name in ("gradient", "residual_fisher"):
+    for name in _PER_FLOP:
         positive = np.log(np.maximum(raw[name] / cost, TINY))
         derived[f"{name}_per_flop_z"] = _z_score(positive, flat & (raw[name] > 0), everything)
     signed = _stacked(signals, "gate_gradient", flat.shape)
