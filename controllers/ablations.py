@@ -15,12 +15,14 @@ from controllers.ann import ANNController
 from controllers.protocol import Action, Controller
 from controllers.shipped import shipped_folder
 from plasticity_env.observation import HEAD_FEATURES, Observation, head_column, head_columns
+from plasticity_env.slopes import KINDS
 
 STRUCTURE = ("depth", "layer_active", "group_active")
 GROUPS = {  # name -> prefixes of the columns that it is
     "gradients": ("fisher", "gradient", "gate_gradient", "layer_fisher", "sensitivity"),
     "residuals": ("residual", "crossfit", "overfit", "layer_residual", "layer_mean"),
     "crossfit": ("crossfit", "overfit"),
+    "tokens": tuple(f"{kind}_{score}" for kind in KINDS for score in ("token_fisher", "kfac")),
     "entropy": ("entropy",),
     "outputs": ("activation", "magnitude", "fluctuation", "layer_fluctuation", "obs"),
     "structure": STRUCTURE,
@@ -120,6 +122,11 @@ def without_residuals() -> Controller:
 def without_crossfit() -> Controller:
     """Without the cross-fitted ones of these."""
     return without("crossfit")
+
+
+def without_tokens() -> Controller:
+    """Without token Fisher and K-FAC, cross-fitted or not."""
+    return without("tokens")
 
 
 def without_entropy() -> Controller:
