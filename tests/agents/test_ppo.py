@@ -222,3 +222,11 @@ def test_what_may_change_is_not_compared_and_a_run_without_arguments_goes_on(tmp
     (tmp_path / "config.yaml").write_text("- 1")
     with pytest.raises(InputError, match="holds no arguments"):
         check_resumed(config)
+
+
+def test_a_controller_is_not_said_to_read_signals_that_its_environments_do_not_measure():
+    assert TrainConfig().signals() == ["obs_signal", "residual_signal", "crossfit_signal"]
+    assert TrainConfig(obs_signal=False, crossfit_signal=False).signals() == ["residual_signal"]
+    assert TrainConfig(residual_signal=False).signals() == [
+        "obs_signal"
+    ]  # cross-fitted scores come with the residual ones
