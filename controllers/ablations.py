@@ -50,6 +50,8 @@ class Altered(Controller):
         self._inner.reset(seed)
 
     def act(self, observation: Observation) -> Action:
+        if isinstance(self._inner, ANNController):
+            self._inner.check(observation)  # what it sees below may read as if it had not been measured
         heads = observation["heads"].copy()
         self._change(heads, observation, self.random)
         return self._inner.act({**observation, "heads": heads})

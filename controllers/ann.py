@@ -75,7 +75,7 @@ class ANNController(RankedController):
         return (logits[:, KEEP] - logits[:, PRUNE]).numpy()
 
     def act(self, observation: Observation) -> Action:
-        self._check(observation)
+        self.check(observation)
         if not self.free:
             return super().act(observation)
         if "price_shares" in self.info and not wants_scores(observation):
@@ -116,7 +116,7 @@ class ANNController(RankedController):
         shown[global_columns(("target_share", "due_share"))] = self.sparsity, due
         return {**observation, "globals": shown}
 
-    def _check(self, observation: Observation) -> None:
+    def check(self, observation: Observation) -> None:
         """Refuse an environment that does not measure what the network was trained to read.
 
         Raises:
