@@ -63,6 +63,22 @@ def test_a_group_that_is_gone_tells_no_head_from_another(monkeypatch, observatio
     assert np.array_equal(before[:, kept], after[:, kept])
 
 
+@pytest.mark.parametrize("group", sorted(ablations.GROUPS))
+def test_the_shipped_network_does_not_take_a_group_that_is_gone_for_one_that_was_not_measured(make_env, group):
+    observation, _ = make_env("plasticity/HeadRank-v0", pruned_share=0.5, horizon=2).reset(seed=1)
+    player = getattr(ablations, f"without_{group}")()
+    player.reset(3)
+    change = player._change
+
+    def to_zero(heads, seen, random):  # what the mean of z-scores may round to
+        change(heads, seen, random)
+        names = [name for name in HEAD_FEATURES if name.startswith(ablations.GROUPS[group])]
+        heads[:, head_columns(tuple(names))] = 0.0
+
+    player._change = to_zero
+    assert np.isfinite(player.act(observation)).all()
+
+
 def test_the_first_look_is_the_only_one(observation):
     player = ablations.first_look()
     player.reset(0)
