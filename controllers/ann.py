@@ -26,7 +26,8 @@ SETTINGS = {  # column -> the environment's setting that measures it
     "obs_z": "obs_signal",
     **{f"{kind}_{score}_z": f"{kind}_signal" for kind in KINDS for score in SCORES},
     "residual_fisher_per_flop_z": "residual_signal",
-    **{f"crossfit_{score}_per_flop_z": "crossfit_signal" for score in ("token_fisher", "kfac")},
+    "residual_stepwise_per_flop_z": "residual_signal",
+    **{f"crossfit_{score}_per_flop_z": "crossfit_signal" for score in ("token_fisher", "kfac", "stepwise")},
 }
 
 

@@ -15,11 +15,13 @@ from gymnasium import spaces
 from torch import Tensor
 
 from plasticity_env.signals import HeadSignals
+from plasticity_env.slopes import KINDS, SCORES
 
 RAW_BOUND = 1e9
 Z_BOUND = 5.0
 DRIFT_BOUND = 4.0  # nats
 TINY = 1e-20  # where logs begin
+RESIDUAL = tuple(f"{kind}_{score}" for kind in KINDS for score in SCORES)
 
 # name -> (low, high)
 HEAD_FEATURES: dict[str, tuple[float, float]] = {
@@ -39,30 +41,16 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "activation": (0, RAW_BOUND),
     "fluctuation": (0, RAW_BOUND),
     "obs": (0, RAW_BOUND),
-    "residual_gradient": (0, RAW_BOUND),  # nats
-    "residual_fisher": (0, RAW_BOUND),
-    "residual_token_fisher": (0, RAW_BOUND),
-    "residual_kfac": (0, RAW_BOUND),
-    "crossfit_gradient": (0, RAW_BOUND),  # nats
-    "crossfit_fisher": (0, RAW_BOUND),
-    "crossfit_token_fisher": (0, RAW_BOUND),
-    "crossfit_kfac": (0, RAW_BOUND),
+    **dict.fromkeys(RESIDUAL, (0, RAW_BOUND)),  # along residuals, in-sample and cross-fitted
     "revive": (-RAW_BOUND, RAW_BOUND),  # nats
     "entropy_z": (-Z_BOUND, Z_BOUND),
-    "gradient_z": (-Z_BOUND, Z_BOUND),  # of the log, as the next thirteen
+    "gradient_z": (-Z_BOUND, Z_BOUND),  # of the log, as all that follow but for gate_gradient
     "fisher_z": (-Z_BOUND, Z_BOUND),
     "magnitude_z": (-Z_BOUND, Z_BOUND),
     "activation_z": (-Z_BOUND, Z_BOUND),
     "fluctuation_z": (-Z_BOUND, Z_BOUND),
     "obs_z": (-Z_BOUND, Z_BOUND),
-    "residual_gradient_z": (-Z_BOUND, Z_BOUND),
-    "residual_fisher_z": (-Z_BOUND, Z_BOUND),
-    "residual_token_fisher_z": (-Z_BOUND, Z_BOUND),
-    "residual_kfac_z": (-Z_BOUND, Z_BOUND),
-    "crossfit_gradient_z": (-Z_BOUND, Z_BOUND),
-    "crossfit_fisher_z": (-Z_BOUND, Z_BOUND),
-    "crossfit_token_fisher_z": (-Z_BOUND, Z_BOUND),
-    "crossfit_kfac_z": (-Z_BOUND, Z_BOUND),
+    **{f"{name}_z": (-Z_BOUND, Z_BOUND) for name in RESIDUAL},
     "gate_gradient_z": (-Z_BOUND, Z_BOUND),  # signed, in units of its root mean square
     "gradient_rank": (0, 1),
     "fisher_rank": (0, 1),
@@ -71,10 +59,12 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "layer_fisher_rank": (0, 1),  # among the layer's active units of this kind
     "layer_residual_rank": (0, 1),  # the same by residual_fisher
     "layer_fluctuation_z": (-Z_BOUND, Z_BOUND),  # fluctuation among the layer's active units of this kind: FLAP's score
-    "gradient_per_flop_z": (-Z_BOUND, Z_BOUND),  # of the log, over all active units of every kind, as the next three
+    "gradient_per_flop_z": (-Z_BOUND, Z_BOUND),  # of the log, over all active units of every kind, as the next five
     "residual_fisher_per_flop_z": (-Z_BOUND, Z_BOUND),
     "crossfit_token_fisher_per_flop_z": (-Z_BOUND, Z_BOUND),
     "crossfit_kfac_per_flop_z": (-Z_BOUND, Z_BOUND),
+    "residual_stepwise_per_flop_z": (-Z_BOUND, Z_BOUND),
+    "crossfit_stepwise_per_flop_z": (-Z_BOUND, Z_BOUND),
     "layer_mean_z": (-Z_BOUND, Z_BOUND),  # of the mean log residual_fisher of the layer's active units, over the layers
     "overfit": (-DRIFT_BOUND, DRIFT_BOUND),  # log of crossfit_fisher over residual_fisher
     "sensitivity_drift": (-DRIFT_BOUND, DRIFT_BOUND),  # log of fisher now over fisher when the episode began
@@ -115,14 +105,7 @@ NETWORK_HEAD_FEATURES = tuple(
         "obs",
         "revive",
         "entropy",
-        "residual_gradient",
-        "residual_fisher",
-        "residual_token_fisher",
-        "residual_kfac",
-        "crossfit_gradient",
-        "crossfit_fisher",
-        "crossfit_token_fisher",
-        "crossfit_kfac",
+        *RESIDUAL,
     }
 )
 NETWORK_GLOBAL_FEATURES = tuple(name for name in GLOBAL_FEATURES if name not in {"steps_left", "horizon", "flop_price"})
@@ -137,16 +120,16 @@ _LOGGED = (
     "activation",
     "fluctuation",
     "obs",
-    "residual_gradient",
+    *RESIDUAL,
+)
+_PER_FLOP = (
+    "gradient",
     "residual_fisher",
-    "residual_token_fisher",
-    "residual_kfac",
-    "crossfit_gradient",
-    "crossfit_fisher",
     "crossfit_token_fisher",
     "crossfit_kfac",
+    "residual_stepwise",
+    "crossfit_stepwise",
 )
-_PER_FLOP = ("gradient", "residual_fisher", "crossfit_token_fisher", "crossfit_kfac")
 _HEAD_INDEX = {name: index for index, name in enumerate(HEAD_FEATURES)}
 _GLOBAL_INDEX = {name: index for index, name in enumerate(GLOBAL_FEATURES)}
 _HEAD_BOUNDS = np.array(list(HEAD_FEATURES.values()), dtype=np.float32)

@@ -13,7 +13,7 @@ from plasticity_env.entropy import Kernel, attend_with_entropy, choose_kernel, v
 from plasticity_env.model import PlasticModel
 from plasticity_env.repair.statistics import Moments, Statistics
 from plasticity_env.site_sums import SiteSums
-from plasticity_env.slopes import SlopeSums
+from plasticity_env.slopes import Projectors, SlopeSums
 
 
 class PassOver(Exception):  # noqa: N818  control flow, not an error
@@ -50,7 +50,7 @@ class SignalRecorder:
         padding: Tensor | None,
         sequences: int,
         tokens: int,
-        projectors: Mapping[str, Mapping[int, Tensor]] = MappingProxyType({}),
+        projectors: Mapping[str, Projectors] = MappingProxyType({}),
     ) -> None:
         """Announce a chunk.
 

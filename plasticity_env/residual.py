@@ -19,10 +19,11 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.repair.methods import RIDGE
 from plasticity_env.repair.statistics import Statistics
 from plasticity_env.repair.versions import alike, unit_corners
-from plasticity_env.signals import Projectors, gather
+from plasticity_env.signals import gather
+from plasticity_env.slopes import Projector, Projectors
 
 
-def residual_projector(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Tensor:
+def residual_projector(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Projector:
     """Matrix that takes a projection's input to every kept unit's residual, given the other kept units.
 
     With B = (G_SS + lambda I)^-1, the columns of unit u are B_:u (B_uu)^-1 (the block inverse holds the regression of u on
@@ -35,14 +36,15 @@ def residual_projector(gram: Tensor, kept: Tensor, unit_width: int, ridge: float
         ridge: lambda as a share of the mean diagonal of G.
 
     Returns:
-        (I, I) float32 P: ``x @ P`` holds r_u in unit u's columns; rows and columns of pruned units are 0.
+        P and B: ``x @ P`` holds r_u in unit u's columns; rows and columns of pruned units are 0.
     """
-    return residual_projectors(gram[None], kept[None], unit_width, ridge)[0]
+    found = residual_projectors(gram[None], kept[None], unit_width, ridge)
+    return Projector(found.matrix[0], found.inverse[0])
 
 
-def residual_projectors(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Tensor:
+def residual_projectors(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Projector:
     """The same for n sites of one shape at once: (n, I, I) from ``gram`` (n, I, I) and ``kept`` (n, I)."""
-    projectors = torch.zeros_like(gram)
+    projectors, inverses = torch.zeros_like(gram), torch.zeros_like(gram)
     penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)  # (n,)
     for rows, inside, _ in alike(kept):
         count, units = inside.shape[1], inside.shape[1] // unit_width
@@ -55,10 +57,11 @@ def residual_projectors(gram: Tensor, kept: Tensor, unit_width: int, ridge: floa
         columns = inverse.view(len(rows), count, units, unit_width).transpose(1, 2)  # (k, u, S, w): of each unit
         solved = columns @ torch.linalg.inv(unit_corners(inverse, unit_width))
         projectors[here, down, across] = solved.transpose(1, 2).flatten(2)
-    return projectors.float()
+        inverses[here, down, across] = inverse
+    return Projector(projectors.float(), inverses)
 
 
-def model_projectors(model: PlasticModel, statistics: Statistics) -> dict[int, Tensor]:
+def model_projectors(model: PlasticModel, statistics: Statistics) -> dict[int, Projector]:
     """(I, I) projectors of every site that was measured, for a model's present mask, on its device.
 
     Args:

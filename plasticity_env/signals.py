@@ -22,10 +22,9 @@ from plasticity_env.model import PlasticModel
 from plasticity_env.prefix import PrefixCache
 from plasticity_env.recorder import PassOver, SignalRecorder
 from plasticity_env.repair.statistics import Moments, Statistics
-from plasticity_env.slopes import KINDS, SCORES
+from plasticity_env.slopes import KINDS, SCORES, Projectors
 from plasticity_env.variants import Projection, projected, weights_of
 
-Projectors = dict[int, Tensor]  # by site: (I, I), or (n, I, I) of each of n versions
 DIVERGED = "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
 
 
@@ -55,9 +54,10 @@ class HeadSignals:
         residual_fisher: Mean over sequences of (dL/ds)^2; None when not asked for.
         residual_token_fisher, residual_kfac: Two other estimates of it, of more bias and less noise: see
             `plasticity_env.slopes`.
-        crossfit_gradient, crossfit_fisher, crossfit_token_fisher, crossfit_kfac: The same where what cannot be predicted of a
-            unit is what the *other* half of the sequences teaches to predict, so that overfitting of the repair counts; None
-            when not asked for.
+        residual_stepwise: K-FAC's once the cheaper units of the layer are gone: see `plasticity_env.stepwise`.
+        crossfit_gradient, crossfit_fisher, crossfit_token_fisher, crossfit_kfac, crossfit_stepwise: The same where what cannot be
+            predicted of a unit is what the *other* half of the sequences teaches to predict, so that overfitting of the repair
+            counts; None when not asked for.
         revive: -dL/dgate at gate 0: first-order gain in nats of opening a pruned head; 0 for an active one.
         statistics: Moments of the units' outputs before their gates, as repair wants them; None when not asked for.
         tokens: Positions that counted in them.
@@ -79,10 +79,12 @@ class HeadSignals:
     residual_fisher: Tensor | None
     residual_token_fisher: Tensor | None
     residual_kfac: Tensor | None
+    residual_stepwise: Tensor | None
     crossfit_gradient: Tensor | None
     crossfit_fisher: Tensor | None
     crossfit_token_fisher: Tensor | None
     crossfit_kfac: Tensor | None
+    crossfit_stepwise: Tensor | None
     revive: Tensor
     statistics: Statistics | None
     tokens: int

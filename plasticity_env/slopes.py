@@ -8,19 +8,44 @@ second-order cost of removing the unit follow, from the noisiest and least biase
 - **token Fisher**: the sum of the squares of its tokens' slopes, as if tokens were independent: as many samples as tokens;
 - **K-FAC**: tr(E[r_u r_u^T] E[g_u g_u^T]), as if residuals and gradients were independent as well (Martens & Grosse 2015).
 
-The scale of all three is that of the first: nats squared, a mean over sequences.
+K-FAC needs no more than second moments, so it can also say what a unit costs once the cheaper ones of its layer are gone:
+**stepwise** K-FAC (`plasticity_env.stepwise`). The scale of all four is that of the first: nats squared, a mean over sequences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from plasticity_env.stepwise import eliminate
+
 KINDS = ("residual", "crossfit")
-SCORES = ("gradient", "fisher", "token_fisher", "kfac")
+SCORES = ("gradient", "fisher", "token_fisher", "kfac", "stepwise")
+ELIMINATED = 1 << 24  # entries of the matrices that are eliminated at once
+
+
+@dataclass(frozen=True)
+class Projector:
+    """How the kept units of a site, or of n versions of it, predict one another.
+
+    Attributes:
+        matrix: (I, I) or (n, I, I) float32 P: ``x @ P`` holds the residual of unit u, which is kept, in its columns.
+        inverse: The same of float64: (G_SS + lambda I)^-1. In both, rows and columns of pruned units are 0.
+    """
+
+    matrix: Tensor
+    inverse: Tensor
+
+    def to(self, device: torch.device) -> Projector:
+        """On a device."""
+        return Projector(self.matrix.to(device), self.inverse.to(device))
+
+
+Projectors = Mapping[int, Projector]  # by site
 
 
 class SlopeSums:
@@ -34,22 +59,26 @@ class SlopeSums:
 
     def __init__(self, shape: tuple[int, int], groups: int, device: torch.device) -> None:
         self._shape, self._groups, self._device = shape, groups, device
-        self._projectors: Mapping[str, Mapping[int, Tensor]] = {}
+        self._parts: list[dict[str, Projectors]] = []  # of the sequences, by what they are projected with
         self._slopes: dict[str, list[Tensor]] = {}  # of every pass, (n, b, L, U)
         self._squares: dict[str, Tensor] = {}  # (n, L, U)
-        self._spreads: dict[tuple[str, int], Tensor] = {}  # of what, and site: (n, u, W, W) sums of outer products
+        self._inputs: dict[tuple[int, int], Tensor] = {}  # of part and site: (n, I, I) sums of outer products
+        self._gradients: dict[int, Tensor] = {}  # the same of a site's gradients
         self._padding: Tensor | None = None
         self.leaf = torch.zeros((), device=device, requires_grad=True)  # asks for the taps' gradients
 
-    def begin(self, projectors: Mapping[str, Mapping[int, Tensor]], sequences: int, padding: Tensor | None) -> None:
+    def begin(self, projectors: Mapping[str, Projectors], sequences: int, padding: Tensor | None) -> None:
         """Announce a chunk.
 
         Args:
-            projectors: Of each kind that is wanted, by site: (I, I), or (n, I, I) of each group.
+            projectors: Of each kind that is wanted, by site.
             sequences: Of all groups.
             padding: (b, T), 1 for text; None when nothing is padded.
         """
-        self._projectors, self._padding = projectors, padding
+        self._padding = padding
+        last = self._parts[-1] if self._parts else {}
+        if not self._parts or any(found is not last.get(kind) for kind, found in projectors.items()):
+            self._parts.append(dict(projectors))
         for kind in projectors:
             shape = (self._groups, sequences // self._groups, *self._shape)
             self._slopes.setdefault(kind, []).append(torch.zeros(shape, device=self._device))
@@ -57,34 +86,27 @@ class SlopeSums:
 
     def tap(self, site: int, rows: Tensor, columns: slice) -> Tensor:
         """Pass on the (b, T, I), or (b * T, I), input of a site's projection, whose units are these columns of a layer."""
-        wanted = {kind: of_kind[site] for kind, of_kind in self._projectors.items() if site in of_kind}
-        if not wanted:
+        if not any(site in found for found in self._parts[-1].values()):
             return rows
         kept = rows.detach()
-        found: Tensor = _Tap.apply(rows, self.leaf, lambda slope: self._note(site, kept, slope, columns, wanted))
+        found: Tensor = _Tap.apply(rows, self.leaf, lambda slope: self._note(site, kept, slope, columns))
         return found
 
-    def _note(
-        self, site: int, rows: Tensor, gradient: Tensor, columns: slice, projectors: Mapping[str, Tensor]
-    ) -> None:
+    def _note(self, site: int, rows: Tensor, gradient: Tensor, columns: slice) -> None:
         units = len(range(*columns.indices(self._shape[1])))
-        cut = rows.float().reshape(self._groups, -1, rows.shape[-1])  # (n, b * T, I)
-        back = gradient.float().reshape(*cut.shape[:2], units, -1)  # (n, b * T, u, W)
-        self._spread("gradient", site, back)
-        for kind, projector in projectors.items():
-            residual = (cut @ projector).view(back.shape)  # columns of pruned units are 0
-            if self._padding is not None:
-                residual = residual * self._padding.reshape(1, -1, 1, 1)
-            self._spread(kind, site, residual)
+        cut, back = (each.float().reshape(self._groups, -1, rows.shape[-1]) for each in (rows, gradient))  # (n, b * T, I)
+        if self._padding is not None:
+            cut = cut * self._padding.reshape(1, -1, 1)
+        part = len(self._parts) - 1
+        for sums, key, seen in ((self._inputs, (part, site), cut), (self._gradients, site, back)):
+            outer = seen.mT @ seen
+            sums[key] = sums[key] + outer if key in sums else outer  # type: ignore[index]
+        for kind, projectors in self._parts[-1].items():
+            residual = cut @ projectors[site].matrix  # columns of pruned units are 0
             passed = self._slopes[kind][-1]
-            slopes = (residual * back).sum(3).view(self._groups, passed.shape[1], -1, units)  # (n, b, T, u)
+            slopes = (residual * back).unflatten(2, (units, -1)).sum(3).unflatten(1, (passed.shape[1], -1))  # (n, b, T, u)
             passed[:, :, site // 2, columns] = slopes.sum(2)
             self._squares[kind][:, site // 2, columns] += slopes.square().sum((1, 2))
-
-    def _spread(self, of: str, site: int, rows: Tensor) -> None:
-        across = rows.transpose(1, 2)  # (n, u, b * T, W)
-        outer = across.transpose(2, 3) @ across
-        self._spreads[of, site] = self._spreads[of, site] + outer if (of, site) in self._spreads else outer
 
     def scores(self, tokens: int, heads: int) -> dict[str, Tensor]:
         """(n, L, U) float32 on the CPU, by ``{kind}_{score}``, of the kinds that were tapped.
@@ -97,21 +119,55 @@ class SlopeSums:
         for kind, chunks in self._slopes.items():
             slopes = torch.cat(chunks, 1)  # (n, B, L, U)
             sequences = slopes.shape[1]
-            kfac = torch.zeros_like(self._squares[kind])
-            for (of, site), spread in self._spreads.items():
-                if of == kind:
-                    columns = slice(heads, None) if site % 2 else slice(0, heads)
-                    kfac[:, site // 2, columns] = (spread * self._spreads["gradient", site]).sum((2, 3))
+            alone, in_turn = self._kfac(kind, heads)
             estimates = (
                 slopes.abs().mean(1),
                 slopes.square().mean(1),
                 self._squares[kind] / sequences,
-                kfac / (sequences * tokens),
+                alone / (sequences * tokens),
+                in_turn / (sequences * tokens),
             )
             found |= {
-                f"{kind}_{score}": value.cpu().clamp(min=0) for score, value in zip(SCORES, estimates, strict=True)
+                f"{kind}_{score}": value.float().cpu().clamp(min=0)
+                for score, value in zip(SCORES, estimates, strict=True)
             }
         return found
+
+    def _kfac(self, kind: str, heads: int) -> tuple[Tensor, Tensor]:
+        """(n, L, U) float64: K-FAC of every unit alone and in its turn, summed over the parts."""
+        costs = torch.zeros(2, self._groups, *self._shape, dtype=torch.float64, device=self._device)
+        fitted = {id(part[kind]): part[kind] for part in self._parts}
+        for name, projectors in fitted.items():
+            parts = [index for index, part in enumerate(self._parts) if id(part[kind]) == name]
+            for sites in self._alike(projectors):
+                inputs = [sum(self._inputs[part, site] for part in parts) for site in sites]
+                inverses = [projectors[site].inverse.expand_as(self._gradients[site]) for site in sites]
+                columns = slice(heads, None) if sites[0] % 2 else slice(0, heads)
+                units = costs[..., columns].shape[-1]
+                alone, in_turn = eliminate(
+                    torch.cat(inverses),
+                    torch.cat(inputs),  # type: ignore[arg-type]
+                    torch.cat([self._gradients[site] for site in sites]),
+                    inverses[0].shape[-1] // units,
+                )
+                for index, site in enumerate(sites):
+                    mine = slice(index * self._groups, (index + 1) * self._groups)
+                    costs[0, :, site // 2, columns] += alone[mine]
+                    costs[1, :, site // 2, columns] += in_turn[mine]
+        return costs[0], costs[1]
+
+    def _alike(self, sites: Iterable[int]) -> list[list[int]]:
+        """Sites in lots of one kind of unit and one shape, none too large to be held at once."""
+        lots: dict[tuple[int, int], list[list[int]]] = {}
+        for site in sites:
+            if site not in self._gradients:
+                continue
+            shape = self._gradients[site].shape
+            mine = lots.setdefault((site % 2, shape[-1]), [[]])
+            if mine[-1] and (len(mine[-1]) + 1) * shape.numel() > ELIMINATED:
+                mine.append([])
+            mine[-1].append(site)
+        return [lot for of_kind in lots.values() for lot in of_kind]
 
 
 class _Tap(torch.autograd.Function):

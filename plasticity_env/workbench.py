@@ -19,6 +19,7 @@ from plasticity_env.prefix import PrefixCache
 from plasticity_env.repair import Statistics, find_repair, repair_in_order, repair_sites
 from plasticity_env.residual import residual_projector
 from plasticity_env.signals import HeadSignals, gather, mean_loss, measure
+from plasticity_env.slopes import Projector
 from plasticity_env.stopwatch import time_kept
 from plasticity_env.text import Split, TextSplits, some_blocks
 
@@ -107,7 +108,7 @@ class Workbench:
         self._times: Memo[float] = Memo(8192)
         self._split_losses: Memo[float] = Memo(8192)
         self._repaired_for: Hashable = None
-        self._projectors: dict[tuple[str, int], tuple[Hashable, Tensor]] = {}  # what each was made for, and the matrix
+        self._projectors: dict[tuple[str, int], tuple[Hashable, Projector]] = {}  # what each was made for
         self._way = find_repair(repair)
         self._parallel = self._way.method is not None and not self._way.sequential
 
@@ -314,8 +315,8 @@ class Workbench:
             self.model.apply_repair(site, repair.weight, repair.bias)
         return self._statistics.put(key, found)
 
-    def _residual_projectors(self, part: str, calibration: Indices) -> dict[int, Tensor]:
-        """One matrix a site for the present mask; only sites whose units changed are solved anew.
+    def _residual_projectors(self, part: str, calibration: Indices) -> dict[int, Projector]:
+        """One a site for the present mask; only sites whose units changed are solved anew.
 
         Args:
             part: Of the calibration blocks; what was solved for it last is kept.
@@ -328,8 +329,8 @@ class Workbench:
             kept = site.kept_inputs(active)
             key = (calibration, self.model.weight_version, kept.numpy().tobytes())
             if self._projectors.get((part, index), (None,))[0] != key:
-                matrix = residual_projector(moments.gram, kept, site.unit_width)
-                self._projectors[part, index] = key, matrix.to(self.model.device)
+                found = residual_projector(moments.gram, kept, site.unit_width)
+                self._projectors[part, index] = key, found.to(self.model.device)
         return {index: self._projectors[part, index][1] for index in dense.sites}
 
     def _install_repair(self, calibration: Indices) -> None:

@@ -22,6 +22,7 @@ from plasticity_env.repair.statistics import Moments, pooled_moments
 from plasticity_env.repair.versions import project
 from plasticity_env.residual import residual_projectors
 from plasticity_env.signals import DIVERGED, HeadSignals, gather_many, measure_many, sequence_losses
+from plasticity_env.slopes import Projector
 from plasticity_env.variants import Projection, projected
 from plasticity_env.workbench import Indices, Measurement, Workbench
 
@@ -210,8 +211,8 @@ class BatchedBench:
                 found[index] = project(self._way.method, weight, moments[index], kept, site.unit_width)  # type: ignore[arg-type]
         return found
 
-    def _projectors(self, active: Tensor, moments: dict[int, Moments]) -> dict[int, Tensor]:
-        """(n, I, I) of every site, for the residual scores."""
+    def _projectors(self, active: Tensor, moments: dict[int, Moments]) -> dict[int, Projector]:
+        """Of the n masks and every site, for the residual scores."""
         return {
             index: residual_projectors(
                 moments[index].gram, self._kept(active, index), self.model.sites[index].unit_width

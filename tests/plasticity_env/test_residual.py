@@ -11,6 +11,7 @@ from plasticity_env.observation import HEAD_FEATURES, head_column
 from plasticity_env.repair import RIDGE, least_squares
 from plasticity_env.residual import model_projectors, residual_projector
 from plasticity_env.signals import gather
+from plasticity_env.slopes import SCORES
 from tests.conftest import build
 
 
@@ -20,7 +21,7 @@ def test_the_projector_leaves_what_ridge_regression_on_the_kept_units_cannot_exp
     x = torch.randn(200, 12, generator=generator, dtype=torch.float64) @ mix
     kept = torch.tensor([1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1], dtype=torch.bool)
     gram = x.t() @ x / len(x)
-    residual = (x @ residual_projector(gram, kept, 3).double()).view(-1, 4, 3)
+    residual = (x @ residual_projector(gram, kept, 3).matrix.double()).view(-1, 4, 3)
     penalty = RIDGE * gram.diagonal().mean()
     for unit in (0, 2, 3):
         mine = torch.arange(3 * unit, 3 * unit + 3)
@@ -106,6 +107,8 @@ def test_cross_fitted_scores_read_each_half_with_what_the_other_teaches(batch_si
     halves = [model_projectors(model, half) for half in statistics]
     found = measure(model, ids, batch_size=batch_size, projectors=halves[0], crossfit=(halves[1], halves[0]))
     first, second = measure(model, ids[:2], projectors=halves[1]), measure(model, ids[2:], projectors=halves[0])
+    torch.testing.assert_close(found.residual_stepwise, measure(model, ids, projectors=halves[0]).residual_stepwise)
+    assert (found.crossfit_stepwise >= found.crossfit_kfac * (1 - 1e-6)).all()
     for score in ("gradient", "fisher"):
         expected = (2 * getattr(first, f"residual_{score}") + 3 * getattr(second, f"residual_{score}")) / 5
         torch.testing.assert_close(getattr(found, f"crossfit_{score}"), expected, rtol=1e-3, atol=1e-9)
@@ -126,7 +129,7 @@ def test_what_repair_only_learns_by_heart_counts_in_the_cross_fitted_scores_alon
 
 def test_of_one_block_cross_fitted_scores_are_the_residual_ones(make_env):
     observation, _ = make_env(repair="least_squares", calibration_blocks=1).reset(seed=0)
-    for score in ("gradient", "fisher"):
+    for score in SCORES:
         columns = (head_column(observation, f"{kind}_{score}") for kind in ("crossfit", "residual"))
         np.testing.assert_allclose(*columns, rtol=1e-4)
     assert np.allclose(head_column(observation, "overfit"), 0, atol=1e-3)

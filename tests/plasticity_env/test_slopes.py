@@ -1,4 +1,4 @@
-"""The three estimates of a removal's cost, against gradients that autograd gives by itself."""
+"""The estimates of a removal's cost, against gradients that autograd gives by itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from plasticity_env import PlasticModel, measure
 from plasticity_env.residual import model_projectors
 from plasticity_env.signals import gather, sequence_losses
-from plasticity_env.slopes import SCORES, SlopeSums
+from plasticity_env.slopes import SCORES, Projector, SlopeSums
 from tests.conftest import build
 
 
@@ -40,7 +40,7 @@ def test_each_estimate_is_what_its_formula_says(architecture, ids, batch_size):
     for index, (rows, gradient) in inputs_and_gradients(model, ids).items():
         site = model.sites[index]
         units = (*ids.shape, -1, site.unit_width)
-        residual, back = (rows @ projectors[index]).view(units), gradient.view(units)
+        residual, back = (rows @ projectors[index].matrix).view(units), gradient.view(units)
         slopes = (residual * back).sum(3)  # (B, T, u)
         spreads = [torch.einsum("btuv,btuw->uvw", x, x) / ids.numel() for x in (residual, back)]
         expected = {
@@ -49,10 +49,14 @@ def test_each_estimate_is_what_its_formula_says(architecture, ids, batch_size):
             "token_fisher": slopes.square().sum(1).mean(0),
             "kfac": (spreads[0] * spreads[1]).sum((1, 2)) * ids.shape[1],
         }
-        assert expected.keys() == set(SCORES)
+        assert {*expected, "stepwise"} == set(SCORES)
         for score, value in expected.items():
             seen = getattr(found, f"residual_{score}")[site.layer, site.columns]
             torch.testing.assert_close(seen, value, rtol=2e-3, atol=1e-10, msg=lambda text: f"{score}: {text}")  # noqa: B023
+        kfac, stepwise = (getattr(found, f"residual_{score}")[site.layer, site.columns] for score in ("kfac", "stepwise"))
+        assert int(stepwise.argmin()) == int(kfac.argmin())
+        assert float(stepwise.min()) == pytest.approx(float(kfac.min()), rel=1e-6)
+        assert float(stepwise.max()) > float(kfac.max()) * 1.001  # the last one has no others left to speak for it
 
 
 def test_padding_counts_in_none(ids):
@@ -72,12 +76,14 @@ def test_with_independent_tokens_all_agree_and_the_averaged_ones_vary_less():
     generator = torch.Generator().manual_seed(0)
     rows, back = (torch.randn(draws, tokens, width, generator=generator) for _ in range(2))
     sums = SlopeSums((1, 1), draws, torch.device("cpu"))
-    sums.begin({"residual": {0: torch.eye(width)}}, draws, None)
+    alone = Projector(torch.eye(width), torch.eye(width, dtype=torch.float64))
+    sums.begin({"residual": {0: alone}}, draws, None)
     (sums.tap(0, rows, slice(0, 1)) * back).sum().backward()
     found = {name: value.flatten() for name, value in sums.scores(tokens, 1).items()}
     fisher, token_fisher, kfac = (found[f"residual_{score}"] for score in ("fisher", "token_fisher", "kfac"))
     torch.testing.assert_close(fisher, (rows * back).sum((1, 2)).square())
     assert float(token_fisher.mean()) == pytest.approx(float(fisher.mean()), rel=0.2)
     assert float(kfac.mean()) == pytest.approx(float(fisher.mean()), rel=0.2)
+    torch.testing.assert_close(found["residual_stepwise"], kfac)
     spread, of_tokens, of_both = (float(value.std() / value.mean()) for value in (fisher, token_fisher, kfac))
     assert of_both < of_tokens < 0.6 * spread
