@@ -23,6 +23,7 @@ GROUPS = {  # name -> prefixes of the columns that it is
     "residuals": ("residual", "crossfit", "overfit", "layer_residual", "layer_mean"),
     "crossfit": ("crossfit", "overfit"),
     "tokens": tuple(f"{kind}_{score}" for kind in KINDS for score in ("token_fisher", "kfac")),
+    "stepwise": tuple(f"{kind}_stepwise" for kind in KINDS),
     "entropy": ("entropy",),
     "outputs": ("activation", "magnitude", "fluctuation", "layer_fluctuation", "obs"),
     "structure": STRUCTURE,
@@ -129,6 +130,11 @@ def without_crossfit() -> Controller:
 def without_tokens() -> Controller:
     """Without token Fisher and K-FAC, cross-fitted or not."""
     return without("tokens")
+
+
+def without_stepwise() -> Controller:
+    """Without what units cost once the cheaper ones of their layer are gone."""
+    return without("stepwise")
 
 
 def without_entropy() -> Controller:

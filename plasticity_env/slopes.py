@@ -34,7 +34,7 @@ class Projector:
 
     Attributes:
         matrix: (I, I) or (n, I, I) float32 P: ``x @ P`` holds the residual of unit u, which is kept, in its columns.
-        inverse: The same of float64: (G_SS + lambda I)^-1. In both, rows and columns of pruned units are 0.
+        inverse: The same of (G_SS + lambda I)^-1. In both, rows and columns of pruned units are 0.
     """
 
     matrix: Tensor
@@ -94,7 +94,9 @@ class SlopeSums:
 
     def _note(self, site: int, rows: Tensor, gradient: Tensor, columns: slice) -> None:
         units = len(range(*columns.indices(self._shape[1])))
-        cut, back = (each.float().reshape(self._groups, -1, rows.shape[-1]) for each in (rows, gradient))  # (n, b * T, I)
+        cut, back = (
+            each.float().reshape(self._groups, -1, rows.shape[-1]) for each in (rows, gradient)
+        )  # (n, b * T, I)
         if self._padding is not None:
             cut = cut * self._padding.reshape(1, -1, 1)
         part = len(self._parts) - 1
@@ -104,7 +106,9 @@ class SlopeSums:
         for kind, projectors in self._parts[-1].items():
             residual = cut @ projectors[site].matrix  # columns of pruned units are 0
             passed = self._slopes[kind][-1]
-            slopes = (residual * back).unflatten(2, (units, -1)).sum(3).unflatten(1, (passed.shape[1], -1))  # (n, b, T, u)
+            slopes = (
+                (residual * back).unflatten(2, (units, -1)).sum(3).unflatten(1, (passed.shape[1], -1))
+            )  # (n, b, T, u)
             passed[:, :, site // 2, columns] = slopes.sum(2)
             self._squares[kind][:, site // 2, columns] += slopes.square().sum((1, 2))
 
@@ -128,14 +132,13 @@ class SlopeSums:
                 in_turn / (sequences * tokens),
             )
             found |= {
-                f"{kind}_{score}": value.float().cpu().clamp(min=0)
-                for score, value in zip(SCORES, estimates, strict=True)
+                f"{kind}_{score}": value.cpu().clamp(min=0) for score, value in zip(SCORES, estimates, strict=True)
             }
         return found
 
     def _kfac(self, kind: str, heads: int) -> tuple[Tensor, Tensor]:
-        """(n, L, U) float64: K-FAC of every unit alone and in its turn, summed over the parts."""
-        costs = torch.zeros(2, self._groups, *self._shape, dtype=torch.float64, device=self._device)
+        """(n, L, U): K-FAC of every unit alone and in its turn, summed over the parts."""
+        costs = torch.zeros(2, self._groups, *self._shape, device=self._device)
         fitted = {id(part[kind]): part[kind] for part in self._parts}
         for name, projectors in fitted.items():
             parts = [index for index, part in enumerate(self._parts) if id(part[kind]) == name]

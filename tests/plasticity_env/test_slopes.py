@@ -53,7 +53,9 @@ def test_each_estimate_is_what_its_formula_says(architecture, ids, batch_size):
         for score, value in expected.items():
             seen = getattr(found, f"residual_{score}")[site.layer, site.columns]
             torch.testing.assert_close(seen, value, rtol=2e-3, atol=1e-10, msg=lambda text: f"{score}: {text}")  # noqa: B023
-        kfac, stepwise = (getattr(found, f"residual_{score}")[site.layer, site.columns] for score in ("kfac", "stepwise"))
+        kfac, stepwise = (
+            getattr(found, f"residual_{score}")[site.layer, site.columns] for score in ("kfac", "stepwise")
+        )
         assert int(stepwise.argmin()) == int(kfac.argmin())
         assert float(stepwise.min()) == pytest.approx(float(kfac.min()), rel=1e-6)
         assert float(stepwise.max()) > float(kfac.max()) * 1.001  # the last one has no others left to speak for it
@@ -68,7 +70,7 @@ def test_padding_counts_in_none(ids):
     found = measure(model, padded, attention_mask=mask, projectors=projectors)
     for score in SCORES:
         name = f"residual_{score}"
-        torch.testing.assert_close(getattr(found, name), getattr(plain, name), rtol=5e-3, atol=1e-9)
+        torch.testing.assert_close(getattr(found, name), getattr(plain, name), rtol=2e-2, atol=1e-9)
 
 
 def test_with_independent_tokens_all_agree_and_the_averaged_ones_vary_less():
@@ -76,7 +78,7 @@ def test_with_independent_tokens_all_agree_and_the_averaged_ones_vary_less():
     generator = torch.Generator().manual_seed(0)
     rows, back = (torch.randn(draws, tokens, width, generator=generator) for _ in range(2))
     sums = SlopeSums((1, 1), draws, torch.device("cpu"))
-    alone = Projector(torch.eye(width), torch.eye(width, dtype=torch.float64))
+    alone = Projector(torch.eye(width), torch.eye(width))
     sums.begin({"residual": {0: alone}}, draws, None)
     (sums.tap(0, rows, slice(0, 1)) * back).sum().backward()
     found = {name: value.flatten() for name, value in sums.scores(tokens, 1).items()}
