@@ -58,7 +58,7 @@ def residual_projectors(gram: Tensor, kept: Tensor, unit_width: int, ridge: floa
         solved = columns @ torch.linalg.inv(unit_corners(inverse, unit_width))
         projectors[here, down, across] = solved.transpose(1, 2).flatten(2)
         inverses[here, down, across] = inverse
-    return Projector(projectors.float(), inverses.float())
+    return Projector(projectors.float(), inverses)
 
 
 def model_projectors(model: PlasticModel, statistics: Statistics) -> dict[int, Projector]:

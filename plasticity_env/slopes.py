@@ -25,7 +25,7 @@ from plasticity_env.stepwise import eliminate
 
 KINDS = ("residual", "crossfit")
 SCORES = ("gradient", "fisher", "token_fisher", "kfac", "stepwise")
-ELIMINATED = 1 << 24  # entries of the matrices that are eliminated at once
+ELIMINATED = 1 << 20  # entries of the matrices that are eliminated at once: these stay in the cache
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Projector:
 
     Attributes:
         matrix: (I, I) or (n, I, I) float32 P: ``x @ P`` holds the residual of unit u, which is kept, in its columns.
-        inverse: The same of (G_SS + lambda I)^-1. In both, rows and columns of pruned units are 0.
+        inverse: The same of float64: (G_SS + lambda I)^-1. In both, rows and columns of pruned units are 0.
     """
 
     matrix: Tensor

@@ -23,13 +23,13 @@ def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int
     """Price the units of k sites of one shape, each alone and each in its turn.
 
     Args:
-        inverse: (k, I, I) B, float32 or, if all of it is to be, float64; rows and columns of pruned units are 0.
+        inverse: (k, I, I) B, float64, as the last turns cancel many digits; rows and columns of pruned units are 0.
         moment: (k, I, I) sums of outer products of the inputs x.
         gradient: (k, I, I) the same of the loss's gradients in x.
         unit_width: W, inputs of a unit.
 
     Returns:
-        Two of (k, I / W), 0 for pruned units: tr(sum r r^T sum h h^T) when the unit alone goes, and when it goes in its turn,
+        Two of (k, I / W), float64, 0 for pruned units: tr(sum r r^T sum h h^T) when the unit alone goes, and when it goes in its turn,
         after all that are cheaper; the latter never fall from one turn to the next.
     """
     alone = inverse.new_zeros(len(inverse), inverse.shape[1] // unit_width)

@@ -107,7 +107,8 @@ def test_cross_fitted_scores_read_each_half_with_what_the_other_teaches(batch_si
     halves = [model_projectors(model, half) for half in statistics]
     found = measure(model, ids, batch_size=batch_size, projectors=halves[0], crossfit=(halves[1], halves[0]))
     first, second = measure(model, ids[:2], projectors=halves[1]), measure(model, ids[2:], projectors=halves[0])
-    torch.testing.assert_close(found.residual_stepwise, measure(model, ids, projectors=halves[0]).residual_stepwise)
+    alone = measure(model, ids, projectors=halves[0]).residual_stepwise
+    torch.testing.assert_close(found.residual_stepwise, alone, rtol=1e-3, atol=1e-9)
     assert (found.crossfit_stepwise >= found.crossfit_kfac * (1 - 1e-6)).all()
     for score in ("gradient", "fisher"):
         expected = (2 * getattr(first, f"residual_{score}") + 3 * getattr(second, f"residual_{score}")) / 5

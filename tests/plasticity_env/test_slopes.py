@@ -70,7 +70,7 @@ def test_padding_counts_in_none(ids):
     found = measure(model, padded, attention_mask=mask, projectors=projectors)
     for score in SCORES:
         name = f"residual_{score}"
-        torch.testing.assert_close(getattr(found, name), getattr(plain, name), rtol=2e-2, atol=1e-9)
+        torch.testing.assert_close(getattr(found, name), getattr(plain, name), rtol=5e-3, atol=1e-9)
 
 
 def test_with_independent_tokens_all_agree_and_the_averaged_ones_vary_less():
@@ -78,7 +78,7 @@ def test_with_independent_tokens_all_agree_and_the_averaged_ones_vary_less():
     generator = torch.Generator().manual_seed(0)
     rows, back = (torch.randn(draws, tokens, width, generator=generator) for _ in range(2))
     sums = SlopeSums((1, 1), draws, torch.device("cpu"))
-    alone = Projector(torch.eye(width), torch.eye(width))
+    alone = Projector(torch.eye(width), torch.eye(width, dtype=torch.float64))
     sums.begin({"residual": {0: alone}}, draws, None)
     (sums.tap(0, rows, slice(0, 1)) * back).sum().backward()
     found = {name: value.flatten() for name, value in sums.scores(tokens, 1).items()}
