@@ -29,8 +29,8 @@ def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int
         unit_width: W, inputs of a unit.
 
     Returns:
-        Two of (k, I / W), float64, 0 for pruned units: tr(sum r r^T sum h h^T) when the unit alone goes, and when it goes in its turn,
-        after all that are cheaper; the latter never fall from one turn to the next.
+        Two of (k, I / W), float64, 0 for pruned units: tr(sum r r^T sum h h^T) when the unit alone goes, and when it goes in its
+        turn, after all that are cheaper; the latter never fall from one turn to the next.
     """
     alone = inverse.new_zeros(len(inverse), inverse.shape[1] // unit_width)
     in_turn = torch.zeros_like(alone)
