@@ -82,7 +82,7 @@ def test_players_are_read_and_told_apart() -> None:
     assert [player.text for player in read_players(["fisher", "rules", "fisher@1"])][:3] == [
         *("fisher@4", "magnitude@1", "magnitude@4"),
     ]
-    assert len(read_players(["rules"])) == len(set(read_players(["rules", "obs@4"]))) == 38
+    assert len(read_players(["rules"])) == len(set(read_players(["rules", "obs@4"]))) == 42
     player = read_player("ann:untrained")
     network, other = player.make(), player.make()
     assert fingerprint(player, network) == fingerprint(player, network) != fingerprint(player, other)
