@@ -14,7 +14,7 @@ K-FAC needs no more than second moments, so it can also say what a unit costs on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,10 +120,11 @@ class SlopeSums:
             heads: Units of a layer that are heads.
         """
         found: dict[str, Tensor] = {}
+        costs = self._kfac(heads)
         for kind, chunks in self._slopes.items():
             slopes = torch.cat(chunks, 1)  # (n, B, L, U)
             sequences = slopes.shape[1]
-            alone, in_turn = self._kfac(kind, heads)
+            alone, in_turn = costs[kind]
             estimates = (
                 slopes.abs().mean(1),
                 slopes.square().mean(1),
@@ -136,41 +137,38 @@ class SlopeSums:
             }
         return found
 
-    def _kfac(self, kind: str, heads: int) -> tuple[Tensor, Tensor]:
-        """(n, L, U): K-FAC of every unit alone and in its turn, summed over the parts."""
-        costs = torch.zeros(2, self._groups, *self._shape, device=self._device)
-        fitted = {id(part[kind]): part[kind] for part in self._parts}
-        for name, projectors in fitted.items():
-            parts = [index for index, part in enumerate(self._parts) if id(part[kind]) == name]
-            for sites in self._alike(projectors):
-                inputs = [sum(self._inputs[part, site] for part in parts) for site in sites]
-                inverses = [projectors[site].inverse.expand_as(self._gradients[site]) for site in sites]
-                columns = slice(heads, None) if sites[0] % 2 else slice(0, heads)
-                units = costs[..., columns].shape[-1]
-                alone, in_turn = eliminate(
-                    torch.cat(inverses),
-                    torch.cat(inputs),  # type: ignore[arg-type]
-                    torch.cat([self._gradients[site] for site in sites]),
-                    inverses[0].shape[-1] // units,
-                )
-                for index, site in enumerate(sites):
-                    mine = slice(index * self._groups, (index + 1) * self._groups)
-                    costs[0, :, site // 2, columns] += alone[mine]
-                    costs[1, :, site // 2, columns] += in_turn[mine]
-        return costs[0], costs[1]
+    def _kfac(self, heads: int) -> dict[str, Tensor]:
+        """(2, n, L, U) of each kind: K-FAC of every unit alone and in its turn, summed over the parts."""
+        costs = {kind: torch.zeros(2, self._groups, *self._shape, device=self._device) for kind in self._slopes}
+        for lot in self._lots():
+            gradients = [self._gradients[site] for _, site, _, _ in lot]
+            inverses = [inverse.expand_as(gradients[0]) for _, _, inverse, _ in lot]
+            columns = slice(heads, None) if lot[0][1] % 2 else slice(0, heads)
+            width = gradients[0].shape[-1] // len(range(*columns.indices(self._shape[1])))
+            found = eliminate(
+                torch.cat(inverses), torch.cat([inputs for *_, inputs in lot]), torch.cat(gradients), width
+            )
+            for index, (kind, site, _, _) in enumerate(lot):
+                mine = slice(index * self._groups, (index + 1) * self._groups)
+                costs[kind][:, :, site // 2, columns] += torch.stack([each[mine] for each in found])
+        return costs
 
-    def _alike(self, sites: Iterable[int]) -> list[list[int]]:
-        """Sites in lots of one kind of unit and one shape, none too large to be held at once."""
-        lots: dict[tuple[int, int], list[list[int]]] = {}
-        for site in sites:
-            if site not in self._gradients:
-                continue
-            shape = self._gradients[site].shape
-            mine = lots.setdefault((site % 2, shape[-1]), [[]])
-            if mine[-1] and (len(mine[-1]) + 1) * shape.numel() > ELIMINATED:
-                mine.append([])
-            mine[-1].append(site)
-        return [lot for of_kind in lots.values() for lot in of_kind]
+    def _lots(self) -> list[list[tuple[str, int, Tensor, Tensor]]]:
+        """Kind, site, inverse and inputs' moments of all that is to be eliminated.
+
+        In lots of one sort of unit and one shape, none too large to be held at once.
+        """
+        lots: dict[tuple[int, int], list[list[tuple[str, int, Tensor, Tensor]]]] = {}
+        for kind in self._slopes:
+            for projectors in {id(part[kind]): part[kind] for part in self._parts}.values():
+                parts = [index for index, part in enumerate(self._parts) if part[kind] is projectors]
+                for site in projectors.keys() & self._gradients.keys():
+                    inputs = torch.stack([self._inputs[part, site] for part in parts]).sum(0)
+                    mine = lots.setdefault((site % 2, inputs.shape[-1]), [[]])
+                    if mine[-1] and (len(mine[-1]) + 1) * inputs.numel() > ELIMINATED:
+                        mine.append([])
+                    mine[-1].append((kind, site, projectors[site].inverse, inputs))
+        return [lot for of_shape in lots.values() for lot in of_shape]
 
 
 class _Tap(torch.autograd.Function):
