@@ -68,11 +68,15 @@ class SwapSearch(Planner):
         self.name = f"swap_search:{budget:g}"
 
     def search(self, trials: Trials) -> Tensor:
+        tries = round(self.budget * MEASURING_PASS * trials.rounds)
+        return self.climb(trials, fisher_rounds(trials, START_ROUNDS), tries)
+
+    def climb(self, trials: Trials, best: Tensor, tries: int) -> Tensor:
+        """(L, U) the best mask after so many children, from an (L, U) mask to start at."""
         random = np.random.default_rng(self.seed)
-        best = fisher_rounds(trials, START_ROUNDS)
         preference = ranks(trials.signals(best).fisher / trials.cost)
         least = trials.loss(best)
-        for _ in range(round(self.budget * MEASURING_PASS * trials.rounds)):
+        for _ in range(tries):
             child = self._child(best, preference, trials, random)
             if child is None:
                 break
