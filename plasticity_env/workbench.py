@@ -341,7 +341,9 @@ class Workbench:
             key = (key, self.model.gates.numpy().tobytes())
             if key != self._repaired_for or not self.model.repaired_sites:
                 ids = self.blocks("calibration", calibration)
-                repair_in_order(self.model, ids, mlp=self._way.mlp, batch_size=self.batch_size)
+                repair_in_order(
+                    self.model, ids, mlp=self._way.mlp, weighted=self._way.weighted, batch_size=self.batch_size
+                )
             self._repaired_for = key
             return
         if key != self._repaired_for:

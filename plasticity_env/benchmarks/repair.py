@@ -91,7 +91,7 @@ def bench_repair(loaded: LoadedModel, text: TextSplits, share: float, options: O
     def repair(name: str) -> None:
         way = find_repair(name)
         if way.sequential:
-            repair_in_order(model, ids, mlp=way.mlp)
+            repair_in_order(model, ids, mlp=way.mlp, weighted=way.weighted)
         elif way.method in METHODS:
             repair_sites(model, way.method, found)
 

@@ -16,12 +16,14 @@ class Repair:
         method: Name in `METHODS`, or None for no repair.
         sequential: Layers in order, on statistics of the already pruned stream; else all at once on the dense stream.
         mlp: Also refit the MLPs' output projections, pruned or not (sequential only).
+        weighted: A token's error counts relative to the stream that it is added to, not as it is (sequential only).
     """
 
     name: str
     method: str | None
     sequential: bool = False
     mlp: bool = False
+    weighted: bool = True
 
 
 _REPAIRS = {
@@ -33,6 +35,7 @@ _REPAIRS = {
         Repair("least_squares", "least_squares"),
         Repair("sequential", "least_squares", sequential=True),
         Repair("sequential_mlp", "least_squares", sequential=True, mlp=True),
+        Repair("sequential_unweighted", "least_squares", sequential=True, weighted=False),  # a control
     )
 }
 REPAIRS = tuple(_REPAIRS)

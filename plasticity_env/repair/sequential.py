@@ -4,6 +4,10 @@ A parallel repair reproduces each layer's dense output from dense inputs, but a 
 else. Here each projection is refitted where its inputs are what the pruned and repaired layers before it really produce,
 and its target is the dense projection's output plus the error of the residual stream so far (SlimGPT, FLAP and others
 note that such compensation pays at high sparsity).
+
+What reads the stream divides it by its size first (RMSNorm, LayerNorm), so a token's error counts relative to the size of its
+stream. Unweighted, a few tokens with massive activations (Sun et al. 2024), a thousand times as large as the rest, decide the
+whole regression, and text that lacks them pays.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ def repair_in_order(
     mlp: bool = False,
     ridge: float = RIDGE,
     pull: float | None = None,
+    weighted: bool = True,
     batch_size: int = 8,
 ) -> None:
     """Repair a model for its present mask, layer after layer.
@@ -44,6 +49,7 @@ def repair_in_order(
         pull: Ridge that pulls to the parallel solution, as a share of the mean diagonal of the pruned stream's moments:
             the stream's error is noise to one layer's inputs, and a short text overfits to it without. None: of `PULLS`,
             the one that does best at each site when one half of every chunk is refitted and the other half tests it.
+        weighted: Divide a token's row of the regression by the root mean square of the dense model's stream after this layer.
         batch_size: Sequences in one pass.
 
     Raises:
@@ -72,7 +78,7 @@ def repair_in_order(
                 site = model.sites[index]
                 if not (mlp and offset) and bool(site.kept_inputs(active).all()):
                     continue
-                _refit(model, index, layers[layer], layer, dense, pruned, chunks, seen, ridge, pull)
+                _refit(model, index, layers[layer], layer, dense, pruned, chunks, seen, ridge, pull, weighted)
             pruned = [_run(layers[layer], h, chunk, layer) for h, chunk in zip(pruned, chunks, strict=True)]
             dense = [watched.output for watched in seen]
     except (InputError, RuntimeError):
@@ -123,6 +129,7 @@ def _refit(
     seen: list[_Watched],
     ridge: float,
     pull: float | None,
+    weighted: bool,
 ) -> None:
     """Refit one site: regress the dense output plus the stream's error on what the site reads now."""
     site, offset = model.sites[index], index % 2
@@ -147,6 +154,9 @@ def _refit(
         if bias is not None:
             target = target - bias.data.float()  # type: ignore[union-attr, operator]
         inputs = now.inputs[offset][:, kept].float()
+        if weighted:
+            share = row_weights(was.output)
+            inputs, target = inputs * share, target * share
         middle = (len(inputs) + 1) // 2
         halves[0].add(inputs[:middle], target[:middle])
         halves[1].add(inputs[middle:], target[middle:])
@@ -161,6 +171,11 @@ def _refit(
         pull = best / 2  # the best ridge falls with the text's length, and the whole is twice a half
     repaired[kept] = both.solution(anchor, pull).to(weight.dtype)
     model.apply_repair(index, repaired, None)
+
+
+def row_weights(stream: Tensor) -> Tensor:
+    """(b * T, 1) one over the root mean square of each token of a (b, T, E) stream."""
+    return stream.flatten(0, -2).float().square().mean(1, keepdim=True).clamp(min=1e-12).rsqrt()
 
 
 @dataclass

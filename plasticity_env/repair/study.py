@@ -223,7 +223,7 @@ class _Bench:
         self._model.undo_repair()
         self._model.set_active(active)
         if way.sequential:
-            repair_in_order(self._model, self._ids, mlp=way.mlp, batch_size=batch)
+            repair_in_order(self._model, self._ids, mlp=way.mlp, weighted=way.weighted, batch_size=batch)
         elif way.method is not None:
             statistics = self.statistics
             self._model.set_active(active)

@@ -30,7 +30,7 @@ def repair_model(model: PlasticModel, name: str, input_ids: Tensor, batch_size: 
         return
     model.undo_repair()
     if repair.sequential:
-        repair_in_order(model, input_ids, mlp=repair.mlp, batch_size=batch_size)
+        repair_in_order(model, input_ids, mlp=repair.mlp, weighted=repair.weighted, batch_size=batch_size)
         return
     with model.open_gates():
         statistics = gather(model, input_ids, batch_size)

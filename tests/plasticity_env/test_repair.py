@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from plasticity_env import InputError, PlasticModel, load_model, load_text, mean_loss, measure
+from plasticity_env.layouts import transformer_layers
 from plasticity_env.repair import Moments, bias, least_squares, repair_in_order, repair_sites, scale
 from tests.conftest import build
 
@@ -109,24 +110,60 @@ def test_scale_minimises_its_objective_over_factors_of_units():
     assert slope.abs().max() < 1e-9 * float(units.square().sum() / len(x))
 
 
-def test_sequential_repair_of_one_layer_is_ridge_regression_around_the_parallel_solution(ids):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sequential_repair_of_one_layer_is_ridge_regression_around_the_parallel_solution(weighted, ids):
     model = PlasticModel(build("llama"))
     mask = torch.zeros(2, 4, dtype=torch.bool)
     mask[1, 2] = True  # nothing before it is pruned: its inputs are the dense ones
-    statistics = measure(model, ids, statistics=True).statistics
     weight = model.blocks[1].output_weight().clone()
+    seen = {}
+    site, layer = model.blocks[1].output, transformer_layers(model.model)[1]
+    hooks = [
+        site.register_forward_pre_hook(lambda module, args: seen.update(x=args[0].flatten(0, 1).double())),
+        layer.register_forward_hook(lambda module, args, out: seen.update(stream=out.flatten(0, 1).double())),
+    ]
+    with torch.no_grad():
+        model.model(ids)
+    for hook in hooks:
+        hook.remove()
     model.prune(mask)
-    repair_in_order(model, ids, ridge=0.01, pull=0.3)
+    repair_in_order(model, ids, ridge=0.01, pull=0.3, weighted=weighted)
     kept = torch.ones(64, dtype=torch.bool)
     kept[32:48] = False
-    gram = statistics.sites[2].gram
-    inside, wanted, rows = gram[kept][:, kept], gram[kept] @ weight.double(), weight[kept].double()
-    for penalty in (0.01 * gram.diagonal().mean(), 0.3 * inside.diagonal().mean()):
-        system = inside + penalty * torch.eye(48, dtype=torch.float64)
-        rows = torch.linalg.solve(system, wanted + penalty * rows)
-    expected = rows
-    assert torch.allclose(model.blocks[1].output_weight()[kept].double(), expected, atol=1e-4)
+    x, rows = seen["x"], weight[kept].double()
+    share = 1 / seen["stream"].square().mean(1, keepdim=True).sqrt() if weighted else torch.ones(len(x), 1).double()
+    for penalty, scaled in ((0.01, x), (0.3, x * share)):
+        gram = scaled.t() @ scaled
+        inside, wanted = gram[kept][:, kept], gram[kept] @ weight.double()
+        pull = penalty * (gram if penalty == 0.01 else inside).diagonal().mean()
+        rows = torch.linalg.solve(inside + pull * torch.eye(48, dtype=torch.float64), wanted + pull * rows)
+    assert torch.allclose(model.blocks[1].output_weight()[kept].double(), rows, atol=1e-4)
     assert model.repaired_sites == [2]
+
+
+def test_a_massive_token_does_not_decide_a_sequential_repair(ids):
+    """The first MLP makes the first token's stream a thousand times as large; what the others lose is what counts."""
+    text = torch.where(ids == 7, 8, ids)
+    text[:, 0] = 7
+    errors = {}
+    for weighted in (False, True):
+        model = PlasticModel(build("llama"))
+        mlp, seen = transformer_layers(model.model)[0].mlp, {}
+        with torch.no_grad(), model.open_gates():
+            hook = mlp.register_forward_pre_hook(lambda module, args, seen=seen: seen.update(x=args[0]))
+            model.model(text)
+            hook.remove()
+            first = seen["x"][0, 0]
+            mlp.gate_proj.weight[0] = mlp.up_proj.weight[0] = (
+                first / first.norm()
+            )  # a neuron that knows the first token
+            mlp.down_proj.weight[:, 0] = 10 * first
+            dense = model.model(text).logits[:, 1:]
+        model.prune(torch.tensor([[True, False, False, True], [False, False, False, True]]))
+        with torch.no_grad():
+            repair_in_order(model, text, pull=0.03, weighted=weighted)
+            errors[weighted] = float((model.model(text).logits[:, 1:] - dense).norm())
+    assert errors[True] < 0.9 * errors[False]
 
 
 @pytest.mark.parametrize("mlp", [False, True])
