@@ -47,7 +47,7 @@ class PlayConfig:
     learning_rate: float = 3e-4
     """of those steps"""
     repair: str = "least_squares"
-    """none, bias, scale, least_squares, sequential, sequential_mlp or sequential_unweighted"""
+    """none, bias, scale, least_squares, sequential or sequential_mlp; their controls end in _unweighted"""
     calibration_blocks: int = 16
     """blocks that score and repair"""
     reward_blocks: int = 16

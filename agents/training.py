@@ -86,7 +86,7 @@ class TrainConfig:
     crossfit_signal: bool = True
     """whether these include the cross-fitted ones"""
     repair: str = "least_squares"
-    """none, bias, scale, least_squares, sequential, sequential_mlp or sequential_unweighted"""
+    """none, bias, scale, least_squares, sequential or sequential_mlp; their controls end in _unweighted"""
     units: str = "heads"
     """what can be pruned: heads or heads+mlp"""
     mlp_blocks: int = 8

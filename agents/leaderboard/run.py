@@ -47,7 +47,7 @@ class LeaderboardConfig:
     test_blocks: int = 64
     """blocks of the test split that are scored"""
     repair: str = "least_squares"
-    """none, bias, scale, least_squares, sequential, sequential_mlp or sequential_unweighted"""
+    """none, bias, scale, least_squares, sequential or sequential_mlp; their controls end in _unweighted"""
     units: str = "heads"
     """what can be pruned: heads, or heads+mlp (shares are then of the units' FLOPs)"""
     mlp_blocks: int = 8

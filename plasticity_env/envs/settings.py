@@ -37,8 +37,8 @@ class Settings:
         train_streams: How many fixed streams of training text (with their control arms) resets draw from.
         grow_warmup_steps: Training steps until a grown head's gate is 1.
         growth_init: What a grown head starts from: "random", "copy" or "transfer" (see `plasticity_env.growth`).
-        repair: "none", "bias", "scale", "least_squares", "sequential", "sequential_mlp" or "sequential_unweighted"
-            (see `plasticity_env.repair`).
+        repair: "none", "bias", "scale", "least_squares", "sequential", "sequential_mlp" or a control of these two,
+            "sequential_unweighted", "sequential_mlp_unweighted" (see `plasticity_env.repair`).
         max_sparsity: Largest share of heads that may be pruned, in [0, 1].
         min_heads_per_layer: Fewest active heads of a layer.
         units: What can be pruned: "heads", or "heads+mlp" for blocks of MLP neurons as well.

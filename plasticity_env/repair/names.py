@@ -35,7 +35,8 @@ _REPAIRS = {
         Repair("least_squares", "least_squares"),
         Repair("sequential", "least_squares", sequential=True),
         Repair("sequential_mlp", "least_squares", sequential=True, mlp=True),
-        Repair("sequential_unweighted", "least_squares", sequential=True, weighted=False),  # a control
+        Repair("sequential_unweighted", "least_squares", sequential=True, weighted=False),  # controls, these two
+        Repair("sequential_mlp_unweighted", "least_squares", sequential=True, mlp=True, weighted=False),
     )
 }
 REPAIRS = tuple(_REPAIRS)
