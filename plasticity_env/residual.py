@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from plasticity_env.errors import InputError
 from plasticity_env.model import PlasticModel
 from plasticity_env.repair.methods import RIDGE
 from plasticity_env.repair.statistics import Statistics
@@ -43,7 +44,13 @@ def residual_projector(gram: Tensor, kept: Tensor, unit_width: int, ridge: float
 
 
 def residual_projectors(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Projector:
-    """The same for n sites of one shape at once: (n, I, I) from ``gram`` (n, I, I) and ``kept`` (n, I)."""
+    """The same for n sites of one shape at once: (n, I, I) from ``gram`` (n, I, I) and ``kept`` (n, I).
+
+    Raises:
+        InputError: Second moments that are not finite.
+    """
+    if not bool(torch.isfinite(gram).all()):
+        raise InputError("the model's activations are not finite: its weights are broken, or it has diverged")
     projectors, inverses = torch.zeros_like(gram), torch.zeros_like(gram)
     penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)  # (n,)
     for rows, inside, _ in alike(kept):

@@ -8,8 +8,8 @@ fluctuation after FLAP (An et al. 2023).
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Hashable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from plasticity_env.entropy import Kernel
 from plasticity_env.errors import InputError
+from plasticity_env.frozen import frozen
 from plasticity_env.model import PlasticModel
 from plasticity_env.prefix import PrefixCache
 from plasticity_env.recorder import PassOver, SignalRecorder
@@ -174,7 +175,7 @@ def measure_many(
     recorder = SignalRecorder(model, obs or statistics, versions)
     losses, gradients = [], []
     middle = sequences // 2 if crossfit else 0
-    with _frozen(model), projected(model, projections):
+    with frozen(model), projected(model, projections):
         for start, stop in _chunks(sequences, batch_size, middle):
             ids = input_ids[:, start:stop].flatten(0, 1).to(model.device)  # (n * b, T)
             padding = None if attention_mask is None else attention_mask[start:stop].to(model.device)
@@ -246,7 +247,7 @@ def gather_many(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> 
 def _gather(model: PlasticModel, input_ids: Tensor, batch_size: int) -> SignalRecorder:
     texts, _, tokens = input_ids.shape
     recorder = SignalRecorder(model, gram=True, groups=texts, moments_only=True)
-    with _frozen(model), model.using(model.state.gates, recorder):
+    with frozen(model), model.using(model.state.gates, recorder):
         for chunk in input_ids.split(batch_size, 1):
             ids = chunk.flatten(0, 1).to(model.device)
             recorder.begin(None, len(ids), tokens)
@@ -301,22 +302,3 @@ def mean_loss(
     if not math.isfinite(loss):
         raise InputError(DIVERGED)
     return loss
-
-
-@contextmanager
-def _frozen(model: PlasticModel) -> Iterator[None]:
-    """Evaluation mode and no gradient for any parameter, so that backward computes none; put back afterwards."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = model.training
-    switch = training or model.model.training
-    if switch:
-        model.eval()
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        if switch:
-            model.train(training)

@@ -130,8 +130,7 @@ class Workbench:
         known = self.memo.get(key)
         if known is not None:
             return known
-        if self.model.state.gates is not None:
-            self._install_repair(calibration)
+        self._install_repair(calibration)
         signals = self._signals(calibration)
         rewards = self.blocks("reward", reward)
         if teacher is not None:
@@ -180,8 +179,7 @@ class Workbench:
     def install(self, active: Tensor, calibration: Indices) -> None:
         """Put a mask and its repair onto the model without measuring it."""
         self.model.set_active(active)
-        if self.model.state.gates is not None:
-            self._install_repair(calibration)
+        self._install_repair(calibration)
 
     def split_loss(
         self,
@@ -338,20 +336,28 @@ class Workbench:
             return
         key: Hashable = (calibration, self.model.weight_version)
         if self._way.sequential:
-            key = (key, self.model.gates.numpy().tobytes())
-            if key != self._repaired_for or not self.model.repaired_sites:
-                ids = self.blocks("calibration", calibration)
-                repair_in_order(
-                    self.model, ids, mlp=self._way.mlp, weighted=self._way.weighted, batch_size=self.batch_size
-                )
-            self._repaired_for = key
+            self._install_in_order((key, self.model.gates.numpy().tobytes()), calibration)
             return
+        if self.model.state.gates is None:
+            return  # whatever a site carried went when its units came back
         if key != self._repaired_for:
             self.model.undo_repair()
             self._repaired_for = key
         statistics = self._dense_statistics(calibration)
         done = set(self.model.repaired_sites)
         repair_sites(self.model, self._way.method, statistics, [site for site in statistics.sites if site not in done])
+
+    def _install_in_order(self, key: Hashable, calibration: Indices) -> None:
+        """A sequential repair is one whole: made anew unless every site still carries what it left there."""
+        if (key, self._carried()) == self._repaired_for:
+            return
+        self._repaired_for = None
+        ids = self.blocks("calibration", calibration)
+        repair_in_order(self.model, ids, mlp=self._way.mlp, weighted=self._way.weighted, batch_size=self.batch_size)
+        self._repaired_for = key, self._carried()
+
+    def _carried(self) -> frozenset[int]:
+        return frozenset(repair.serial for repair in self.model.repairs.values())
 
     @torch.no_grad()
     def _loss_and_kl(self, teacher: Tensor, ids: Tensor, reward: Indices) -> tuple[float, float]:

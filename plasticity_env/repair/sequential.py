@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity_env.errors import InputError
+from plasticity_env.frozen import frozen
 from plasticity_env.layer_stream import LayerCalls, layer_calls
 from plasticity_env.layouts import Site, transformer_layers
 from plasticity_env.model import PlasticModel
@@ -60,30 +61,38 @@ def repair_in_order(
     if bool(active.all()):
         return
     first = int((~active).any(1).nonzero()[0, 0])
-    layers = transformer_layers(model.model)
     widest = max(site.output_weight().shape[0] for site in (model.sites if mlp else model.blocks))
     Statistics({2 * first: Moments(torch.zeros(1, 1), torch.zeros(widest))}, input_ids.numel()).check(ridge)
-    chunks = [layer_calls(model.model, chunk.to(model.device)) for chunk in input_ids.split(batch_size)]
+    try:
+        with frozen(model):
+            _refit_all(model, first, [*input_ids.split(batch_size)], mlp, ridge, pull, weighted)
+    except (InputError, RuntimeError):
+        model.undo_repair()
+        raise
+
+
+def _refit_all(
+    model: PlasticModel, first: int, texts: list[Tensor], mlp: bool, ridge: float, pull: float | None, weighted: bool
+) -> None:
+    """Walk through the layers from the first pruned one on, with the dense and the pruned stream side by side."""
+    layers, active = transformer_layers(model.model), model.active
+    chunks = [layer_calls(model.model, text.to(model.device)) for text in texts]
     dense = [chunk.hidden for chunk in chunks]
     with model.open_gates():
         for layer in range(first):
             dense = [_run(layers[layer], h, chunk, layer) for h, chunk in zip(dense, chunks, strict=True)]
     pruned = dense
-    try:
-        for layer in range(first, len(layers)):
-            with model.open_gates():
-                seen = [_watch(layers[layer], h, c, layer, model) for h, c in zip(dense, chunks, strict=True)]
-            for offset in range(2):
-                index = 2 * layer + offset
-                site = model.sites[index]
-                if not (mlp and offset) and bool(site.kept_inputs(active).all()):
-                    continue
-                _refit(model, index, layers[layer], layer, dense, pruned, chunks, seen, ridge, pull, weighted)
-            pruned = [_run(layers[layer], h, chunk, layer) for h, chunk in zip(pruned, chunks, strict=True)]
-            dense = [watched.output for watched in seen]
-    except (InputError, RuntimeError):
-        model.undo_repair()
-        raise
+    for layer in range(first, len(layers)):
+        with model.open_gates():
+            seen = [_watch(layers[layer], h, c, layer, model) for h, c in zip(dense, chunks, strict=True)]
+        for offset in range(2):
+            index = 2 * layer + offset
+            site = model.sites[index]
+            if not (mlp and offset) and bool(site.kept_inputs(active).all()):
+                continue
+            _refit(model, index, layers[layer], layer, dense, pruned, chunks, seen, ridge, pull, weighted)
+        pruned = [_run(layers[layer], h, chunk, layer) for h, chunk in zip(pruned, chunks, strict=True)]
+        dense = [watched.output for watched in seen]
 
 
 class _Watched:
@@ -139,7 +148,7 @@ def _refit(
         return
     width = len(kept)
     before = torch.zeros(width, width, dtype=torch.float64, device=weight.device)  # moments of the dense stream
-    halves = [_Regression.empty(int(kept.sum()), weight.shape[1], weight.device) for _ in range(2)]
+    halves = [Regression.empty(int(kept.sum()), weight.shape[1], weight.device) for _ in range(2)]
     tokens = 0
     bias = site.output.bias
     for h, p, chunk, was in zip(dense, pruned, chunks, seen, strict=True):
@@ -166,10 +175,7 @@ def _refit(
     parallel = least_squares(weight, Moments(before / tokens, before.diagonal()), kept, ridge=ridge).weight
     repaired = weight.clone() if parallel is None else parallel
     anchor = repaired[kept].double()
-    if pull is None:
-        best = min(PULLS, key=lambda each: sum(a.fit(anchor, each, b) for a, b in (halves, halves[::-1])))
-        pull = best / 2  # the best ridge falls with the text's length, and the whole is twice a half
-    repaired[kept] = both.solution(anchor, pull).to(weight.dtype)
+    repaired[kept] = both.solution(anchor, chosen_pull(halves, anchor) if pull is None else pull).to(weight.dtype)
     model.apply_repair(index, repaired, None)
 
 
@@ -178,15 +184,26 @@ def row_weights(stream: Tensor) -> Tensor:
     return stream.flatten(0, -2).float().square().mean(1, keepdim=True).clamp(min=1e-12).rsqrt()
 
 
+def chosen_pull(halves: list[Regression], anchor: Tensor) -> float:
+    """The ridge of `PULLS` that does best on the half that it was not fitted on, for the whole text: half of it, as the best
+    ridge falls with the text's length.
+
+    Args:
+        halves: Two regressions, of half of the text each.
+        anchor: (S, E) what the solutions are pulled to.
+    """
+    return min(PULLS, key=lambda pull: sum(a.fit(anchor, pull, b) for a, b in (halves, halves[::-1]))) / 2
+
+
 @dataclass
-class _Regression:
+class Regression:
     """Sums of a regression of targets on inputs: (S, S) and (S, E), float64."""
 
     gram: Tensor
     wanted: Tensor
 
     @classmethod
-    def empty(cls, inputs: int, outputs: int, device: torch.device) -> _Regression:
+    def empty(cls, inputs: int, outputs: int, device: torch.device) -> Regression:
         sizes = ((inputs, inputs), (inputs, outputs))
         return cls(*(torch.zeros(size, dtype=torch.float64, device=device) for size in sizes))
 
@@ -194,14 +211,14 @@ class _Regression:
         self.gram += (inputs.t() @ inputs).double()
         self.wanted += (inputs.t() @ targets).double()
 
-    def __add__(self, other: _Regression) -> _Regression:
-        return _Regression(self.gram + other.gram, self.wanted + other.wanted)
+    def __add__(self, other: Regression) -> Regression:
+        return Regression(self.gram + other.gram, self.wanted + other.wanted)
 
     def solution(self, anchor: Tensor, pull: float) -> Tensor:
         """(S, E) ridge solution around an anchor."""
         return anchor if math.isinf(pull) else solve(self.gram, self.wanted, anchor, pull)
 
-    def fit(self, anchor: Tensor, pull: float, other: _Regression) -> float:
+    def fit(self, anchor: Tensor, pull: float, other: Regression) -> float:
         """Squared error on another half of the text of the solution on this one, up to a constant."""
         rows = self.solution(anchor, pull)
         return float((rows * (other.gram @ rows - 2 * other.wanted)).sum())

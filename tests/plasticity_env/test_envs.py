@@ -203,6 +203,15 @@ def test_a_model_that_diverged_is_an_error_not_a_number(make_env):
         env.step(np.eye(16, dtype=int)[0])
 
 
+@pytest.mark.parametrize("repair", ["none", "least_squares"])
+def test_a_model_that_is_broken_from_the_start_is_one_too(repair, make_env):
+    env = make_env(repair=repair).unwrapped
+    with torch.no_grad():
+        env.workbench.model.blocks[1].output_slice(0).data.fill_(float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        env.reset(seed=0)
+
+
 def test_forks_of_a_frozen_model_share_its_weights(make_env):
     env = make_env().unwrapped
     env.reset(seed=0)

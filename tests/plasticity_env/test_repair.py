@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from plasticity_env import InputError, PlasticModel, load_model, load_text, mean_loss, measure
 from plasticity_env.layouts import transformer_layers
 from plasticity_env.repair import Moments, bias, least_squares, repair_in_order, repair_sites, scale
+from plasticity_env.repair.sequential import PULLS, Regression, chosen_pull
 from tests.conftest import build
 
 
@@ -183,6 +186,83 @@ def test_sequential_repair_brings_the_residual_stream_back(architecture, mlp, id
         model.revive(mask)
         model.undo_repair()
         assert torch.equal(model(ids).logits, dense.logits)
+
+
+def test_a_refitted_mlp_makes_up_for_what_is_left_of_the_attention_error(ids):
+    model = PlasticModel(build("llama"))
+    layer, seen = transformer_layers(model.model)[1], {}
+    weight = model.sites[3].output_weight().clone()
+
+    def look():
+        hooks = [
+            site.output.register_forward_hook(
+                lambda module, args, out, name=name: seen.update({name: (args[0].flatten(0, 1), out.flatten(0, 1))})
+            )
+            for name, site in (("attention", model.sites[2]), ("mlp", model.sites[3]))
+        ]
+        with torch.no_grad():
+            model.model(ids)
+        for hook in hooks:
+            hook.remove()
+        return dict(seen)
+
+    dense = look()
+    model.prune(torch.tensor([[False] * 4, [False, True, False, True]]))
+    repair_in_order(model, ids, mlp=True, pull=0.1, weighted=False)
+    now = look()  # the MLP's input, and what the repaired attention writes
+    assert layer.mlp.down_proj is model.sites[3].output
+    x = now["mlp"][0].double()
+    target = (dense["mlp"][1] + dense["attention"][1] - now["attention"][1]).double()
+    penalty = 0.1 * (x.t() @ x).diagonal().mean()
+    system = x.t() @ x + penalty * torch.eye(x.shape[1], dtype=torch.float64)
+    expected = torch.linalg.solve(system, x.t() @ target + penalty * weight.double())
+    assert torch.allclose(model.sites[3].output_weight().double(), expected, atol=1e-4)
+    assert (expected - weight).abs().max() > 1e-3
+
+
+def test_the_pull_is_chosen_on_text_that_the_fit_did_not_see():
+    generator = torch.Generator().manual_seed(0)
+    truth, anchor = (torch.randn(20, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    learnable, noise = ([Regression.empty(20, 3, torch.device("cpu")) for _ in range(2)] for _ in range(2))
+    for half in range(2):
+        x = torch.randn(30, 20, generator=generator, dtype=torch.float64)
+        learnable[half].add(x, x @ truth)
+        noise[half].add(x, x @ anchor + torch.randn(30, 3, generator=generator, dtype=torch.float64))
+    assert chosen_pull(learnable, anchor) == PULLS[0] / 2
+    assert chosen_pull(noise, anchor) == math.inf
+
+
+def test_a_model_in_training_mode_is_repaired_without_dropout(ids):
+    weights = []
+    for training in (False, True):
+        model = PlasticModel(build("gpt2")).train(training)
+        for module in model.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        model.prune(torch.tensor([[False, True, False, False], [False] * 4]))
+        repair_in_order(model, ids, pull=0.3)
+        assert model.model.training == training
+        weights.append(model.blocks[0].output_weight().clone())
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("repair", ["sequential", "sequential_mlp"])
+def test_a_sequential_repair_is_whole_again_after_another_mask_was_only_looked_up(repair, make_env):
+    env = make_env(repair=repair, max_sparsity=1.0).unwrapped
+    env.reset(seed=0)
+    bench, state = env.workbench, env.get_state()["episode"]
+    one, other, dense = (torch.ones(4, 4, dtype=torch.bool) for _ in range(3))
+    one[1, 0] = one[2, 1] = False
+    other[1, 0] = False
+    losses = [bench.measure(mask, state.calibration, state.reward).loss for mask in (dense, one, other)]
+    bench.install(one, state.calibration)
+    sites = bench.model.repaired_sites
+    bench.measure(other, state.calibration, state.reward)  # the memo knows it: some of the repair goes
+    assert bench.model.repaired_sites != sites
+    bench._split_losses.clear()
+    bench.memo.clear()
+    again = [bench.reward_loss(mask, state.calibration, state.reward) for mask in (one, dense, other)]
+    assert again == pytest.approx([losses[1], losses[0], losses[2]], rel=1e-6)
 
 
 def test_sequential_repair_beats_parallel_where_much_is_pruned():

@@ -61,6 +61,21 @@ def test_each_estimate_is_what_its_formula_says(architecture, ids, batch_size):
         assert float(stepwise.max()) > float(kfac.max()) * 1.001  # the last one has no others left to speak for it
 
 
+def test_cross_fitted_kfac_reads_each_half_with_what_the_other_teaches(ids):
+    model = PlasticModel(build("llama"), mlp_blocks=4)
+    ids = torch.cat([ids, ids.flip(1)])[:5]
+    halves = [model_projectors(model, gather(model, part)) for part in (ids[:2], ids[2:])]
+    found = measure(model, ids, projectors=halves[0], crossfit=(halves[1], halves[0]))
+    for index, (rows, gradient) in inputs_and_gradients(model, ids).items():
+        site = model.sites[index]
+        parts = zip((rows[:2], rows[2:]), halves[::-1], strict=True)
+        residual = torch.cat([part @ taught[index].matrix for part, taught in parts])
+        x, g = (each.view(*ids.shape, -1, site.unit_width) for each in (residual, gradient))
+        spreads = [torch.einsum("btuv,btuw->uvw", each, each) / ids.numel() for each in (x, g)]
+        expected = (spreads[0] * spreads[1]).sum((1, 2)) * ids.shape[1]
+        torch.testing.assert_close(found.crossfit_kfac[site.layer, site.columns], expected, rtol=2e-3, atol=1e-10)
+
+
 def test_padding_counts_in_none(ids):
     model = PlasticModel(build("llama"))
     projectors = model_projectors(model, gather(model, ids))
