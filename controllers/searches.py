@@ -96,12 +96,26 @@ class SwapSearch(Planner):
             if not len(pruned) or not len(kept):
                 return None
             count = min(int(random.geometric(0.6)), len(pruned), len(kept))
-            child[draw(pruned, preference, count, random)] = True
+            returning = draw(pruned, preference, count, random)
             child[draw(kept, -preference, count, random)] = False
-            child = self._filled(child.view(active.shape), preference, trials, random)
+            child[returning] = True
+            child = self._filled(self._relieved(child, pruned, preference, trials, random), preference, trials, random)
             if trials.fits(child) and not trials.knows(child):
                 return child
         return None
+
+    def _relieved(
+        self, child: Tensor, pruned: np.ndarray, preference: np.ndarray, trials: Trials, random: np.random.Generator
+    ) -> Tensor:
+        """Revives on while too much is pruned: for one dear unit several cheap ones return."""
+        cost, child = trials.cost.flatten(), child.clone()
+        gone = pruned[~child[pruned].numpy()]
+        if not bool((cost == cost[0]).all()):
+            for unit in draw(gone, preference, len(gone), random).tolist():
+                if float(cost[~child].sum()) <= trials.due + 1e-9:
+                    break
+                child[unit] = True
+        return child.view(trials.cost.shape)
 
     def _filled(self, child: Tensor, preference: np.ndarray, trials: Trials, random: np.random.Generator) -> Tensor:
         """Prunes on while a unit fits below the due share: units of different cost, swapped, may leave room."""

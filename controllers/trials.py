@@ -120,7 +120,7 @@ class Trials:
         self._signals: dict[bytes, HeadSignals] = {}
 
     def signals(self, active: Tensor) -> HeadSignals:
-        """Signals of a mask on the calibration blocks: a measuring pass, unless it is the mask that the episode shows."""
+        """Signals of a mask on the calibration blocks: a measuring pass, the first time."""
         key = active.numpy().tobytes()
         if key not in self._signals:
             found = self._bench.measure(active, self._state.calibration, self._state.reward)

@@ -46,12 +46,10 @@ class CeilingConfig:
     """draws"""
     evaluations: int = 600
     """of each search"""
-    reward_blocks: int = 128
-    """that a search of the reward split reads"""
     calibration_blocks: int = 16
     """of the board, and of the repair"""
     test_blocks: int = 256
-    """of the board; a search of the test text reads every other one"""
+    """of the board; a search of the test text reads every other one, one of the reward split as many"""
     batch_size: int = 16
     """sequences in one pass"""
     device: str = "cpu"
@@ -94,7 +92,7 @@ def ceiling(config: CeilingConfig) -> str:
     """Search from every cell's mask, on either text.
 
     Returns:
-        A Markdown table: mean rise of the loss over shares and draws on each text, nats per token.
+        A Markdown table: rise of the loss on each text, nats per token: mean and deviation over shares and draws.
 
     Raises:
         InputError: There are no such cells, or fewer blocks of text than asked for.
@@ -121,7 +119,13 @@ def ceiling(config: CeilingConfig) -> str:
         )
     text = table.workbench.text
     tested = some_blocks(text.blocks("test"), config.test_blocks, spread=True)
-    texts = (some_blocks(text.blocks("reward"), config.reward_blocks, spread=True), tested[::2], tested[1::2])
+    wanted, there = len(tested[::2]), len(text.blocks("reward"))
+    if there < wanted:
+        raise InputError(
+            f"half of {config.test_blocks} test blocks is more than the {there} reward blocks: ask for fewer"
+        )
+    paid = some_blocks(text.blocks("reward"), wanted, spread=True)
+    texts = (paid, tested[::2], tested[1::2])
     rises: dict[str, list[list[float]]] = {}
     with Progress("searching", len(cells) * len(SEARCHED)) as progress:
         for done, cell in enumerate(cells):
@@ -138,7 +142,8 @@ def ceiling(config: CeilingConfig) -> str:
                 rises.setdefault(name, []).append([loss - whole for loss, whole in zip(losses, dense, strict=True)])
     lines = ["| mask | " + " | ".join(TEXTS) + " | cells |", "|---|" + "---:|" * (len(TEXTS) + 1)]
     for name, rows in rises.items():
-        means = " | ".join(f"{value:.4f}" for value in np.mean(rows, 0))
+        spreads = zip(np.mean(rows, 0), np.std(rows, 0, ddof=1) if len(rows) > 1 else [0.0] * len(TEXTS), strict=True)
+        means = " | ".join(f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in spreads)
         lines.append(f"| {name} | {means} | {len(rows)} |")
     return "\n".join(lines)
 

@@ -11,6 +11,8 @@ import torch
 
 import controllers
 from controllers.planners import MEASURING_PASS, SwapSearch, actions_to, is_planner, make_planner
+from controllers.searches import fisher_rounds
+from controllers.trials import Bill, Trials
 from plasticity_env import InputError
 from plasticity_env.benchmarks.taylor import taylor_importance
 from tests.conftest import SMALL
@@ -85,6 +87,20 @@ def test_a_long_swap_search_finds_the_best_mask_of_all(make):
         losses[pair] = reward_loss(env, active.view(4, 4))
     found = SwapSearch(100, seed=0).plan(env)
     assert tuple(np.flatnonzero(~found.flatten().numpy())) == min(losses, key=losses.get)
+
+
+@pytest.mark.parametrize("wanted", ["heads", "blocks"])
+def test_a_search_trades_cheap_units_for_dear_ones_and_back(wanted, make, monkeypatch):
+    """A block of neurons costs several heads here; what is worth keeping is made up."""
+    env = make(units="heads+mlp", mlp_blocks=2, share=0.4)
+    trials = Trials(env.unwrapped, None, Bill())
+    start = fisher_rounds(trials, 4)
+    kept = slice(0, 4) if wanted == "heads" else slice(4, 6)
+    monkeypatch.setattr(trials, "loss", lambda active: -float(active[:, kept].sum()))
+    monkeypatch.setattr(trials, "knows", lambda active: False)
+    found = SwapSearch().climb(trials, start, 100)
+    assert found[:, kept].sum() > start[:, kept].sum()
+    assert trials.fits(found)
 
 
 def test_a_longer_search_is_never_worse_than_its_start(make):
