@@ -47,7 +47,7 @@ def test_a_turn_costs_what_it_adds_to_the_cost_of_all_that_went_before(seed, wid
     kept = torch.ones(sites, units * width, dtype=torch.bool)
     for unit in pruned:  # of the first site only: sites of unlike masks are solved apart
         kept[0, unit * width : (unit + 1) * width] = False
-    ridge = 1e-9
+    ridge = 1e-9  # with one, or on other text, cross terms between turns are left out
     alone, in_turn = eliminate(inverse_of(x, kept, ridge), x.mT @ x, h.mT @ h, width)
     for site in range(sites):
         there = [unit for unit in range(units) if kept[site, unit * width]]
