@@ -17,8 +17,10 @@ from plasticity_env import PlasticModel, create_plasticity_trainer, load_model, 
 from plasticity_env.benchmarks.options import Options
 from plasticity_env.benchmarks.step import step_rows
 from plasticity_env.edits import KEEP, PRUNE
+from plasticity_env.observation import RESIDUAL
 from plasticity_env.repair import repair_in_order, repair_sites
 from plasticity_env.repair.methods import METHODS
+from plasticity_env.residual import crossfit_projectors
 from plasticity_env.signals import gather, mean_loss
 from tests.conftest import SMALL, build
 
@@ -50,6 +52,17 @@ def test_signals_and_losses_agree(architecture, ids):
             a, b = getattr(one, name), getattr(two, name)
             assert torch.allclose(a, b, rtol=5e-3, atol=1e-4 * float(a.abs().max())), name
         assert mean_loss(here, ids) == pytest.approx(mean_loss(there, ids), rel=1e-5)
+
+
+def test_scores_along_residuals_agree(architecture, ids):
+    found = []
+    for model in pair(architecture):
+        model.set_active(some_mask(model.shape))
+        whole, halves = crossfit_projectors(model, ids)
+        found.append(measure(model, ids, projectors=whole, crossfit=halves))
+    for name in RESIDUAL:
+        a, b = (getattr(signals, name) for signals in found)
+        assert torch.allclose(a, b, rtol=2e-2, atol=1e-3 * float(a.abs().max())), name
 
 
 @pytest.mark.parametrize("repair", sorted(METHODS))
