@@ -4,8 +4,9 @@ Scores of single units do not add up. Two heads that say the same are each free 
 together. So units are taken out one after another: the cheapest goes, the others make up for it, and the next one is priced by
 what is left (the block elimination of OBS, Hassibi & Stork 1993, which ZipLM, Kurtic et al. 2023, does on a layer's output).
 Here the price is that of K-FAC (`plasticity_env.slopes`): tr(E[r r^T] E[h h^T]) of the residual r that the unit has by
-now and the loss's gradient h in it, both as they stand after the eliminations before. Without a ridge, on the text that the repair was fitted on, the prices
-of the turns add up to what all that went costs jointly; else cross terms between the turns are left out.
+now and the loss's gradient h in it, both as they stand after the eliminations before. Without a ridge, on the text
+that the repair was fitted on, the prices of the turns add up to what all that went costs jointly; else cross terms between the
+turns are left out.
 
 Three matrices hold the state: B = (G_SS + lambda I)^-1 of the units S that are left, Z = B X B with the second moments X of the
 text that is scored, and the second moments H of the gradients. Unit u has the residual covariance B_uu^-1 Z_uu B_uu^-1. When j
