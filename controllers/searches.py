@@ -72,7 +72,16 @@ class SwapSearch(Planner):
         return self.climb(trials, fisher_rounds(trials, START_ROUNDS), tries)
 
     def climb(self, trials: Trials, best: Tensor, tries: int) -> Tensor:
-        """(L, U) the best mask after so many children, from an (L, U) mask to start at."""
+        """Swap from a given mask on, and keep what pays.
+
+        Args:
+            trials: Where children are tried.
+            best: (L, U) boolean mask to start at, True = active.
+            tries: Children, one evaluation each.
+
+        Returns:
+            (L, U) the mask of least loss that was tried.
+        """
         random = np.random.default_rng(self.seed)
         preference = ranks(trials.signals(best).fisher / trials.cost)
         least = trials.loss(best)
@@ -108,9 +117,9 @@ class SwapSearch(Planner):
         self, child: Tensor, pruned: np.ndarray, preference: np.ndarray, trials: Trials, random: np.random.Generator
     ) -> Tensor:
         """Revives on while too much is pruned: for one dear unit several cheap ones return."""
-        cost, child = trials.cost.flatten(), child.clone()
+        cost = trials.cost.flatten()
         gone = pruned[~child[pruned].numpy()]
-        if not bool((cost == cost[0]).all()):
+        if len(gone) and not bool((cost == cost[0]).all()):
             for unit in draw(gone, preference, len(gone), random).tolist():
                 if float(cost[~child].sum()) <= trials.due + 1e-9:
                     break

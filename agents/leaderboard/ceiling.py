@@ -8,6 +8,7 @@ it gains on the test text alone, no controller that must not read it can know.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.leaderboard.cells import Cell, cell_file
-from agents.leaderboard.playing import Rules, Table, block_losses
+from agents.leaderboard.cells import Cell, played
+from agents.leaderboard.playing import Rules, Table
 from controllers.searches import SwapSearch
 from controllers.trials import Bill, Trials
 from plasticity_env import cli
+from plasticity_env.cells import spread
 from plasticity_env.errors import InputError
 from plasticity_env.progress import Progress
 from plasticity_env.text import some_blocks
@@ -75,17 +77,11 @@ class OnText(Trials):
     def loss(self, active: Tensor) -> float:
         key = active.numpy().tobytes()
         if key not in self._read:
-            self._read[key] = self.mean(active, self._ids)
+            self._read[key] = float(np.mean(self._table.losses_of(active, self._seed, self._ids)))
         return self._read[key]
 
     def knows(self, active: Tensor) -> bool:
         return active.numpy().tobytes() in self._read
-
-    def mean(self, active: Tensor, ids: Tensor) -> float:
-        """Loss of a mask, repaired with the cell's calibration blocks, on (B, T) tokens, nats per token."""
-        bench, table = self._table.workbench, self._table
-        bench.install(active, tuple(table.blocks(self._seed)["calibration"]))
-        return float(np.mean(block_losses(bench.model, ids, table.rules.batch_size)))
 
 
 def ceiling(config: CeilingConfig) -> str:
@@ -107,26 +103,17 @@ def ceiling(config: CeilingConfig) -> str:
         device=config.device,
     )
     table = Table(rules)
-    cells = [
-        c
-        for c in cell_file(config.output).read()
-        if c.board == table.board and c.player == config.player and c.share in shares and c.seed < config.seeds
-    ]
+    asked = f"{config.player!r} on {table.board.title!r}"
+    cells = [c for c in played(config.output, [table.board], [config.player], config.seeds, asked) if c.share in shares]
     if not cells:
+        raise InputError(f"no cells of {asked} have a share of {config.shares}: play them first")
+    reward, wanted = table.workbench.text.blocks("reward"), len(table.tested[::2])
+    if len(reward) < wanted:
         raise InputError(
-            f"{str(config.output)!r} holds no cells of {config.player!r} on {table.board.title!r} at {config.shares}: "
-            "play them first"
+            f"half of {config.test_blocks} test blocks is more than the {len(reward)} reward blocks: ask for fewer"
         )
-    text = table.workbench.text
-    tested = some_blocks(text.blocks("test"), config.test_blocks, spread=True)
-    wanted, there = len(tested[::2]), len(text.blocks("reward"))
-    if there < wanted:
-        raise InputError(
-            f"half of {config.test_blocks} test blocks is more than the {there} reward blocks: ask for fewer"
-        )
-    paid = some_blocks(text.blocks("reward"), wanted, spread=True)
-    texts = (paid, tested[::2], tested[1::2])
-    rises: dict[str, list[list[float]]] = {}
+    texts = (some_blocks(reward, wanted, spread=True), table.tested[::2], table.tested[1::2])
+    rises: dict[str, list[np.ndarray]] = {}
     with Progress("searching", len(cells) * len(SEARCHED)) as progress:
         for done, cell in enumerate(cells):
             start = torch.tensor(cell.kept, dtype=torch.bool)
@@ -135,17 +122,18 @@ def ceiling(config: CeilingConfig) -> str:
                 search = SwapSearch(seed=cell.seed)
                 masks[f"search on {name}"] = search.climb(OnText(table, cell, ids), start, config.evaluations)
                 progress.update(done * len(SEARCHED) + len(masks) - 1)
-            trials = OnText(table, cell, texts[0])
-            dense = [trials.mean(torch.ones_like(start), ids) for ids in texts]
+            dense = _means(table, cell, torch.ones_like(start), texts)
             for name, mask in masks.items():
-                losses = [trials.mean(mask, ids) for ids in texts]
-                rises.setdefault(name, []).append([loss - whole for loss, whole in zip(losses, dense, strict=True)])
+                rises.setdefault(name, []).append(_means(table, cell, mask, texts) - dense)
     lines = ["| mask | " + " | ".join(TEXTS) + " | cells |", "|---|" + "---:|" * (len(TEXTS) + 1)]
     for name, rows in rises.items():
-        spreads = zip(np.mean(rows, 0), np.std(rows, 0, ddof=1) if len(rows) > 1 else [0.0] * len(TEXTS), strict=True)
-        means = " | ".join(f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in spreads)
-        lines.append(f"| {name} | {means} | {len(rows)} |")
+        lines.append(f"| {name} | {' | '.join(spread(column.tolist()) for column in np.array(rows).T)} | {len(rows)} |")
     return "\n".join(lines)
+
+
+def _means(table: Table, cell: Cell, mask: Tensor, texts: Sequence[Tensor]) -> np.ndarray:
+    """(texts,) loss of a mask, repaired as the cell's, on each text, nats per token."""
+    return np.array([np.mean(table.losses_of(mask, cell.seed, ids)) for ids in texts])
 
 
 def main(config: CeilingConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from plasticity_env.cells import CellFile
+from plasticity_env.errors import InputError
 
 Mask = tuple[str, ...]  # a string of 0 and 1 for each layer
 DETAILS = {  # fields of a board that its title leaves out
@@ -125,6 +126,21 @@ def titles(boards: Iterable[Board]) -> dict[Board, str]:
 def cell_file(path: Path) -> CellFile[Cell]:
     """The cells of a JSON lines file."""
     return CellFile(path, parse, "this leaderboard")
+
+
+def played(path: Path, boards: Container[Board], players: Container[str], seeds: int, asked: str) -> list[Cell]:
+    """Finished cells of some players on some boards, of the first so many draws.
+
+    Args:
+        asked: What was asked for, in words.
+
+    Raises:
+        InputError: There are none.
+    """
+    found = [c for c in cell_file(path).read() if c.board in boards and c.player in players and c.seed < seeds]
+    if not found:
+        raise InputError(f"{str(path)!r} holds no cells of {asked}: play them first")
+    return found
 
 
 def row(cell: Cell) -> dict[str, Any]:

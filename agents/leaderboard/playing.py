@@ -101,6 +101,9 @@ class Table:
         rules: Of all episodes.
         packed: The model and its text, where they are at hand; else they are loaded by name.
 
+    Attributes:
+        tested: (B, T) the test blocks of the rules.
+
     Raises:
         InputError: Nothing of that name, or model, text and rules do not fit each other.
     """
@@ -118,7 +121,7 @@ class Table:
                 f"test_blocks {rules.test_blocks} is more than the {len(blocks)} of {rules.dataset!r} at max_length "
                 f"{rules.max_length}: ask for fewer or use a longer text"
             )
-        self._test = some_blocks(blocks, rules.test_blocks, spread=True)
+        self.tested = some_blocks(blocks, rules.test_blocks, spread=True)
         self._dense: tuple[float, ...] | None = None
 
     def env(self, rounds: int) -> HeadRankEnv:
@@ -235,16 +238,19 @@ class Table:
         """Of each test block, nats per token, of the whole model."""
         if self._dense is None:
             self.workbench.install(torch.ones(self.workbench.model.shape, dtype=torch.bool), ())
-            self._dense = self._test_losses()
+            self._dense = block_losses(self.workbench.model, self.tested, self.rules.batch_size)
         return self._dense
 
-    def losses_of(self, active: Tensor, seed: int) -> tuple[float, ...]:
-        """Of each test block, nats per token, of an (L, U) mask that is repaired with the blocks that a seed draws."""
-        self.workbench.install(active, tuple(self.blocks(seed)["calibration"]))
-        return self._test_losses()
+    def losses_of(self, active: Tensor, seed: int, ids: Tensor | None = None) -> tuple[float, ...]:
+        """Loss of each block, nats per token, of an (L, U) mask that is repaired with the blocks that a seed draws.
 
-    def _test_losses(self) -> tuple[float, ...]:
-        return block_losses(self.workbench.model, self._test, self.rules.batch_size)
+        Args:
+            active: The mask.
+            seed: Of the calibration blocks.
+            ids: (B, T) tokens; the test blocks when None.
+        """
+        self.workbench.install(active, tuple(self.blocks(seed)["calibration"]))
+        return block_losses(self.workbench.model, self.tested if ids is None else ids, self.rules.batch_size)
 
 
 def _episode(env: HeadRankEnv, controller: Controller, observation: Observation, seed: int) -> list[Tensor]:

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agents.leaderboard.cells import Cell, cell_file
+from agents.leaderboard.cells import Cell, played
 from agents.leaderboard.playing import Rules, Table
 from plasticity_env import cli
-from plasticity_env.errors import InputError
 from plasticity_env.progress import Progress
 
 
@@ -57,13 +56,7 @@ def rescore(config: RescoreConfig) -> str:
     tables = {count: Table(replace(rules, calibration_blocks=count)) for count in counts}
     boards = {table.board: count for count, table in tables.items()}
     wanted = cli.words(config.players)
-    cells = [
-        c for c in cell_file(config.output).read() if c.board in boards and c.player in wanted and c.seed < config.seeds
-    ]
-    if not cells:
-        raise InputError(
-            f"{str(config.output)!r} holds no cells of {config.players!r} on {config.model_name!r}: play them first"
-        )
+    cells = played(config.output, boards, wanted, config.seeds, f"{config.players!r} on {config.model_name!r}")
     lines = ["| player | chosen with | " + " | ".join(f"repaired with {count}" for count in counts) + " | cells |"]
     lines.append("|---|---:|" + "---:|" * (len(counts) + 1))
     with Progress("repairing", len(cells) * (len(counts) - 1)) as progress:

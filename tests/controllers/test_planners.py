@@ -103,6 +103,15 @@ def test_a_search_trades_cheap_units_for_dear_ones_and_back(wanted, make, monkey
     assert trials.fits(found)
 
 
+def test_a_search_goes_on_from_a_mask_with_a_single_pruned_unit(make):
+    trials = Trials(make(units="heads+mlp", mlp_blocks=2, share=0.1).unwrapped, None, Bill())
+    start = torch.ones_like(trials.start)
+    start[1, 0] = False
+    found = SwapSearch().climb(trials, start, 5)
+    assert trials.fits(found)
+    assert trials.loss(found) <= trials.loss(start)
+
+
 def test_a_longer_search_is_never_worse_than_its_start(make):
     env = make(share=0.5)
     start = SwapSearch(1e-3).plan(env)

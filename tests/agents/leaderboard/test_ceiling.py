@@ -15,7 +15,6 @@ from agents.leaderboard.cells import Cell, cell_file, row
 from agents.leaderboard.players import read_player
 from agents.leaderboard.playing import Rules, Table
 from plasticity_env.errors import InputError
-from plasticity_env.text import some_blocks
 
 RULES = Rules("bard-gpt2-4x4", calibration_blocks=1, test_blocks=4)
 
@@ -37,9 +36,8 @@ def test_a_search_gains_on_the_text_that_it_reads(tmp_path: Path, monkeypatch: p
     )  # fmt: skip
     head, _, *rows = ceiling(config).splitlines()
     named = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:4] for line in rows}
-    tested = some_blocks(table.workbench.text.blocks("test"), 4, spread=True)
     assert len(read[0]) == len(read[1]) == 2
-    assert torch.equal(read[1], tested[::2])
+    assert torch.equal(read[1], table.tested[::2])
     assert any(torch.equal(read[0][0], block) for block in table.workbench.text.blocks("reward"))
     start, reward, test = ([float(value.split(" ")[0]) for value in values] for values in named.values())
     assert list(named) == ["entropy_low@1", "search on reward split", "search on first half of the test"]
