@@ -25,6 +25,7 @@ from plasticity_env.text import Split, TextSplits, some_blocks
 
 V = TypeVar("V")
 Indices = tuple[int, ...]
+STATISTICS_BYTES = 2e9  # for moments of calibration texts, beyond those of one text and its halves
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ class Memo(Generic[V]):
 
     def clear(self) -> None:
         self._values.clear()
+
+
+def texts_kept(model: PlasticModel, budget: float) -> int:
+    """How many texts' moments to remember: two texts and their halves (6), of a model where these take more bytes one (3)."""
+    gated = [site for site in model.sites if model.active[site.layer, site.columns].numel()]
+    size = 8.0 * sum(len(site.output_weight()) ** 2 for site in gated)
+    return 6 if 6 * size <= budget else 3
 
 
 class Workbench:
@@ -102,7 +110,7 @@ class Workbench:
         self.parameter_table: CostTable = parameter_table(self.model)
         self.memo: Memo[Measurement] = Memo(8192)
         self.prefix = PrefixCache(self.model, prefix_bytes)
-        self._statistics: Memo[Statistics] = Memo(6)  # two texts, and their halves
+        self._statistics: Memo[Statistics] = Memo(texts_kept(self.model, STATISTICS_BYTES))
         self._dense = self.model.snapshot(weights=True) if want_kl else None
         self._teachers: Memo[Tensor] = Memo(2)
         self._times: Memo[float] = Memo(8192)

@@ -60,6 +60,7 @@ def _flap(signals: HeadSignals, active: Tensor, random: torch.Generator) -> Tens
 # name -> (L, H) importance from signals, (L, H) active heads and a source of randomness; lowest pruned first
 SCORES: dict[str, Score] = {
     **{n: _read(n) for n in ("fisher", "gradient", "residual_fisher", "residual_gradient", "obs")},
+    **{n: _read(n) for n in ("residual_token_fisher", "residual_kfac", "residual_stepwise")},
     **{n: _read(n) for n in ("activation", "magnitude", "fluctuation")},
     "flap": _flap,
     "fisher_obs": _rank_sum("fisher", "obs"),

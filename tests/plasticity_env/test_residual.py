@@ -12,6 +12,7 @@ from plasticity_env.repair import RIDGE, least_squares
 from plasticity_env.residual import model_projectors, residual_projector
 from plasticity_env.signals import gather
 from plasticity_env.slopes import SCORES
+from plasticity_env.workbench import texts_kept
 from tests.conftest import build
 
 
@@ -147,3 +148,11 @@ def test_without_the_setting_there_are_none_and_all_else_is_the_same(make_env):
             np.testing.assert_allclose(
                 head_column(on, name), head_column(off, name), rtol=1e-3, atol=1e-3, err_msg=name
             )
+
+
+@pytest.mark.parametrize("blocks", [0, 4])
+def test_moments_of_two_texts_are_remembered_where_they_fit_and_of_one_where_not(architecture, blocks, ids):
+    model = PlasticModel(build(architecture), mlp_blocks=blocks)
+    size = sum(moments.gram.nbytes for moments in gather(model, ids).sites.values())
+    assert texts_kept(model, 6 * size) == 6
+    assert texts_kept(model, 6 * size - 1) == 3
