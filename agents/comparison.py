@@ -58,6 +58,8 @@ class CompareConfig:
     """what can be pruned: heads, or heads+mlp (sparsities are then shares of the units' FLOPs)"""
     mlp_blocks: int = 8
     """equal blocks of neurons in each MLP, with --units heads+mlp"""
+    neuron_order: str = "stored"
+    """order of a layer's neurons before they are cut: stored, token_fisher or kfac (dearest first)"""
     env: str = "heads"
     """heads, head_edit or head_rank (whose adaptive mode lets networks bring heads back)"""
     prune_entropy: str = "auto"
@@ -114,7 +116,7 @@ def compare(config: CompareConfig) -> Path:
         raise InputError(f"controllers must differ, got {config.controllers!r}")
     if not players or not repairs:
         raise InputError("nothing to compare: give at least one controller and one repair")
-    choice = Settings(units=config.units, mlp_blocks=config.mlp_blocks)
+    choice = Settings(units=config.units, mlp_blocks=config.mlp_blocks, neuron_order=config.neuron_order)
     loaded = load_model(config.model_name, device=config.device, mlp_blocks=choice.blocks_of_neurons)
     text = load_text(
         config.dataset, loaded.tokenizer, dataset_config=config.dataset_config, block_size=config.max_length
@@ -125,6 +127,7 @@ def compare(config: CompareConfig) -> Path:
         "mode": config.mode,
         "units": config.units,
         "mlp_blocks": config.mlp_blocks,
+        "neuron_order": config.neuron_order,
         "dataset": config.dataset,
         "calibration_blocks": config.calibration_blocks,
         "reward_blocks": 1,  # scored on the test split: the reward batch decides nothing here

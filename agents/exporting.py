@@ -51,6 +51,8 @@ class ExportConfig:
     """what is pruned: heads, or heads+mlp for blocks of MLP neurons as well"""
     mlp_blocks: int = 8
     """equal blocks of neurons in each MLP, with --units heads+mlp"""
+    neuron_order: str = "stored"
+    """order of a layer's neurons before they are cut: stored, token_fisher or kfac (dearest first)"""
     strategy: str = "fisher"
     """what chooses the heads: fisher, gradient, magnitude, random, ..., or the folder of a saved controller"""
     rounds: int = 1
@@ -195,7 +197,16 @@ def prune(loaded: LoadedModel, config: ExportConfig) -> list[str]:
 
 
 def _environment(config: ExportConfig, loaded: LoadedModel, text: TextSplits) -> PlasticityEnv:
-    names = ("repair", "calibration_blocks", "max_length", "batch_size", "device", "units", "mlp_blocks")
+    names = (
+        "repair",
+        "calibration_blocks",
+        "max_length",
+        "batch_size",
+        "device",
+        "units",
+        "mlp_blocks",
+        "neuron_order",
+    )
     env: PlasticityEnv = gym.make(
         "plasticity/Heads-v0",
         loaded=loaded,

@@ -42,7 +42,7 @@ ARGUMENTS = "config.yaml"  # of a run, in its folder
 SETTINGS = (  # arguments that an environment takes under the same name
     *("dataset", "dataset_config", "mode", "reward", "horizon", "train_steps", "train_streams", "grow_warmup_steps"),
     *("growth_init", *SIGNAL_SETTINGS, "repair", "max_sparsity", "min_heads_per_layer", "units"),
-    *("mlp_blocks", "calibration_blocks", "reward_blocks", "batch_size", "max_length"),
+    *("mlp_blocks", "neuron_order", "calibration_blocks", "reward_blocks", "batch_size", "max_length"),
 )
 RESUMED = ("agent", "env", "model_name", *SETTINGS, "flop_price", "train_rate", *RankConfig.__dataclass_fields__)
 
@@ -91,6 +91,8 @@ class TrainConfig:
     """what can be pruned: heads or heads+mlp"""
     mlp_blocks: int = 8
     """equal blocks of neurons in each MLP, with --units heads+mlp"""
+    neuron_order: str = "stored"
+    """order of a layer's neurons before they are cut: stored, token_fisher or kfac (dearest first)"""
     max_sparsity: float = 0.9
     """largest share of heads (of units) that may be pruned"""
     min_heads_per_layer: int = 0

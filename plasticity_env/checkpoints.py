@@ -198,6 +198,7 @@ def _contents(model: PlasticModel, name: str | None, tokenizer: bool) -> _Conten
         "name": name or str(model.config.name_or_path) or model.config.model_type,
         "mode": str(model.mode),
         "mlp_blocks": model.mlp_blocks,
+        "neuron_order": model.neuron_order,
         "active": snapshot.active.int().tolist(),
         "scale": snapshot.scale.tolist(),
         "warmup": snapshot.warmup.tolist(),
@@ -210,6 +211,7 @@ def _restore(hf_model: Any, contents: _Contents) -> PlasticModel:
     """Wrap a stock model that holds the checkpoint's weights, and bring everything else back."""
     said, aside = contents.description, contents.aside
     model = PlasticModel(hf_model.eval(), said["mode"], said["mlp_blocks"])
+    model.neuron_order = said.get("neuron_order", "stored")
     active = torch.tensor(said["active"]).bool()
     if tuple(active.shape) != model.shape:
         raise InputError(f"its mask is {tuple(active.shape)}, its model {model.shape}")

@@ -260,6 +260,15 @@ class MlpBlock(Site):
         self.columns = slice(heads, heads + count)
         self.unit_width = self.width // count if count else self.width
 
+    def permute(self, order: Tensor) -> None:
+        """Let neurons trade places, in place: the one at ``order[i]`` comes to ``i``; the MLP computes the same."""
+        pieces = [piece for module in self.inputs for piece in _rows(module, 0, self.width)]
+        pieces.append(
+            HeadSlice(_parameter(self.output, "weight"), int(not isinstance(self.output, Conv1D)), 0, self.width)
+        )
+        for piece in pieces:
+            piece.data.copy_(piece.data.index_select(piece.dim, order))
+
     def input_slices(self, block: int) -> list[HeadSlice]:
         """Rows of the input projections (weights and biases) that make a block's neurons."""
         start = block * self.unit_width

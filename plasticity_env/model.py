@@ -64,6 +64,7 @@ class PlasticModel(nn.Module):
         mlps: L MLPs.
         sites: The 2L projections that write to the residual stream, in execution order: ``sites[2 * l]`` is layer l's
             attention output, ``sites[2 * l + 1]`` its MLP output.
+        neuron_order: How the neurons of each MLP lie (see `plasticity_env.neurons`).
         skip_flops: FLOPs per token of the U-Net skips on this model (see `plasticity_env.growth.UNetSkip`).
 
     Raises:
@@ -81,6 +82,7 @@ class PlasticModel(nn.Module):
         self.mlps: list[MlpBlock] = mlps
         self.sites: list[Site] = [site for pair in zip(blocks, mlps, strict=True) for site in pair]
         self.mlp_blocks = mlp_blocks
+        self.neuron_order = "stored"
         self._state = GateState()
         for layer, block in enumerate(blocks):
             block.module.plastic = LayerGate(self._state, layer, block.heads)  # type: ignore[assignment]

@@ -35,6 +35,7 @@ class PackedModel:
         tokenizer: That goes with it.
         mode: Pruning mode of the wrapper.
         mlp_blocks: Blocks of MLP neurons a layer that are units.
+        neuron_order: How the neurons lie.
         weights: By stock name: array and the name of its type; tied weights are one array.
         text_name, block_size: Of the text.
         blocks: (n, T) token ids of each split that was asked for.
@@ -46,6 +47,7 @@ class PackedModel:
     tokenizer: PreTrainedTokenizerBase
     mode: str
     mlp_blocks: int
+    neuron_order: str
     weights: dict[str, tuple[np.ndarray, str]] = field(repr=False)
     text_name: str
     block_size: int
@@ -83,6 +85,7 @@ class PackedModel:
             for buffer in hf_model.buffers():
                 buffer.data = buffer.data.clone()
         model = PlasticModel(hf_model.eval().to(device), self.mode, self.mlp_blocks)  # type: ignore[arg-type]
+        model.neuron_order = self.neuron_order
         if not writable:
             for site in model.sites:
                 for parameter in site.output.parameters():
@@ -113,6 +116,7 @@ def pack(loaded: LoadedModel, text: TextSplits, splits: Iterable[Split]) -> Pack
         loaded.tokenizer,
         model.mode.value,
         model.mlp_blocks,
+        model.neuron_order,
         weights,
         text.name,
         text.block_size,

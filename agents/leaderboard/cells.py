@@ -19,6 +19,7 @@ DETAILS = {  # fields of a board that its title leaves out
     "reward_blocks": "{} reward blocks",
     "test_blocks": "{} test blocks",
     "mlp_blocks": "{} MLP blocks a layer",
+    "neuron_order": "{} order of neurons",
     "flop_price": "FLOP price {:g}",
 }
 
@@ -38,6 +39,7 @@ class Board:
         mlp_blocks: Blocks of neurons a layer, 0 with "heads".
         mode: "adaptive" or "compressed".
         flop_price: What controllers observe as price.
+        neuron_order: Of each layer, before they are cut into blocks; "stored" with "heads".
     """
 
     model: str
@@ -51,6 +53,7 @@ class Board:
     mlp_blocks: int = 0
     mode: str = "adaptive"
     flop_price: float = 4.0
+    neuron_order: str = "stored"
 
     @property
     def title(self) -> str:

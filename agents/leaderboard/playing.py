@@ -51,6 +51,7 @@ class Rules:
     repair: str = "least_squares"
     units: str = "heads"
     mlp_blocks: int = 8
+    neuron_order: str = "stored"
     mode: str = "adaptive"
     flop_price: float = 4.0
     batch_size: int = 8
@@ -71,6 +72,7 @@ class Rules:
             self.mlp_blocks if self.units != "heads" else 0,
             self.mode,
             self.flop_price,
+            self.neuron_order if self.units != "heads" else "stored",
         )
 
 
@@ -143,6 +145,7 @@ class Table:
                 repair=rules.repair,
                 units=rules.units,
                 mlp_blocks=rules.mlp_blocks,
+                neuron_order=rules.neuron_order,
                 mode=rules.mode,
                 max_sparsity=1.0,
                 batch_size=rules.batch_size,

@@ -52,6 +52,8 @@ class LeaderboardConfig:
     """what can be pruned: heads, or heads+mlp (shares are then of the units' FLOPs)"""
     mlp_blocks: int = 8
     """equal blocks of neurons in each MLP, with --units heads+mlp"""
+    neuron_order: str = "stored"
+    """order of a layer's neurons before they are cut: stored, token_fisher or kfac (dearest first)"""
     mode: str = "adaptive"
     """adaptive or compressed"""
     batch_size: int = 8

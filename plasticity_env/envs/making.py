@@ -6,6 +6,7 @@ from plasticity_env.envs.settings import Settings
 from plasticity_env.errors import InputError
 from plasticity_env.loading import LoadedModel, load_model
 from plasticity_env.modes import PruningMode
+from plasticity_env.neurons import order_neurons
 from plasticity_env.rewards import find_reward
 from plasticity_env.text import TextSplits, load_text
 from plasticity_env.workbench import Workbench
@@ -37,6 +38,8 @@ def make_workbench(settings: Settings, loaded: LoadedModel | None, text: TextSpl
             block_size=settings.max_length,
         )
     _check_sizes(settings, loaded, text)
+    if settings.blocks_of_neurons:
+        order_neurons(loaded.model, text, settings.neuron_order, settings.batch_size)
     return Workbench(
         loaded,
         text,

@@ -9,6 +9,7 @@ from typing import Any
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.modes import PruningMode
+from plasticity_env.neurons import find_order
 from plasticity_env.repair import find_repair
 from plasticity_env.rewards import find_reward
 
@@ -43,6 +44,8 @@ class Settings:
         min_heads_per_layer: Fewest active heads of a layer.
         units: What can be pruned: "heads", or "heads+mlp" for blocks of MLP neurons as well.
         mlp_blocks: Equal blocks into which each layer's neurons are cut, with units="heads+mlp".
+        neuron_order: In which order a layer's neurons are before they are cut, with units="heads+mlp": "stored" (as the model
+            has them), "token_fisher" or "kfac" (dearest first; see `plasticity_env.neurons`).
         calibration_blocks: Blocks that score and repair, drawn at reset.
         reward_blocks: Blocks that pay, drawn at reset.
         batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
@@ -75,6 +78,7 @@ class Settings:
     min_heads_per_layer: int = 0
     units: str = "heads"
     mlp_blocks: int = 8
+    neuron_order: str = "stored"
     calibration_blocks: int = 16
     reward_blocks: int = 16
     batch_size: int = 8
@@ -90,6 +94,7 @@ class Settings:
         find_reward(self.reward)
         find_repair(self.repair)
         find_initial_weights(self.growth_init)
+        find_order(self.neuron_order)
         for name, (above, most) in LIMITS.items():
             if name != "pruned_share" or self.pruned_share is not None:
                 check_range(name, getattr(self, name), above, most)
