@@ -261,13 +261,16 @@ class MlpBlock(Site):
         self.unit_width = self.width // count if count else self.width
 
     def permute(self, order: Tensor) -> None:
-        """Let neurons trade places, in place: the one at ``order[i]`` comes to ``i``; the MLP computes the same."""
+        """Let neurons trade places: the one at ``order[i]`` comes to ``i``; the MLP computes the same.
+
+        Weights get memory of their own, as others may read where they lie.
+        """
         pieces = [piece for module in self.inputs for piece in _rows(module, 0, self.width)]
         pieces.append(
             HeadSlice(_parameter(self.output, "weight"), int(not isinstance(self.output, Conv1D)), 0, self.width)
         )
         for piece in pieces:
-            piece.data.copy_(piece.data.index_select(piece.dim, order))
+            piece.parameter.data = piece.parameter.data.index_select(piece.dim, order)
 
     def input_slices(self, block: int) -> list[HeadSlice]:
         """Rows of the input projections (weights and biases) that make a block's neurons."""

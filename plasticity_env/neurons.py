@@ -78,7 +78,7 @@ def find_order(name: str) -> Callable[[NeuronSums], Tensor] | None:
 
 
 def order_neurons(model: PlasticModel, text: TextSplits, order: str, batch_size: int = 8) -> None:
-    """Put the neurons of every MLP in order, the dearest first, in place; the model computes the same, up to rounding.
+    """Put the neurons of every MLP in order, the dearest first; the model computes the same, up to rounding.
 
     Args:
         model: Dense, without repairs. One whose neurons are in this order already (its ``neuron_order``) is left alone.

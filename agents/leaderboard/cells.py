@@ -19,7 +19,6 @@ DETAILS = {  # fields of a board that its title leaves out
     "reward_blocks": "{} reward blocks",
     "test_blocks": "{} test blocks",
     "mlp_blocks": "{} MLP blocks a layer",
-    "neuron_order": "{} order of neurons",
     "flop_price": "FLOP price {:g}",
 }
 
@@ -56,9 +55,14 @@ class Board:
     neuron_order: str = "stored"
 
     @property
+    def what(self) -> str:
+        """The units, and the order of the neurons where it is not the stored one."""
+        return self.units + ("" if self.neuron_order == "stored" else f" in {self.neuron_order} order")
+
+    @property
     def title(self) -> str:
         """For headings: model, text, and what differs from the usual."""
-        units = "" if self.units == "heads" else f", {self.units}"
+        units = "" if self.units == "heads" else f", {self.what}"
         mode = "" if self.mode == "adaptive" else f", {self.mode}"
         return f"{self.model} on {self.text}, {self.repair} repair{units}{mode}"
 

@@ -38,7 +38,7 @@ def aggregates_of(boards: Sequence[Results]) -> dict[str, Aggregate]:
     groups: dict[str, list[Results]] = {}
     for results in boards:
         board = results.board
-        groups.setdefault(f"{board.repair} repair, {board.units}, {board.mode}", []).append(results)
+        groups.setdefault(f"{board.repair} repair, {board.what}, {board.mode}", []).append(results)
     found = {}
     for name, own in groups.items():
         if any(REFERENCE in results.players for results in own):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
-from plasticity_env import InputError, PlasticModel, TextSplits
+from plasticity_env import InputError, PlasticModel, TextSplits, load_model
 from plasticity_env.checkpoints import load_plastic, save_plastic
 from plasticity_env.loading import LoadedModel
 from plasticity_env.neurons import ORDERS, kfac, neuron_sums, order_neurons
@@ -137,6 +138,15 @@ def test_the_environment_and_what_it_is_packed_and_saved_as_know_the_order(make_
     assert all(torch.equal(mlp.output_weight(), weight) for mlp, weight in zip(again.model.mlps, before, strict=True))
     save_plastic(model, tmp_path / "it", loaded.tokenizer, "it")
     assert load_plastic(tmp_path / "it").model.neuron_order == "kfac"
+
+
+def test_weights_that_others_read_are_left_alone(small_text):
+    packed = pack(load_model(SMALL["model_name"], mlp_blocks=4), small_text, ["calibration"])
+    before = {name: array.copy() for name, (array, _) in packed.weights.items()}
+    loaded, text = packed.open()
+    order_neurons(loaded.model, text, "kfac")
+    assert all(np.array_equal(array, before[name]) for name, (array, _) in packed.weights.items())
+    assert not torch.equal(loaded.model.mlps[0].output_weight(), packed.open()[0].model.mlps[0].output_weight())
 
 
 def test_bad_input_is_one_sentence(ids, make_env):

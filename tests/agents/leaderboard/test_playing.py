@@ -143,6 +143,17 @@ def test_a_board_tells_configurations_of_one_data_set_apart() -> None:
     assert Rules("bard-gpt2-4x4", dataset="some/folder/text.txt").board.text == "text.txt"
 
 
+def test_a_board_of_ordered_neurons_is_another_one_and_plays_on_them(table: Table) -> None:
+    units = replace(table.rules, units="heads+mlp", mlp_blocks=4)
+    ordered = replace(units, neuron_order="kfac")
+    assert units.board.title.endswith("heads+mlp")
+    assert ordered.board.title.endswith("heads+mlp in kfac order")
+    assert replace(table.rules, neuron_order="kfac").board == table.rules.board  # heads have no order
+    cells = [Table(rules).play(read_player("fisher@1"), 0.5, 0) for rules in (units, ordered)]
+    assert cells[0].dense_losses == pytest.approx(cells[1].dense_losses, abs=1e-5)
+    assert cells[0].kept != cells[1].kept
+
+
 def test_rules_that_the_text_cannot_give_are_refused(table: Table) -> None:
     with pytest.raises(InputError, match="test_blocks 999999"):
         Table(replace(table.rules, test_blocks=999_999))
