@@ -17,6 +17,7 @@ from plasticity_env import PlasticModel, create_plasticity_trainer, load_model, 
 from plasticity_env.benchmarks.options import Options
 from plasticity_env.benchmarks.step import step_rows
 from plasticity_env.edits import KEEP, PRUNE
+from plasticity_env.neurons import ORDERS, neuron_sums
 from plasticity_env.observation import RESIDUAL
 from plasticity_env.repair import repair_in_order, repair_sites
 from plasticity_env.repair.methods import METHODS
@@ -164,3 +165,11 @@ def test_the_step_benchmark_runs():
     options = Options(models="bard-gpt2-4x4", lengths="64", tokens=512, rounds=1, device="cuda")
     row = next(iter(step_rows(options)))
     assert row.step_over_floor > 0
+
+
+@pytest.mark.parametrize("order", ["token_fisher", "kfac"])
+def test_neurons_have_the_same_prices(architecture, ids, order):
+    found = [[ORDERS[order](sums) for sums in neuron_sums(model, ids)] for model in pair(architecture)]
+    for a, b in zip(*found, strict=True):
+        assert b.is_cuda
+        assert torch.allclose(a, b.cpu(), rtol=2e-2, atol=1e-3 * float(a.max()))
