@@ -24,6 +24,7 @@ from plasticity_env.export import check_export, check_format, dense_sizes, prepa
 from plasticity_env.files import new_folder, write_text
 from plasticity_env.loading import LoadedModel, load_model
 from plasticity_env.model import PlasticModel
+from plasticity_env.neurons import find_order
 from plasticity_env.repair import find_repair
 from plasticity_env.stock_configs import check_count
 from plasticity_env.text import TextSplits, load_text
@@ -81,6 +82,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         check_format(self.format)
         find_repair(self.repair)
+        find_order(self.neuron_order)
         if self.strategy not in SCORES and not Path(self.strategy).is_dir():
             raise unknown("strategy", self.strategy, SCORES, ", or the folder of a saved controller")
         if self.dtype not in DTYPES:

@@ -118,6 +118,7 @@ class PlasticModel(nn.Module):
         self.undo_repair()
         result = self.model.load_state_dict(*args, **kwargs)
         self._weights.save_again()
+        self.neuron_order = "stored"  # whatever it was, these weights store their own
         self.weights_changed()
         return result
 

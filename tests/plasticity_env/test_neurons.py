@@ -149,6 +149,14 @@ def test_weights_that_others_read_are_left_alone(small_text):
     assert not torch.equal(loaded.model.mlps[0].output_weight(), packed.open()[0].model.mlps[0].output_weight())
 
 
+def test_other_weights_are_in_an_order_of_their_own(ids):
+    model = PlasticModel(build("llama"), mlp_blocks=4)
+    order_neurons(model, text_of(ids), "kfac")
+    model.load_state_dict(build("llama").state_dict())
+    order_neurons(model, text_of(ids), "token_fisher")
+    assert model.neuron_order == "token_fisher"
+
+
 def test_bad_input_is_one_sentence(ids, make_env):
     text = text_of(ids)
     with pytest.raises(InputError, match="neuron order 'by_size'"):
