@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.frozen import frozen
 from plasticity_env.model import PlasticModel
-from plasticity_env.repair.methods import RIDGE
+from plasticity_env.residual import residual_projector
 from plasticity_env.signals import sequence_losses
 from plasticity_env.text import TextSplits, some_blocks
 
@@ -36,12 +37,12 @@ class NeuronSums:
     """Over the tokens of a text, of one MLP with I neurons, float64.
 
     Attributes:
-        inputs: (I, I) sum of x x^T.
+        inputs: (I, I) sum of x x^T; None where it was not asked for.
         gradients: (I,) sum of g^2.
         slopes: (I,) sum of (g x)^2.
     """
 
-    inputs: Tensor
+    inputs: Tensor | None
     gradients: Tensor
     slopes: Tensor
 
@@ -56,9 +57,9 @@ def kfac(sums: NeuronSums) -> Tensor:
 
     With B = (X + lambda I)^-1, X the sum of x x^T, what the others leave of neuron i is x B_:i / B_ii.
     """
-    penalty = RIDGE * sums.inputs.diagonal().mean().clamp(min=1e-12)
-    system = sums.inputs + penalty * torch.eye(len(sums.inputs)).to(sums.inputs)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
+    assert sums.inputs is not None
+    everyone = torch.ones(len(sums.inputs), dtype=torch.bool, device=sums.inputs.device)
+    inverse = residual_projector(sums.inputs, everyone, unit_width=1).inverse
     left = (inverse * (sums.inputs @ inverse)).sum(0) / inverse.diagonal().square()
     return left.clamp(min=0) * sums.gradients
 
@@ -101,28 +102,30 @@ def order_neurons(model: PlasticModel, text: TextSplits, order: str, batch_size:
         raise InputError("neurons are put in order before anything is pruned, grown or repaired: load the model anew")
     blocks = text.blocks("calibration")
     ids = some_blocks(blocks, min(ORDER_BLOCKS, len(blocks)), spread=True)
-    prices = [price(sums) for sums in neuron_sums(model, ids, batch_size)]
+    prices = [price(sums) for sums in neuron_sums(model, ids, batch_size, moments=price is kfac)]
     for mlp, of_layer in zip(model.mlps, prices, strict=True):
         mlp.permute(of_layer.argsort(descending=True, stable=True))
     model.neuron_order = order
     model.weights_changed()
 
 
-def neuron_sums(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> list[NeuronSums]:
+def neuron_sums(model: PlasticModel, input_ids: Tensor, batch_size: int = 8, moments: bool = True) -> list[NeuronSums]:
     """Measure the neurons of every MLP, in order: one forward and one backward.
 
     Args:
         model: As it is.
         input_ids: (B, T) token ids.
         batch_size: Sequences in one pass.
+        moments: Whether ``inputs`` are gathered too, the only sums that grow with the square of a layer's width.
 
     Raises:
         InputError: Sums that are not finite.
     """
     found = []
     for mlp in model.mlps:
-        sizes = (mlp.width, mlp.width), (mlp.width,), (mlp.width,)
-        found.append(NeuronSums(*(torch.zeros(size, dtype=torch.float64, device=model.device) for size in sizes)))
+        zeros = partial(torch.zeros, dtype=torch.float64, device=model.device)
+        square = zeros(mlp.width, mlp.width) if moments else None
+        found.append(NeuronSums(square, zeros(mlp.width), zeros(mlp.width)))
     seen: dict[int, Tensor] = {}
 
     def watch(index: int) -> Callable[[Any, tuple[Tensor]], tuple[Tensor]]:
@@ -140,12 +143,15 @@ def neuron_sums(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> 
                 gradients = torch.autograd.grad(losses.sum(), [seen[index] for index in range(len(found))])
                 for index, gradient in enumerate(gradients):
                     x, g = (each.detach().flatten(0, -2).double() for each in (seen[index], gradient))
-                    found[index].inputs += x.mT @ x
-                    found[index].gradients += g.square().sum(0)
-                    found[index].slopes += (x * g).square().sum(0)
+                    sums = found[index]
+                    if sums.inputs is not None:
+                        sums.inputs += x.mT @ x
+                    sums.gradients += g.square().sum(0)
+                    sums.slopes += (x * g).square().sum(0)
     finally:
         for hook in hooks:
             hook.remove()
-    if not all(bool(torch.isfinite(sums.inputs).all() and torch.isfinite(sums.gradients).all()) for sums in found):
+    gathered = (each for sums in found for each in (sums.inputs, sums.gradients, sums.slopes) if each is not None)
+    if not all(bool(torch.isfinite(each).all()) for each in gathered):
         raise InputError("the model's activations are not finite: its weights are broken, or it has diverged")
     return found

@@ -59,8 +59,11 @@ def test_what_lies_further_back_is_cheaper(architecture, order, ids):
 def test_the_sums_are_those_of_every_neurons_tokens(architecture, ids):
     """The slope of a token is the loss's derivative in a factor on the neuron there."""
     model = PlasticModel(build(architecture), mlp_blocks=4)
-    found = neuron_sums(model, ids, batch_size=2)
+    found, lean = neuron_sums(model, ids, batch_size=2), neuron_sums(model, ids, batch_size=2, moments=False)
     for index, mlp in enumerate(model.mlps):
+        assert lean[index].inputs is None
+        assert torch.equal(lean[index].gradients, found[index].gradients)
+        assert torch.equal(lean[index].slopes, found[index].slopes)
         seen = []
 
         def scale(module, args, seen=seen):
