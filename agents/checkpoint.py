@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from plasticity_env.errors import InputError
+from plasticity_env.errors import InputError, first_line
 from plasticity_env.files import replace_file
 from plasticity_env.records import EpisodeRecord
 
@@ -85,7 +85,7 @@ def read_state(folder: Path, ours: dict[str, Any], device: torch.device, key: st
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = first_line(error, 120)
         raise InputError(f"the checkpoint {str(path)!r} cannot be read ({reason}): start in another folder") from error
     if key not in state:
         raise InputError(f"the checkpoint in {str(folder)!r} is of another agent: start in another folder")

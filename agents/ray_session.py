@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from plasticity_env.errors import InputError
+from plasticity_env.errors import InputError, first_line
 
 ANSWER_SECONDS = 5.0
 LOCAL_STORE_BYTES = 2**30  # of a local object store, at least
@@ -101,7 +101,7 @@ def ray_session(address: str, cpus: int, store_bytes: int = 0) -> Iterator[Any]:
             ray.init(address=where, **options)
         except (ConnectionError, RuntimeError) as error:
             raise InputError(
-                f"Ray at {address!r} cannot be used ({str(error).strip().splitlines()[0][:160]}): the same versions of Ray and "
+                f"Ray at {address!r} cannot be used ({first_line(error)}): the same versions of Ray and "
                 "Python must run there, and where it wants a token, RAY_AUTH_MODE=token must be set here as well"
             ) from error
         yield ray

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from agents.ray_session import check_address, ray_session, require_ray
-from plasticity_env.errors import InputError
+from plasticity_env.errors import InputError, first_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -97,7 +97,7 @@ def _result(ray: Any, reference: Any, retries: int) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, Exception) else error) from None
     except ray.exceptions.RayError as error:  # the process died, the machine is gone, memory ran out
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error, 200)
         raise InputError(
             f"a task's process died {retries + 1} times ({reason}): use fewer workers, or machines with more memory"
         ) from error

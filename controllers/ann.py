@@ -15,7 +15,7 @@ from torch import Tensor
 from controllers.network import HeadNetwork, NetworkConfig
 from controllers.protocol import Action, RankedController, allowed_edits, as_scores, wants_scores
 from plasticity_env.edits import KEEP, PRUNE
-from plasticity_env.errors import InputError
+from plasticity_env.errors import InputError, first_line
 from plasticity_env.files import replace_file, write_text
 from plasticity_env.observation import Observation, global_columns, global_value, head_column
 from plasticity_env.slopes import KINDS, SCORES
@@ -182,7 +182,7 @@ class ANNController(RankedController):
         except InputError as error:
             raise InputError(f"{str(folder)!r}: {error}") from error
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0][:160]
+            reason = first_line(error)
             raise InputError(
                 f"{str(folder)!r} does not hold a controller of the shape that it states ({reason})"
             ) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -85,6 +86,25 @@ class AppliedRepairs:
             if weight is not None and repair.version != version:
                 weight = self._sites[index].output_weight() + (weight - repair.base)
             self.apply(index, weight, repair.bias, version)
+
+    @contextmanager
+    def lifted(self, version: int) -> Iterator[None]:
+        """No repairs for a moment; afterwards the very same ones, to the bit."""
+        carried, kept = dict(self.by_site), {}
+        for index in carried:
+            bias = self._sites[index].output.bias
+            values = None if bias is None else bias.data.clone()  # type: ignore[union-attr, operator]
+            kept[index] = self._sites[index].output_weight().clone(), bias, values
+        self.undo(carried, version)
+        try:
+            yield
+        finally:
+            for index, (weight, bias, values) in kept.items():
+                self._sites[index].output_weight().copy_(weight)
+                self._sites[index].output.bias = bias
+                if values is not None:
+                    bias.data.copy_(values)  # type: ignore[union-attr, operator]
+            self.by_site = carried
 
     def make_room(self, repairs: dict[int, OutputRepair]) -> None:
         """Give projections without a bias the one that a snapshot's repair gave them, before weights are loaded."""

@@ -41,10 +41,12 @@ class GateState:
         gates: None (all open: exactly the stock computation), (L, U), or (B, L, U) when a batch carries several masks;
             U units a layer are H heads, then MLP blocks.
         recorder: Set for the length of one measuring pass.
+        replaced: A newer `PlasticModel` was put around the same model; this state reaches its layers no longer.
     """
 
     gates: Tensor | None = None
     recorder: Recorder | None = None
+    replaced: bool = False
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity_env.errors import InputError
-from plasticity_env.evaluation import evaluating
+from plasticity_env.frozen import evaluating
 from plasticity_env.plain_models import plastic_view
 
 LARGEST = 2**28  # numbers in all maps together (1 GiB)

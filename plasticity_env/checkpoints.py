@@ -102,10 +102,15 @@ def save_plastic(
         training: ``PlasticityTrainer.state_dict()`` (tensors and plain containers), to go on in the middle of training.
 
     Raises:
-        InputError: A folder that is no checkpoint lies at this path, or the model was compacted in place.
+        InputError: A folder that is no checkpoint lies at this path, the model was compacted in place, or it carries U-Net
+            skips.
         OSError: Nothing can be written there.
     """
     model.refuse_if_retired()
+    if model.skip_flops:
+        raise InputError(
+            "a checkpoint has no place for U-Net skips: save skip.state_dict() and call skip.remove() first"
+        )
     path = Path(path)
     contents = _contents(model, name, tokenizer is not None)
     if notes:
@@ -211,7 +216,6 @@ def _restore(hf_model: Any, contents: _Contents) -> PlasticModel:
     """Wrap a stock model that holds the checkpoint's weights, and bring everything else back."""
     said, aside = contents.description, contents.aside
     model = PlasticModel(hf_model.eval(), said["mode"], said["mlp_blocks"])
-    model.neuron_order = said.get("neuron_order", "stored")
     active = torch.tensor(said["active"]).bool()
     if tuple(active.shape) != model.shape:
         raise InputError(f"its mask is {tuple(active.shape)}, its model {model.shape}")
@@ -250,6 +254,7 @@ def _restore(hf_model: Any, contents: _Contents) -> PlasticModel:
             },
             weights=weights,
             version=version,
+            neuron_order=said.get("neuron_order", "stored"),
         )
     )
     return model

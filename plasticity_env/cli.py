@@ -15,7 +15,7 @@ import torch
 import tyro
 import yaml
 
-from plasticity_env.errors import InputError, unknown
+from plasticity_env.errors import InputError, first_line, unknown
 
 C = TypeVar("C")
 
@@ -166,7 +166,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise InputError(f"{str(path)!r} is not YAML ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{str(path)!r} is not YAML ({first_line(error)})") from error
     if not isinstance(data, dict):
         raise InputError(f"{str(path)!r} must hold a mapping of argument names to values")
     return data

@@ -70,7 +70,13 @@ def allowed_edits(active: Tensor, limits: Limits, costs: CostTable) -> Tensor:
 
 
 def resolve(
-    active: Tensor, edits: Tensor, limits: Limits, costs: CostTable, fisher: Tensor, allowed: Tensor | None = None
+    active: Tensor,
+    edits: Tensor,
+    limits: Limits,
+    costs: CostTable,
+    fisher: Tensor,
+    allowed: Tensor | None = None,
+    swaps: bool = False,
 ) -> tuple[EditMasks, int]:
     """Turn a joint choice into edits that break no limit.
 
@@ -84,12 +90,18 @@ def resolve(
         costs: FLOPs per token.
         fisher: (L, U), as observed.
         allowed: What `allowed_edits` says, where it is known already.
+        swaps: Whether prunes are judged beside the units that come back at the same time, and not each alone: of a ranking,
+            which at a limit can only exchange units.
 
     Returns:
         The masks, and how many edits were dropped or cancelled.
     """
     allowed = allowed_edits(active, limits, costs) if allowed is None else allowed
     permitted = allowed.gather(-1, edits[..., None].long())[..., 0]
+    if swaps:
+        back = permitted & ((edits == REVIVE) | (edits == GROW))
+        beside = allowed_edits(active | back, limits, costs)[..., PRUNE]
+        permitted = torch.where(edits == PRUNE, beside, permitted)
     invalid = int((~permitted).sum())
     edits = torch.where(permitted, edits, KEEP)
     prune, revive, grow = edits == PRUNE, edits == REVIVE, edits == GROW

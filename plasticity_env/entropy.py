@@ -160,7 +160,9 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    tokens, outs, sums = query.shape[2], [], []
+    """In float32 at least: half precision rounds scores by so much that the probabilities no longer sum to 1."""
+    given, tokens, outs, sums = value.dtype, query.shape[2], [], []
+    query, key, value = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (query, key, value))
     additive = _additive(mask, query.dtype)
     for start in range(0, tokens, _QUERY_BLOCK):
         stop = min(start + _QUERY_BLOCK, tokens)
@@ -170,7 +172,11 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
             scores = scores.masked_fill(torch.arange(tokens, device=query.device)[None] > rows, -math.inf)
         else:
             scores = scores + additive[..., start:stop, :]
+        blind = (scores == -math.inf).all(
+            -1, keepdim=True
+        )  # left padding sees no key: its output is 0, and so are gradients
+        scores = scores.masked_fill(blind, 0.0)
         lse = scores.logsumexp(-1)
-        outs.append((scores - lse[..., None]).exp().nan_to_num(0.0) @ value)
+        outs.append(((scores - lse[..., None]).exp().masked_fill(blind, 0.0) @ value).to(given))
         sums.append(lse)
     return torch.cat(outs, 2), torch.cat(sums, 2)

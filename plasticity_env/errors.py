@@ -26,3 +26,9 @@ def unknown(kind: str, value: object, allowed: Iterable[str], way_out: str = "")
     close = difflib.get_close_matches(str(value), names, n=1)
     guess = f" (did you mean {close[0]!r}?)" if close else ""
     return InputError(f"unknown {kind} {value!r}{guess}: known are {', '.join(names)}{way_out}")
+
+
+def first_line(error: BaseException, length: int = 160) -> str:
+    """The first line of an exception's message, cut to ``length`` characters; its type's name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:length] if lines else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ def write_text(path: Path, text: str) -> None:
 def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes ``path`` when the block ends well; when it fails, nothing has changed.
 
+    A folder that is replaced lies beside it under a hidden name (``.<name>...old``) for the moment of the two renames.
+
     Args:
         path: A folder that does not exist yet, or an empty one.
         replace: Take the place of a folder that is there.
@@ -44,7 +47,8 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     if there and not (replace and path.is_dir()):
         raise InputError(f"{str(path)!r} exists already and is not an empty folder: choose another one")
     made = [parent for parent in path.parents if not parent.exists()]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    former = temporary.with_suffix(".old")
     try:
         try:
             temporary.mkdir(parents=True)
@@ -52,13 +56,14 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         yield temporary
         if there:
-            former = temporary.with_suffix(".old")
             os.replace(path, former)
             os.replace(temporary, path)
             shutil.rmtree(former)
         else:
             os.replace(temporary, path)
     except BaseException:
+        if former.exists() and not path.exists():
+            os.replace(former, path)
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:
             if parent.is_dir() and not any(parent.iterdir()):

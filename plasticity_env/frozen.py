@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import nn
+
 from plasticity_env.model import PlasticModel
 
 
@@ -12,16 +14,24 @@ from plasticity_env.model import PlasticModel
 def frozen(model: PlasticModel) -> Iterator[None]:
     """Evaluation mode and no gradient for any parameter, so that backward computes none; put back afterwards."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = model.training
-    switch = training or model.model.training
-    if switch:
+    with evaluating(model):
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; every module's own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    if training:
         model.eval()
-    for parameter in parameters:
-        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        if switch:
-            model.train(training)
+        for module in training:
+            module.training = True

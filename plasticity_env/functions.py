@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from plasticity_env.entropy_trial import try_entropy_directions
 from plasticity_env.errors import InputError, unknown
-from plasticity_env.evaluation import Data, evaluate_model, evaluating, read_batches, summed_loss
+from plasticity_env.evaluation import Data, evaluate_model, read_batches, summed_loss
+from plasticity_env.frozen import evaluating
 from plasticity_env.layouts import HeadSlice
 from plasticity_env.model import PlasticModel
 from plasticity_env.modes import PruningMode

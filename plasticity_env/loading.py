@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from plasticity_env.errors import InputError
+from plasticity_env.errors import InputError, first_line
 from plasticity_env.hub import hub_or_cache
 from plasticity_env.model import PlasticModel
 from plasticity_env.modes import PruningMode
@@ -103,7 +103,7 @@ def load_model(
                 _forget_quantization(hf_model)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(
-            f"cannot load model {name_or_path!r} ({str(error).strip().splitlines()[0][:160]}); without a network use an "
+            f"cannot load model {name_or_path!r} ({first_line(error)}); without a network use an "
             f"embedded model ({', '.join(embedded_models())}), a folder or a GGUF file"
         ) from error
     hf_model.to(device)  # type: ignore[arg-type]

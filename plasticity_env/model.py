@@ -38,6 +38,7 @@ class Snapshot:
         repairs: Repaired sites; ``weights`` hold them repaired.
         weights: A copy of all parameters, or None where the weights equal those of version ``version``.
         version: The model's weight version.
+        neuron_order: Of the weights.
     """
 
     active: Tensor
@@ -47,6 +48,7 @@ class Snapshot:
     repairs: dict[int, OutputRepair]
     weights: dict[str, Tensor] | None
     version: int
+    neuron_order: str
 
 
 class PlasticModel(nn.Module):
@@ -68,7 +70,8 @@ class PlasticModel(nn.Module):
         skip_flops: FLOPs per token of the U-Net skips on this model (see `plasticity_env.growth.UNetSkip`).
 
     Raises:
-        InputError: The architecture has no layout, or its MLPs no so many equal blocks; the model is left untouched.
+        InputError: The architecture has no layout, its MLPs no so many equal blocks, or another `PlasticModel` prunes this
+            model; the model is left untouched. (One that prunes nothing is replaced: it refuses edits from then on.)
     """
 
     def __init__(self, model: nn.Module, mode: str | PruningMode = PruningMode.ADAPTIVE, mlp_blocks: int = 0) -> None:
@@ -76,6 +79,13 @@ class PlasticModel(nn.Module):
         self.mode = PruningMode.parse(mode)
         blocks = attention_blocks(model)
         mlps = cut_mlps(model, blocks[0].heads, mlp_blocks)
+        earlier = [block.module.plastic.state for block in blocks if hasattr(block.module, "plastic")]  # type: ignore[union-attr]
+        if any(state.gates is not None for state in earlier):  # type: ignore[union-attr]
+            raise InputError(
+                f"this {type(model).__name__} is pruned through a PlasticModel around it: hand that one over instead"
+            )
+        for state in earlier:
+            state.replaced = True  # type: ignore[union-attr]
         self.model = model
         self.training = model.training
         self.blocks: list[AttentionBlock] = blocks
@@ -115,6 +125,7 @@ class PlasticModel(nn.Module):
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load stock weights into the wrapped model: repairs are taken back first, pruned heads save the new weights."""
+        self.refuse_if_retired()
         self.undo_repair()
         result = self.model.load_state_dict(*args, **kwargs)
         self._weights.save_again()
@@ -204,6 +215,12 @@ class PlasticModel(nn.Module):
         finally:
             self._active, self._scale = before
             self._publish()
+
+    @contextmanager
+    def dense(self) -> Iterator[None]:
+        """Be the dense model for a moment, as `open_gates`, and without repairs; they are there again afterwards."""
+        with self._repairs.lifted(self.weight_version), self.open_gates():
+            yield
 
     def _publish(self) -> None:
         gates = self.gates
@@ -338,6 +355,7 @@ class PlasticModel(nn.Module):
             weight: (inputs, E) the new projection, or None to leave it.
             bias: (E,) to add to the bias (the projection gets one where it has none), or None.
         """
+        self.refuse_if_retired()
         self._repairs.apply(site, weight, bias, self.weight_version)
 
     def undo_repair(self, sites: Iterable[int] | None = None) -> None:
@@ -414,6 +432,7 @@ class PlasticModel(nn.Module):
 
     def snapshot(self, weights: bool = True) -> Snapshot:
         """Copy the state; ``weights=False`` leaves the parameters out (enough while nothing trains or grows)."""
+        self.refuse_if_retired()
         copies = {name: value.detach().clone() for name, value in self.model.state_dict().items()} if weights else None
         return Snapshot(
             self.active,
@@ -423,6 +442,7 @@ class PlasticModel(nn.Module):
             self.repairs,
             copies,
             self.weight_version,
+            self.neuron_order,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -431,6 +451,7 @@ class PlasticModel(nn.Module):
         Raises:
             InputError: The weights changed since and the snapshot holds none.
         """
+        self.refuse_if_retired()
         if snapshot.version != self.weight_version and snapshot.weights is None:
             raise InputError("the weights changed since this snapshot(weights=False); take one with weights=True")
         self.undo_repair()
@@ -446,6 +467,7 @@ class PlasticModel(nn.Module):
         self._scale = snapshot.scale.clone()
         self._warmup = snapshot.warmup.clone()
         self._weights.saved = self._weights.copy(snapshot.saved)
+        self.neuron_order = snapshot.neuron_order
         self._publish()
 
     # -- pieces of weights -------------------------------------------------------------------------------------------
@@ -481,11 +503,13 @@ class PlasticModel(nn.Module):
         return mask
 
     def refuse_if_retired(self) -> None:
-        """Raise an `InputError` where the dense weights were given up by ``compact(inplace=True)``."""
+        """Raise an `InputError` where ``compact(inplace=True)`` gave the dense weights up, or a newer wrapper took over."""
         if self._retired:
             raise InputError(
                 "this model was compacted in place: nothing is left to edit, measure or export; wrap a dense model"
             )
+        if self._state.replaced:
+            raise InputError("a newer PlasticModel was put around this model and took its place: use that one")
 
     def _refuse_if_compressed(self, edit: str, mask: Tensor) -> None:
         if self.mode is PruningMode.COMPRESSED and bool(mask.any()):

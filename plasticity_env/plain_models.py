@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from torch import nn
 
 from plasticity_env.attention import IMPLEMENTATION, LayerGate
-from plasticity_env.errors import InputError
 from plasticity_env.layouts import attention_blocks
 from plasticity_env.model import PlasticModel
 from plasticity_env.modes import PruningMode
@@ -26,11 +25,6 @@ def as_plastic(model: nn.Module, mode: str | PruningMode = PruningMode.ADAPTIVE)
     """
     if isinstance(model, PlasticModel):
         return model
-    for link in _links(model):
-        if link is not None and link.state.gates is not None:
-            raise InputError(
-                f"this {type(model).__name__} is pruned through a PlasticModel around it: hand that one over instead"
-            )
     return PlasticModel(model, mode)
 
 
@@ -56,6 +50,7 @@ def plastic_view(model: nn.Module) -> Iterator[PlasticModel]:
             if link is None:
                 del block.module.plastic
             else:
+                link.state.replaced = False
                 block.module.plastic = link  # type: ignore[assignment]
         if implementation != IMPLEMENTATION:
             model.set_attn_implementation(implementation)  # type: ignore[operator]

@@ -63,24 +63,29 @@ def validate(record: EpisodeRecord, rel_tol: float = 1e-5, env: gym.Env[Any, Any
 
     Args:
         record: To replay.
-        rel_tol: Relative tolerance, of the largest absolute reward of the episode.
+        rel_tol: Relative tolerance, of the largest absolute reward of the replayed episode.
         env: An environment to replay in; a fresh one from the record's arguments when None.
 
     Returns:
         The replayed rewards.
 
     Raises:
-        InputError: A reward differs; the sentence names the step and both figures.
+        InputError: A reward differs (the sentence names the step and both figures) or is not finite, or there is not one for
+            every action.
     """
+    if len(record.rewards) != len(record.actions):
+        raise InputError(
+            f"the record holds {len(record.actions)} actions and {len(record.rewards)} rewards: it needs one reward an action"
+        )
     env = gym.make(record.env_id, **record.kwargs) if env is None else env
     env.reset(seed=0, options=record.options)
     rewards = []
     for action in record.actions:
         _, reward, _, _, _ = env.step(action if isinstance(action, int) else np.array(action))
         rewards.append(float(reward))
-    scale = max([abs(reward) for reward in record.rewards], default=0.0)
+    scale = max([abs(reward) for reward in rewards], default=0.0)
     for step, (claimed, found) in enumerate(zip(record.rewards, rewards, strict=True)):
-        if abs(claimed - found) > rel_tol * max(scale, 1e-3):
+        if not abs(claimed - found) <= rel_tol * max(scale, 1e-3):  # nor what is not a number
             raise InputError(
                 f"step {step} of the record claims a reward of {claimed:.8g}, its replay earns {found:.8g}"
             )

@@ -98,7 +98,7 @@ def crossfit_projectors(
     """
     middle = len(input_ids) // 2
     parts = (input_ids[:middle], input_ids[middle:]) if middle else (input_ids,)
-    with model.open_gates():
+    with model.dense():
         statistics = [gather(model, part, batch_size) for part in parts]
     first, second = (model_projectors(model, statistics[index]) for index in (0, -1))
     return model_projectors(model, Statistics.pooled(statistics)), (second, first)

@@ -168,7 +168,7 @@ def measure_many(
         The signals of each.
 
     Raises:
-        InputError: A loss is not finite.
+        InputError: A loss, or its gradient in the gates, is not finite.
     """
     gates, projections = gates.to(model.device), projections or {}
     versions, sequences, tokens = input_ids.shape
@@ -188,9 +188,9 @@ def measure_many(
             losses.append(loss.detach().unflatten(0, (versions, -1)))
             gradients.append(found[0].unflatten(0, (versions, -1)))
     loss = torch.cat(losses, 1).float().cpu()  # (n, B)
-    if not bool(torch.isfinite(loss).all()):
-        raise InputError(DIVERGED)
     gradient = torch.cat(gradients, 1).float().cpu()  # (n, B, L, U)
+    if not bool(torch.isfinite(loss).all() and torch.isfinite(gradient).all()):
+        raise InputError(DIVERGED)
     signed = gradient.mean(1)
     parts = {
         "entropy": recorder.entropy(),

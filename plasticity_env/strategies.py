@@ -340,7 +340,7 @@ def measure_for(
         )
     projectors = None
     if strategy.reads_residual:
-        with model.open_gates():
+        with model.dense():
             statistics = gather(model, input_ids, batch_size)
         projectors = model_projectors(model, statistics)
     return measure(model, input_ids, batch_size=batch_size, obs=strategy.reads_obs, projectors=projectors)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from plasticity_env.errors import InputError
+from plasticity_env.errors import InputError, first_line
 from plasticity_env.hub import hub_or_cache
 
 Split = Literal["train", "calibration", "reward", "test"]
@@ -58,8 +58,14 @@ class TextSplits:
 
 def pack(tokenizer: PreTrainedTokenizerBase, text: str, block_size: int) -> Tensor:
     """Tokenise a text and cut it into full blocks, (n, block_size) int64; the remainder is dropped."""
-    tokenizer.model_max_length = int(1e30)  # blocks are cut here: no warning about long texts
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+    longest, tokenizer.model_max_length = (
+        tokenizer.model_max_length,
+        int(1e30),
+    )  # no warning about long texts: they are cut here
+    try:
+        ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+    finally:
+        tokenizer.model_max_length = longest
     return ids[: len(ids) // block_size * block_size].view(-1, block_size)
 
 
@@ -129,7 +135,7 @@ def _read(path: Path) -> str:
         try:
             table = Dataset.from_parquet(str(path))
         except Exception as error:  # pyarrow and datasets raise many unrelated types
-            raise InputError(f"{str(path)!r} is not a parquet file ({_first_line(error)})") from error
+            raise InputError(f"{str(path)!r} is not a parquet file ({first_line(error)})") from error
         if "text" not in table.column_names:
             raise InputError(f"{str(path)!r} has no 'text' column, only {', '.join(table.column_names)}")
         return "\n".join(table["text"])
@@ -165,7 +171,7 @@ def _from_hub(dataset: str, config: str | None) -> dict[Split, str]:
             loaded = datasets.load_dataset(dataset, config)
     except Exception as error:  # the hub client raises many unrelated types
         raise InputError(
-            f"cannot load data set {dataset!r} (config {config!r}) from the hub ({_first_line(error)}); "
+            f"cannot load data set {dataset!r} (config {config!r}) from the hub ({first_line(error)}); "
             "without a network use --dataset shakespeare or a path to a .txt, .jsonl or .parquet file"
         ) from error
     if "train" not in loaded:
@@ -183,7 +189,3 @@ def _from_hub(dataset: str, config: str | None) -> dict[Split, str]:
         "reward": "\n".join(validation[half:]),
         "test": "\n".join(loaded["test"][column]),
     }
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

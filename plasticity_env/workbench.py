@@ -313,12 +313,8 @@ class Workbench:
         known = self._statistics.get(key)
         if known is not None:
             return known
-        repairs = self.model.repairs
-        self.model.undo_repair()
-        with self.model.open_gates():
+        with self.model.dense():
             found = gather(self.model, self.blocks("calibration", calibration), self.batch_size)
-        for site, repair in repairs.items():
-            self.model.apply_repair(site, repair.weight, repair.bias)
         return self._statistics.put(key, found)
 
     def _residual_projectors(self, part: str, calibration: Indices) -> dict[int, Projector]:

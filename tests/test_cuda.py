@@ -114,6 +114,18 @@ def test_episodes_agree(small_text, env_id):
     np.testing.assert_allclose(played[0], played[1], rtol=5e-3, atol=1e-4)
 
 
+def test_the_vector_environment_plays_on_from_what_it_remembers(small_text):
+    """Moments that were noted while measuring lie beside gathered ones."""
+    settings = {**SMALL, "text": small_text, "device": "cuda", "residual_signal": False, "horizon": 2}
+    envs = gym.make_vec("plasticity/Heads-v0", num_envs=8, **settings)
+    envs.reset(seed=5)
+    for _ in range(8):
+        _, rewards, *_ = envs.step(
+            np.random.default_rng(0).choice(4, size=(8, envs.head_slots), p=[0.5, 0.3, 0.2, 0.0])
+        )
+        assert np.isfinite(rewards).all()
+
+
 @pytest.mark.parametrize("repair", ["none", "bias", "scale", "least_squares"])
 @pytest.mark.parametrize("memory_share", [0.02, 1.0])
 def test_the_vector_environment_agrees_with_a_single_one(small_text, repair, memory_share):

@@ -185,8 +185,9 @@ class BatchedBench:
 
     def _note(self, requests: Sequence[Request], signals: Sequence[HeadSignals]) -> None:
         seen = [each.statistics.sites for each in signals if each.statistics is not None]
-        grams = {site: torch.stack([each[site].gram for each in seen]) for site in self._sites}
-        means = {site: torch.stack([each[site].mean for each in seen]) for site in self._sites}
+        device = self.model.device  # where gathered moments lie, beside which these are unpacked
+        grams = {site: torch.stack([each[site].gram for each in seen]).to(device) for site in self._sites}
+        means = {site: torch.stack([each[site].mean for each in seen]).to(device) for site in self._sites}
         blocks = [request.calibration for request in requests]
         self._remember(blocks, {site: Moments(grams[site], means[site]) for site in self._sites})
 

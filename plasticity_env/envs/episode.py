@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,6 +140,8 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
     for name, (above, most) in LIMITS.items():
         if ranges[name] is not None:
             check_range(name, ranges[name], above, most)
+    if ranges["pruned_share"] is not None:
+        settings.check_share(ranges["pruned_share"])
     # both are always drawn, so that a fixed price changes nothing else about a seed
     low, high = bounds(ranges["flop_price"])
     price = math.exp(math.log(low) + random.random() * (math.log(high) - math.log(low)))
@@ -147,7 +150,11 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
     share = None if ranges["pruned_share"] is None else float(random.uniform(*bounds(ranges["pruned_share"])))
     stream = None
     if settings.train_steps > 0:  # a stream comes with its batches, so that its control arm is trained once
-        stream = int(options.get("stream", random.integers(settings.train_streams)))
+        drawn_stream = int(random.integers(settings.train_streams))
+        stream = options.get("stream", drawn_stream)
+        if not isinstance(stream, int | np.integer) or stream < 0:
+            raise InputError(f"stream must be a whole number of at least 0, got {stream!r}")
+        stream = int(stream)
         random = np.random.default_rng([stream, 1])
     calibration = _pick(text, random, "calibration", settings.calibration_blocks, options)
     reward = _pick(text, random, "reward", settings.reward_blocks, options)
@@ -157,7 +164,10 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
 def _pick(text: TextSplits, random: np.random.Generator, split: str, count: int, options: dict[str, Any]) -> Indices:
     there = len(text.blocks(split))  # type: ignore[arg-type]
     drawn = tuple(int(i) for i in np.sort(random.choice(there, count, replace=False)))
-    given = tuple(int(i) for i in options.get(split, drawn))
-    if not given or min(given) < 0 or max(given) >= there:
-        raise InputError(f"{split} blocks must be numbers from 0 to {there - 1}, got {list(given)}")
-    return given
+    given = options.get(split, drawn)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InputError(f"{split} blocks must be a list of numbers from 0 to {there - 1}, got {given!r}")
+    chosen = list(given)
+    if not chosen or not all(isinstance(i, int | np.integer) and 0 <= i < there for i in chosen):
+        raise InputError(f"{split} blocks must be whole numbers from 0 to {there - 1}, got {chosen}")
+    return tuple(map(int, chosen))

@@ -40,6 +40,11 @@ def make_workbench(settings: Settings, loaded: LoadedModel | None, text: TextSpl
     _check_sizes(settings, loaded, text)
     if settings.blocks_of_neurons:
         order_neurons(loaded.model, text, settings.neuron_order, settings.batch_size)
+        if loaded.model.neuron_order != settings.neuron_order:
+            raise InputError(
+                f"the model's neurons are in the order {loaded.model.neuron_order!r}, the environment wants "
+                f"{settings.neuron_order!r}: say neuron_order={loaded.model.neuron_order!r}, or load the model anew"
+            )
     return Workbench(
         loaded,
         text,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.modes import PruningMode
@@ -115,12 +117,30 @@ class Settings:
                 raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
-        if not 0 <= self.max_sparsity <= 1:
+        for name in ("max_sparsity", "prefix_mb", "learning_rate"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= 0:
+                raise InputError(f"{name} must be a number of at least 0, got {value!r}")
+        if self.max_sparsity > 1:
             raise InputError(f"max_sparsity must lie in [0, 1], got {self.max_sparsity!r}")
-        if not self.prefix_mb >= 0:
-            raise InputError(f"prefix_mb must be at least 0, got {self.prefix_mb!r}")
-        if not self.learning_rate > 0:
+        if self.learning_rate == 0:
             raise InputError(f"learning_rate must be positive, got {self.learning_rate!r}")
+        for name in ("obs_signal", "residual_signal", "crossfit_signal"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.pruned_share is not None:
+            self.check_share(self.pruned_share)
+
+    def check_share(self, share: float | Sequence[float]) -> None:
+        """Refuse a target, already known to be a number or a range, that `max_sparsity` would never let a ranking reach.
+
+        Raises:
+            InputError: It is one.
+        """
+        if self.units == "heads" and bounds(share)[1] > self.max_sparsity:
+            raise InputError(
+                f"pruned_share {share!r} is more than max_sparsity {self.max_sparsity!r} lets go: ask for less, or raise it"
+            )
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Settings:
@@ -163,7 +183,7 @@ def settings_for(default_share: tuple[float, float] | None, values: dict[str, An
 
 def bounds(value: float | Sequence[float]) -> tuple[float, float]:
     """A number or a range as (low, high)."""
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | np.number):
         return float(value), float(value)
     low, high = value
     return float(low), float(high)

@@ -101,7 +101,8 @@ class Task:
     def resolve(self, state: EpisodeState, edits: Tensor, allowed: Tensor | None = None) -> tuple[EditMasks, int]:
         """Masks of a joint choice, limits kept, and how many edits were dropped; see `plasticity_env.edits.resolve`."""
         fisher = state.measurement.signals.fisher
-        return resolve(state.active, edits, self.limits(state.budget), self.flop_table, fisher, allowed)
+        limits, swaps = self.limits(state.budget), state.share is not None  # an episode with a target ranks
+        return resolve(state.active, edits, limits, self.flop_table, fisher, allowed, swaps)
 
     def terms(self, state: EpisodeState, flops: float) -> Terms:
         """The potential's named summands."""

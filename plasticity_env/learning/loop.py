@@ -24,7 +24,7 @@ from plasticity_env.learning.distillation import Distillation
 from plasticity_env.learning.trainer import PlasticityTrainer, TrainStep, create_plasticity_trainer
 from plasticity_env.model import PlasticModel
 from plasticity_env.modes import PruningMode
-from plasticity_env.plain_models import as_plastic
+from plasticity_env.plain_models import as_plastic, plastic_view
 from plasticity_env.repair.names import find_repair
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals import measure
@@ -56,7 +56,8 @@ def train_with_plasticity(
     """
     check_steps(steps)
     settings.setdefault("rate_decay_steps", max(1, steps))
-    return create_plasticity_trainer(as_plastic(model), data, **settings).run(steps, on_step)
+    with plastic_view(model) as view:
+        return create_plasticity_trainer(view, data, **settings).run(steps, on_step)
 
 
 def run_plasticity_loop(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.errors import InputError
+from plasticity_env.frozen import evaluating
 from plasticity_env.interrupts import interrupts_between_steps
 from plasticity_env.learning.batches import Batches, TokenBatch, as_batches, token_batch
 from plasticity_env.learning.distillation import Distillation, distillation_loss, not_half
@@ -117,7 +118,7 @@ class PlasticityTrainer:
             InputError: A loss or gradient that is not finite; the step is not taken.
         """
         done = []
-        with self._training(), interrupts_between_steps() as check:
+        with evaluating(self.model), interrupts_between_steps() as check:
             for _ in range(steps):
                 done.append(self._step())
                 if on_step is not None:
@@ -204,17 +205,6 @@ class PlasticityTrainer:
         else:
             with self.head_rates.scaled():
                 yield
-
-    @contextmanager
-    def _training(self) -> Iterator[None]:
-        was = self.model.training or self.model.model.training
-        if was:
-            self.model.eval()
-        try:
-            yield
-        finally:
-            if was:
-                self.model.train()
 
 
 def create_plasticity_trainer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from plasticity_env.files import new_folder
 from plasticity_env.pretraining.architectures import FAMILIES, ZooModel
 from plasticity_env.pretraining.cards import Ablation, Card, Comparison, Training
 from plasticity_env.pretraining.corpus import SplitName, read_split, sha256
@@ -26,15 +26,12 @@ ABLATION_BLOCKS: Final = 128
 
 def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a standard Hugging Face folder with float16 weights, through a temporary name: never half a model."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0, do_sample=True)
-    model.cpu().half().save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    for path in temporary.iterdir():
-        path.chmod(0o644)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with new_folder(folder, replace=True) as temporary:
+        model.cpu().half().save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for path in temporary.iterdir():
+            path.chmod(0o644)
 
 
 def load_model(folder: Path) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from plasticity_env.files import new_folder
 from plasticity_env.pretraining.architectures import ZooModel, build_model
 from plasticity_env.pretraining.optimizers import make_optimizers
 from plasticity_env.pretraining.recipe import Recipe, batch_at
@@ -104,10 +105,6 @@ def save_checkpoint(
 ) -> None:
     """Write `step-<n>` under `folder` through a temporary name, then drop the older checkpoints."""
     final = folder / f"step-{step:08d}"
-    temporary = folder / f"tmp-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_model(model, str(temporary / WEIGHTS))
     state = {
         "step": step,
         "steps": steps,
@@ -115,9 +112,9 @@ def save_checkpoint(
         "seed": seed,
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-    torch.save(state, temporary / STATE)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
+    with new_folder(final, replace=True) as temporary:
+        save_model(model, str(temporary / WEIGHTS))
+        torch.save(state, temporary / STATE)
     for old in folder.glob("step-*"):
         if old != final:
             shutil.rmtree(old)

@@ -54,9 +54,14 @@ def repair_in_order(
         batch_size: Sequences in one pass.
 
     Raises:
-        InputError: Statistics that are not finite, or a text too short for the ridge; the model is left without repair.
+        InputError: Statistics that are not finite, a text too short for the ridge, or a model with U-Net skips; it is left
+            without repair.
     """
     model.undo_repair()
+    if model.skip_flops:
+        raise InputError(
+            "sequential repair runs layers one by one and U-Net skips join two: call skip.remove() first, or repair in parallel"
+        )
     active = model.active
     if bool(active.all()):
         return

@@ -88,3 +88,18 @@ def test_cuda_kernels_agree(dtype, kernel):
     _, lse = attend(query, key, key, None, 0.2, kernel)
     entropy = attention_entropy(query, key, lse, None, 0.2, kernel)
     assert (entropy.double() - naive(query, key, None, 0.2)).abs().max() < (1e-4 if dtype == torch.float32 else 5e-2)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_the_plain_kernel_computes_half_precision_in_float32(half):
+    """With scores of a hundred and more, half precision in between would be off by nats."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 4, 256, 64, generator=generator) * size for size in (2, 2, 1))
+    rounded = [(query + 6).to(half), (key + 2).to(half), value.to(half)]
+    exact = [each.double() for each in rounded]
+    out, entropy = attend_with_entropy(*rounded, None, 0.125, "plain")
+    reference, of_reference = attend_with_entropy(*exact, None, 0.125, "plain")
+    assert out.dtype == half
+    assert float(attend(*exact, None, 0.125, "plain")[1].max()) > 100
+    assert (out.double() - reference).norm() < 0.01 * reference.norm()
+    assert (entropy.double() - of_reference).abs().max() < 0.3

@@ -124,6 +124,13 @@ def test_a_record_replays_to_the_same_rewards_and_a_forged_one_does_not(make_env
     forged = EpisodeRecord(**{**record.__dict__, "rewards": (record.rewards[0] + 0.01, *record.rewards[1:])})
     with pytest.raises(InputError, match="step 0 of the record claims"):
         validate(forged)
+    for claim in (float("inf"), float("nan")):
+        forged = EpisodeRecord(**{**record.__dict__, "rewards": (claim, *record.rewards[1:])})
+        with pytest.raises(InputError, match=f"step 0 of the record claims a reward of {claim}"):
+            validate(forged)
+    actions = len(record.actions)
+    with pytest.raises(InputError, match=f"{actions} actions and {actions - 1} rewards"):
+        validate(EpisodeRecord(**{**record.__dict__, "rewards": record.rewards[1:]}))
 
 
 @pytest.mark.parametrize("train_steps", [0, 2])
@@ -491,6 +498,11 @@ def test_prices_are_drawn_log_uniformly(make_env):
         ({"flop_price": -1}, "flop_price must"),
         ({"horizon": 0}, "horizon must be a whole number"),
         ({"max_sparsity": 1.5}, "max_sparsity must"),
+        ({"max_sparsity": "half"}, "max_sparsity must be a number"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number"),
+        ({"learning_rate": 0}, "learning_rate must be positive"),
+        ({"obs_signal": "no"}, "obs_signal must be True or False"),
+        ({"repair": ["none"]}, "unknown repair"),
         ({"calibration_blocks": 10**6}, "more than the"),
         ({"max_length": 4096}, "exceeds the"),
         ({"min_heads_per_layer": 5}, "exceeds the 4 heads"),
@@ -510,8 +522,12 @@ def test_bad_actions_and_options_are_refused(make_env):
         env.step(np.full(16, 4))
     with pytest.raises(InputError, match="unknown reset option"):
         env.reset(options={"price": 1})
-    with pytest.raises(InputError, match="numbers from 0"):
-        env.reset(options={"reward": [10**9]})
+    for blocks in ([10**9], [-1], [0.5], [], "all", 3):
+        with pytest.raises(InputError, match="numbers from 0"):
+            env.reset(options={"reward": blocks})
+    with pytest.raises(InputError, match="stream must be a whole number"):
+        make_env(train_steps=1).unwrapped.reset(options={"stream": -1})
+    env.reset(options={"flop_price": np.float32(4)})
 
 
 def test_features_have_finite_bounds_and_names(make_env):

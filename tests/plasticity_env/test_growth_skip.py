@@ -9,8 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from plasticity_env import InputError, PlasticModel, flops
+from plasticity_env.checkpoints import save_plastic
 from plasticity_env.growth import UNetSkip
 from plasticity_env.layouts import transformer_layers
+from plasticity_env.repair.whole import repair_model
 from tests.conftest import CONFIGS, build
 
 
@@ -153,3 +155,18 @@ def test_half_a_forward_pass_is_refused_in_words(ids):
     UNetSkip(model)
     with pytest.raises(InputError, match="layer 3 ran without layer 0"):
         transformer_layers(model.model)[3](torch.zeros(1, 4, 64))
+
+
+def test_what_has_no_place_for_a_skip_says_so(ids, tmp_path):
+    model = deep("gpt2")
+    skip = UNetSkip(model)
+    mask = torch.zeros(model.shape, dtype=torch.bool)
+    mask[0, 1] = True
+    model.prune(mask)
+    for use in (lambda: save_plastic(model, tmp_path / "it"), lambda: repair_model(model, "sequential", ids)):
+        with pytest.raises(InputError, match=r"call skip\.remove\(\) first"):
+            use()
+    assert not (tmp_path / "it").exists()
+    skip.remove()
+    save_plastic(model, tmp_path / "it")
+    repair_model(model, "sequential", ids)

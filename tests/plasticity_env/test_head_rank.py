@@ -167,3 +167,37 @@ def test_a_share_belongs_to_this_environment_alone():
     rank.reset(seed=0, options={"pruned_share": 0.25})
     rank.step(torch.arange(16).float().numpy())
     assert pruned(rank).sum() == 4
+
+
+@pytest.mark.parametrize("units", ["heads", "heads+mlp"])
+def test_at_a_limit_units_still_trade_places(units):
+    """A unit that comes back makes room for another one, where no unit could go alone."""
+    env = make(horizon=4, pruned_share=0.5, max_sparsity=0.5, units=units)
+    env.reset(seed=0)
+    slots, random = env.unwrapped.head_slots, np.random.default_rng(0)
+    before = np.zeros(slots, dtype=bool)
+    for step in range(4):
+        scores = random.uniform(-1, 1, slots).astype(np.float32)
+        _, _, _, _, info = env.step(scores)
+        now = pruned(env)
+        if units == "heads":
+            assert now.sum() == 2 * (step + 1)
+            assert info["invalid_actions"] == 0
+        else:
+            assert now.sum() <= slots / 2
+        assert not step or (before & ~now).any()
+        before = now
+    env = make(horizon=3, pruned_share=(0.5, 0.5), max_sparsity=0.5, min_heads_per_layer=2)
+    env.reset(seed=0)
+    for step in range(3):  # two of four heads of each layer can go, and go in turns
+        scores = np.where((np.arange(16) + step) % 2, 1.0, -1.0) + np.arange(16) / 100
+        env.step(scores.astype(np.float32))
+    assert (pruned(env) == (np.arange(16) % 2 == 0)).all()
+
+
+def test_a_share_beyond_the_sparsity_limit_is_refused():
+    with pytest.raises(InputError, match="more than max_sparsity"):
+        make(pruned_share=0.75, max_sparsity=0.5)
+    env = make(max_sparsity=0.7)
+    with pytest.raises(InputError, match="more than max_sparsity"):
+        env.reset(options={"pruned_share": 0.8})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasticity_env import InputError, PlasticModel, measure
+from plasticity_env.frozen import frozen
+from plasticity_env.repair.whole import repair_model
 from tests.conftest import build
 
 
@@ -170,3 +174,58 @@ def test_measuring_a_pruned_head_in_a_half_dead_group(ids):
     model = PlasticModel(build("llama"))
     model.prune(heads((0, 0)))
     assert torch.isfinite(measure(model, ids).obs).all()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_dense_for_a_moment_and_then_repaired_as_before(architecture, trained, ids):
+    model = PlasticModel(build(architecture))
+    model.prune(heads((0, 1), (1, 2)))
+    repair_model(model, "least_squares", ids)
+    model.apply_repair(1, None, torch.ones(model.sites[1].output_weight().shape[1]))
+    if trained:
+        for parameter in model.parameters():
+            parameter.data.mul_(1.01)
+        model.weights_changed()
+    dense = copy.deepcopy(model)
+    dense.undo_repair()
+    before, repairs = {name: value.clone() for name, value in model.state_dict().items()}, model.repairs
+    version, active = model.weight_version, model.active
+    with torch.no_grad(), model.dense():
+        logits = model(ids).logits
+        assert not model.repaired_sites
+    with torch.no_grad(), dense.open_gates():
+        assert torch.equal(logits, dense(ids).logits)
+        assert trained or torch.equal(logits, build(architecture)(ids).logits)
+    assert model.repairs.keys() == repairs.keys()
+    assert all(model.repairs[site] is repair for site, repair in repairs.items())
+    assert model.weight_version == version
+    assert torch.equal(model.active, active)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_newer_wrapper_takes_the_place_of_one_that_prunes_nothing():
+    stock = build("gpt2")
+    former, newer = PlasticModel(stock), PlasticModel(stock)
+    for edit in (lambda: former.prune(heads((0, 1))), former.snapshot, lambda: former.set_active(heads((0, 1)))):
+        with pytest.raises(InputError, match="took its place"):
+            edit()
+    newer.prune(heads((0, 1)))
+    with pytest.raises(InputError, match="hand that one over"):
+        PlasticModel(stock)
+    assert int(newer.active.sum()) == 7
+    newer.revive(heads((0, 1)))
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_every_modules_mode_is_its_own_again(inner, ids):
+    model = PlasticModel(build("gpt2"))
+    model.eval()
+    some = model.model.transformer.h[0]
+    some.train(inner)
+    with frozen(model):
+        assert not any(module.training for module in model.modules())
+    assert all(module.training == inner for module in some.modules())
+    assert not model.training
+    assert not model.model.training

@@ -179,3 +179,23 @@ def test_bad_input_is_one_sentence(ids, make_env):
     with pytest.raises(InputError, match="not finite"):
         order_neurons(broken, text, "kfac")
     assert broken.neuron_order == "stored"
+
+
+def test_a_snapshot_knows_the_order_of_its_weights(small_text):
+    model = load_model(SMALL["model_name"], mlp_blocks=4).model
+    stored, before = model.snapshot(), model.mlps[0].output_weight().clone()
+    order_neurons(model, small_text, "token_fisher")
+    ordered, after = model.snapshot(), model.mlps[0].output_weight().clone()
+    model.restore(stored)
+    assert model.neuron_order == "stored"
+    assert torch.equal(model.mlps[0].output_weight(), before)
+    model.restore(ordered)
+    assert model.neuron_order == "token_fisher"
+    assert torch.equal(model.mlps[0].output_weight(), after)
+
+
+def test_an_environment_takes_no_model_whose_order_its_settings_do_not_name(make_env, small_text):
+    loaded = load_model(SMALL["model_name"], mlp_blocks=4)
+    order_neurons(loaded.model, small_text, "token_fisher")
+    with pytest.raises(InputError, match="say neuron_order='token_fisher'"):
+        make_env(units="heads+mlp", mlp_blocks=4, loaded=loaded)

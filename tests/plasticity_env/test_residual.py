@@ -9,9 +9,11 @@ import torch
 from plasticity_env import PlasticModel, mean_loss, measure
 from plasticity_env.observation import HEAD_FEATURES, head_column
 from plasticity_env.repair import RIDGE, least_squares
-from plasticity_env.residual import model_projectors, residual_projector
+from plasticity_env.repair.whole import repair_model
+from plasticity_env.residual import crossfit_projectors, model_projectors, residual_projector
 from plasticity_env.signals import gather
 from plasticity_env.slopes import SCORES
+from plasticity_env.strategies import ResidualFisherStrategy, measure_for
 from plasticity_env.workbench import texts_kept
 from tests.conftest import build
 
@@ -156,3 +158,23 @@ def test_moments_of_two_texts_are_remembered_where_they_fit_and_of_one_where_not
     size = sum(moments.gram.nbytes for moments in gather(model, ids).sites.values())
     assert texts_kept(model, 6 * size) == 6
     assert texts_kept(model, 6 * size - 1) == 3
+
+
+@pytest.mark.parametrize("units", [0, 4])
+def test_the_stream_is_the_dense_one_under_repairs_too(architecture, units, ids):
+    """Projections that already make up for pruned units would count them twice."""
+    model = PlasticModel(build(architecture), mlp_blocks=units)
+    model.prune(torch.rand(model.shape, generator=torch.Generator().manual_seed(3)) < 0.4)
+    plain = crossfit_projectors(model, ids)
+    scores = measure_for(model, ResidualFisherStrategy(), ids)
+    repair_model(model, "least_squares", ids)
+    repaired = crossfit_projectors(model, ids)
+    for one, two in zip([plain[0], *plain[1]], [repaired[0], *repaired[1]], strict=True):
+        for site, projector in one.items():
+            assert torch.equal(projector.matrix, two[site].matrix)
+    again = measure_for(model, ResidualFisherStrategy(), ids)
+    expected = measure(model, ids, projectors=plain[0])
+    assert torch.allclose(again.residual_fisher, expected.residual_fisher, rtol=1e-4)
+    assert not torch.equal(
+        again.residual_fisher, scores.residual_fisher
+    )  # the stream that is scored is the repaired one

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from plasticity_env import InputError, PlasticModel, measure
+from plasticity_env import InputError, PlasticModel, entropy, measure, recorder
 from plasticity_env.signals import mean_loss
 from plasticity_env.site_sums import OBS_RIDGE
 from tests.conftest import build
@@ -203,3 +203,36 @@ def test_revive_signal_is_the_gain_of_opening_a_pruned_head(ids):
 def test_a_batch_of_one_token_is_refused():
     with pytest.raises(InputError, match=r"tokens >= 2"):
         measure(PlasticModel(build("gpt2")), torch.zeros(1, 1, dtype=torch.long))
+
+
+def test_queries_that_see_no_key_ruin_no_kernels_gradients(architecture, ids, monkeypatch):
+    """Left padding: on CUDA these passes go through the plain kernel."""
+    mask = torch.ones_like(ids)
+    mask[0, :4] = mask[2, :2] = 0
+    model, found = PlasticModel(build(architecture)), {}
+    for kernel in ("flash_cpu", "plain"):
+        monkeypatch.setattr(recorder, "choose_kernel", lambda *_, kernel=kernel: kernel)
+        found[kernel] = measure(model, ids, attention_mask=mask)
+    assert found["plain"].kernel == "plain"
+    for name in ("fisher", "gradient", "entropy", "activation", "fluctuation", "obs", "magnitude"):
+        one, two = (getattr(found[kernel], name) for kernel in found)
+        assert torch.allclose(one, two, rtol=2e-3, atol=1e-5), name
+
+
+def test_gradients_that_are_not_finite_are_an_error_where_the_loss_is(ids, monkeypatch):
+    model = PlasticModel(build("gpt2"))
+    monkeypatch.setattr(recorder, "choose_kernel", lambda *_: "plain")
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * torch.nan
+
+    inner = entropy._plain
+    monkeypatch.setattr(entropy, "_plain", lambda q, k, v, m, s: (Broken.apply((o := inner(q, k, v, m, s))[0]), o[1]))
+    with pytest.raises(InputError, match="not finite"):
+        measure(model, ids)

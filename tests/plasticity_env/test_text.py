@@ -106,3 +106,11 @@ def test_spread_blocks_lie_evenly_over_all_and_first_ones_at_the_start():
     assert some_blocks(ids, 10, spread=True)[:, 0].tolist() == list(range(10))
     assert some_blocks(ids, 4)[:, 0].tolist() == [0, 1, 2, 3]
     assert len(some_blocks(ids, None, spread=True)) == 10
+
+
+def test_reading_text_leaves_the_tokenizers_longest_input_as_it_was(tokenizer, tmp_path):
+    longest = tokenizer.model_max_length
+    load_text("shakespeare", tokenizer, block_size=32).blocks("calibration")
+    assert tokenizer.model_max_length == longest < 10**6
+    tokenizer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] == longest

@@ -14,6 +14,7 @@ from plasticity_env import (
     PlasticModel,
     calculate_head_gradients,
     load_model,
+    mean_loss,
     measure,
     run_plasticity_loop,
     train_with_plasticity,
@@ -155,3 +156,14 @@ def test_what_cannot_be_used_leaves_the_model_untouched(settings, words):
         run_plasticity_loop(model, **arguments)
     assert bool(model.active.all())
     assert all(torch.equal(value, before[key]) for key, value in weights(model).items())
+
+
+def test_training_a_plain_model_leaves_its_wrapper_in_charge():
+    stock = build("gpt2")
+    model, blocks = PlasticModel(stock), torch.randint(0, 128, (4, 12), generator=torch.Generator().manual_seed(0))
+    assert len(train_with_plasticity(stock, blocks, 1)) == 1
+    before = mean_loss(model, blocks)
+    mask = torch.zeros(model.shape, dtype=torch.bool)
+    mask[0, :3] = True
+    model.prune(mask)
+    assert mean_loss(model, blocks) != before
