@@ -20,11 +20,11 @@ from plasticity_env import cli
 from plasticity_env.envs.settings import Settings
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.files import write_text
-from plasticity_env.loading import load_model
+from plasticity_env.loading import LoadedModel, load_model
 from plasticity_env.plots import frontier_png
 from plasticity_env.progress import Progress
 from plasticity_env.repair import find_repair
-from plasticity_env.text import load_text
+from plasticity_env.text import TextSplits, load_text
 from plasticity_env.tracking import Tracker, TrackingOptions, new_run_folder
 
 TABLE_WIDTH = 150  # columns where no terminal sets them
@@ -96,6 +96,34 @@ class CompareConfig:
         )
 
 
+Player = tuple[str, dict[str, Any], str | None]  # name, options, label
+
+
+def prepare(config: CompareConfig) -> tuple[list[Player], list[str], LoadedModel, TextSplits]:
+    """Check the arguments of a comparison; returns its players, repairs, model and text.
+
+    Raises:
+        InputError: Arguments that cannot be used.
+    """
+    config.protocol()
+    controllers.make("plasticity", prune_entropy=config.prune_entropy)  # refuses a direction that there is not
+    players = [_player(name, config) for name in cli.words(config.controllers)]
+    repairs = [find_repair(name).name for name in cli.words(config.repair)]
+    labels = [label or name for name, _, label in players]
+    if len(set(labels)) < len(labels):
+        raise InputError(f"controllers must differ, got {config.controllers!r}")
+    if not players or not repairs:
+        raise InputError("nothing to compare: give at least one controller and one repair")
+    if config.env not in ENVIRONMENTS:
+        raise unknown("environment", config.env, ENVIRONMENTS)
+    choice = Settings(units=config.units, mlp_blocks=config.mlp_blocks, neuron_order=config.neuron_order)
+    loaded = load_model(config.model_name, device=config.device, mlp_blocks=choice.blocks_of_neurons)
+    text = load_text(
+        config.dataset, loaded.tokenizer, dataset_config=config.dataset_config, block_size=config.max_length
+    )
+    return players, repairs, loaded, text
+
+
 def compare(config: CompareConfig) -> Path:
     """Play every controller with every repair; rows are written as they are measured.
 
@@ -108,21 +136,8 @@ def compare(config: CompareConfig) -> Path:
     Raises:
         InputError: Arguments that cannot be used, before anything is written.
     """
+    players, repairs, loaded, text = prepare(config)
     protocol = config.protocol()
-    players = [_player(name, config) for name in cli.words(config.controllers)]
-    repairs = [find_repair(name).name for name in cli.words(config.repair)]
-    labels = [label or name for name, _, label in players]
-    if len(set(labels)) < len(labels):
-        raise InputError(f"controllers must differ, got {config.controllers!r}")
-    if not players or not repairs:
-        raise InputError("nothing to compare: give at least one controller and one repair")
-    choice = Settings(units=config.units, mlp_blocks=config.mlp_blocks, neuron_order=config.neuron_order)
-    loaded = load_model(config.model_name, device=config.device, mlp_blocks=choice.blocks_of_neurons)
-    text = load_text(
-        config.dataset, loaded.tokenizer, dataset_config=config.dataset_config, block_size=config.max_length
-    )
-    if config.env not in ENVIRONMENTS:
-        raise unknown("environment", config.env, ENVIRONMENTS)
     settings = {
         "mode": config.mode,
         "units": config.units,
@@ -226,7 +241,7 @@ def _perplexity(line: dict[str, Any]) -> str:
     return f"{line['test_ppl']:.2f}" + (f" ± {line['test_ppl_std']:.2f}" if line["seeds"] > 1 else "")
 
 
-def _player(name: str, config: CompareConfig) -> tuple[str, dict[str, Any], str | None]:
+def _player(name: str, config: CompareConfig) -> Player:
     options: dict[str, Any] = {}
     label = None
     if name == "plasticity":

@@ -27,7 +27,7 @@ from controllers.ann import ANNController
 from controllers.network import CONTEXTS
 from plasticity_env.cells import CellFile
 from plasticity_env.cli import words
-from plasticity_env.errors import InputError, unknown
+from plasticity_env.errors import InputError, first_line, unknown
 from plasticity_env.files import write_text
 from plasticity_env.observation import Observation
 
@@ -83,7 +83,9 @@ class CurvesConfig:
             if name not in (*AGENTS, "es"):
                 raise unknown("agent", name, (*AGENTS, "es"))
             if context and (name == "es" or context not in CONTEXTS):
-                raise unknown("network", context, () if name == "es" else CONTEXTS)
+                if name == "es":
+                    raise InputError(f"agent {agent!r}: es searches linear rankings alone, write es")
+                raise unknown("network", context, CONTEXTS)
 
 
 @dataclass(frozen=True)
@@ -315,7 +317,12 @@ def _same_study(config: CurvesConfig) -> None:
         k: v for k, v in asdict(config).items() if k not in ("agents", "seeds", "first_seed", "output_dir", "device")
     }
     if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            there = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{str(path)!r} cannot be read ({first_line(error)}): choose another --output_dir"
+            ) from error
         changed = [name for name, value in mine.items() if there.get(name) != value]
         if changed:
             raise InputError(

@@ -14,13 +14,12 @@ import tyro
 from rich.console import Console
 
 import controllers
-from agents.comparison import CompareConfig, compare
+from agents.comparison import CompareConfig, compare, prepare
 from agents.training import TrainConfig, train
 from controllers import ANNController
 from plasticity_env import cli
 from plasticity_env.dashboard import write_dashboard
 from plasticity_env.errors import InputError
-from plasticity_env.loading import load_model
 from plasticity_env.plots import learning_curve_png
 from plasticity_env.tracking import new_run_folder
 
@@ -77,27 +76,25 @@ def demo(config: DemoConfig) -> Path:
         raise InputError(
             f"held_out_model {config.held_out_model!r} is trained on: choose one that is not in {trained_on}"
         )
-    for name in (config.compare.model_name, config.held_out_model):
-        if name:
-            load_model(name, device=config.compare.device)  # fails here rather than after the training
+    comparisons = {"comparison": config.compare}
+    if config.held_out_model:
+        unseen = config.held_out if config.held_out.controllers else config.compare
+        comparisons["held_out"] = replace(unseen, model_name=config.held_out_model)
+        if config.held_out_units.controllers:
+            comparisons["held_out_units"] = replace(config.held_out_units, model_name=config.held_out_model)
+    for comparison in comparisons.values():
+        prepare(comparison)  # fails here rather than after the training
     folder = config.folder or new_run_folder("demo")
     console = Console()
     started = time.perf_counter()
     console.rule(f"1. Training {'a network from zero' if config.from_scratch else 'the shipped controller on'}")
     training = train(replace(plan, output_dir=folder / "training"))
     seconds = time.perf_counter() - started
-    trained = f",{training / 'controller'}"
+    trained = f",{training / 'controller'}"  # ranks heads alone
     console.rule("2. Controllers compared on plays that none of them saw")
-    comparisons = {"comparison": replace(config.compare, controllers=config.compare.controllers + trained)}
-    if config.held_out_model:
-        unseen = config.held_out if config.held_out.controllers else config.compare
-        comparisons["held_out"] = replace(
-            unseen, model_name=config.held_out_model, controllers=unseen.controllers + trained
-        )
-        if config.held_out_units.controllers:
-            comparisons["held_out_units"] = replace(config.held_out_units, model_name=config.held_out_model)
     for name, comparison in comparisons.items():
-        compare(replace(comparison, output_dir=folder / name))
+        players = comparison.controllers + ("" if name == "held_out_units" else trained)
+        compare(replace(comparison, controllers=players, output_dir=folder / name))
     results = _results(folder / "comparison")
     rows = _rows(training / "metrics.jsonl")
     learning_curve_png(rows, folder / "learning_curve.png")

@@ -18,7 +18,7 @@ from controllers import SCORES, RankedController
 from plasticity_env import cli
 from plasticity_env.checkpoints import is_checkpoint, load_plastic
 from plasticity_env.envs.base import PlasticityEnv
-from plasticity_env.envs.settings import UNITS
+from plasticity_env.envs.settings import UNITS, check_order_fits
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.export import check_export, check_format, dense_sizes, prepare_export, write_export
 from plasticity_env.files import new_folder, write_text
@@ -95,6 +95,7 @@ class ExportConfig:
             raise InputError(f"--format uniform prunes in one round, got {self.rounds}: leave --rounds out")
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
+        check_order_fits(self.neuron_order, self.units)
         for name in ("calibration_blocks", "test_blocks", "rounds", "batch_size", "mlp_blocks"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")

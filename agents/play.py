@@ -82,6 +82,13 @@ def play(config: PlayConfig) -> None:
         )
     if config.render not in ("ansi", "human", "none"):
         raise InputError(f"unknown render {config.render!r}: use ansi, human or none")
+    if config.sparsity is not None and not 0 <= config.sparsity < 1:
+        raise InputError(f"sparsity must lie in [0, 1), got {config.sparsity!r}")
+    if config.sparsity is not None and config.controller == "plasticity" and config.env != "head_rank":
+        raise InputError(
+            "plasticity prunes what its thresholds say, not a share: leave --sparsity out (--aggressiveness moves them), or "
+            "choose another --controller"
+        )
     controller = _controller(config)
     own = {
         "controller",

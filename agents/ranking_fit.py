@@ -8,6 +8,7 @@ state count in units of their root mean square, so that every state and model we
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,11 @@ class FitConfig:
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        if not self.temperature > 0:
-            raise InputError(f"temperature must be positive, got {self.temperature!r}")
+        for name in ("temperature", "learning_rate", "scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a number above 0, got {getattr(self, name)!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay must be a number of at least 0, got {self.weight_decay!r}")
 
 
 @dataclass(frozen=True)

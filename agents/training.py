@@ -27,7 +27,7 @@ from plasticity_env.edits import EDITS
 from plasticity_env.errors import InputError, unknown
 from plasticity_env.files import write_text
 from plasticity_env.progress import Progress
-from plasticity_env.tracking import Tracker, TrackingOptions, new_run_folder, resolve_mode
+from plasticity_env.tracking import Tracker, TrackingOptions, holds_run, new_run_folder, resolve_mode
 
 AGENTS = ("ppo", "sb3_ppo", "sb3_maskable_ppo", "rllib_ppo")
 ENVIRONMENTS = {
@@ -134,6 +134,10 @@ class TrainConfig:
             raise InputError(f"num_env_runners must be at least 0, got {self.num_env_runners}")
         if self.agent != "rllib_ppo" and (self.num_env_runners or self.ray_address != "local"):
             raise InputError(f"--num_env_runners and --ray_address are for --agent rllib_ppo, not {self.agent}")
+        if self.agent == "ppo" and self.capacity is not None:
+            raise InputError(
+                "--capacity is for the agents sb3_ppo, sb3_maskable_ppo and rllib_ppo: ppo needs no padding"
+            )
         modes = modes_of(self.mode)
         if self.env != "head_rank":
             if len(modes) > 1:
@@ -282,12 +286,13 @@ def _check(config: TrainConfig, envs: list[gym.Env[Any, Any]]) -> None:
                 PadHeads(env, config.capacity)
         if isinstance(envs[0], RelativeRise):
             envs[0].let_rule_act()
-        if config.agent != "rllib_ppo":
-            return
-    if not config.resume and config.output_dir is not None and (config.output_dir / "metrics.jsonl").exists():
+    if not config.resume and config.output_dir is not None and holds_run(config.output_dir):
         raise InputError(f"{str(config.output_dir)!r} holds a run already: choose another --output_dir, or --resume")
     elif config.resume and not has_checkpoint(config.output_dir or Path()):
-        raise InputError(f"no checkpoint in {str(config.output_dir)!r} to resume from: leave --resume out to start")
+        raise InputError(
+            f"no checkpoint in {str(config.output_dir)!r} to resume from: leave --resume out to start, in another folder where "
+            "this one holds a run"
+        )
 
 
 def check_resumed(config: TrainConfig) -> None:

@@ -149,8 +149,13 @@ class ANNController(RankedController):
         return output.edits[0].float().cpu(), output.stop[0].float().cpu()
 
     def save(self, folder: str | Path) -> None:
-        """Write ``controller.safetensors`` and ``controller.json`` into a folder."""
+        """Write ``controller.safetensors`` and ``controller.json`` into a folder.
+
+        Raises:
+            InputError: Weights that are not finite; nothing is written.
+        """
         folder = Path(folder)
+        self._check_weights()
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         replace_file(folder / WEIGHTS, lambda path: save_file(weights, path))
         description = {"format": FORMAT, "network": self.network.config.to_json(), "info": self.info}
@@ -165,7 +170,8 @@ class ANNController(RankedController):
             **options: ``sparsity``, ``rounds``, ``deterministic`` of the controller.
 
         Raises:
-            InputError: No controller there, of another format, with other features, or of another shape.
+            InputError: No controller there, of another format, with other features, of another shape, or with weights that
+                are not finite.
         """
         folder = Path(folder)
         if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
@@ -186,4 +192,13 @@ class ANNController(RankedController):
             raise InputError(
                 f"{str(folder)!r} does not hold a controller of the shape that it states ({reason})"
             ) from error
-        return cls(network.eval(), info=description.get("info"), **options)
+        found = cls(network.eval(), info=description.get("info"), **options)
+        try:
+            found._check_weights()
+        except InputError as error:
+            raise InputError(f"{str(folder)!r}: {error}") from error
+        return found
+
+    def _check_weights(self) -> None:
+        if not all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values()):
+            raise InputError("the network's weights are not finite: it diverged (lower the learning rate) or is broken")

@@ -29,6 +29,7 @@ from controllers.peers import TorchPruning
 from controllers.protocol import Action
 from controllers.searches import Greedy, SwapSearch
 from controllers.trials import MEASURING_PASS, Bill, Planner, Trials
+from plasticity_env.benchmarks.taylor import require_torch_pruning
 from plasticity_env.edits import KEEP, PRUNE, REVIVE
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.errors import InputError, unknown
@@ -99,6 +100,7 @@ def _swap_search(size: str | None, **options: Any) -> Planner:
 def _torch_pruning(size: str | None, **options: Any) -> Planner:
     if size is not None:
         raise ValueError
+    require_torch_pruning()
     return TorchPruning(**options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ def run(
             config=(tyro.conf.OmitArgPrefixes,),
             use_underscores=True,
         )
+        check_arguments(parsed)
         main(parsed)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,6 +55,35 @@ def run(
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+FOLDERS, FILES = ("output_dir", "folder"), ("output", "record", "page", "docs")
+LARGEST_SEED = 2**32 - 1
+
+
+def check_arguments(arguments: Any) -> None:
+    """Refuse what would only fail after the work: places that cannot be written to, and seeds that no generator takes.
+
+    Args:
+        arguments: A dataclass; nested ones are looked at too.
+
+    Raises:
+        InputError: A folder that is a file or lies in one, a file that is a folder, or a seed that is too large.
+    """
+    for each in fields(arguments):
+        name, value = each.name, getattr(arguments, each.name)
+        if is_dataclass(value):
+            check_arguments(value)
+        elif isinstance(value, Path) and name in (*FOLDERS, *FILES):
+            if name in FILES and value.is_dir():
+                raise InputError(f"--{name} {str(value)!r} is a folder: name a file")
+            for place in (value, *value.parents) if name in FOLDERS else value.parents:
+                if place.exists() and not place.is_dir():
+                    raise InputError(
+                        f"--{name} {str(value)!r}: {str(place)!r} is a file, not a folder: choose another place"
+                    )
+        elif name.endswith("seed") and isinstance(value, int) and value > LARGEST_SEED:
+            raise InputError(f"--{name} {value} is more than {LARGEST_SEED}: choose a smaller one")
 
 
 def quick_defaults(arguments: C, quick: Mapping[str, Any], argv: Sequence[str] | None = None) -> C:
@@ -113,26 +144,37 @@ def _fits(current: Any, value: Any) -> bool:
     )
 
 
+def _named(kinds: str, value: Any) -> bool:
+    """Whether a value from a file is of one of the types that an annotation names; one that names none of these says nothing."""
+    plain = {"Path": str, "str": str, "int": int, "float": int | float, "bool": bool}
+    named = [kind for name, kind in plain.items() if name in re.findall(r"\w+", kinds)]
+    return not named or any(isinstance(value, kind) for kind in named)
+
+
+def _like(current: Any, kinds: str) -> str:
+    return f"of type {kinds}" if current is None else f"like {current!r}"
+
+
 def update_dataclass(instance: Any, values: dict[str, Any], where: str) -> Any:
     """Replace fields of a (nested) dataclass by a flat mapping, as a YAML file gives it.
 
     Raises:
         InputError: A key that no field has.
     """
-    known = {field.name for field in fields(instance)}
+    types = {field.name: str(field.type) for field in fields(instance)}
+    known = set(types)
     nested = [name for name in known if is_dataclass(getattr(instance, name))]
     changes: dict[str, Any] = {}
     rest = {}
     for key, value in values.items():
         if key in known and key not in nested:
-            current = getattr(instance, key)
+            current, kinds = getattr(instance, key), types[key]
             if isinstance(current, tuple) and isinstance(value, int | float) and not isinstance(value, bool):
                 value = [value, value]  # a number is a range of one
-            if not _fits(current, value):
-                raise InputError(f"{key} in {where} should be like {current!r}, got {value!r}")
-            changes[key] = (
-                tuple(value) if isinstance(value, list) else Path(value) if isinstance(current, Path) else value
-            )
+            if not _fits(current, value) or (current is None and value is not None and not _named(kinds, value)):
+                raise InputError(f"{key} in {where} should be {_like(current, kinds)}, got {value!r}")
+            is_path = isinstance(value, str) and (isinstance(current, Path) or "Path" in kinds)
+            changes[key] = tuple(value) if isinstance(value, list) else Path(value) if is_path else value
         elif key in nested and isinstance(value, dict):
             changes[key] = update_dataclass(getattr(instance, key), value, where)
         else:
@@ -165,7 +207,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"no config file at {str(path)!r}: give a YAML file")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{str(path)!r} is not YAML ({first_line(error)})") from error
     if not isinstance(data, dict):
         raise InputError(f"{str(path)!r} must hold a mapping of argument names to values")

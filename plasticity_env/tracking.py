@@ -66,6 +66,12 @@ def new_run_folder(kind: str, root: Path = Path("runs"), name: str | None = None
             count += 1
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether something was logged there; a run that was cut before its first row left nothing to lose."""
+    rows = folder / "metrics.jsonl"
+    return rows.is_file() and any(path.stat().st_size > 0 for path in folder.glob("*.jsonl"))
+
+
 def resolve_mode(flag: str | None) -> str:
     """Choose the W&B mode: the flag, else WANDB_MODE, else online where an API key is stored and offline where not.
 
@@ -146,8 +152,10 @@ class Tracker:
     def __init__(self, folder: Path, config: dict[str, Any], options: TrackingOptions, resume: bool = False) -> None:
         self.folder = folder
         self.rows_path = folder / "metrics.jsonl"
-        if self.rows_path.exists() and not resume:
-            raise InputError(f"{str(folder)!r} holds a run already: resume it or choose another folder")
+        if not resume and holds_run(folder):
+            raise InputError(
+                f"{str(folder)!r} holds a run already: resume it (where there is --resume) or choose another folder"
+            )
         write_text(folder / "config.json", json.dumps(_plain(config), indent=1) + "\n")
         if resume and self.rows_path.exists():
             self._drop_rows(lambda row: False)

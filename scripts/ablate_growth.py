@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plasticity_env import cli
+from plasticity_env.errors import InputError
 from plasticity_env.growth.ablation import Setting, find_arms, run_ablation, table
 
 
@@ -31,6 +32,8 @@ class Config:
 
 def main(config: Config) -> None:
     """Run the cells that are missing and print the tables."""
+    if not cli.words(config.models):
+        raise InputError("--models is empty: give at least one")
     print(cli.machine(), file=sys.stderr)
     cells = []
     arms = find_arms(cli.words(config.arms))

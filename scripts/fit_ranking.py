@@ -12,6 +12,7 @@ from agents.head_costs import CostConfig, measure_costs
 from agents.ranking_fit import FitConfig, check_others, fit_ranking, leave_one_out
 from plasticity_env import cli
 from plasticity_env.cli import words
+from plasticity_env.errors import InputError
 from plasticity_env.tracking import new_run_folder
 
 
@@ -31,6 +32,8 @@ class Config:
     """run folder; unset: a new one under runs/"""
 
     def __post_init__(self) -> None:
+        if self.costs is not None and self.costs.is_file():
+            raise InputError(f"--costs {str(self.costs)!r} is a file: name a folder")
         if self.leave_one_out:
             check_others(len(words(self.cost.model_name)))
 

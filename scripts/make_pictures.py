@@ -35,6 +35,15 @@ def main(config: Config) -> None:
     results = config.demo / "comparison" / "results.json"
     if not results.is_file():
         raise InputError(f"no demo results at {str(results)!r}: run make demo first")
+    try:
+        _draw(config, results)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"a file of the demo in {str(config.demo)!r} is damaged ({error}): run make demo again"
+        ) from error
+
+
+def _draw(config: Config, results: Path) -> None:
     config.output_dir.mkdir(parents=True, exist_ok=True)
     for name in ("comparison", "held_out", "held_out_units"):
         path = config.demo / name / "results.json"

@@ -7,13 +7,13 @@ Writes `text/` and `models/<name>/` under --output_dir; after an interruption ru
 
 from __future__ import annotations
 
-import sys
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import tyro
-
+from plasticity_env import cli
+from plasticity_env.errors import InputError, unknown
+from plasticity_env.loading import check_device
 from plasticity_env.pretraining.architectures import ZOO, find_model
 from plasticity_env.pretraining.pipeline import Run, pretrain
 from plasticity_env.pretraining.recipe import RECIPES
@@ -47,26 +47,25 @@ class Arguments:
     """CPU threads; for models this small one process per core is faster than two threads in one."""
 
 
-def main(arguments: Arguments) -> int:
-    """Pretrain the chosen models one after the other; 2 on bad input."""
+def main(arguments: Arguments) -> None:
+    """Pretrain the chosen models one after the other."""
     a = arguments
     try:
         specs = [find_model(name) for name in a.models.split(",")]
         if a.recipe not in RECIPES:
-            raise ValueError(f"unknown recipe {a.recipe!r}; known: {', '.join(RECIPES)}.")
-        if a.minutes <= 0 or (a.tokens is not None and a.tokens <= 0):
-            raise ValueError("--minutes and --tokens must be above zero.")
-        if a.device not in ("cpu", "cuda") or (a.device == "cuda" and not torch.cuda.is_available()):
-            raise ValueError(f"device {a.device!r} is not available here; use --device cpu.")
+            raise unknown("recipe", a.recipe, RECIPES)
+        if not 0 < a.minutes < math.inf or (a.tokens is not None and a.tokens <= 0) or a.threads < 1:
+            raise InputError(
+                f"--minutes, --tokens and --threads must be above zero, got {a.minutes}, {a.tokens} and {a.threads}"
+            )
+        check_device(a.device)
         run = Run(a.source, a.output_dir, a.cache_dir, a.tokens, a.minutes, a.seed, a.resume, a.device, a.threads)
         for spec in specs:
             card = pretrain(spec, RECIPES[a.recipe], run)
             print(f"{card.name}: test perplexity {card.test.perplexity:.2f}, {card.training.seconds:.0f} s")
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments)))
+    cli.run(Arguments, main)

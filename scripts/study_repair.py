@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plasticity_env import cli
+from plasticity_env.errors import InputError
 from plasticity_env.loading import load_model
 from plasticity_env.repair import REPAIRS
 from plasticity_env.repair.study import SCORES, Study, read_cells, run_study, table
@@ -58,6 +59,9 @@ def main(config: Config) -> None:
         "repairs": cli.words(config.repairs),
         "shares": list(cli.numbers(config.sparsities, "sparsities")),
     }
+    empty = [name for name, values in lists.items() if not values]
+    if empty:
+        raise InputError(f"--{'sparsities' if empty[0] == 'shares' else empty[0]} is empty: give at least one")
     print(cli.machine(), file=sys.stderr)
     for cell, known in run_study(
         loaded,

@@ -72,6 +72,10 @@ def main(config: GrowthTestConfig) -> None:
     quiet = io.StringIO()
     with nullcontext() if config.verbose else redirect_stdout(quiet):
         code = pytest.main(options, plugins=[listener])
+    if code == pytest.ExitCode.USAGE_ERROR and config.select:
+        raise InputError(
+            f"--select {config.select!r} is no expression of pytest's -k: give words, with and, or, not between"
+        )
     if code == pytest.ExitCode.NO_TESTS_COLLECTED:
         raise InputError(f"no growth test matches --select {config.select!r}")
     if not listener.outcomes:  # the tests did not even start

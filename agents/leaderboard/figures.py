@@ -111,8 +111,9 @@ def intervals(found: dict[str, Estimate], title: str, marks: Sequence[float] = (
         "margin": {"l": 10, "r": 10, "t": 6, "b": 40},
         "showlegend": False,
         "hovermode": "closest",
-        "xaxis": {"title": {"text": title, "standoff": 6}, "zeroline": False, "nticks": 6}
-        | ({"tickformat": "d"} if whole else scale(ends) if min(ends) > 0 else {}),
+        "xaxis": {"title": {"text": title, "standoff": 6}, "zeroline": False}
+        | ({"tick0": 1, "dtick": max(1, math.ceil(len(names) / 6))} if whole else {"nticks": 6})
+        | (scale(ends) if not whole and min(ends) > 0 else {}),
         "yaxis": {"categoryorder": "array", "categoryarray": [label(name) for name in reversed(names)]}
         | {"automargin": True, "tickfont": {"size": 11}, "fixedrange": True, "range": [-0.7, len(names) - 0.3]},
         "shapes": [

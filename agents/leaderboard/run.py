@@ -109,6 +109,11 @@ def leaderboard(config: LeaderboardConfig) -> str:
     prints |= fingerprints(guest for guest in guests if not guest.is_entry_point)
     shares = cli.numbers(config.shares, "shares")
     cells = [cell for cell in file.read() if cell.share in shares and cell.seed < config.seeds]
+    if not cells:
+        raise InputError(
+            f"{str(config.output)!r} holds no cell of the shares {config.shares} and {config.seeds} draws, and nothing was to be "
+            "played: name --players, or the file of an earlier run"
+        )
     return publish(current_cells(cells, prints), config)
 
 

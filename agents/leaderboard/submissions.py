@@ -66,7 +66,18 @@ def read_submission(text: str) -> Player:
         player.make()  # weights and JSON, no code: what does not fit is said before anything is played
     elif not player.is_entry_point:
         raise InputError(f"submission {text!r} is neither the folder of a saved controller nor package.module:function")
+    else:
+        _check_entry_point(player.name)
     return player
+
+
+def _check_entry_point(name: str) -> None:
+    """Refuse a function that cannot be imported; asked in a process of its own, as all code of others runs."""
+    look = "import importlib, sys; getattr(importlib.import_module(sys.argv[1]), sys.argv[2])"
+    asked = subprocess.run([sys.executable, "-c", look, *name.split(":", 1)], capture_output=True, text=True)
+    if asked.returncode:
+        reason = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
+        raise InputError(f"submission {name!r} cannot be imported ({reason}): give package.module:function")
 
 
 def play_submission(

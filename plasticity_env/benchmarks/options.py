@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from plasticity_env import cli
 from plasticity_env.errors import InputError
-from plasticity_env.loading import LoadedModel, embedded_models, load_model
+from plasticity_env.loading import LoadedModel, check_device, embedded_models, load_model
 from plasticity_env.stopwatch import Clock
 from plasticity_env.text import TextSplits, load_text
 
@@ -49,9 +49,13 @@ class Options:
         Raises:
             InputError: No length, no round, or a batch shorter than one sequence.
         """
-        lengths = [int(length) for length in cli.numbers(self.lengths, "lengths")]
-        if not lengths:
+        given = cli.numbers(self.lengths, "lengths")
+        if not given:
             raise InputError("--lengths is empty: give at least one number of tokens")
+        if any(length < 2 or not length.is_integer() for length in given):
+            raise InputError(f"--lengths wants whole numbers of at least 2 tokens, got {self.lengths!r}")
+        lengths = [int(length) for length in given]
+        check_device(self.device)
         if self.rounds < 1 or any(self.tokens < length for length in lengths):
             raise InputError(f"rounds must be at least 1 and tokens ({self.tokens}) at least the longest of {lengths}")
         if self.clock == "cpu" and self.device != "cpu":

@@ -54,6 +54,16 @@ class PlainAttention(nn.Module):
         return wide.reshape(batch, self.heads, tokens, width)
 
 
+def require_torch_pruning() -> None:
+    """Refuse to go on without the library.
+
+    Raises:
+        InputError: torch-pruning is not installed.
+    """
+    if importlib.util.find_spec("torch_pruning") is None:
+        raise InputError("torch-pruning is not installed: pip install -e '.[bench]'")
+
+
 def taylor_importance(model: PlasticModel, ids: Tensor) -> Tensor:
     """torch-pruning's ``GroupTaylorImportance`` of every head.
 
@@ -67,8 +77,7 @@ def taylor_importance(model: PlasticModel, ids: Tensor) -> Tensor:
     Raises:
         InputError: torch-pruning is not installed.
     """
-    if importlib.util.find_spec("torch_pruning") is None:
-        raise InputError("torch-pruning is not installed: pip install -e '.[bench]'")
+    require_torch_pruning()
     with model.open_gates():
         whole: Any = copy.deepcopy(model.model)
     whole.set_attn_implementation("sdpa")

@@ -92,6 +92,9 @@ class Settings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        for name in ("reward", "repair", "growth_init", "neuron_order", "units"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
         PruningMode.parse(self.mode)
         find_reward(self.reward)
         find_repair(self.repair)
@@ -117,6 +120,7 @@ class Settings:
                 raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
+        check_order_fits(self.neuron_order, self.units)
         for name in ("max_sparsity", "prefix_mb", "learning_rate"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= 0:
@@ -165,6 +169,16 @@ class Settings:
         """The arguments as JSON-able keyword arguments."""
         values = asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def check_order_fits(neuron_order: str, units: str) -> None:
+    """Refuse an order of neurons where no neurons are units.
+
+    Raises:
+        InputError: It is one.
+    """
+    if neuron_order != "stored" and units == "heads":
+        raise InputError(f"neuron_order {neuron_order!r} is of MLP blocks: use it with units='heads+mlp'")
 
 
 def settings_for(default_share: tuple[float, float] | None, values: dict[str, Any]) -> Settings:

@@ -68,6 +68,11 @@ class StepText:
     def calibration(self, text: TextSplits, seed: int) -> Tensor:
         """(n, T) calibration blocks that a seed draws."""
         blocks = text.blocks("calibration")
+        if self.calibration_blocks > len(blocks):
+            raise InputError(
+                f"calibration_blocks {self.calibration_blocks} is more than the {len(blocks)} of {text.name!r} at max_length "
+                f"{self.max_length}: ask for fewer or use a longer text"
+            )
         random = torch.Generator().manual_seed(seed)
         return blocks[torch.randperm(len(blocks), generator=random)[: self.calibration_blocks]]
 

@@ -6,6 +6,7 @@ JSON lines file as they finish, and those that it holds already are skipped, so 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.cells import CellFile, spread
-from plasticity_env.errors import InputError
+from plasticity_env.errors import InputError, check_least
 from plasticity_env.finetune import FineTuner
 from plasticity_env.growth.gradual import grow_attention_heads_gradually
 from plasticity_env.growth.initial_weights import INITIAL_WEIGHTS, InitialWeights, Source, TransferWeights
@@ -57,6 +58,37 @@ class Setting:
     warmup_steps: int = 30
     calibration_blocks: int = 16
     test_blocks: int = 128
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("steps", 0),
+            ("batch_size", 1),
+            ("block_size", 2),
+            ("warmup_steps", 0),
+            ("calibration_blocks", 1),
+            ("test_blocks", 1),
+        ):
+            check_least(name, getattr(self, name), least)
+        for name in ("pruning_level", "growth_percentage"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"{name} must lie between 0 and 1, got {getattr(self, name)!r}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate must be a number above 0, got {self.learning_rate!r}")
+        if not 0 < self.initial_scale <= 1:
+            raise InputError(f"initial_scale must lie in (0, 1], got {self.initial_scale!r}")
+
+    def check_text(self, text: TextSplits) -> None:
+        """Refuse a text with fewer blocks than are asked for.
+
+        Raises:
+            InputError: It has.
+        """
+        for split, wanted in (("calibration", self.calibration_blocks), ("test", self.test_blocks)):
+            there = len(text.blocks(split))  # type: ignore[arg-type]
+            if wanted > there:
+                raise InputError(
+                    f"{split}_blocks {wanted} is more than the {there} of {self.dataset!r}: ask for fewer or use a longer text"
+                )
 
 
 class ElsewhereWeights(TransferWeights):
@@ -175,6 +207,7 @@ def run_ablation(
     for name in models:
         loaded = load_model(name)
         text = load_text(setting.dataset, loaded.tokenizer, block_size=setting.block_size)
+        setting.check_text(text)
         for seed in range(seeds):
             for arm in arms:
                 known = done.get((name, arm.name, seed))

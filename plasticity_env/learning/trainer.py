@@ -118,7 +118,7 @@ class PlasticityTrainer:
             InputError: A loss or gradient that is not finite; the step is not taken.
         """
         done = []
-        with evaluating(self.model), interrupts_between_steps() as check:
+        with evaluating(self.model), torch.enable_grad(), interrupts_between_steps() as check:
             for _ in range(steps):
                 done.append(self._step())
                 if on_step is not None:

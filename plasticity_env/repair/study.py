@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.cells import CellFile, spread
-from plasticity_env.errors import InputError, unknown
+from plasticity_env.errors import InputError, check_least, unknown
 from plasticity_env.loading import LoadedModel
 from plasticity_env.model import PlasticModel
 from plasticity_env.repair.apply import repair_sites
@@ -89,6 +89,10 @@ class Study:
     calibration_blocks: int = 16
     test_blocks: int = 8
     batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("calibration_blocks", "test_blocks", "batch_size"):
+            check_least(name, getattr(self, name), 1)
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,23 @@ def test_one_training_runs_over_models_of_several_sizes(env_id, context):
     assert any(not torch.equal(before[key], value) for key, value in ppo.network.state_dict().items())
 
 
+@pytest.mark.parametrize("env", ["heads", "head_edit"])
+def test_the_language_model_learns_between_decisions(env, tmp_path):
+    """A rollout needs no gradient, the fine-tuning within it does."""
+    small = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 16, "envs_per_model": 2, "horizon": 2}
+    ppo = PPOConfig(total_timesteps=8, num_steps=2, num_minibatches=1, update_epochs=1)
+    config = TrainConfig(env=env, train_steps=2, ppo=ppo, output_dir=tmp_path / "run", **small)
+    folder = train(config)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    env = make(train_steps=2, max_length=16)
+    env.reset(seed=0)
+    model = env.unwrapped.model
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with torch.no_grad():
+        env.step(np.zeros(env.action_space.nvec.shape, dtype=int))
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
 def test_environments_of_two_ids_are_refused():
     with pytest.raises(InputError, match="must be of one id"):
         PPO([make(), make("plasticity/HeadEdit-v0")], PPOConfig())

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import controllers
 from controllers import ANNController, HeadNetwork, NetworkConfig, PlasticityController
@@ -251,6 +252,22 @@ def test_checkpoints_that_do_not_fit_are_one_clear_sentence(tmp_path):
         controllers.load(tmp_path)
     with pytest.raises(InputError, match="no controller at"):
         controllers.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_diverged_is_neither_saved_nor_loaded(tmp_path, value):
+    controller = ANNController(HeadNetwork(NetworkConfig()))
+    controller.save(tmp_path)
+    weights = load_file(tmp_path / "controller.safetensors")
+    next(iter(weights.values())).flatten()[0] = value
+    save_file(weights, tmp_path / "controller.safetensors")
+    with pytest.raises(InputError, match="weights are not finite"):
+        ANNController.load(tmp_path)
+    with torch.no_grad():
+        next(controller.network.parameters()).fill_(value)
+    with pytest.raises(InputError, match="weights are not finite"):
+        controller.save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -502,7 +502,7 @@ def test_prices_are_drawn_log_uniformly(make_env):
         ({"learning_rate": "fast"}, "learning_rate must be a number"),
         ({"learning_rate": 0}, "learning_rate must be positive"),
         ({"obs_signal": "no"}, "obs_signal must be True or False"),
-        ({"repair": ["none"]}, "unknown repair"),
+        ({"repair": ["none"]}, "repair must be a name"),
         ({"calibration_blocks": 10**6}, "more than the"),
         ({"max_length": 4096}, "exceeds the"),
         ({"min_heads_per_layer": 5}, "exceeds the 4 heads"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from plasticity_env import InputError, PlasticModel, load_model, load_text
+from plasticity_env import InputError, load_model, load_text
 from plasticity_env.growth.ablation import (
     ARMS,
     BASELINE,
@@ -66,7 +66,7 @@ def test_the_control_of_transfer_never_asks_the_mirrored_layer():
     for _ in range(4):
         kind(model, 0, 1, pieces, torch.Generator().manual_seed(0))
         assert kind.sources[0, 1] in (Source("pruned", 1, 1), Source("pruned", 2, 2))
-    alone = PlasticModel(model.model)
+    alone = deep("gpt2")
     alone.prune(mask & (torch.arange(4) == 1)[None] & (torch.arange(4) == 0)[:, None])
     assert kind.source(alone, 1, 0) == Source("pruned", 0, 1)
     assert kind.source(alone, 3, 0) == Source("random")

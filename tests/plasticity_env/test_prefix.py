@@ -178,5 +178,5 @@ def test_a_training_environment_keeps_none():
 
 
 def test_a_negative_size_is_refused():
-    with pytest.raises(InputError, match="prefix_mb must be at least 0"):
+    with pytest.raises(InputError, match="prefix_mb must be a number of at least 0"):
         gym.make("plasticity/Heads-v0", **{**SMALL, "prefix_mb": -1})

@@ -85,8 +85,10 @@ def test_resume_drops_only_a_row_that_a_crash_cut(tmp_path: Path) -> None:
 
 
 def test_a_run_is_not_overwritten_without_resume(tmp_path: Path) -> None:
-    Tracker(tmp_path, {}, PLAIN).close()
-    with pytest.raises(InputError, match="resume it or choose another folder"):
+    Tracker(tmp_path, {}, PLAIN).close()  # cut before anything was logged
+    with Tracker(tmp_path, {}, PLAIN) as tracker:
+        tracker.table("rows", ["x"], [[1.0]])
+    with pytest.raises(InputError, match="holds a run already: resume it"):
         Tracker(tmp_path, {}, PLAIN)
 
 

@@ -149,11 +149,60 @@ def test_a_stopped_training_resumes(tmp_path):
         ("benchmark.py", ["step", "--models", "nobody/nothing"], "embedded"),
         ("play_episode.py", ["--horizon", "0"], "horizon must be"),
         ("demo.py", ["--config", "c.yaml"], "unknown key"),
+        ("demo.py", ["--config", "units.yaml"], "7"),
+        ("demo.py", ["--config", "players.yaml"], "unknown controller 'foo'"),
+        ("train_controller.py", ["--config", "binary.yaml"], "is not YAML"),
+        ("train_controller.py", ["--config", "types.yaml"], "output_dir in types.yaml should be of type Path"),
+        ("train_controller.py", ["--learning_rate", "inf"], "learning_rate must be above 0 and finite"),
+        ("train_controller.py", ["--ent_coef", "nan"], "ent_coef must be a finite number"),
+        ("train_controller.py", ["--gamma", "2"], "gamma must lie in [0, 1]"),
+        ("train_controller.py", ["--capacity", "99"], "--capacity is for the agents"),
+        ("train_controller.py", ["--neuron_order", "kfac"], "use it with units='heads+mlp'"),
+        ("train_controller.py", ["--seed", "99999999999999999999"], "is more than 4294967295"),
+        ("train_controller.py", ["--output_dir", "c.yaml"], "is a file, not a folder"),
+        ("train_controller.py", ["--output_dir", "c.yaml/run"], "'c.yaml' is a file, not a folder"),
+        ("play_episode.py", ["--sparsity", "2"], "sparsity must lie in [0, 1)"),
+        ("play_episode.py", ["--sparsity", "0.3"], "leave --sparsity out"),
+        ("play_episode.py", ["--record", "folder"], "--record 'folder' is a folder: name a file"),
+        ("evaluate_controllers.py", ["--prune_entropy", "foo", "--controllers", "fisher"], "foo"),
+        ("export_model.py", ["--neuron_order", "kfac"], "use it with units='heads+mlp'"),
+        ("tune_plasticity.py", ["--output", "folder"], "--output 'folder' is a folder: name a file"),
+        ("fit_ranking.py", ["--scale", "0"], "scale must be a number above 0"),
+        ("fit_ranking.py", ["--costs", "c.yaml"], "--costs 'c.yaml' is a file"),
+        ("study_repair.py", ["--batch_size", "0"], "batch_size must be at least 1"),
+        ("study_repair.py", ["--scores", ""], "--scores is empty"),
+        ("study_repair.py", ["--sparsities", ""], "--sparsities is empty"),
+        ("ablate_growth.py", ["--models", ""], "--models is empty"),
+        ("ablate_growth.py", ["--steps", "-1"], "steps must be at least 0"),
+        ("ablate_growth.py", ["--pruning_level", "-1"], "pruning_level must lie between 0 and 1"),
+        ("ablate_growth.py", ["--test_blocks", "99999"], "test_blocks 99999 is more than the"),
+        ("benchmark.py", ["entropy", "--device", "foo"], "foo"),
+        ("benchmark.py", ["entropy", "--lengths", "64.9"], "whole numbers"),
+        ("pretrain_zoo.py", ["--threads", "0"], "--threads must be above zero"),
+        ("pretrain_zoo.py", ["--minutes", "nan"], "above zero"),
+        ("pretrain_zoo.py", ["--models", "bard-x"], "unknown model"),
+        ("learning_curves.py", ["--agents", "es:attention"], "write es"),
+        ("make_pictures.py", ["--demo", "damaged"], "is damaged"),
+        ("test_head_growth_unit.py", ["--select", "(("], "no expression"),
+        (
+            "prune_heads.py",
+            ["--model_name", "bard-gpt2-4x4", "--calibration_blocks", "99999"],
+            "calibration_blocks 99999 is more than",
+        ),
+        ("leaderboard.py", ["--players", ""], "holds no cell"),
+        ("leaderboard.py", ["--players", "fisher", "--submissions", "no_such.module:player"], "cannot be imported"),
+        ("leaderboard.py", ["--players", "fisher", "--page", "folder"], "--page 'folder' is a folder: name a file"),
     ],
 )
 def test_bad_input_is_one_sentence_exit_2_and_nothing_written(tmp_path, run_here, script, arguments, message):
-    if script == "demo.py":
-        (tmp_path / "c.yaml").write_text("trane: {}\n")
+    (tmp_path / "c.yaml").write_text("trane: {}\n")
+    (tmp_path / "units.yaml").write_text("held_out_units: {controllers: fisher, units: heads+mlp, mlp_blocks: 7}\n")
+    (tmp_path / "players.yaml").write_text("compare: {controllers: foo}\n")
+    (tmp_path / "types.yaml").write_text("output_dir: 5\n")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "damaged" / "comparison").mkdir(parents=True)
+    (tmp_path / "damaged" / "comparison" / "results.json").write_text("{")
     code, _, errors = run_here(script, *arguments)
     assert code == 2, errors
     sentence = [line for line in errors.splitlines() if line.startswith("error: ")]
@@ -168,12 +217,21 @@ def test_a_finished_run_is_not_overwritten(tmp_path):
     before = (tmp_path / "run" / "config.yaml").read_text()
     for more, message in (
         (["--horizon", "2"], "holds a run already"),
+        (["--agent", "sb3_ppo"], "holds a run already"),
         (["--resume", "--learning_rate", "0.5"], "was trained with learning_rate"),
     ):
         done = train(tmp_path, "--output_dir", "run", *more)
         assert done.returncode == 2
         assert message in done.stderr
         assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_a_run_that_was_cut_before_its_first_row_is_begun_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    done = train(tmp_path, "--output_dir", "run")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "controller" / "controller.json").is_file()
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
