@@ -55,7 +55,7 @@ class ExportConfig:
     neuron_order: str = "stored"
     """order of a layer's neurons before they are cut: stored, token_fisher or kfac (dearest first)"""
     strategy: str = "fisher"
-    """what chooses the heads: fisher, gradient, magnitude, random, ..., or the folder of a saved controller"""
+    """what chooses the heads: fisher, gradient, random, ..., ann (the shipped network), or the folder of a saved controller"""
     rounds: int = 1
     """measure, prune and repair in so many rounds"""
     repair: str = "least_squares"
@@ -83,8 +83,10 @@ class ExportConfig:
         check_format(self.format)
         find_repair(self.repair)
         find_order(self.neuron_order)
-        if self.strategy not in SCORES and not Path(self.strategy).is_dir():
-            raise unknown("strategy", self.strategy, SCORES, ", or the folder of a saved controller")
+        if self.strategy == "ann" or self.strategy.startswith("ann:"):
+            controllers.make(self.strategy)  # refuses one that is not shipped
+        elif self.strategy not in SCORES and not Path(self.strategy).is_dir():
+            raise unknown("strategy", self.strategy, [*SCORES, "ann"], ", or the folder of a saved controller")
         if self.dtype not in DTYPES:
             raise unknown("dtype", self.dtype, DTYPES)
         if not 0 <= self.pruning_level < 1:

@@ -255,6 +255,12 @@ def train(config: TrainConfig) -> Path:
             {"models": words(config.model_name), "env": config.env, "mode": config.mode, "repair": config.repair}
         )
         controller.info["signals"] = config.signals()
+        if config.units != "heads":
+            controller.info |= {
+                "units": config.units,
+                "mlp_blocks": config.mlp_blocks,
+                "neuron_order": config.neuron_order,
+            }
         if config.env == "head_rank":
             pairs = price_shares(_stage(config), controller, config.ppo.seed)
             controller.info["price_shares"] = [list(pair) for pair in pairs]

@@ -58,7 +58,7 @@ def make(name: str, **options: Any) -> Controller:
 
     Args:
         name: One of `names()`, ``ann:NAME`` for another of the `shipped()` controllers, ``ann:untrained`` for a fresh network,
-            or the folder of a saved controller.
+            ``constant:EDIT``, or the folder of a saved controller.
         **options: Of its class: ``sparsity`` and ``rounds`` for scores, thresholds for ``plasticity`` and
             ``plasticity_tuned``, ``path`` for ``ann`` (the shipped controller without it), ``edit`` for ``constant``.
 
@@ -70,8 +70,8 @@ def make(name: str, **options: Any) -> Controller:
             return ScoreController(name, **options)
         if name == "keep_all":
             return KeepAll(**options)
-        if name == "constant":
-            return ConstantEdit(**options)
+        if name.partition(":")[0] == "constant":
+            return ConstantEdit(**({"edit": name[9:]} if name[9:] else {}), **options)
         if name == "plasticity":
             return PlasticityController(**options)
         if name == TUNED:

@@ -78,6 +78,8 @@ def read_player(text: str) -> Player:
         InputError: No name, or rounds below 1.
     """
     name, at, rounds = text.strip().rpartition("@")
+    if at and not rounds.isdecimal() and not Path(text.strip()).exists():
+        raise InputError(f"player {text!r}: what follows @ must be a whole number of rounds, for example fisher@4")
     if not at or not rounds.isdecimal():
         name, rounds = text.strip(), str(ROUNDS)
     if not name or int(rounds) < 1:

@@ -55,11 +55,11 @@ class Options:
         if any(length < 2 or not length.is_integer() for length in given):
             raise InputError(f"--lengths wants whole numbers of at least 2 tokens, got {self.lengths!r}")
         lengths = [int(length) for length in given]
-        check_device(self.device)
         if self.rounds < 1 or any(self.tokens < length for length in lengths):
             raise InputError(f"rounds must be at least 1 and tokens ({self.tokens}) at least the longest of {lengths}")
         if self.clock == "cpu" and self.device != "cpu":
             raise InputError(f"processor seconds say nothing about device {self.device!r}: leave --clock at wall")
+        check_device(self.device)
         return lengths
 
     def loaded(self) -> Iterator[tuple[LoadedModel, TextSplits]]:

@@ -66,7 +66,7 @@ def test_a_finished_training_is_not_repeated_and_another_study_is_refused(tmp_pa
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"agents": "pppo"}, "unknown agent"), ({"agents": "es:linear"}, "unknown network"), ({"seeds": 0}, "seeds")],
+    [({"agents": "pppo"}, "unknown agent"), ({"agents": "es:linear"}, "write es"), ({"seeds": 0}, "seeds")],
 )
 def test_what_cannot_be_studied_is_refused(changes, said):
     with pytest.raises(InputError, match=said):

@@ -90,7 +90,7 @@ def test_a_models_file_has_its_whole_name(tmp_path):
     [
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": 0.0}, "temperature must be a number above 0"),
         ({"features": ("fishr_z",)}, "unknown feature 'fishr_z' .did you mean 'fisher_z'"),
         ({"features": ()}, "unknown feature ''"),
     ],

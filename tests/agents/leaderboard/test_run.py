@@ -72,6 +72,9 @@ def test_tables_page_documentation_and_table_for_wandb_are_written(played: Leade
         ({"models": "bard-gpt2-4x4,bard-gpt2-4x5"}, "bard-gpt2-4x5"),
         ({"versus": "fisher@1"}, "unknown player of --versus 'fisher@1'"),
         ({"versus": "fisher@0"}, "at least one round"),
+        ({"players": "fisher@four"}, "what follows @ must be a whole number of rounds"),
+        ({"players": ""}, "holds no cell"),
+        ({"submissions": "no_such.module:player"}, "cannot be imported"),
         ({"submissions": "nobody"}, "nobody"),
     ],
 )
