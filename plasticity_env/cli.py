@@ -148,7 +148,7 @@ def _named(kinds: str, value: Any) -> bool:
     """Whether a value from a file is of one of the types that an annotation names; one that names none of these says nothing."""
     plain = {"Path": str, "str": str, "int": int, "float": int | float, "bool": bool}
     named = [kind for name, kind in plain.items() if name in re.findall(r"\w+", kinds)]
-    return not named or any(isinstance(value, kind) for kind in named)
+    return not named or any(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) for kind in named)
 
 
 def _like(current: Any, kinds: str) -> str:

@@ -92,6 +92,9 @@ class Settings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if isinstance(getattr(self, name), np.generic):
+                object.__setattr__(self, name, getattr(self, name).item())  # as JSON can hold it
         for name in ("reward", "repair", "growth_init", "neuron_order", "units"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
@@ -123,7 +126,7 @@ class Settings:
         check_order_fits(self.neuron_order, self.units)
         for name in ("max_sparsity", "prefix_mb", "learning_rate"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= 0:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise InputError(f"{name} must be a number of at least 0, got {value!r}")
         if self.max_sparsity > 1:
             raise InputError(f"max_sparsity must lie in [0, 1], got {self.max_sparsity!r}")

@@ -466,6 +466,13 @@ def test_human_rendering_opens_a_window(make_env):
     assert not pygame.display.get_init()
 
 
+def test_numpys_numbers_are_plain_ones_in_the_settings(make_env):
+    settings = make_env(flop_price=np.float32(4), batch_size=np.int64(2), obs_signal=np.bool_(False)).unwrapped.settings
+    assert json.loads(json.dumps(settings.kwargs()))["flop_price"] == 4.0
+    assert settings.batch_size == 2
+    assert settings.obs_signal is False
+
+
 def test_settings_are_json_able(make_env):
     env = make_env(flop_price=(1.0, 16.0)).unwrapped
     assert json.loads(json.dumps(env.settings.kwargs())) == env.settings.kwargs()
