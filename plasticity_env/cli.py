@@ -44,7 +44,7 @@ def run(
             config=(tyro.conf.OmitArgPrefixes,),
             use_underscores=True,
         )
-        check_arguments(parsed)
+        check_parsed(parsed)
         main(parsed)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -61,7 +61,7 @@ FOLDERS, FILES = ("output_dir", "folder"), ("output", "record", "page", "docs")
 LARGEST_SEED = 2**32 - 1
 
 
-def check_arguments(arguments: Any) -> None:
+def check_parsed(arguments: Any) -> None:
     """Refuse what would only fail after the work: places that cannot be written to, and seeds that no generator takes.
 
     Args:
@@ -73,7 +73,7 @@ def check_arguments(arguments: Any) -> None:
     for each in fields(arguments):
         name, value = each.name, getattr(arguments, each.name)
         if is_dataclass(value):
-            check_arguments(value)
+            check_parsed(value)
         elif isinstance(value, Path) and name in (*FOLDERS, *FILES):
             if name in FILES and value.is_dir():
                 raise InputError(f"--{name} {str(value)!r} is a folder: name a file")

@@ -172,9 +172,8 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
             scores = scores.masked_fill(torch.arange(tokens, device=query.device)[None] > rows, -math.inf)
         else:
             scores = scores + additive[..., start:stop, :]
-        blind = (scores == -math.inf).all(
-            -1, keepdim=True
-        )  # left padding sees no key: its output is 0, and so are gradients
+        # left padding sees no key: its output is 0, and so are gradients
+        blind = (scores == -math.inf).all(-1, keepdim=True)
         scores = scores.masked_fill(blind, 0.0)
         lse = scores.logsumexp(-1)
         outs.append(((scores - lse[..., None]).exp().masked_fill(blind, 0.0) @ value).to(given))

@@ -65,6 +65,7 @@ def kfac(sums: NeuronSums) -> Tensor:
 
 
 ORDERS: dict[str, Callable[[NeuronSums], Tensor] | None] = {"stored": None, "token_fisher": token_fisher, "kfac": kfac}
+READS_INPUTS = (kfac,)  # prices that want `NeuronSums.inputs`
 
 
 def find_order(name: str) -> Callable[[NeuronSums], Tensor] | None:
@@ -102,7 +103,7 @@ def order_neurons(model: PlasticModel, text: TextSplits, order: str, batch_size:
         raise InputError("neurons are put in order before anything is pruned, grown or repaired: load the model anew")
     blocks = text.blocks("calibration")
     ids = some_blocks(blocks, min(ORDER_BLOCKS, len(blocks)), spread=True)
-    prices = [price(sums) for sums in neuron_sums(model, ids, batch_size, moments=price is kfac)]
+    prices = [price(sums) for sums in neuron_sums(model, ids, batch_size, moments=price in READS_INPUTS)]
     for mlp, of_layer in zip(model.mlps, prices, strict=True):
         mlp.permute(of_layer.argsort(descending=True, stable=True))
     model.neuron_order = order

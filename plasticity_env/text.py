@@ -58,10 +58,8 @@ class TextSplits:
 
 def pack(tokenizer: PreTrainedTokenizerBase, text: str, block_size: int) -> Tensor:
     """Tokenise a text and cut it into full blocks, (n, block_size) int64; the remainder is dropped."""
-    longest, tokenizer.model_max_length = (
-        tokenizer.model_max_length,
-        int(1e30),
-    )  # no warning about long texts: they are cut here
+    longest = tokenizer.model_max_length
+    tokenizer.model_max_length = int(1e30)  # blocks are cut here: no warning about long texts
     try:
         ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
     finally:

@@ -57,7 +57,8 @@ def read_submission(text: str) -> Player:
     """A player of a submission: a saved controller's folder, one of its two files, or ``package.module:function``.
 
     Raises:
-        InputError: Something else, or a saved controller that does not fit the environment.
+        InputError: Something else, a saved controller that does not fit the environment, or a function that cannot be
+            imported.
     """
     player = read_player(text)
     if Path(player.name).name in (CONFIG, WEIGHTS) and not player.option:
@@ -67,17 +68,17 @@ def read_submission(text: str) -> Player:
     elif not player.is_entry_point:
         raise InputError(f"submission {text!r} is neither the folder of a saved controller nor package.module:function")
     else:
-        _check_entry_point(player.name)
+        _check_entry_point(player)
     return player
 
 
-def _check_entry_point(name: str) -> None:
+def _check_entry_point(player: Player) -> None:
     """Refuse a function that cannot be imported; asked in a process of its own, as all code of others runs."""
     look = "import importlib, sys; getattr(importlib.import_module(sys.argv[1]), sys.argv[2])"
-    asked = subprocess.run([sys.executable, "-c", look, *name.split(":", 1)], capture_output=True, text=True)
+    asked = subprocess.run([sys.executable, "-c", look, player.name, player.option], capture_output=True, text=True)
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
-        raise InputError(f"submission {name!r} cannot be imported ({reason}): give package.module:function")
+        raise InputError(f"submission {player.text!r} cannot be imported ({reason}): give package.module:function")
 
 
 def play_submission(

@@ -164,7 +164,9 @@ def test_moments_of_two_texts_are_remembered_where_they_fit_and_of_one_where_not
 def test_the_stream_is_the_dense_one_under_repairs_too(architecture, units, ids):
     """Projections that already make up for pruned units would count them twice."""
     model = PlasticModel(build(architecture), mlp_blocks=units)
-    model.prune(torch.rand(model.shape, generator=torch.Generator().manual_seed(3)) < 0.4)
+    mask = torch.zeros(model.shape, dtype=torch.bool)
+    mask[0, :2] = mask[0, -1] = mask[1, 1] = True  # in the first layer, so that repairs change the stream behind it
+    model.prune(mask)
     plain = crossfit_projectors(model, ids)
     scores = measure_for(model, ResidualFisherStrategy(), ids)
     repair_model(model, "least_squares", ids)
@@ -175,6 +177,5 @@ def test_the_stream_is_the_dense_one_under_repairs_too(architecture, units, ids)
     again = measure_for(model, ResidualFisherStrategy(), ids)
     expected = measure(model, ids, projectors=plain[0])
     assert torch.allclose(again.residual_fisher, expected.residual_fisher, rtol=1e-4)
-    assert not torch.equal(
-        again.residual_fisher, scores.residual_fisher
-    )  # the stream that is scored is the repaired one
+    # the stream that is scored is the repaired one
+    assert not torch.allclose(again.residual_fisher, scores.residual_fisher, rtol=1e-2)

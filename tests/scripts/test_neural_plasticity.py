@@ -144,7 +144,11 @@ def test_ctrl_c_keeps_what_was_measured_and_the_run_goes_on(tmp_path, text):
         ("run_neural_plasticity.py", ["--compare_strategies", "--strategies", "fisher,fisher"], "names one twice"),
         ("run_neural_plasticity.py", ["--dataset", "empty.txt"], "use a longer text"),
         ("run_neural_plasticity.py", ["--dataset", "short.txt"], "use a longer text"),
-        ("run_neural_plasticity.py", ["--dataset", "words.txt", "--output_dir", "words.txt/run"], "is a file, not a folder"),
+        (
+            "run_neural_plasticity.py",
+            ["--dataset", "words.txt", "--output_dir", "words.txt/run"],
+            "is a file, not a folder",
+        ),
         ("run_neural_plasticity.py", ["--dataset", "words.txt", "--output_dir", "used"], "not an empty folder"),
         ("run_neural_plasticity.py", ["--device", "cuda:7"], "device"),
         ("run_neural_plasticity.py", ["--resume", "nowhere"], "no run at"),

@@ -190,7 +190,7 @@ def test_a_stopped_training_resumes(tmp_path):
             "calibration_blocks 99999 is more than",
         ),
         ("leaderboard.py", ["--players", ""], "holds no cell"),
-        ("leaderboard.py", ["--players", "fisher", "--submissions", "no_such.module:player"], "cannot be imported"),
+        ("leaderboard.py", ["--players", "fisher", "--submissions", "no_such.module:player"], "(ModuleNotFoundError"),
         ("leaderboard.py", ["--players", "fisher", "--page", "folder"], "--page 'folder' is a folder: name a file"),
     ],
 )

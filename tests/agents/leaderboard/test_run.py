@@ -74,7 +74,7 @@ def test_tables_page_documentation_and_table_for_wandb_are_written(played: Leade
         ({"versus": "fisher@0"}, "at least one round"),
         ({"players": "fisher@four"}, "what follows @ must be a whole number of rounds"),
         ({"players": ""}, "holds no cell"),
-        ({"submissions": "no_such.module:player"}, "cannot be imported"),
+        ({"submissions": "no_such.module:player"}, "'no_such.module:player@4' cannot be imported .*No module"),
         ({"submissions": "nobody"}, "nobody"),
     ],
 )

@@ -72,6 +72,13 @@ def test_only_saved_controllers_and_entry_points_are_submissions(tmp_path: Path)
     controllers.make("ann").save(tmp_path / "net")
     for given in (tmp_path / "net", tmp_path / "net" / "controller.json", tmp_path / "net" / "controller.safetensors"):
         assert read_submission(f"{given}@2").name == str(tmp_path / "net")
+    assert read_submission("controllers.ablations:noise@2") == read_player("controllers.ablations:noise@2")
+    for given, said in (
+        ("controllers.ablations:noises", "has no attribute 'noises'"),
+        ("no_such.module:it", "No module"),
+    ):
+        with pytest.raises(InputError, match=f"submission '{given}@4' cannot be imported .*{said}"):
+            read_submission(given)
     with pytest.raises(InputError, match="neither"):
         read_submission("fisher@4")
     config = tmp_path / "net" / "controller.json"
