@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agents.scenarios import RankConfig, Scenario, Stage
-from controllers.ann import ANNController
-from controllers.network import HeadNetwork, NetworkConfig
-from controllers.protocol import as_scores
-from plasticity_env.cli import words
-from plasticity_env.edits import KEEP
-from plasticity_env.errors import InputError
-from plasticity_env.files import write_text
-from plasticity_env.observation import HEAD_FEATURES, Observation, head_columns
-from plasticity_env.progress import Progress
+from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
+from plasticity_env.common.cli import words
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import write_text
+from plasticity_env.common.progress import Progress
+from plasticity_env.controllers.ann import ANNController
+from plasticity_env.controllers.base import as_scores
+from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
+from plasticity_env.envs.edits import KEEP
+from plasticity_env.envs.observation import HEAD_FEATURES, Observation, head_columns
 
 HISTORY, CONTROLLER = "history.json", "controller"
 FEATURES = (

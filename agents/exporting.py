@@ -12,23 +12,23 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
-import controllers
 import plasticity_env  # noqa: F401  (registers the environments)
-from controllers import SCORES, RankedController
-from plasticity_env import cli
-from plasticity_env.checkpoints import is_checkpoint, load_plastic
+from plasticity_env import controllers
+from plasticity_env.common import cli
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.files import new_folder, write_text
+from plasticity_env.controllers import SCORES, RankedController
+from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.settings import UNITS, check_order_fits
-from plasticity_env.errors import InputError, unknown
-from plasticity_env.export import check_export, check_format, dense_sizes, prepare_export, write_export
-from plasticity_env.files import new_folder, write_text
-from plasticity_env.loading import LoadedModel, load_model
-from plasticity_env.model import PlasticModel
-from plasticity_env.neurons import find_order
+from plasticity_env.model.checkpoints import is_checkpoint, load_plastic
+from plasticity_env.model.loading import LoadedModel, load_model
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.stock.stock_configs import check_count
+from plasticity_env.model.stock.stock_files import check_export, check_format, dense_sizes, prepare_export, write_export
+from plasticity_env.model.stock.uniform import group_shapes, uniform_mask
 from plasticity_env.repair import find_repair
-from plasticity_env.stock_configs import check_count
-from plasticity_env.text import TextSplits, load_text
-from plasticity_env.uniform import group_shapes, uniform_mask
+from plasticity_env.strategies.neuron_order import find_order
 
 SHAPE_BLOCKS = 16  # of the reward text, that choose between shapes
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

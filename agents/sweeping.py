@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from agents.training import TrainConfig
-from plasticity_env.errors import InputError, unknown
-from plasticity_env.tracking import MODES, has_api_key
+from plasticity_env.agents.train_command import TrainConfig
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.tracking import MODES, has_api_key
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Who decides: rules, scores and the network. Controllers read observations, never the model.
 
->>> import controllers
+>>> from plasticity_env import controllers
 >>> controllers.make("fisher", sparsity=0.3)
 >>> controllers.load("runs/my_run/controller")
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from controllers.ann import ANNController
-from controllers.network import HeadNetwork, NetworkConfig
-from controllers.protocol import (
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.controllers.ann import ANNController
+from plasticity_env.controllers.base import (
     ConstantEdit,
     Controller,
     KeepAll,
@@ -20,12 +20,17 @@ from controllers.protocol import (
     flat_mask,
     sample_mask,
 )
-from controllers.rules import PlasticityController
-from controllers.scores import SCORES, ScoreController
-from controllers.shipped import DEFAULT, UNTRAINED, shipped, shipped_folder
-from controllers.tuned_rule import NAME as TUNED
-from controllers.tuned_rule import make_tuned
-from plasticity_env.errors import InputError, unknown
+from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
+from plasticity_env.controllers.rules import PlasticityController
+from plasticity_env.controllers.scores import SCORES, ScoreController
+from plasticity_env.controllers.shipped import DEFAULT, UNTRAINED, shipped, shipped_folder
+from plasticity_env.controllers.tuned_rule import NAME as TUNED
+from plasticity_env.controllers.tuned_rule import make_tuned
+
+if __name__ != "plasticity_env.controllers":
+    raise ImportError(
+        "controllers is imported as plasticity_env.controllers: that is its only name, in a checkout and installed"
+    )
 
 __all__ = [
     "SCORES",

@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from controllers.network import HeadNetwork, NetworkConfig
-from controllers.protocol import Action, RankedController, allowed_edits, as_scores, wants_scores
-from plasticity_env.edits import KEEP, PRUNE
-from plasticity_env.errors import InputError, first_line
-from plasticity_env.files import replace_file, write_text
-from plasticity_env.observation import Observation, global_columns, global_value, head_column
-from plasticity_env.slopes import KINDS, SCORES
+from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.files import replace_file, write_text
+from plasticity_env.controllers.base import Action, RankedController, allowed_edits, as_scores, wants_scores
+from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
+from plasticity_env.envs.edits import KEEP, PRUNE
+from plasticity_env.envs.observation import Observation, global_columns, global_value, head_column
+from plasticity_env.signals.slopes import KINDS, SCORES
 
 WEIGHTS, CONFIG = "controller.safetensors", "controller.json"
 FORMAT = 1

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from plasticity_env.edits import EDITS
-from plasticity_env.errors import InputError
-from plasticity_env.observation import (
+from plasticity_env.common.errors import InputError
+from plasticity_env.envs.edits import EDITS
+from plasticity_env.envs.observation import (
     GLOBAL_FEATURES,
     HEAD_FEATURES,
     NETWORK_GLOBAL_FEATURES,

@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from controllers.protocol import Action, RankedController, as_action, as_scores, wants_scores
-from controllers.scores import SCORES
-from plasticity_env.edits import GROW, KEEP, PRUNE, REVIVE
-from plasticity_env.errors import InputError, unknown
-from plasticity_env.observation import Observation, head_column
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.controllers.base import Action, RankedController, as_action, as_scores, wants_scores
+from plasticity_env.controllers.scores import SCORES
+from plasticity_env.envs.edits import GROW, KEEP, PRUNE, REVIVE
+from plasticity_env.envs.observation import Observation, head_column
 
 PRUNED_LIKE = {"residual_fisher": "fisher", "residual_gradient": "gradient", "obs": "fisher"}  # 0 for a pruned head
 AMONG_ACTIVE = ("fisher_obs", "flap")  # compare active heads with each other and say nothing of pruned ones

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from controllers.protocol import Action, Controller, as_action, wants_scores
-from plasticity_env.edits import KEEP, PRUNE, REVIVE
-from plasticity_env.errors import InputError
-from plasticity_env.observation import Observation, head_column
+from plasticity_env.common.errors import InputError
+from plasticity_env.controllers.base import Action, Controller, as_action, wants_scores
+from plasticity_env.envs.edits import KEEP, PRUNE, REVIVE
+from plasticity_env.envs.observation import Observation, head_column
 
 Direction = Literal["high", "low", "auto"]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from controllers.protocol import RankedController
-from plasticity_env.errors import InputError, unknown
-from plasticity_env.observation import Observation, head_column
-from plasticity_env.slopes import KINDS
-from plasticity_env.slopes import SCORES as ESTIMATES
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.controllers.base import RankedController
+from plasticity_env.envs.observation import Observation, head_column
+from plasticity_env.signals.slopes import KINDS
+from plasticity_env.signals.slopes import SCORES as ESTIMATES
 
 Score = Callable[[Observation, np.random.Generator], np.ndarray]
 

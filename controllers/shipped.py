@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from controllers.ann import CONFIG
-from plasticity_env.errors import unknown
+from plasticity_env.common.errors import unknown
+from plasticity_env.controllers.ann import CONFIG
 
 DEFAULT = "ranker"  # what "ann" is
 UNTRAINED = "untrained"

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from controllers.rules import PlasticityController
-from plasticity_env.errors import InputError
-from plasticity_env.files import write_text
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import write_text
+from plasticity_env.controllers.rules import PlasticityController
 
 NAME = "plasticity_tuned"
 FILE = Path(__file__).parent / "tuned" / "plasticity.json"

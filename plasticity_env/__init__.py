@@ -10,47 +10,47 @@ import os as _os
 import gymnasium as _gym
 import torch as _torch
 
-from plasticity_env.attention_maps import attention_maps
-from plasticity_env.checkpoints import load_plastic, save_plastic
-from plasticity_env.compact import register_all as _register_compact_models
-from plasticity_env.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
-from plasticity_env.errors import InputError
-from plasticity_env.evaluation import evaluate_model
-from plasticity_env.experiment import ExperimentSettings, NeuralPlasticityExperiment, RunRecord
-from plasticity_env.flops import flop_table, flops, kv_cache_bytes
-from plasticity_env.functions import (
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.metrics_logger import MetricsLogger
+from plasticity_env.cycle import ExperimentSettings, NeuralPlasticityExperiment, RunRecord
+from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.envs.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
+from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES
+from plasticity_env.envs.replay import EpisodeRecord, validate
+from plasticity_env.envs.rewards import RewardRule, register_reward, reward_names
+from plasticity_env.functional.functions import (
     apply_pruning_mask,
     calculate_head_entropy,
     calculate_head_gradients,
     generate_pruning_mask,
 )
+from plasticity_env.functional.loop import run_plasticity_loop, train_with_plasticity
+from plasticity_env.functional.pruning_module import PruningModule
 from plasticity_env.growth import GrowthResult, UNetSkip, WarmupSchedule, grow_attention_heads_gradually
-from plasticity_env.layouts import Layout, register_layout
-from plasticity_env.learning import (
-    Distillation,
-    HeadLRManager,
-    PlasticityTrainer,
-    create_plasticity_trainer,
-    get_plasticity_optimizer,
-)
-from plasticity_env.learning.loop import run_plasticity_loop, train_with_plasticity
-from plasticity_env.loading import LoadedModel, embedded_models, load_model, model_card
-from plasticity_env.metrics_logger import MetricsLogger
-from plasticity_env.model import PlasticModel
-from plasticity_env.modes import PruningMode
-from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
-from plasticity_env.pruning_module import PruningModule
-from plasticity_env.records import EpisodeRecord, validate
-from plasticity_env.rewards import RewardRule, register_reward, reward_names
-from plasticity_env.signals import HeadSignals, mean_loss, measure
-from plasticity_env.tensor_image import safe_tensor_imshow
-from plasticity_env.text import TextSplits, load_text
-from plasticity_env.visualize import (
+from plasticity_env.model.attention_maps import attention_maps
+from plasticity_env.model.checkpoints import load_plastic, save_plastic
+from plasticity_env.model.compact import register_all as _register_compact_models
+from plasticity_env.model.flops import flop_table, flops, kv_cache_bytes
+from plasticity_env.model.layouts import Layout, register_layout
+from plasticity_env.model.loading import LoadedModel, embedded_models, load_model, model_card
+from plasticity_env.model.modes import PruningMode
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.plots.tensor_image import safe_tensor_imshow
+from plasticity_env.plots.visualize import (
     visualize_attention_patterns,
     visualize_head_entropy,
     visualize_head_gradients,
     visualize_pruning_decisions,
     visualize_training_metrics,
+)
+from plasticity_env.signals.measure import HeadSignals, mean_loss, measure
+from plasticity_env.signals.text_loss import evaluate_model
+from plasticity_env.training import (
+    Distillation,
+    HeadLRManager,
+    PlasticityTrainer,
+    create_plasticity_trainer,
+    get_plasticity_optimizer,
 )
 
 __version__ = "0.1.0"

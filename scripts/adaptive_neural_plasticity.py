@@ -5,8 +5,8 @@ python scripts/adaptive_neural_plasticity.py --model_name bard-gpt2-4x4 --cycles
 
 from __future__ import annotations
 
-from agents.online_run import QUICK, OnlineRunConfig, run_online
-from plasticity_env import cli
+from plasticity_env.agents.online.online_run import QUICK, OnlineRunConfig, run_online
+from plasticity_env.common import cli
 
 
 def main(config: OnlineRunConfig) -> None:

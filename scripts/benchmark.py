@@ -14,16 +14,16 @@ from typing import Any
 import torch
 import tyro
 
-from agents.engine_benchmark import engine_rows
-from plasticity_env import cli
-from plasticity_env.benchmarks.compact import compact_rows
-from plasticity_env.benchmarks.entropy import entropy_rows
-from plasticity_env.benchmarks.options import Options
-from plasticity_env.benchmarks.prefix import prefix_rows
-from plasticity_env.benchmarks.repair import repair_rows
-from plasticity_env.benchmarks.step import step_rows
-from plasticity_env.benchmarks.vector import vector_rows
-from plasticity_env.errors import unknown
+from plasticity_env.agents.benchmarks.bench_compact import compact_rows
+from plasticity_env.agents.benchmarks.bench_engines import engine_rows
+from plasticity_env.agents.benchmarks.bench_entropy import entropy_rows
+from plasticity_env.agents.benchmarks.bench_options import Options
+from plasticity_env.agents.benchmarks.bench_prefix import prefix_rows
+from plasticity_env.agents.benchmarks.bench_repair import repair_rows
+from plasticity_env.agents.benchmarks.bench_step import step_rows
+from plasticity_env.agents.benchmarks.bench_vector import vector_rows
+from plasticity_env.common import cli
+from plasticity_env.common.errors import unknown
 
 BENCHES: dict[str, Callable[[Any], Iterator[Any]]] = {  # name -> rows (dataclasses), from the arguments
     "step": step_rows,

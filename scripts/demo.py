@@ -5,8 +5,8 @@ python scripts/demo.py --config scripts/configs/demo.yaml
 
 from __future__ import annotations
 
-from agents.demo import DemoConfig, demo
-from plasticity_env import cli
+from plasticity_env.agents.evaluation.demo import DemoConfig, demo
+from plasticity_env.common import cli
 
 
 def main(config: DemoConfig) -> None:

@@ -5,8 +5,8 @@ python scripts/evaluate_controllers.py --model_name bard-llama-6x8 --controllers
 
 from __future__ import annotations
 
-from agents.comparison import CompareConfig, compare
-from plasticity_env import cli
+from plasticity_env.agents.evaluation.comparison import CompareConfig, compare
+from plasticity_env.common import cli
 
 
 def main(config: CompareConfig) -> None:

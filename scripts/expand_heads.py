@@ -6,8 +6,8 @@ python scripts/expand_heads.py --model_path runs/pruned.pth --growth_percentage 
 
 from __future__ import annotations
 
-from plasticity_env import cli
-from plasticity_env.file_steps.expanding import ExpandConfig, expand_heads
+from plasticity_env.common import cli
+from plasticity_env.steps.expanding import ExpandConfig, expand_heads
 
 
 def main(config: ExpandConfig) -> None:

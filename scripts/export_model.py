@@ -5,8 +5,8 @@ python scripts/export_model.py --model_name bard-llama-4x8 --pruning_level 0.25 
 
 from __future__ import annotations
 
-from agents.exporting import ExportConfig, export
-from plasticity_env import cli
+from plasticity_env.agents.exporting import ExportConfig, export
+from plasticity_env.common import cli
 
 
 def main(config: ExportConfig) -> None:

@@ -6,8 +6,8 @@ python scripts/fine_tune_model.py --model_path runs/expanded.pth --new_head_lr_m
 
 from __future__ import annotations
 
-from plasticity_env import cli
-from plasticity_env.file_steps.fine_tuning import FineTuneConfig, fine_tune
+from plasticity_env.common import cli
+from plasticity_env.steps.fine_tuning import FineTuneConfig, fine_tune
 
 
 def main(config: FineTuneConfig) -> None:

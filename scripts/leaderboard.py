@@ -5,8 +5,8 @@ python scripts/leaderboard.py --models bard-neox-5x6 --players fisher@1,fisher@4
 
 from __future__ import annotations
 
-from agents.leaderboard.run import LeaderboardConfig, leaderboard
-from plasticity_env import cli
+from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig, leaderboard
+from plasticity_env.common import cli
 
 
 def main(config: LeaderboardConfig) -> None:

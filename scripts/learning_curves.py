@@ -5,9 +5,9 @@ python scripts/learning_curves.py --agents ppo,sb3_ppo,es --total_timesteps 2000
 
 from __future__ import annotations
 
-from agents.curves import CurvesConfig, study
-from agents.curves_figure import curves_png, table
-from plasticity_env import cli
+from plasticity_env.agents.studies.curves_figure import curves_png, table
+from plasticity_env.agents.studies.learning_curves import CurvesConfig, study
+from plasticity_env.common import cli
 
 
 def main(config: CurvesConfig) -> None:

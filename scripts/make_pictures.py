@@ -12,12 +12,12 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from agents.demo import episode_frames
-from agents.training import TrainConfig
-from plasticity_env import cli
-from plasticity_env.errors import InputError
-from plasticity_env.files import replace_file
-from plasticity_env.plots import frontier_png, learning_curve_png
+from plasticity_env.agents.evaluation.demo import episode_frames
+from plasticity_env.agents.train_command import TrainConfig
+from plasticity_env.common import cli
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import replace_file
+from plasticity_env.plots.charts import frontier_png, learning_curve_png
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ python scripts/neural_plasticity_cycle.py --model_name bard-gpt2-4x4 --dataset t
 
 from __future__ import annotations
 
-from agents.plasticity_run import QUICK
-from agents.stage_run import StageArguments, run_stages
-from plasticity_env import cli
-from plasticity_env.experiment.stages import cycle_rows, cycle_table, head_maps, stage_rows, stage_table
+from plasticity_env.agents.cycle_cli.plasticity_run import QUICK
+from plasticity_env.agents.cycle_cli.stage_run import StageArguments, run_stages
+from plasticity_env.common import cli
+from plasticity_env.cycle.stages import cycle_rows, cycle_table, head_maps, stage_rows, stage_table
 
 
 def main(arguments: StageArguments) -> None:

@@ -5,8 +5,8 @@ python scripts/play_episode.py --controller plasticity --model_name bard-gpt2-4x
 
 from __future__ import annotations
 
-from agents.play import PlayConfig, play
-from plasticity_env import cli
+from plasticity_env.agents.evaluation.play import PlayConfig, play
+from plasticity_env.common import cli
 
 
 def main(config: PlayConfig) -> None:

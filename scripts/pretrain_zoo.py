@@ -11,12 +11,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from plasticity_env import cli
-from plasticity_env.errors import InputError, unknown
-from plasticity_env.loading import check_device
-from plasticity_env.pretraining.architectures import ZOO, find_model
-from plasticity_env.pretraining.pipeline import Run, pretrain
-from plasticity_env.pretraining.recipe import RECIPES
+from plasticity_env.agents.pretraining.architectures import ZOO, find_model
+from plasticity_env.agents.pretraining.pipeline import Run, pretrain
+from plasticity_env.agents.pretraining.recipe import RECIPES
+from plasticity_env.common import cli
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.model.loading import check_device
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ python scripts/prune_heads.py --model_name bard-gpt2-4x4 --pruning_level 0.3 --s
 
 from __future__ import annotations
 
-from plasticity_env import cli
-from plasticity_env.file_steps.pruning import PruneConfig, prune_heads
+from plasticity_env.common import cli
+from plasticity_env.steps.file_pruning import PruneConfig, prune_heads
 
 
 def main(config: PruneConfig) -> None:

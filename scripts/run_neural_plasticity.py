@@ -7,8 +7,15 @@ python scripts/run_neural_plasticity.py --model_name bard-gpt2-4x4 --compare_str
 
 from __future__ import annotations
 
-from agents.plasticity_run import QUICK, RunArguments, conclusion, run_comparison, run_plasticity, table_of
-from plasticity_env import cli
+from plasticity_env.agents.cycle_cli.plasticity_run import (
+    QUICK,
+    RunArguments,
+    conclusion,
+    run_comparison,
+    run_plasticity,
+    table_of,
+)
+from plasticity_env.common import cli
 
 
 def main(arguments: RunArguments) -> None:

@@ -9,13 +9,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agents.adaptive import Setting, run_study
-from agents.adaptive.figure import arms_to_draw, study_png
-from agents.adaptive.study import CONTROL, load_texts
-from agents.adaptive.tables import legend, renewed, report
-from plasticity_env import cli
-from plasticity_env.files import write_text
-from plasticity_env.loading import load_model
+from plasticity_env.agents.studies.adaptive import Setting, run_study
+from plasticity_env.agents.studies.adaptive.study import CONTROL, load_texts
+from plasticity_env.agents.studies.adaptive.study_figure import arms_to_draw, study_png
+from plasticity_env.agents.studies.adaptive.study_tables import legend, renewed, report
+from plasticity_env.common import cli
+from plasticity_env.common.files import write_text
+from plasticity_env.model.loading import load_model
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ python scripts/sweep.py --file scripts/configs/sweep.yaml --count 10
 
 from __future__ import annotations
 
-from agents.sweeping import SweepConfig, sweep
-from plasticity_env import cli
+from plasticity_env.agents.sweeping import SweepConfig, sweep
+from plasticity_env.common import cli
 
 
 def main(config: SweepConfig) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plasticity_env import cli
-from plasticity_env.errors import InputError
+from plasticity_env.common import cli
+from plasticity_env.common.errors import InputError
 
 __test__ = False  # a script, though its name begins like a test's
 ROOT = Path(__file__).resolve().parents[1]

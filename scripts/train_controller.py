@@ -5,8 +5,8 @@ python scripts/train_controller.py --agent ppo --model_name bard-gpt2-4x4,bard-l
 
 from __future__ import annotations
 
-from agents.training import TrainConfig, train
-from plasticity_env import cli
+from plasticity_env.agents.train_command import TrainConfig, train
+from plasticity_env.common import cli
 
 
 def main(config: TrainConfig) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.es import CONTROLLER, ESConfig, LinearSearch
-from plasticity_env import cli
-from plasticity_env.tracking import new_run_folder
+from plasticity_env.agents.es import CONTROLLER, ESConfig, LinearSearch
+from plasticity_env.common import cli
+from plasticity_env.common.tracking import new_run_folder
 
 
 @dataclass(frozen=True)

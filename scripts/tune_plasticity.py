@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.tuning import ThresholdSearch, TuningConfig, save
-from plasticity_env import cli
+from plasticity_env.agents.studies.rule_tuning import ThresholdSearch, TuningConfig, save
+from plasticity_env.common import cli
 
 
 @dataclass(frozen=True)

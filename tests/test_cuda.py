@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from agents.ppo import PPO, PPOConfig
-from agents.rank_ppo import RankPPO
-from agents.scenarios import RankConfig, Stage
 from plasticity_env import PlasticModel, create_plasticity_trainer, load_model, measure
-from plasticity_env.benchmarks.options import Options
-from plasticity_env.benchmarks.step import step_rows
-from plasticity_env.edits import KEEP, PRUNE
-from plasticity_env.neurons import ORDERS, neuron_sums
-from plasticity_env.observation import RESIDUAL
+from plasticity_env.agents.benchmarks.bench_options import Options
+from plasticity_env.agents.benchmarks.bench_step import step_rows
+from plasticity_env.agents.ppo.ppo import PPO, PPOConfig
+from plasticity_env.agents.ppo.rank_ppo import RankPPO
+from plasticity_env.agents.ppo.scenarios import RankConfig, Stage
+from plasticity_env.envs.edits import KEEP, PRUNE
+from plasticity_env.envs.observation import RESIDUAL
 from plasticity_env.repair import repair_in_order, repair_sites
 from plasticity_env.repair.methods import METHODS
-from plasticity_env.residual import crossfit_projectors
-from plasticity_env.signals import gather, mean_loss
+from plasticity_env.signals.measure import gather, mean_loss
+from plasticity_env.signals.residual import crossfit_projectors
+from plasticity_env.strategies.neuron_order import ORDERS, neuron_sums
 from tests.conftest import SMALL, build
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

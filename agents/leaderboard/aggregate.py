@@ -16,9 +16,9 @@ from functools import cached_property
 
 import numpy as np
 
-from agents.leaderboard.cells import titles
-from agents.leaderboard.statistics import REPLICATES, Estimate, Results, estimate, ranks
-from plasticity_env.errors import InputError
+from plasticity_env.agents.leaderboard.board_cells import titles
+from plasticity_env.agents.leaderboard.statistics import REPLICATES, Estimate, Results, estimate, ranks
+from plasticity_env.common.errors import InputError
 
 REFERENCE = "fisher@4"
 LEAST_RISE = 1e-3  # nats per token: a rise below it counts as this, where it is divided by

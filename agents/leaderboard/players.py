@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import controllers
-from controllers import ANNController, Controller
-from controllers.planners import Planner, is_planner, make_planner
-from controllers.tuned_rule import NAME as TUNED
-from controllers.tuned_rule import tuned_options
-from plasticity_env.errors import InputError
-from plasticity_env.slopes import KINDS, SCORES
+from plasticity_env import controllers
+from plasticity_env.common.errors import InputError
+from plasticity_env.controllers import ANNController, Controller
+from plasticity_env.controllers.planners.planner import Planner, is_planner, make_planner
+from plasticity_env.controllers.tuned_rule import NAME as TUNED
+from plasticity_env.controllers.tuned_rule import tuned_options
+from plasticity_env.signals.slopes import KINDS, SCORES
 
 ROUNDS = 4
 SINGLE_SCORES = (

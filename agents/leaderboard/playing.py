@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.leaderboard.cells import Board, Cell, Mask
-from agents.leaderboard.players import Player, fingerprint
-from controllers import Controller
-from controllers.planners import MEASURING_PASS, Bill, Planner
+from plasticity_env.agents.leaderboard.board_cells import Board, Cell, Mask
+from plasticity_env.agents.leaderboard.players import Player, fingerprint
+from plasticity_env.common.errors import InputError
+from plasticity_env.controllers import Controller
+from plasticity_env.controllers.planners.planner import MEASURING_PASS, Bill, Planner
+from plasticity_env.data.text import some_blocks
 from plasticity_env.envs.head_rank import HeadRankEnv
-from plasticity_env.errors import InputError
-from plasticity_env.loading import LoadedModel
-from plasticity_env.model import PlasticModel
-from plasticity_env.observation import Observation
-from plasticity_env.portable import PackedModel, pack
-from plasticity_env.signals import sequence_losses
-from plasticity_env.text import some_blocks
-from plasticity_env.workbench import Measurement, Memo
+from plasticity_env.envs.observation import Observation
+from plasticity_env.envs.shared_arrays import PackedModel, pack
+from plasticity_env.envs.workbench import Measurement, Memo
+from plasticity_env.model.loading import LoadedModel
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.signals.measure import sequence_losses
 
 DIGITS = 7  # of losses in the file, after the point
 

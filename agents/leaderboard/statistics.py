@@ -15,9 +15,9 @@ from functools import cached_property
 
 import numpy as np
 
-from agents.leaderboard.cells import Board, Cell
-from agents.leaderboard.players import OWN_SCORES, RULE_ROUNDS, SINGLE_SCORES
-from plasticity_env.errors import InputError
+from plasticity_env.agents.leaderboard.board_cells import Board, Cell
+from plasticity_env.agents.leaderboard.players import OWN_SCORES, RULE_ROUNDS, SINGLE_SCORES
+from plasticity_env.common.errors import InputError
 
 LEVEL = 0.95
 REPLICATES = 2000

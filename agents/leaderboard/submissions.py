@@ -3,8 +3,8 @@
 The board's own process never imports a submission. It replays every episode from the actions, compares each reward with the
 claimed one (`plasticity_env.validate`), and measures the test text itself.
 
-``python -m agents.leaderboard.submissions`` is the process that plays: a `Request` as JSON on standard input, the answer to
-the file that it names.
+``python -m plasticity_env.agents.leaderboard.submissions`` is the process that plays: a `Request` as JSON on standard
+input, the answer to the file that it names.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 
 import torch
 
-from agents.leaderboard.cells import Cell
-from agents.leaderboard.players import Player, fingerprint, read_player
-from agents.leaderboard.playing import Rules, Table
-from agents.leaderboard.workers import table_of
-from controllers import Controller
-from controllers.ann import CONFIG, WEIGHTS
-from plasticity_env.errors import InputError
-from plasticity_env.files import write_text
-from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
-from plasticity_env.records import EpisodeRecord, validate
+from plasticity_env.agents.leaderboard.board_cells import Cell
+from plasticity_env.agents.leaderboard.players import Player, fingerprint, read_player
+from plasticity_env.agents.leaderboard.playing import Rules, Table
+from plasticity_env.agents.leaderboard.workers import table_of
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import write_text
+from plasticity_env.controllers import Controller
+from plasticity_env.controllers.ann import CONFIG, WEIGHTS
+from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES
+from plasticity_env.envs.replay import EpisodeRecord, validate
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def play_submission(
         answer = Path(folder) / "answer.json"
         request = Request(player.text, asdict(rules), list(shares), seeds, known, str(answer))
         done = subprocess.run(
-            [sys.executable, "-m", "agents.leaderboard.submissions"],
+            [sys.executable, "-m", "plasticity_env.agents.leaderboard.submissions"],
             input=json.dumps(asdict(request)),
             capture_output=True,
             text=True,

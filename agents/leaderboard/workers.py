@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from agents.leaderboard.cells import row
-from agents.leaderboard.players import Player
-from agents.leaderboard.playing import Rules, Table, packed_of
-from plasticity_env.errors import InputError
-from plasticity_env.portable import PackedModel
+from plasticity_env.agents.leaderboard.board_cells import row
+from plasticity_env.agents.leaderboard.players import Player
+from plasticity_env.agents.leaderboard.playing import Rules, Table, packed_of
+from plasticity_env.common.errors import InputError
+from plasticity_env.envs.shared_arrays import PackedModel
 
 R = TypeVar("R")
 
@@ -106,7 +106,7 @@ def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = No
     if not jobs:
         return
     if ray_address is not None:
-        from agents.ray_tasks import map_tasks
+        from plasticity_env.agents.rllib.ray_tasks import map_tasks
 
         for rules, own in groupby(single_cells(jobs), lambda job: job.rules):
             gpus = 1.0 if rules.device.startswith("cuda") else 0.0

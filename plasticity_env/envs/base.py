@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity_env.common.errors import InputError
+from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.episode import EpisodeState, draw_episode
-from plasticity_env.envs.making import make_workbench
+from plasticity_env.envs.make_workbench import make_workbench
+from plasticity_env.envs.observation import Observation, observation_space
+from plasticity_env.envs.replay import EpisodeRecord
+from plasticity_env.envs.rewards import Terms
 from plasticity_env.envs.settings import settings_for
 from plasticity_env.envs.task import Task, View
-from plasticity_env.envs.training import Training
-from plasticity_env.errors import InputError
-from plasticity_env.loading import LoadedModel
-from plasticity_env.model import PlasticModel
-from plasticity_env.observation import Observation, observation_space
-from plasticity_env.records import EpisodeRecord
-from plasticity_env.rendering import ansi, picture, show
-from plasticity_env.rewards import Terms
-from plasticity_env.text import TextSplits
-from plasticity_env.workbench import Workbench
+from plasticity_env.envs.training_env import Training
+from plasticity_env.envs.workbench import Workbench
+from plasticity_env.model.loading import LoadedModel
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.plots.rendering import ansi, picture, show
 
 
 class PlasticityEnv(gym.Env[Observation, Any]):

@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plasticity_env.errors import InputError
-from plasticity_env.repair.names import REPAIRS, find_repair
-from plasticity_env.repair.packed import PackedMoments, pack, unpack
-from plasticity_env.repair.statistics import Moments, pooled_moments
-from plasticity_env.repair.versions import project
-from plasticity_env.residual import residual_projectors
-from plasticity_env.signals import DIVERGED, HeadSignals, gather_many, measure_many, sequence_losses
-from plasticity_env.slopes import Projector
-from plasticity_env.variants import Projection, projected
-from plasticity_env.workbench import Indices, Measurement, Workbench
+from plasticity_env.common.errors import InputError
+from plasticity_env.envs.workbench import Indices, Measurement, Workbench
+from plasticity_env.repair.batched import project
+from plasticity_env.repair.registry import REPAIRS, find_repair
+from plasticity_env.signals.batched_model import Projection, projected
+from plasticity_env.signals.measure import DIVERGED, HeadSignals, gather_many, measure_many, sequence_losses
+from plasticity_env.signals.moments import Moments, pooled_moments
+from plasticity_env.signals.packed_moments import PackedMoments, pack, unpack
+from plasticity_env.signals.residual import residual_projectors
+from plasticity_env.signals.slopes import Projector
 
 CPU_TOKENS = 1024  # in one pass: larger ones leave the cache, smaller ones pay more overhead (docs/benchmark.md)
 _STATE_BYTES = 4000, 620  # of an episode's state and its observation: in any case, and for each unit

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.edits import GROW, KEEP, PRUNE, REVIVE
+from plasticity_env.common.errors import InputError
 from plasticity_env.envs.base import PlasticityEnv
-from plasticity_env.errors import InputError
+from plasticity_env.envs.edits import GROW, KEEP, PRUNE, REVIVE
 
 EDIT_ORDER = (PRUNE, REVIVE, GROW)
 

@@ -8,8 +8,8 @@ import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
-from plasticity_env.edits import PRUNE, REVIVE
 from plasticity_env.envs.base import PlasticityEnv
+from plasticity_env.envs.edits import PRUNE, REVIVE
 from plasticity_env.envs.ranking import BOUND, rank_edits, read_scores
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.edits import EDITS
+from plasticity_env.common.errors import InputError
 from plasticity_env.envs.base import PlasticityEnv
-from plasticity_env.errors import InputError
+from plasticity_env.envs.edits import EDITS
 
 
 class HeadsEnv(PlasticityEnv):
@@ -38,7 +38,7 @@ class HeadsEnv(PlasticityEnv):
 
     ## Observation Space
     `Dict` of `heads` (N, F) head tokens, `globals` (G,), and `action_mask` (N, 4), 1 = allowed. The columns are named in
-    `plasticity_env.observation.HEAD_FEATURES` and `GLOBAL_FEATURES`.
+    `plasticity_env.envs.observation.HEAD_FEATURES` and `GLOBAL_FEATURES`.
 
     ## Rewards
     A difference of potentials, in nats, so that a return telescopes and a loop of prune and revive earns 0 at gamma 1 (use

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.edits import KEEP, PRUNE, REVIVE
+from plasticity_env.common.errors import InputError
+from plasticity_env.envs.edits import KEEP, PRUNE, REVIVE
 from plasticity_env.envs.episode import EpisodeState
 from plasticity_env.envs.task import Task
-from plasticity_env.errors import InputError
 
 BOUND = 1.0
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from plasticity_env.errors import InputError, unknown
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.envs.rewards import find_reward
 from plasticity_env.growth.initial_weights import find_initial_weights
-from plasticity_env.modes import PruningMode
-from plasticity_env.neurons import find_order
+from plasticity_env.model.modes import PruningMode
 from plasticity_env.repair import find_repair
-from plasticity_env.rewards import find_reward
+from plasticity_env.strategies.neuron_order import find_order
 
 UNITS = ("heads", "heads+mlp")
 # what ranges must lie above, and their largest value
@@ -47,13 +47,13 @@ class Settings:
         units: What can be pruned: "heads", or "heads+mlp" for blocks of MLP neurons as well.
         mlp_blocks: Equal blocks into which each layer's neurons are cut, with units="heads+mlp".
         neuron_order: In which order a layer's neurons are before they are cut, with units="heads+mlp": "stored" (as the model
-            has them), "token_fisher" or "kfac" (dearest first; see `plasticity_env.neurons`).
+            has them), "token_fisher" or "kfac" (dearest first; see `plasticity_env.strategies.neuron_order`).
         calibration_blocks: Blocks that score and repair, drawn at reset.
         reward_blocks: Blocks that pay, drawn at reset.
         batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
         max_length: Tokens a block.
         obs_signal: Compute the OBS score, (H*D)^3 a layer and step.
-        residual_signal: Compute the residual scores (`plasticity_env.residual`), about the cost of least-squares repair.
+        residual_signal: Compute the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
         crossfit_signal: Compute them cross-fitted as well (two more matrices a site); only with the residual scores.
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; 0 always runs whole forwards. The loss is the same. The vector environment

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.edits import EditMasks, Limits, allowed_edits, resolve
+from plasticity_env.envs.edits import EditMasks, Limits, allowed_edits, resolve
 from plasticity_env.envs.episode import EpisodeState
+from plasticity_env.envs.observation import HeadState, global_vectors, head_tokens
+from plasticity_env.envs.rewards import Outcome, RewardRule, Terms, find_reward
 from plasticity_env.envs.settings import Settings
-from plasticity_env.modes import PruningMode
-from plasticity_env.observation import HeadState, global_vectors, head_tokens
-from plasticity_env.rewards import Outcome, RewardRule, Terms, find_reward
-from plasticity_env.workbench import Workbench
+from plasticity_env.envs.workbench import Workbench
+from plasticity_env.model.modes import PruningMode
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Task:
         )
 
     def resolve(self, state: EpisodeState, edits: Tensor, allowed: Tensor | None = None) -> tuple[EditMasks, int]:
-        """Masks of a joint choice, limits kept, and how many edits were dropped; see `plasticity_env.edits.resolve`."""
+        """Masks of a joint choice, limits kept, and how many edits were dropped; see `plasticity_env.envs.edits.resolve`."""
         fisher = state.measurement.signals.fisher
         limits, swaps = self.limits(state.budget), state.share is not None  # an episode with a target ranks
         return resolve(state.active, edits, limits, self.flop_table, fisher, allowed, swaps)

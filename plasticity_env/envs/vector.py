@@ -13,18 +13,18 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from plasticity_env.edits import EDITS
+from plasticity_env.common.errors import InputError
+from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.batched_bench import BatchedBench
+from plasticity_env.envs.edits import EDITS
 from plasticity_env.envs.episode import EpisodeState
-from plasticity_env.envs.episodes import Episodes, Infos
-from plasticity_env.envs.making import make_workbench
+from plasticity_env.envs.make_workbench import make_workbench
+from plasticity_env.envs.observation import Observation, observation_space
 from plasticity_env.envs.settings import settings_for
 from plasticity_env.envs.task import Task
-from plasticity_env.errors import InputError
-from plasticity_env.loading import LoadedModel
-from plasticity_env.observation import Observation, observation_space
-from plasticity_env.rendering import ansi, picture
-from plasticity_env.text import TextSplits
+from plasticity_env.envs.vector_episodes import Episodes, Infos
+from plasticity_env.model.loading import LoadedModel
+from plasticity_env.plots.rendering import ansi, picture
 
 RENDER_MODES = ["ansi", "rgb_array"]
 

@@ -1,10 +1,10 @@
 """Growth: new heads in the slots of pruned ones, chosen by a strategy, behind gates that open slowly."""
 
-from plasticity_env.growth.gradual import GrowthResult, grow_attention_heads_gradually
+from plasticity_env.growth.grow import GrowthResult, grow_attention_heads_gradually
 from plasticity_env.growth.initial_weights import INITIAL_WEIGHTS, InitialWeights, Source
 from plasticity_env.growth.schedule import WarmupSchedule
 from plasticity_env.growth.skip import UNetSkip
-from plasticity_env.growth.strategies import (
+from plasticity_env.strategies.growing import (
     GROWTH_STRATEGIES,
     BalancedStrategy,
     EntropyGapStrategy,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plasticity_env.layouts import HeadSlice
-from plasticity_env.model import PlasticModel
-from plasticity_env.unit_weights import NewWeights
+from plasticity_env.model.layouts import HeadSlice
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.unit_weights import NewWeights
 
 
 @dataclass(frozen=True)

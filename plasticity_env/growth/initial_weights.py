@@ -1,6 +1,6 @@
 """What a grown unit starts from: random weights, a copy of a useful unit, or what the mirrored layer once had.
 
-Each is a `plasticity_env.model.NewWeights` for `PlasticModel.grow`; a new one is one class and one line in
+Each is a `plasticity_env.model.plastic_model.NewWeights` for `PlasticModel.grow`; a new one is one class and one line in
 `INITIAL_WEIGHTS`.
 """
 
@@ -12,10 +12,10 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from plasticity_env.errors import InputError, unknown
-from plasticity_env.layouts import HeadSlice
-from plasticity_env.model import PlasticModel
-from plasticity_env.unit_weights import random_weights
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.model.layouts import HeadSlice
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.unit_weights import random_weights
 
 OUTPUT_SHARE = 0.1  # of the layer's own standard deviation: random output rows
 SYMMETRY_NOISE = 0.1  # of a copied piece's own standard deviation: two copies of one unit must be able to part

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plasticity_env.growth.gradual import growth_count
-from plasticity_env.growth.strategies import GradientSensitivityStrategy
-from plasticity_env.model import PlasticModel
-from plasticity_env.strategies import HeadView, measure_for
+from plasticity_env.growth.grow import growth_count
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.strategies.growing import GradientSensitivityStrategy
+from plasticity_env.strategies.pruning import HeadView, measure_for
 
 
 def revive_attention_heads(

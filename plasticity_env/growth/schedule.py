@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plasticity_env.errors import InputError
+from plasticity_env.common.errors import InputError
 
 
 @dataclass(frozen=True)

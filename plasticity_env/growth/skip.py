@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plasticity_env.errors import InputError
-from plasticity_env.layouts import transformer_layers
-from plasticity_env.model import PlasticModel
+from plasticity_env.common.errors import InputError
+from plasticity_env.model.layouts import transformer_layers
+from plasticity_env.model.plastic_model import PlasticModel
 
 
 class UNetSkip(nn.Module):
@@ -52,7 +52,7 @@ class UNetSkip(nn.Module):
     def flops(self) -> float:
         """FLOPs per token: one multiply and one add an element, 2 E a skip.
 
-        `plasticity_env.flops` of the model includes it; ``FlopCounterMode`` counts no elementwise work, so nothing here.
+        `plasticity_env.model.flops` of the model includes it; ``FlopCounterMode`` counts no elementwise work, so nothing here.
         """
         return 2.0 * self.width * len(self.pairs)
 

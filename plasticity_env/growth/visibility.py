@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plasticity_env.entropy import visible_lengths
-from plasticity_env.model import PlasticModel
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.signals.attention_entropy import visible_lengths
 
 
 @torch.no_grad()

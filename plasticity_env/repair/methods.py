@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plasticity_env.repair.statistics import Moments
+from plasticity_env.signals.moments import Moments
 
 RIDGE = 0.01  # lambda as a share of the mean diagonal of the second moments
 

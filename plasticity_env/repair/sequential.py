@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from plasticity_env.errors import InputError
-from plasticity_env.frozen import frozen
-from plasticity_env.layer_stream import LayerCalls, layer_calls
-from plasticity_env.layouts import Site, transformer_layers
-from plasticity_env.model import PlasticModel
+from plasticity_env.common.errors import InputError
+from plasticity_env.model.contexts import frozen
+from plasticity_env.model.layer_stream import LayerCalls, layer_calls
+from plasticity_env.model.layouts import Site, transformer_layers
+from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.repair.methods import RIDGE, least_squares, solve
-from plasticity_env.repair.statistics import Moments, Statistics
+from plasticity_env.signals.moments import Moments, Statistics
 
 PULLS = (0.03, 0.1, 0.3, 1.0, 3.0, math.inf)  # infinity is the parallel solution itself
 

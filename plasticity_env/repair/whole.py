@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plasticity_env.errors import InputError
-from plasticity_env.model import PlasticModel
-from plasticity_env.repair.apply import repair_sites
-from plasticity_env.repair.names import find_repair
+from plasticity_env.common.errors import InputError
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.repair.parallel import repair_sites
+from plasticity_env.repair.registry import find_repair
 from plasticity_env.repair.sequential import repair_in_order
-from plasticity_env.signals import gather
+from plasticity_env.signals.measure import gather
 
 
 def repair_model(model: PlasticModel, name: str, input_ids: Tensor, batch_size: int = 8) -> None:

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from agents.curves import CELLS, CurvesConfig, Point, latest, study
-from agents.curves_figure import band, curves_png, table
 from plasticity_env import InputError
+from plasticity_env.agents.studies.curves_figure import band, curves_png, table
+from plasticity_env.agents.studies.learning_curves import CELLS, CurvesConfig, Point, latest, study
 
 
 def point(seed, steps, rise, agent="ppo", final=False):

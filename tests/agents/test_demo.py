@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from agents.comparison import CompareConfig, compare
-from agents.demo import DemoConfig, verdict
-from plasticity_env import cli
+from plasticity_env.agents.evaluation.comparison import CompareConfig, compare
+from plasticity_env.agents.evaluation.demo import DemoConfig, verdict
+from plasticity_env.common import cli
 
 
 def _row(controller, delta_nll, sparsity=0.2, flop_price=None):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agents.engine_benchmark import bench_engines, engine_rows
 from plasticity_env import InputError
-from plasticity_env.benchmarks.options import Options
+from plasticity_env.agents.benchmarks.bench_engines import bench_engines, engine_rows
+from plasticity_env.agents.benchmarks.bench_options import Options
 
 
 def test_every_engine_has_a_row(small_text):

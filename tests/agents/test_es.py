@@ -10,10 +10,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import controllers
-from agents.es import CONTROLLER, HISTORY, ESConfig, LinearSearch
-from plasticity_env.errors import InputError
-from plasticity_env.observation import head_column
+from plasticity_env import controllers
+from plasticity_env.agents.es import CONTROLLER, HISTORY, ESConfig, LinearSearch
+from plasticity_env.common.errors import InputError
+from plasticity_env.envs.observation import head_column
 
 SMALL = ESConfig(
     model_name="bard-gpt2-4x4",

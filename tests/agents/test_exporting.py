@@ -9,11 +9,11 @@ import pytest
 import torch
 import transformers as tf
 
-from agents.exporting import ExportConfig, export
 from plasticity_env import InputError
-from plasticity_env.checkpoints import save_plastic
-from plasticity_env.loading import load_model
-from plasticity_env.uniform import group_shape
+from plasticity_env.agents.exporting import ExportConfig, export
+from plasticity_env.model.checkpoints import save_plastic
+from plasticity_env.model.loading import load_model
+from plasticity_env.model.stock.uniform import group_shape
 from tests.conftest import build
 
 FAST = {"max_length": 32, "calibration_blocks": 4, "test_blocks": 2}
@@ -89,7 +89,7 @@ def test_compact_loads_with_this_package(tmp_path):
 
 
 def test_a_trained_controller_chooses_the_heads(tmp_path):
-    from controllers import ANNController
+    from plasticity_env.controllers import ANNController
 
     ANNController().save(tmp_path / "controller")
     config = ExportConfig(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.online import OnlineConfig, OnlineLearner
-from controllers import ANNController, HeadNetwork, NetworkConfig
 from plasticity_env import InputError
-from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES, head_columns
+from plasticity_env.agents.online.online import OnlineConfig, OnlineLearner
+from plasticity_env.controllers import ANNController, HeadNetwork, NetworkConfig
+from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, head_columns
 
 
 def learner(seed=0, **options):

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from agents.bounds import PruneBounds
-from agents.online_run import OnlineRunConfig, run_online
 from plasticity_env import InputError
+from plasticity_env.agents.online.bounds import PruneBounds
+from plasticity_env.agents.online.online_run import OnlineRunConfig, run_online
 
 
 def signals(entropy, fisher):
@@ -115,7 +115,7 @@ def test_every_edit_kept_the_bounds_and_tells_why(whole, config):
 
 
 def test_a_cut_run_goes_on_with_the_same_decisions(whole, config, tmp_path, monkeypatch):
-    from agents import online_run
+    from plasticity_env.agents.online import online_run
 
     record, decider = whole
     folder = tmp_path / "run"

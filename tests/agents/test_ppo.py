@@ -10,15 +10,15 @@ import pytest
 import torch
 import yaml
 
-from agents.batch import MaskedCategoricals, decide, environment_action, pad
-from agents.checkpoint import write_state
-from agents.ppo import PPO, PPOConfig, generalised_advantages
-from agents.scenarios import RankConfig
-from agents.training import TrainConfig, check_resumed, make_environments, make_learner, train
-from controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env import InputError
-from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
-from plasticity_env.tracking import TrackingOptions
+from plasticity_env.agents.ppo.checkpoint import write_state
+from plasticity_env.agents.ppo.padding import MaskedCategoricals, decide, environment_action, pad
+from plasticity_env.agents.ppo.ppo import PPO, PPOConfig, generalised_advantages
+from plasticity_env.agents.ppo.scenarios import RankConfig
+from plasticity_env.agents.train_command import TrainConfig, check_resumed, make_environments, make_learner, train
+from plasticity_env.common.tracking import TrackingOptions
+from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
+from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES
 from tests.conftest import SMALL
 
 
@@ -98,7 +98,7 @@ class Bandit(gym.Env):
         return self.observation, {}
 
     def step(self, action):
-        from plasticity_env.observation import head_column
+        from plasticity_env.envs.observation import head_column
 
         gain = -np.sign(head_column(self.observation, "fisher_z"))
         info = {"ppl": 1.0, "flops": 1.0, "active_heads": 1, "invalid_actions": 0}

@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-import controllers
-from agents.ppo import PPOConfig
-from agents.pricing import PRICES, SHARES, choose_shares, price_shares
-from agents.rank_ppo import RankPPO, group_advantages
-from agents.ranking_policy import Picks, pick_entropies, pick_log_probs, picks_of, sample_scores
-from agents.scenario_env import RelativeRise
-from agents.scenarios import Played, RankConfig, Scenario, Stage, Turn
-from controllers import HeadNetwork, NetworkConfig
-from plasticity_env import InputError
+from plasticity_env import InputError, controllers
+from plasticity_env.agents.ppo.plackett_luce import Picks, pick_entropies, pick_log_probs, picks_of, sample_scores
+from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.ppo.price_shares import PRICES, SHARES, choose_shares, price_shares
+from plasticity_env.agents.ppo.rank_ppo import RankPPO, group_advantages
+from plasticity_env.agents.ppo.scenario_env import RelativeRise
+from plasticity_env.agents.ppo.scenarios import Played, RankConfig, Scenario, Stage, Turn
+from plasticity_env.controllers import HeadNetwork, NetworkConfig
 from tests.conftest import SMALL
-from tests.plasticity_env.test_head_rank import make
+from tests.plasticity_env.envs.test_head_rank import make
 
 SETTINGS = {**SMALL, "obs_signal": False, "residual_signal": False, "max_length": 16, "max_sparsity": 1.0}
 SETTINGS |= {"calibration_blocks": 2, "reward_blocks": 2}
@@ -214,7 +213,7 @@ def test_learning_finds_the_heads_that_matter():
         def unit(self, scenario):
             return 1.0
 
-    from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
+    from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES
 
     columns, width = list(HEAD_FEATURES), len(GLOBAL_FEATURES)
     ranks = RankConfig(rounds="1", scenarios=4, group_size=8)

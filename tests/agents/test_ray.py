@@ -14,14 +14,13 @@ import psutil
 import pytest
 import torch
 
-import controllers
-from agents.batch import environment_action
-from agents.ppo import PPOConfig
-from agents.ray_session import check_address, ray_session
-from agents.ray_tasks import map_tasks
-from agents.sb3 import PadHeads
-from agents.training import TrainConfig, train
-from plasticity_env import InputError
+from plasticity_env import InputError, controllers
+from plasticity_env.agents.ppo.padding import environment_action
+from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.rllib.ray_session import check_address, ray_session
+from plasticity_env.agents.rllib.ray_tasks import map_tasks
+from plasticity_env.agents.sb3.sb3 import PadHeads
+from plasticity_env.agents.train_command import TrainConfig, train
 from tests.agents import ray_functions
 from tests.conftest import SMALL
 
@@ -53,7 +52,7 @@ def make(small_text):
 
 def trained(envs, folder=None, config=CONFIG, **kwargs):
     """An RLlib PPO after its training, the metrics that it reported, and the controller."""
-    from agents.rllib import RLlibPPO
+    from plasticity_env.agents.rllib.rllib import RLlibPPO
 
     seen = []
     ppo = RLlibPPO(envs, config, folder=folder, callback=lambda step, metrics: seen.append((step, metrics)), **kwargs)
@@ -82,7 +81,7 @@ def test_training_in_this_process_on_two_models(session, make, env_id, tmp_path)
 
 @pytest.mark.slow
 def test_two_runners_share_weights_and_training_goes_on_when_one_is_killed(session, make):
-    from agents.rllib import RLlibPPO
+    from plasticity_env.agents.rllib.rllib import RLlibPPO
 
     with pytest.raises(InputError, match="num_env_runners 3 is more than the 2 cores of Ray"):
         RLlibPPO([make()], LONG, runners=3).train()
@@ -184,8 +183,8 @@ def test_the_module_decides_as_the_controller(make, env_id):
 
 def _module(env, capacity):
     """A fresh module over an environment, and a controller with its network."""
-    from agents.rllib_module import HeadModule
-    from controllers import ANNController, NetworkConfig
+    from plasticity_env.agents.rllib.rllib_module import HeadModule
+    from plasticity_env.controllers import ANNController, NetworkConfig
 
     torch.manual_seed(0)
     padded = PadHeads(env, capacity)
@@ -198,7 +197,7 @@ def _module(env, capacity):
 
 
 def test_choices_are_a_distribution():
-    from agents.rllib_module import HeadChoices
+    from plasticity_env.agents.rllib.rllib_module import HeadChoices
 
     logits = torch.randn(3, 5, 4)
     logits[0, 1, 2:] = -1e9

@@ -10,12 +10,11 @@ import pytest
 import torch
 from stable_baselines3.common.env_checker import check_env
 
-import controllers
-from agents import sb3
-from agents.ppo import PPOConfig
-from agents.scenarios import RankConfig
-from agents.training import TrainConfig, train
-from plasticity_env import InputError
+from plasticity_env import InputError, controllers
+from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.ppo.scenarios import RankConfig
+from plasticity_env.agents.sb3 import sb3
+from plasticity_env.agents.train_command import TrainConfig, train
 from tests.conftest import SMALL
 
 CONFIG = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=1)
@@ -52,7 +51,7 @@ def test_sb3_and_our_controller_decide_alike(env_id):
     wide, _ = padded.reset(seed=0)
     action, _ = algorithm.predict(wide, deterministic=True)
     ours = controller.act(observation)
-    from agents.batch import environment_action
+    from plasticity_env.agents.ppo.padding import environment_action
 
     theirs = environment_action(np.atleast_1d(action), 16, 20, env_id.endswith("HeadEdit-v0"))
     assert np.array_equal(theirs, ours)

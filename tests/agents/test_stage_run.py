@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from agents.stage_run import StageArguments, run_stages
-from plasticity_env.tracking import TrackingOptions
+from plasticity_env.agents.cycle_cli.stage_run import StageArguments, run_stages
+from plasticity_env.common.tracking import TrackingOptions
 
 
 def test_ctrl_c_leaves_the_tables_of_what_was_measured(tmp_path):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import tyro
 
-from agents.sweeping import SweepConfig, read_sweep, sweep
-from agents.training import TrainConfig
 from plasticity_env import InputError
+from plasticity_env.agents.sweeping import SweepConfig, read_sweep, sweep
+from plasticity_env.agents.train_command import TrainConfig
 
 FILE = Path(__file__).parents[2] / "scripts" / "configs" / "sweep.yaml"
 

@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 
-import controllers
-from agents.tuning import START, ThresholdSearch, TuningConfig, options_at, save
-from controllers.rules import PlasticityController
-from controllers.tuned_rule import FILE, tuned_options
-from plasticity_env import InputError
+from plasticity_env import InputError, controllers
+from plasticity_env.agents.studies.rule_tuning import START, ThresholdSearch, TuningConfig, options_at, save
+from plasticity_env.controllers.rules import PlasticityController
+from plasticity_env.controllers.tuned_rule import FILE, tuned_options
 
 QUICK = {
     "model_name": "bard-gpt2-4x4",

@@ -9,10 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import controllers
-from controllers import ANNController, HeadNetwork, NetworkConfig, PlasticityController
-from plasticity_env import InputError
-from plasticity_env.observation import GLOBAL_FEATURES, HEAD_FEATURES
+from plasticity_env import InputError, controllers
+from plasticity_env.controllers import ANNController, HeadNetwork, NetworkConfig, PlasticityController
+from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES
 
 
 def observe(head=None, mode="heads", count=12, allow_revive=True, **globals_):

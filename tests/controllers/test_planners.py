@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-import controllers
-from controllers.planners import MEASURING_PASS, SwapSearch, actions_to, is_planner, make_planner
-from controllers.searches import fisher_rounds
-from controllers.trials import Bill, Trials
-from plasticity_env import InputError
-from plasticity_env.benchmarks.taylor import taylor_importance
+from plasticity_env import InputError, controllers
+from plasticity_env.controllers.planners.planner import MEASURING_PASS, SwapSearch, actions_to, is_planner, make_planner
+from plasticity_env.controllers.planners.searches import fisher_rounds
+from plasticity_env.controllers.planners.taylor import taylor_importance
+from plasticity_env.controllers.planners.trials import Bill, Trials
 from tests.conftest import SMALL
 
 RANK = "plasticity/HeadRank-v0"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from controllers.reviving import RevivingController
 from plasticity_env import InputError
-from plasticity_env.edits import GROW, KEEP, PRUNE, REVIVE
+from plasticity_env.controllers.reviving import RevivingController
+from plasticity_env.envs.edits import GROW, KEEP, PRUNE, REVIVE
 from tests.controllers.test_controllers import observe
 
 SCORES = np.array([8.0, 7, 6, 5, 4, 3, 2, 1, 9, 5.5, 0.5, 9])

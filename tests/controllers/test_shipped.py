@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-import controllers
-from controllers.ann import CONFIG
-from plasticity_env import InputError
-from plasticity_env.observation import HEAD_FEATURES
+from plasticity_env import InputError, controllers
+from plasticity_env.controllers.ann import CONFIG
+from plasticity_env.envs.observation import HEAD_FEATURES
 from tests.conftest import SMALL
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from controllers import ANNController, HeadNetwork, NetworkConfig
 from plasticity_env import load_plastic
-from plasticity_env.experiment import RunRecord
+from plasticity_env.controllers import ANNController, HeadNetwork, NetworkConfig
+from plasticity_env.cycle import RunRecord
 
 ROOT = Path(__file__).parents[2]
 

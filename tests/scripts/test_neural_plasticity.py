@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from plasticity_env import load_plastic
-from plasticity_env.experiment import RunRecord
+from plasticity_env.cycle import RunRecord
 from tests.scripts.interrupting import hearing_ctrl_c
 from tests.scripts.test_scripts import ROOT, run
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agents.adaptive import Setting, run_study
-from agents.adaptive.study import load_texts
 from plasticity_env import load_model
+from plasticity_env.agents.studies.adaptive import Setting, run_study
+from plasticity_env.agents.studies.adaptive.study import load_texts
 
 SETTING = Setting(
     stages="home,shift",

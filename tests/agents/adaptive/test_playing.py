@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from agents.adaptive import Setting, make_arm, read_cells, run_study
-from agents.adaptive.searching import SwapSearch
-from agents.adaptive.study import load_texts
-from agents.adaptive.tables import Cells
 from plasticity_env import InputError, load_model
-from plasticity_env.signals import mean_loss
+from plasticity_env.agents.studies.adaptive import Setting, make_arm, read_cells, run_study
+from plasticity_env.agents.studies.adaptive.searching import SwapSearch
+from plasticity_env.agents.studies.adaptive.study import load_texts
+from plasticity_env.agents.studies.adaptive.study_tables import Cells
+from plasticity_env.signals.measure import mean_loss
 from tests.agents.adaptive.conftest import ARMS, SETTING
 
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_played_is_refused_before_anything_is_written(loaded, tex
 
 
 def test_another_network_under_the_same_name_is_another_cell(loaded, texts, tmp_path):
-    from controllers import ANNController
+    from plasticity_env.controllers import ANNController
 
     def study():
         return [(c, known) for c, known in run_study(loaded, texts, one, path, arms=[arm], seeds=1) if c.arm == arm]
@@ -204,7 +204,7 @@ def test_a_search_by_chance_draws_by_the_seed(loaded, texts):
 
 
 def test_a_saved_controller_is_an_arm(tmp_path):
-    from controllers import ANNController
+    from plasticity_env.controllers import ANNController
 
     ANNController(info={"global_step": 1}).save(tmp_path / "one")
     assert make_arm(f"ann:{tmp_path / 'one'}", SETTING).settings == {"pruned_share": 0.5, "mode": "adaptive"}

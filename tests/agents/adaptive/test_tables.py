@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from agents.adaptive import Cell, Setting, StageRecord
-from agents.adaptive.figure import study_png
-from agents.adaptive.tables import BEGIN, END, legend, renewed, report
 from plasticity_env import InputError
+from plasticity_env.agents.studies.adaptive import Cell, Setting, StageRecord
+from plasticity_env.agents.studies.adaptive.study_figure import study_png
+from plasticity_env.agents.studies.adaptive.study_tables import BEGIN, END, legend, renewed, report
 
 TEXTS = {"home": "plays", "shift": "wiki"}
 

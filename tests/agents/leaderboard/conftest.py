@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from agents.leaderboard.playing import Table
-from agents.leaderboard.run import LeaderboardConfig
-from agents.leaderboard.workers import table_of
-from plasticity_env.tracking import TrackingOptions
+from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig
+from plasticity_env.agents.leaderboard.playing import Table
+from plasticity_env.agents.leaderboard.workers import table_of
+from plasticity_env.common.tracking import TrackingOptions
 
 TINY = LeaderboardConfig(
     players="fisher@4,random@1",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agents.leaderboard.cells import Board, Cell
+from plasticity_env.agents.leaderboard.board_cells import Board, Cell
 
 SHARES = (0.1, 0.3, 0.5)
 BOARD = Board("toy", "text", 32, 4, 4, 24)

@@ -6,11 +6,11 @@ from typing import cast
 
 import numpy as np
 
-import controllers
-from controllers import ANNController, Controller
-from controllers.ablations import FirstLook
-from controllers.protocol import RankedController
-from plasticity_env.observation import Observation, head_column
+from plasticity_env import controllers
+from plasticity_env.agents.studies.ablations import FirstLook
+from plasticity_env.controllers import ANNController, Controller
+from plasticity_env.controllers.base import RankedController
+from plasticity_env.envs.observation import Observation, head_column
 
 
 class Honest(RankedController):

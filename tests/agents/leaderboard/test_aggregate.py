@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from agents.leaderboard.aggregate import Aggregate, iqm
-from agents.leaderboard.statistics import Results
-from plasticity_env.errors import InputError
+from plasticity_env.agents.leaderboard.aggregate import Aggregate, iqm
+from plasticity_env.agents.leaderboard.statistics import Results
+from plasticity_env.common.errors import InputError
 from tests.agents.leaderboard.fake import BOARD, cell, cells
 
 

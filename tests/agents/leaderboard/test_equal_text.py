@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from agents.leaderboard.equal_text import pairs, section
-from agents.leaderboard.tables import report
+from plasticity_env.agents.leaderboard.report.board_tables import report
+from plasticity_env.agents.leaderboard.report.equal_text import pairs, section
 from tests.agents.leaderboard.fake import BOARD, cells
 
 PLAYERS = {"fisher@4": 1.0, "ann@4": 0.9, "greedy@4": 0.8, "torch_pruning@1": 2.0}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.leaderboard.maps import by_round, by_share
-from agents.leaderboard.names import kind, label
-from agents.leaderboard.page import write_leaderboard
-from agents.leaderboard.statistics import Results
-from agents.leaderboard.tables import aggregates_of
+from plasticity_env.agents.leaderboard.report.board_maps import by_round, by_share
+from plasticity_env.agents.leaderboard.report.board_page import write_leaderboard
+from plasticity_env.agents.leaderboard.report.board_tables import aggregates_of
+from plasticity_env.agents.leaderboard.report.labels import kind, label
+from plasticity_env.agents.leaderboard.statistics import Results
 from tests.agents.leaderboard.fake import BOARD, cells
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

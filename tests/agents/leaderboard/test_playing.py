@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-import controllers
-from agents.leaderboard import players
-from agents.leaderboard.players import Player, fingerprint, read_player, read_players
-from agents.leaderboard.playing import Rules, Table
-from controllers.ablations import FirstLook
-from plasticity_env.errors import InputError
+from plasticity_env import controllers
+from plasticity_env.agents.leaderboard import players
+from plasticity_env.agents.leaderboard.players import Player, fingerprint, read_player, read_players
+from plasticity_env.agents.leaderboard.playing import Rules, Table
+from plasticity_env.agents.studies.ablations import FirstLook
+from plasticity_env.common.errors import InputError
 
 
 def test_cell_is_what_the_public_environment_gives(table: Table) -> None:
@@ -115,9 +115,9 @@ def test_a_fingerprint_tells_thresholds_code_and_wrapped_network_apart(
     guest = read_player("tests.agents.leaderboard.guests:shipped")
     maker = guest.make()
     assert isinstance(maker, FirstLook)
-    assert fingerprint(guest, maker) != fingerprint(read_player("controllers.ablations:first_look"), maker), (
-        "the entry module is code of the player, not only the module of the class"
-    )
+    assert fingerprint(guest, maker) != fingerprint(
+        read_player("plasticity_env.agents.studies.ablations:first_look"), maker
+    ), "the entry module is code of the player, not only the module of the class"
     first = fingerprint(guest, maker)
     with torch.no_grad():
         next(maker._inner.network.parameters()).add_(1.0)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from agents.leaderboard.cells import cell_file
-from agents.leaderboard.players import read_player
-from agents.leaderboard.playing import Table, packed_of
-from agents.leaderboard.run import LeaderboardConfig, current_cells, leaderboard
-from agents.leaderboard.tables import BEGIN, END, report
-from agents.leaderboard.workers import Job, finished, play, play_packed, single_cells, table_of
-from plasticity_env.errors import InputError
+from plasticity_env.agents.leaderboard.board_cells import cell_file
+from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig, current_cells, leaderboard
+from plasticity_env.agents.leaderboard.players import read_player
+from plasticity_env.agents.leaderboard.playing import Table, packed_of
+from plasticity_env.agents.leaderboard.report.board_tables import BEGIN, END, report
+from plasticity_env.agents.leaderboard.workers import Job, finished, play, play_packed, single_cells, table_of
+from plasticity_env.common.errors import InputError
 from tests.agents.leaderboard.conftest import TINY
 from tests.agents.leaderboard.fake import BOARD, cells
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.leaderboard.cells import cell_file
-from agents.leaderboard.statistics import Results, area_weights, ranks
-from agents.leaderboard.tables import results_of
-from plasticity_env.errors import InputError
+from plasticity_env.agents.leaderboard.board_cells import cell_file
+from plasticity_env.agents.leaderboard.report.board_tables import results_of
+from plasticity_env.agents.leaderboard.statistics import Results, area_weights, ranks
+from plasticity_env.common.errors import InputError
 from tests.agents.leaderboard.fake import BOARD, SHARES, cell, cells
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import controllers
-from agents.leaderboard.cells import Cell
-from agents.leaderboard.players import read_player
-from agents.leaderboard.playing import Table
-from agents.leaderboard.submissions import play_submission, read_submission, replay
-from plasticity_env.errors import InputError
-from plasticity_env.records import EpisodeRecord
+from plasticity_env import controllers
+from plasticity_env.agents.leaderboard.board_cells import Cell
+from plasticity_env.agents.leaderboard.players import read_player
+from plasticity_env.agents.leaderboard.playing import Table
+from plasticity_env.agents.leaderboard.submissions import play_submission, read_submission, replay
+from plasticity_env.common.errors import InputError
+from plasticity_env.envs.replay import EpisodeRecord
 
 GUESTS = "tests.agents.leaderboard.guests"
 PLAYER = read_player(f"{GUESTS}:Honest@2")
@@ -72,9 +72,11 @@ def test_only_saved_controllers_and_entry_points_are_submissions(tmp_path: Path)
     controllers.make("ann").save(tmp_path / "net")
     for given in (tmp_path / "net", tmp_path / "net" / "controller.json", tmp_path / "net" / "controller.safetensors"):
         assert read_submission(f"{given}@2").name == str(tmp_path / "net")
-    assert read_submission("controllers.ablations:noise@2") == read_player("controllers.ablations:noise@2")
+    assert read_submission("plasticity_env.agents.studies.ablations:noise@2") == read_player(
+        "plasticity_env.agents.studies.ablations:noise@2"
+    )
     for given, said in (
-        ("controllers.ablations:noises", "has no attribute 'noises'"),
+        ("plasticity_env.agents.studies.ablations:noises", "has no attribute 'noises'"),
         ("no_such.module:it", "No module"),
     ):
         with pytest.raises(InputError, match=f"submission '{given}@4' cannot be imported .*{said}"):

@@ -1,0 +1,71 @@
+"""The arguments that the benchmarks share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from plasticity_env.common import cli
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.stopwatch import Clock
+from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.model.loading import LoadedModel, check_device, embedded_models, load_model
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments that every benchmark reads; one that has no use for an argument ignores it."""
+
+    models: str = ""
+    """models, separated by commas; unset: all embedded ones"""
+    lengths: str = "256"
+    """tokens a sequence, separated by commas"""
+    tokens: int = 2048
+    """tokens in a batch"""
+    dataset: str = "shakespeare"
+    """text: shakespeare, a path, or a hub data set"""
+    sparsities: str = "0.3,0.5"
+    """shares of heads to remove, separated by commas (compact)"""
+    envs: str = "1,4,16"
+    """numbers of environments, separated by commas (vector, engines)"""
+    runners: str = "0,2"
+    """numbers of Ray's env runners, separated by commas; empty leaves Ray out (engines)"""
+    memory_share: float = 0.02
+    """of the model's bytes, what each environment may add (vector)"""
+    processes: bool = True
+    """also time Gymnasium's environments in processes of their own, one each (vector)"""
+    test_tokens: int = 4096
+    """tokens that perplexity is measured on (compact)"""
+    rounds: int = 7
+    """counted rounds"""
+    clock: Clock = "wall"
+    """seconds by the wall, or "cpu": processor seconds on one thread, for a machine that does other work (not vector, entropy)"""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+
+    def check(self) -> list[int]:
+        """The lengths as numbers.
+
+        Raises:
+            InputError: No length, no round, or a batch shorter than one sequence.
+        """
+        given = cli.numbers(self.lengths, "lengths")
+        if not given:
+            raise InputError("--lengths is empty: give at least one number of tokens")
+        if any(length < 2 or not length.is_integer() for length in given):
+            raise InputError(f"--lengths wants whole numbers of at least 2 tokens, got {self.lengths!r}")
+        lengths = [int(length) for length in given]
+        if self.rounds < 1 or any(self.tokens < length for length in lengths):
+            raise InputError(f"rounds must be at least 1 and tokens ({self.tokens}) at least the longest of {lengths}")
+        if self.clock == "cpu" and self.device != "cpu":
+            raise InputError(f"processor seconds say nothing about device {self.device!r}: leave --clock at wall")
+        check_device(self.device)
+        return lengths
+
+    def loaded(self) -> Iterator[tuple[LoadedModel, TextSplits]]:
+        """Every model with its text packed at every length."""
+        lengths = self.check()
+        for name in cli.words(self.models) or embedded_models():
+            loaded = load_model(name, device=self.device)
+            for length in lengths:
+                yield loaded, load_text(self.dataset, loaded.tokenizer, block_size=length)

@@ -1,0 +1,1 @@
+"""The plasticity cycle from the command line."""

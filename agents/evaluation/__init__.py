@@ -1,0 +1,1 @@
+"""How controllers are judged: on text that none of them saw, beside each other."""

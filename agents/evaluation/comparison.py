@@ -1,0 +1,267 @@
+"""One comparison run: controllers x repairs x sparsities x seeds, a table, a file, a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import statistics
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from plasticity_env import controllers
+from plasticity_env.agents.evaluation.evaluation import Arena, Protocol, Row, results_json, summarise
+from plasticity_env.agents.train_command import ENVIRONMENTS
+from plasticity_env.common import cli
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.files import write_text
+from plasticity_env.common.progress import Progress
+from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder
+from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.envs.settings import Settings
+from plasticity_env.model.loading import LoadedModel, load_model
+from plasticity_env.plots.charts import frontier_png
+from plasticity_env.repair import find_repair
+
+TABLE_WIDTH = 150  # columns where no terminal sets them
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Arguments of a comparison."""
+
+    model_name: str = "bard-gpt2-4x4"
+    """an embedded name, a folder, a GGUF file or a hub name"""
+    dataset: str = "shakespeare"
+    """text: shakespeare, a path, or a hub data set"""
+    dataset_config: str | None = None
+    """configuration of a hub data set"""
+    controllers: str = "random,magnitude,entropy_high,entropy_low,gradient,fisher,obs,activation,plasticity"
+    """names or folders of saved controllers, separated by commas"""
+    sparsities: str = "0.1,0.2,0.3,0.4,0.5"
+    """shares of heads to prune, separated by commas"""
+    flop_prices: str = ""
+    """prices at which networks also play freely, separated by commas"""
+    repair: str = "none,least_squares"
+    """repair methods, separated by commas"""
+    seeds: int = 3
+    """draws of calibration text"""
+    rounds: int = 1
+    """decisions over which an episode spreads its pruning"""
+    mode: str = "adaptive"
+    """adaptive or compressed"""
+    units: str = "heads"
+    """what can be pruned: heads, or heads+mlp (sparsities are then shares of the units' FLOPs)"""
+    mlp_blocks: int = 8
+    """equal blocks of neurons in each MLP, with --units heads+mlp"""
+    neuron_order: str = "stored"
+    """order of a layer's neurons before they are cut: stored, token_fisher or kfac (dearest first)"""
+    env: str = "heads"
+    """heads, head_edit or head_rank (whose adaptive mode lets networks bring heads back)"""
+    prune_entropy: str = "auto"
+    """direction of the PlasticityController: high, low or auto"""
+    calibration_blocks: int = 16
+    """blocks that score and repair"""
+    test_blocks: int | None = 32
+    """blocks of the test split that are scored; None for all"""
+    spread_test: bool = False
+    """spread them evenly over the test split; else they are its first ones"""
+    batch_size: int = 8
+    """sequences in one pass"""
+    max_length: int = 128
+    """tokens a block"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:0, ..."""
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    output_dir: Path | None = None
+    """folder for the results; unset: a new one under runs/"""
+
+    def protocol(self) -> Protocol:
+        """What to play.
+
+        Raises:
+            InputError: A sparsity outside [0, 1), no seeds, a price that is not positive.
+        """
+        return Protocol(
+            cli.numbers(self.sparsities, "sparsities"),
+            cli.numbers(self.flop_prices, "flop_prices"),
+            self.seeds,
+            self.rounds,
+            self.test_blocks,
+            self.spread_test,
+        )
+
+
+Player = tuple[str, dict[str, Any], str | None]  # name, options, label
+
+
+def prepare(config: CompareConfig) -> tuple[list[Player], list[str], LoadedModel, TextSplits]:
+    """Check the arguments of a comparison; returns its players, repairs, model and text.
+
+    Raises:
+        InputError: Arguments that cannot be used.
+    """
+    config.protocol()
+    controllers.make("plasticity", prune_entropy=config.prune_entropy)  # refuses a direction that there is not
+    players = [_player(name, config) for name in cli.words(config.controllers)]
+    repairs = [find_repair(name).name for name in cli.words(config.repair)]
+    labels = [label or name for name, _, label in players]
+    if len(set(labels)) < len(labels):
+        raise InputError(f"controllers must differ, got {config.controllers!r}")
+    if not players or not repairs:
+        raise InputError("nothing to compare: give at least one controller and one repair")
+    if config.env not in ENVIRONMENTS:
+        raise unknown("environment", config.env, ENVIRONMENTS)
+    choice = Settings(units=config.units, mlp_blocks=config.mlp_blocks, neuron_order=config.neuron_order)
+    loaded = load_model(config.model_name, device=config.device, mlp_blocks=choice.blocks_of_neurons)
+    text = load_text(
+        config.dataset, loaded.tokenizer, dataset_config=config.dataset_config, block_size=config.max_length
+    )
+    return players, repairs, loaded, text
+
+
+def compare(config: CompareConfig) -> Path:
+    """Play every controller with every repair; rows are written as they are measured.
+
+    Args:
+        config: Arguments.
+
+    Returns:
+        The folder: ``results.json``, ``frontier.png``, ``table.txt``, ``metrics.jsonl``.
+
+    Raises:
+        InputError: Arguments that cannot be used, before anything is written.
+    """
+    players, repairs, loaded, text = prepare(config)
+    protocol = config.protocol()
+    settings = {
+        "mode": config.mode,
+        "units": config.units,
+        "mlp_blocks": config.mlp_blocks,
+        "neuron_order": config.neuron_order,
+        "dataset": config.dataset,
+        "calibration_blocks": config.calibration_blocks,
+        "reward_blocks": 1,  # scored on the test split: the reward batch decides nothing here
+        "batch_size": config.batch_size,
+        "max_length": config.max_length,
+        "device": config.device,
+    }
+    arenas = [Arena(protocol, loaded, text, ENVIRONMENTS[config.env], repair=repair, **settings) for repair in repairs]
+    folder = config.output_dir or new_run_folder("evaluate")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    written: dict[str, Any] = {}
+    with (
+        Tracker(folder, _plain(config), config.tracking) as tracker,
+        Progress("evaluating", len(players) * len(repairs)) as progress,
+    ):
+        for arena in arenas:
+            for name, options, label in players:
+                for row in arena.play(name, options, label):
+                    rows.append(row)
+                    tracker.log(_metrics(row), len(rows))
+                written = results_json(arena, rows, cli.command(), cli.machine())
+                write_text(folder / "results.json", json.dumps(written, indent=1))
+                progress.advance(1, perplexity=rows[-1].test_ppl)
+        tracker.table("results", list(summarise(rows)[0]), [list(line.values()) for line in summarise(rows)])
+    frontier_png(written, folder / "frontier.png")
+    tables = comparison_tables(rows, written)
+    console = Console()
+    (console if console.is_terminal else Console(width=TABLE_WIDTH)).print(*tables)
+    page = io.StringIO()
+    Console(file=page, width=TABLE_WIDTH).print(*tables)
+    write_text(folder / "table.txt", page.getvalue())
+    return folder
+
+
+def comparison_tables(rows: list[Row], results: dict[str, Any]) -> list[Table]:
+    """Test perplexity by controller and sparsity, and what networks chose at each price; mean and deviation over seeds."""
+    lines, dense = summarise(rows), results["dense"]
+    what = f"{results['model']} on {results['dataset']}, test perplexity (dense {dense['test_ppl']:.2f})"
+    tables = []
+    targets = sorted({line["sparsity"] for line in lines if line["sparsity"] is not None})
+    ranked: dict[tuple[str, str], dict[float | None, str]] = {}
+    for line in lines:
+        if line["flop_price"] is None:
+            ranked.setdefault((line["controller"], line["repair"]), {})[line["sparsity"]] = _perplexity(line)
+    if ranked:
+        share = "heads" if results["units"] == "heads" else "the units' FLOPs (heads and MLP blocks)"
+        table = Table(title=f"{what} after pruning a share of {share}")
+        for heading in ("controller", "repair"):
+            table.add_column(heading, no_wrap=True)
+        for target in targets:
+            table.add_column(f"{target:.0%}", justify="right", no_wrap=True)
+        for (name, repair), cells in ranked.items():
+            table.add_row(name, repair, *[cells.get(target, cells.get(None, "")) for target in targets])
+        tables.append(table)
+    priced = [line for line in lines if line["flop_price"] is not None]
+    if priced:
+        table = Table(title=f"{what} where the network chooses how much to prune")
+        for heading in ("controller", "repair", "price", "perplexity", "FLOPs kept", "active heads"):
+            table.add_column(heading, no_wrap=True)
+        for line in priced:
+            share = f"{line['active_heads']:.1f} of {dense['heads']}"
+            chosen = (f"{line['flop_price']:g}", _perplexity(line), f"{line['flops_kept']:.1%}", share)
+            table.add_row(line["controller"], line["repair"], *chosen)
+        tables.append(table)
+    prices = sorted({line["flop_price"] for line in priced})
+    if prices:
+        tables.append(_return_table(rows, results, prices))
+    return tables
+
+
+def _return_table(rows: list[Row], results: dict[str, Any], prices: list[float]) -> Table:
+    """What each controller earns on the test text; one that prunes a given share gets its best share, in hindsight."""
+    table = Table(
+        title=f"{results['model']}: return on the test text, log(ppl_0 / ppl) - price x log(FLOPs kept); rules at their best "
+        "share for each price, chosen in hindsight"
+    )
+    for heading in ("controller", "repair", *(f"price {price:g}" for price in prices)):
+        table.add_column(heading, no_wrap=True)
+    for name, repair in dict.fromkeys((row.controller, row.repair) for row in rows):
+        own = [row for row in rows if (row.controller, row.repair) == (name, repair)]
+        cells = []
+        for price in prices:
+            shares: dict[float | None, list[float]] = {}
+            for row in own:
+                if row.flop_price in (None, price):
+                    shares.setdefault(row.sparsity, []).append(-row.delta_nll - price * math.log(row.flops_kept))
+            best = max(shares.values(), key=lambda values: sum(values) / len(values))
+            spread = f" ± {statistics.stdev(best):.3f}" if len(best) > 1 else ""
+            cells.append(f"{statistics.mean(best):.3f}{spread}")
+        table.add_row(name, repair, *cells)
+    return table
+
+
+def _perplexity(line: dict[str, Any]) -> str:
+    return f"{line['test_ppl']:.2f}" + (f" ± {line['test_ppl_std']:.2f}" if line["seeds"] > 1 else "")
+
+
+def _player(name: str, config: CompareConfig) -> Player:
+    options: dict[str, Any] = {}
+    label = None
+    if name == "plasticity":
+        options["prune_entropy"] = config.prune_entropy
+    controller = controllers.make(name, **options)  # fails here, before anything is measured, if it cannot be made
+    rules = [player for player in controllers.names() if player != controllers.ANNController.name]
+    networks = [player for player in cli.words(config.controllers) if player not in rules]
+    if name.startswith(f"{controllers.ANNController.name}:"):
+        label = name
+    elif name in networks and name != controller.name and len(networks) > 1:
+        label = f"{controller.name} ({Path(name)})"
+    return name, options, label
+
+
+def _metrics(row: Row) -> dict[str, float]:
+    name = f"{row.controller}/{row.repair}"
+    return {f"{name}/test_ppl": row.test_ppl, f"{name}/flops_kept": row.flops_kept}
+
+
+def _plain(config: CompareConfig) -> dict[str, Any]:
+    data = asdict(config)
+    data["output_dir"] = None if config.output_dir is None else str(config.output_dir)
+    return data

@@ -1,0 +1,210 @@
+"""The main job in one go: train the shipped controller on, compare both with the rules on unseen text, write a page."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import numpy as np
+import tyro
+from rich.console import Console
+
+from plasticity_env import controllers
+from plasticity_env.agents.evaluation.comparison import CompareConfig, compare, prepare
+from plasticity_env.agents.train_command import TrainConfig, train
+from plasticity_env.common import cli
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.tracking import new_run_folder
+from plasticity_env.controllers import ANNController
+from plasticity_env.plots.charts import learning_curve_png
+from plasticity_env.plots.dashboard import write_dashboard
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Arguments of the demo: those of the training and of the comparison, and where to write."""
+
+    train: Annotated[TrainConfig, tyro.conf.Suppress] = field(default_factory=TrainConfig)
+    """of the training; given in the config file, section `train`"""
+    compare: Annotated[CompareConfig, tyro.conf.Suppress] = field(default_factory=CompareConfig)
+    """of the comparison; given in the config file, section `compare`"""
+    held_out_model: str = "bard-neox-5x6"
+    """a model that the training never sees, compared as well; empty to leave it out"""
+    held_out: Annotated[CompareConfig, tyro.conf.Suppress] = field(
+        default_factory=lambda: CompareConfig(controllers="")
+    )
+    """of that comparison; given in the config file, section `held_out`; without controllers it is as `compare`"""
+    held_out_units: Annotated[CompareConfig, tyro.conf.Suppress] = field(
+        default_factory=lambda: CompareConfig(controllers="")
+    )
+    """of a comparison on it over heads and MLP blocks; given in the config file, section `held_out_units`; without
+    controllers it is left out"""
+    from_scratch: bool = False
+    """train a network from zero; else the shipped controller is trained on"""
+    scratch_timesteps: int = 6000
+    """environment steps of a training from zero"""
+    scratch_rate: float = 0.03
+    """its learning rate"""
+    folder: Path | None = None
+    """where everything goes; unset: a new folder under runs/"""
+
+    def training(self) -> TrainConfig:
+        """Arguments of the training that this demo runs."""
+        if not self.from_scratch:
+            return self.train if self.train.start_from else replace(self.train, start_from=ANNController.name)
+        ppo = replace(self.train.ppo, total_timesteps=self.scratch_timesteps, learning_rate=self.scratch_rate)
+        return replace(self.train, start_from=None, ppo=ppo)
+
+
+def demo(config: DemoConfig) -> Path:
+    """Train, compare, draw.
+
+    Args:
+        config: Arguments.
+
+    Returns:
+        The run folder: ``training/`` (JSONL, TensorBoard, W&B, controller), ``comparison/``, ``held_out/`` and
+        ``held_out_units/``, ``dashboard.html``.
+    """
+    plan = config.training()
+    trained_on = cli.words(plan.model_name)
+    if config.held_out_model in trained_on:
+        raise InputError(
+            f"held_out_model {config.held_out_model!r} is trained on: choose one that is not in {trained_on}"
+        )
+    comparisons = {"comparison": config.compare}
+    if config.held_out_model:
+        unseen = config.held_out if config.held_out.controllers else config.compare
+        comparisons["held_out"] = replace(unseen, model_name=config.held_out_model)
+        if config.held_out_units.controllers:
+            comparisons["held_out_units"] = replace(config.held_out_units, model_name=config.held_out_model)
+    for comparison in comparisons.values():
+        prepare(comparison)  # fails here rather than after the training
+    folder = config.folder or new_run_folder("demo")
+    console = Console()
+    started = time.perf_counter()
+    console.rule(f"1. Training {'a network from zero' if config.from_scratch else 'the shipped controller on'}")
+    training = train(replace(plan, output_dir=folder / "training"))
+    seconds = time.perf_counter() - started
+    trained = f",{training / 'controller'}"  # ranks heads alone
+    console.rule("2. Controllers compared on plays that none of them saw")
+    for name, comparison in comparisons.items():
+        players = comparison.controllers + ("" if name == "held_out_units" else trained)
+        compare(replace(comparison, controllers=players, output_dir=folder / name))
+    results = _results(folder / "comparison")
+    rows = _rows(training / "metrics.jsonl")
+    learning_curve_png(rows, folder / "learning_curve.png")
+    page = folder / "dashboard.html"
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path != page
+        and path.suffix in (".json", ".jsonl", ".png", ".txt", ".yaml", ".safetensors")
+        and "wandb" not in path.relative_to(folder).parts
+    )
+    write_dashboard(
+        page,
+        title="plasticity-env demo",
+        results=results,
+        training=rows,
+        frames=episode_frames(training / "controller", plan, config.compare.model_name),
+        summary=_summary(config, plan, results, folder, seconds),
+        files=files,
+    )
+    console.rule("3. Done")
+    for name in comparisons:
+        print(verdict(_results(folder / name)))
+    print(f"dashboard: {page}")
+    return folder
+
+
+def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tuple[str, np.ndarray]]:
+    """Pictures of one episode that a saved controller plays freely at the middle price (on HeadRank: at the middle share).
+
+    Args:
+        controller: Its folder.
+        config: Of the training; gives the environment's arguments.
+        model: On which model.
+
+    Returns:
+        Captions and (H, W, 3) uint8 pictures, the dense model first.
+    """
+    from plasticity_env.agents.train_command import ENVIRONMENTS
+
+    player = controllers.load(controller)
+    env: gym.Env[Any, Any] = gym.make(
+        ENVIRONMENTS[config.env], render_mode="rgb_array", **config.environment_kwargs(model)
+    )
+    price = float(np.sqrt(config.flop_price[0] * config.flop_price[1]))
+    options, at = {"flop_price": price}, f"at price {price:g}"
+    if config.env == "head_rank":
+        share = float(np.mean(config.rank.shares))
+        options, at = (
+            {**options, "pruned_share": share},
+            f"of {env.get_wrapper_attr('settings').horizon}, towards {share:.0%}",
+        )
+    observation, info = env.reset(seed=0, options=options)
+    frames = [(f"Start: dense, perplexity {info['ppl']:.2f} on the reward text", _frame(env))]
+    over, step = False, 0
+    while not over:
+        observation, reward, terminated, truncated, info = env.step(player.act(observation))
+        over, step = terminated or truncated, step + 1
+        kept = info["flops"] / env.unwrapped.dense_flops  # type: ignore[attr-defined]
+        caption = f"Decision {step} {at}: perplexity {info['ppl']:.2f}, {kept:.1%} of the FLOPs, {reward:+.3f}"
+        frames.append((caption, _frame(env)))
+    return frames
+
+
+def _frame(env: gym.Env[Any, Any]) -> np.ndarray:
+    frame: Any = env.render()
+    assert isinstance(frame, np.ndarray)
+    return frame
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return found
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """One sentence: the networks against the best rule, by the rise of the test loss averaged over shares and seeds."""
+    where = f"{results['model']}, {'heads' if results['units'] == 'heads' else 'heads and MLP blocks'}"
+    rises: dict[str, list[float]] = {}
+    for row in results["rows"]:
+        if row["sparsity"] is not None and row["flop_price"] is None:
+            rises.setdefault(row["controller"], []).append(row["delta_nll"])
+    means = {name: float(np.mean(values)) for name, values in rises.items()}
+    networks = {name: mean for name, mean in means.items() if name.startswith(ANNController.name)}
+    rules = {name: mean for name, mean in means.items() if name not in networks}
+    if not networks or not rules:
+        return f"{where}: nothing to compare"
+    best = min(rules, key=lambda name: rules[name])
+    said = ", ".join(f"{name} {mean:.3f} ({mean / rules[best]:.2f} x)" for name, mean in networks.items())
+    return f"{where}: mean rise of the test loss, nats: {said}; best rule {best} {rules[best]:.3f}"
+
+
+def _summary(
+    config: DemoConfig, plan: TrainConfig, results: dict[str, Any], folder: Path, seconds: float
+) -> list[tuple[str, str]]:
+    start = "from zero" if plan.start_from is None else f"on from {plan.start_from}"
+    facts = [
+        ("Trained on", ", ".join(cli.words(plan.model_name))),
+        ("Training", f"{plan.agent}, {start}, {plan.ppo.total_timesteps} steps, {seconds:.0f} s"),
+        ("Compared on", f"{results['model']}, {results['dataset']}, {results['test_blocks']} test blocks"),
+        ("Dense test perplexity", f"{results['dense']['test_ppl']:.2f}"),
+        ("Machine", results["machine"]),
+    ]
+    if config.held_out_model:
+        facts.append(("Held-out model", verdict(_results(folder / "held_out"))))
+        if config.held_out_units.controllers:
+            facts.append(("Held-out model", verdict(_results(folder / "held_out_units"))))
+    return facts

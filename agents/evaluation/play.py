@@ -1,0 +1,142 @@
+"""One episode, shown step by step: for looking at what a controller does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from plasticity_env import controllers
+from plasticity_env.agents.train_command import ENVIRONMENTS
+from plasticity_env.common.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """Arguments of one episode."""
+
+    controller: str = "plasticity"
+    """name (ann: the shipped network, ann:untrained: a fresh one), or folder of a saved controller"""
+    sparsity: float | None = None
+    """share of heads that goes over the episode; unset: the controller's own choice (head_rank: a random one)"""
+    aggressiveness: float = 0.3
+    """of the plasticity controller"""
+    prune_entropy: str = "auto"
+    """of the plasticity controller: high, low or auto"""
+    env: str = "heads"
+    """heads, head_edit or head_rank"""
+    model_name: str = "bard-gpt2-4x4"
+    """an embedded name, a folder, a GGUF file or a hub name"""
+    dataset: str = "shakespeare"
+    """text: shakespeare, a path, or a hub data set"""
+    dataset_config: str | None = None
+    """configuration of a hub data set"""
+    mode: str = "adaptive"
+    """adaptive or compressed"""
+    reward: str = "ppl_per_flop"
+    """name in the reward registry"""
+    flop_price: float = 4.0
+    """price of a nat of log FLOPs"""
+    horizon: int = 4
+    """decisions"""
+    train_steps: int = 0
+    """fine-tuning steps of the language model between decisions"""
+    learning_rate: float = 3e-4
+    """of those steps"""
+    repair: str = "least_squares"
+    """none, bias, scale, least_squares, sequential or sequential_mlp; their controls end in _unweighted"""
+    calibration_blocks: int = 16
+    """blocks that score and repair"""
+    reward_blocks: int = 16
+    """blocks that pay"""
+    test_blocks: int = 16
+    """blocks of the test split that score the outcome"""
+    batch_size: int = 8
+    """sequences in one pass"""
+    max_length: int = 128
+    """tokens a block"""
+    seed: int = 0
+    """of the episode"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:0, ..."""
+    render: str = "ansi"
+    """ansi (text), human (a window) or none"""
+    record: Path | None = None
+    """write the episode to this JSON file, so that it can be replayed"""
+
+
+def play(config: PlayConfig) -> None:
+    """Play an episode and print each step, then the test perplexity before and after.
+
+    Raises:
+        InputError: Arguments that cannot be used.
+    """
+    if config.env not in ENVIRONMENTS:
+        raise unknown("environment", config.env, ENVIRONMENTS)
+    if config.seed < 0 or config.test_blocks < 1:
+        raise InputError(
+            f"seed must be at least 0 and test_blocks at least 1, got {config.seed} and {config.test_blocks}"
+        )
+    if config.render not in ("ansi", "human", "none"):
+        raise InputError(f"unknown render {config.render!r}: use ansi, human or none")
+    if config.sparsity is not None and not 0 <= config.sparsity < 1:
+        raise InputError(f"sparsity must lie in [0, 1), got {config.sparsity!r}")
+    if config.sparsity is not None and config.controller == "plasticity" and config.env != "head_rank":
+        raise InputError(
+            "plasticity prunes what its thresholds say, not a share: leave --sparsity out (--aggressiveness moves them), or "
+            "choose another --controller"
+        )
+    controller = _controller(config)
+    own = {
+        "controller",
+        "sparsity",
+        "aggressiveness",
+        "prune_entropy",
+        "env",
+        "test_blocks",
+        "seed",
+        "render",
+        "record",
+    }
+    settings = {name: getattr(config, name) for name in config.__dataclass_fields__ if name not in own}
+    if config.env == "head_rank" and config.sparsity is not None:
+        settings["pruned_share"] = config.sparsity
+    mode = None if config.render == "none" else config.render
+    env: gym.Env[Any, Any] = gym.make(ENVIRONMENTS[config.env], render_mode=mode, **settings)
+    base: Any = env.unwrapped
+    there = len(base.workbench.text.blocks("test"))
+    if config.test_blocks > there:
+        raise InputError(f"test_blocks {config.test_blocks} is more than the {there} of the test split")
+    observation, info = env.reset(seed=config.seed)
+    controller.reset(config.seed)
+    dense = base.evaluate("test", config.test_blocks)
+    _print(env, config, 0, 0.0, info)
+    over, step = False, 0
+    while not over:
+        observation, reward, terminated, truncated, info = env.step(controller.act(observation))
+        over, step = terminated or truncated, step + 1
+        _print(env, config, step, float(reward), info)
+    after = base.evaluate("test", config.test_blocks)
+    kept = info["flops"] / base.dense_flops
+    print(f"test perplexity {np.exp(dense):.2f} -> {np.exp(after):.2f} at {kept:.1%} of the dense FLOPs")
+    if config.record is not None:
+        base.episode_record().save(config.record)
+        print(f"record: {config.record}")
+    env.close()
+
+
+def _controller(config: PlayConfig) -> controllers.Controller:
+    options: dict[str, Any] = {}
+    if config.controller == "plasticity":
+        options = {"aggressiveness": config.aggressiveness, "prune_entropy": config.prune_entropy}
+    elif config.sparsity is not None and config.env != "head_rank":
+        options = {"sparsity": config.sparsity, "rounds": config.horizon}
+    return controllers.make(config.controller, **options)
+
+
+def _print(env: gym.Env[Any, Any], config: PlayConfig, step: int, reward: float, info: dict[str, Any]) -> None:
+    picture = env.render() if config.render == "ansi" else ""
+    print(f"step {step}  reward {reward:+.4f}  invalid {info['invalid_actions']}\n{picture or ''}", flush=True)

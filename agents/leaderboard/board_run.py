@@ -1,0 +1,238 @@
+"""One leaderboard run: the cells that a file lacks are played, and all that it holds is put into a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plasticity_env.agents.leaderboard.board_cells import Cell, cell_file, parse, row, titles
+from plasticity_env.agents.leaderboard.players import Player, fingerprint, read_player, read_players
+from plasticity_env.agents.leaderboard.playing import Rules
+from plasticity_env.agents.leaderboard.report.board_page import write_leaderboard
+from plasticity_env.agents.leaderboard.report.board_tables import (
+    aggregates_of,
+    parts_of_docs,
+    report,
+    results_of,
+    write_docs,
+)
+from plasticity_env.agents.leaderboard.report.labels import label
+from plasticity_env.agents.leaderboard.statistics import Results
+from plasticity_env.agents.leaderboard.submissions import play_submission, read_submission
+from plasticity_env.agents.leaderboard.workers import Job, open_all, play_all
+from plasticity_env.common import cli
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.tracking import Tracker, TrackingOptions
+
+
+@dataclass(frozen=True)
+class LeaderboardConfig:
+    """Arguments of a leaderboard."""
+
+    models: str = "bard-gpt2-4x4"
+    """models, separated by commas: embedded names, folders, GGUF files or hub names"""
+    players: str = "rules,ann"
+    """NAME or NAME@ROUNDS: a rule, a saved controller's folder, package.module:function, a search; "rules" is all scores"""
+    shares: str = "0.1,0.2,0.3,0.4,0.5,0.6"
+    """shares of heads to prune, separated by commas"""
+    seeds: int = 3
+    """draws of calibration text"""
+    dataset: str = "shakespeare"
+    """text: shakespeare, a path, or a hub data set"""
+    dataset_config: str | None = None
+    """configuration of a hub data set"""
+    max_length: int = 128
+    """tokens a block"""
+    calibration_blocks: int = 16
+    """blocks that score and repair"""
+    reward_blocks: int = 16
+    """blocks that searches minimise the loss of"""
+    test_blocks: int = 64
+    """blocks of the test split that are scored"""
+    repair: str = "least_squares"
+    """none, bias, scale, least_squares, sequential or sequential_mlp; their controls end in _unweighted"""
+    units: str = "heads"
+    """what can be pruned: heads, or heads+mlp (shares are then of the units' FLOPs)"""
+    mlp_blocks: int = 8
+    """equal blocks of neurons in each MLP, with --units heads+mlp"""
+    neuron_order: str = "stored"
+    """order of a layer's neurons before they are cut: stored, token_fisher or kfac (dearest first)"""
+    mode: str = "adaptive"
+    """adaptive or compressed"""
+    batch_size: int = 8
+    """sequences in one pass"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:0, ..."""
+    output: Path = Path("runs/leaderboard/cells.jsonl")
+    """finished cells, one JSON line each; a second run goes on where the first was cut"""
+    submissions: str = ""
+    """controllers of others, separated by commas: replayed before they count (docs/leaderboard.md)"""
+    versus: str = ""
+    """players that areas are divided by in columns of their own, separated by commas"""
+    workers: int = 1
+    """processes that play beside each other, each with its own copy of the model; with Ray, tasks at a time"""
+    ray_address: str | None = None
+    """play as Ray tasks on this cluster: auto, local or an address"""
+    page: Path | None = None
+    """the HTML page; unset: leaderboard.html beside the cells"""
+    docs: Path | None = None
+    """a Markdown page whose figures are replaced, such as docs/leaderboard.md"""
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+
+    def rules(self, model_name: str) -> Rules:
+        """Of one model's board."""
+        shared = {name: getattr(self, name) for name in Rules.__dataclass_fields__ if hasattr(self, name)}
+        return Rules(model_name=model_name, **shared)
+
+
+def leaderboard(config: LeaderboardConfig) -> str:
+    """Play what is missing, then write page, documentation and table of all that the file holds.
+
+    Returns:
+        The tables.
+
+    Raises:
+        InputError: Arguments that cannot be used, before anything is played.
+    """
+    if config.docs is not None:
+        parts_of_docs(config.docs)
+    file, prints = cell_file(config.output), fingerprints(read_players(cli.words(config.players)))
+    jobs, guests = missing_jobs(config, prints), [read_submission(text) for text in cli.words(config.submissions)]
+    _check_versus(config, {player.text for player in [*prints, *guests]} | {cell.player for cell in file.read()})
+    replayed = list(map(config.rules, cli.words(config.models))) if guests else []
+    open_all([*(job.rules for job in jobs), *replayed], stay=config.workers == 1 and config.ray_address is None)
+    total = sum(len(job.shares) for job in jobs)
+    print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
+    for done, line in enumerate(play_all(jobs, config.workers, config.ray_address), 1):
+        file.append(line)
+        print(f"{done}/{total} {_line(parse(line))}", file=sys.stderr)
+    for cell in _submitted(config, guests):
+        file.append(row(cell))
+        print(f"replayed {_line(cell)}", file=sys.stderr)
+    prints |= fingerprints(guest for guest in guests if not guest.is_entry_point)
+    shares = cli.numbers(config.shares, "shares")
+    cells = [cell for cell in file.read() if cell.share in shares and cell.seed < config.seeds]
+    if not cells:
+        raise InputError(
+            f"{str(config.output)!r} holds no cell of the shares {config.shares} and {config.seeds} draws, and nothing was to be "
+            "played: name --players, or the file of an earlier run"
+        )
+    return publish(current_cells(cells, prints), config)
+
+
+def fingerprints(players: Iterable[Player]) -> dict[Player, str]:
+    """What each player is now.
+
+    Raises:
+        InputError: A player that cannot be used.
+    """
+    return {player: fingerprint(player, player.make()) for player in players}
+
+
+def current_cells(cells: Sequence[Cell], prints: Mapping[Player, str]) -> list[Cell]:
+    """Cells without those that another version of a known player has left, be they the newest of the file.
+
+    A player whose version never comes twice (``ann:untrained``) keeps its newest ones.
+    """
+    there = {(cell.player, cell.fingerprint) for cell in cells}
+    current = {player.text: digest for player, digest in prints.items() if (player.text, digest) in there}
+    return [cell for cell in cells if current.get(cell.player, cell.fingerprint) == cell.fingerprint]
+
+
+def publish(cells: list[Cell], config: LeaderboardConfig) -> str:
+    """Write the page, the documentation if asked for, and the table; returns the tables as text."""
+    text = report(cells, [read_player(name).text for name in cli.words(config.versus)])
+    boards, _ = results_of(cells)
+    named = titles(results.board for results in boards)
+    if boards:
+        page = config.page or config.output.parent / "leaderboard.html"
+        write_leaderboard(page, boards, aggregates_of(boards), cli.command())
+    if config.docs is not None:
+        write_docs(config.docs, text, cli.command())
+    settings = {**asdict(config), "output": str(config.output)}
+    with Tracker(config.output.parent, settings, config.tracking, resume=True) as tracker:
+        columns = ["board", "player", "share", "test_ppl", "test_ppl_std", "delta_nll", "flops_kept", "evaluations"]
+        columns += ["area_ratio", "area_ratio_low", "area_ratio_high", "validated"]
+        tracker.table(
+            "leaderboard", columns, [line for results in boards for line in table_rows(results, named[results.board])]
+        )
+    return text
+
+
+def table_rows(results: Results, title: str) -> Iterator[list[Any]]:
+    """A row for each player and share of a board, as W&B shows them; perplexities are means over seeds."""
+    best = results.best_rule()
+    for name in results.players:
+        ratio = results.area_ratio(name, results.rules) if best else None
+        interval = [ratio.value, ratio.low, ratio.high] if ratio else [None, None, None]
+        for place, share in enumerate(results.shares):
+            cells = results.cells[results.index(name)][place]
+            ppl = results.perplexities(name, share)
+            yield [
+                title,
+                label(name),
+                share,
+                float(ppl.mean()),
+                float(ppl.std(ddof=1)) if len(ppl) > 1 else 0.0,
+                float(results.means[0, results.index(name), place].mean()),
+                sum(cell.flops_kept for cell in cells) / len(cells),
+                sum(cell.evaluations for cell in cells) / len(cells),
+                *interval,
+                all(cell.validated for cell in cells),
+            ]
+
+
+def _submitted(config: LeaderboardConfig, guests: list[Player]) -> Iterator[Cell]:
+    shares = cli.numbers(config.shares, "shares")
+    for rules in map(config.rules, cli.words(config.models)):
+        for guest in guests:
+            there = [cell for cell in cell_file(config.output).read() if cell.player == guest.text]
+            known = [[c.fingerprint, c.share, c.seed] for c in there if c.board == rules.board and c.validated]
+            yield from play_submission(guest, rules, shares, config.seeds, known)
+
+
+def missing_jobs(config: LeaderboardConfig, prints: Mapping[Player, str]) -> list[Job]:
+    """What the file lacks, in an order in which players of a model and seed follow each other.
+
+    Args:
+        config: Arguments.
+        prints: Fingerprints of the players.
+
+    Raises:
+        InputError: Arguments that cannot be used.
+    """
+    models, shares = cli.words(config.models), cli.numbers(config.shares, "shares")
+    if prints and not models:
+        raise InputError("nothing to play on: give at least one model, or no players to see the tables alone")
+    if config.test_blocks < 1:
+        raise InputError(f"test_blocks must be at least 1, got {config.test_blocks}")
+    if not shares or any(not 0 < share < 1 for share in shares) or config.seeds < 1:
+        raise InputError(
+            f"shares must lie between 0 and 1 and seeds be at least 1, got {config.shares!r}, {config.seeds}"
+        )
+    known = {cell.key for cell in cell_file(config.output).read()}
+    jobs = []
+    for rules in map(config.rules, models):
+        for seed in range(config.seeds):
+            for player, digest in prints.items():
+                lacking = [share for share in shares if (rules.board, player.text, digest, share, seed) not in known]
+                if lacking:
+                    jobs.append(Job(rules, player, seed, tuple(lacking)))
+    return jobs
+
+
+def _check_versus(config: LeaderboardConfig, known: set[str]) -> None:
+    for text in cli.words(config.versus):
+        if read_player(text).text not in known:
+            raise unknown("player of --versus", read_player(text).text, known, "; play it, or leave it out")
+
+
+def _line(cell: Cell) -> str:
+    loss = sum(cell.test_losses) / len(cell.test_losses)
+    return (
+        f"{cell.board.model} {cell.player} {cell.share:g} seed {cell.seed}: loss {loss:.4f}, "
+        f"{cell.flops_kept:.3f} of FLOPs, {cell.seconds:.1f} s"
+    )

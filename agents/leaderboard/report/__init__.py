@@ -1,0 +1,1 @@
+"""The leaderboard's tables, figures and page."""

@@ -1,0 +1,1 @@
+"""A controller that learns while it decides."""

@@ -1,0 +1,134 @@
+"""What an online controller may prune: two thresholds that the user understands, whatever the network thinks.
+
+A head may be pruned only where both hold:
+- **entropy**: its attention entropy is on the prune side of ``entropy_threshold`` nats: at least that with "high", at most that
+  with "low". "auto" measures at the first decision: the side whose heads matter less (lower mean Fisher score) is pruned.
+- **importance**: its Fisher score is at most the ``importance_threshold`` quantile of the active heads' Fisher scores, so that
+  with 0.7 the most important 30% of what is left are protected.
+Reviving and growing are not bounded by them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.signals.measure import HeadSignals
+from plasticity_env.strategies.pruning import DIRECTIONS
+
+Side = Literal["high", "low"]
+
+
+@dataclass(frozen=True)
+class PruneBounds:
+    """The two thresholds."""
+
+    entropy_threshold: float | None = 1.5
+    """nats: only heads on the prune side of it may be pruned; None: any entropy"""
+    importance_threshold: float = 0.7
+    """quantile of the active heads' Fisher scores above which a head is protected; 1 protects none"""
+    prune_entropy: str = "auto"
+    """the prune side: high, low, or auto, which measures"""
+
+    def __post_init__(self) -> None:
+        if self.entropy_threshold is not None and not (
+            math.isfinite(self.entropy_threshold) and self.entropy_threshold >= 0
+        ):
+            raise InputError(f"entropy_threshold must be at least 0 nats, got {self.entropy_threshold!r}")
+        if not 0 <= self.importance_threshold <= 1:
+            raise InputError(
+                f"importance_threshold is a quantile within the model and must lie in [0, 1], got {self.importance_threshold!r}"
+            )
+        if self.prune_entropy not in DIRECTIONS:
+            raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
+
+    def side(self, signals: HeadSignals, active: Tensor) -> Side:
+        """Which side of the entropy threshold is pruned in this model.
+
+        Args:
+            signals: Of it, on calibration text.
+            active: (L, H) boolean.
+        """
+        if self.prune_entropy != "auto":
+            return "high" if self.prune_entropy == "high" else "low"
+        if self.entropy_threshold is None:
+            return "high"
+        means = {}
+        for side, there in (
+            ("high", signals.entropy >= self.entropy_threshold),
+            ("low", signals.entropy < self.entropy_threshold),
+        ):
+            there = there & active
+            means[side] = float(signals.fisher[there].double().mean()) if bool(there.any()) else math.inf
+        return "high" if means["high"] <= means["low"] else "low"
+
+    def measure(self, signals: HeadSignals, active: Tensor, side: Side) -> Bounded:
+        """Apply the thresholds.
+
+        Args:
+            signals: Of the model as it is.
+            active: (L, H) boolean.
+            side: Of the entropy threshold.
+        """
+        scores = signals.fisher[active].double()
+        cut = float(scores.quantile(self.importance_threshold)) if len(scores) else math.inf
+        unimportant = active & (signals.fisher.double() <= cut)
+        on_side = active.clone()
+        if self.entropy_threshold is not None:
+            beyond = (
+                signals.entropy >= self.entropy_threshold
+                if side == "high"
+                else signals.entropy <= self.entropy_threshold
+            )
+            on_side &= beyond
+        return Bounded(self, side, cut, on_side, unimportant, int(active.sum()))
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """The thresholds on one state of a model.
+
+    Attributes:
+        bounds: The thresholds.
+        side: Of the entropy threshold that is pruned.
+        cut: Fisher score at the importance quantile.
+        on_side: (L, H) boolean, active heads on the prune side.
+        unimportant: (L, H) boolean, active heads that are not protected.
+        active: How many heads are active.
+    """
+
+    bounds: PruneBounds
+    side: Side
+    cut: float
+    on_side: Tensor
+    unimportant: Tensor
+    active: int
+
+    @property
+    def prunable(self) -> Tensor:
+        """(L, H) boolean, heads that may be pruned."""
+        return self.on_side & self.unimportant
+
+    def sentence(self) -> str:
+        """For the log."""
+        quantile = self.bounds.importance_threshold
+        parts = []
+        if self.bounds.entropy_threshold is not None:
+            sign = ">=" if self.side == "high" else "<="
+            parts.append(f"{int(self.on_side.sum())} with entropy {sign} {self.bounds.entropy_threshold:g} nats")
+        parts.append(f"{int(self.unimportant.sum())} with Fisher <= {self.cut:.3g} (the {quantile:g} quantile)")
+        return f"of {self.active} active heads {', '.join(parts)}: {int(self.prunable.sum())} may be pruned"
+
+    def details(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "prune_entropy": self.side,
+            "fisher_cut": self.cut,
+            "on_prune_side": int(self.on_side.sum()),
+            "unprotected": int(self.unimportant.sum()),
+            "prunable": int(self.prunable.sum()),
+        }

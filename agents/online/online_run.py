@@ -1,0 +1,290 @@
+"""A run of the plasticity cycle in which a network decides and keeps learning, and the files that it leaves."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plasticity_env.agents.online.bounds import PruneBounds
+from plasticity_env.agents.online.online import OnlineConfig, OnlineLearner
+from plasticity_env.agents.online.online_decider import OnlineDecider
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import replace_file, write_text
+from plasticity_env.common.tracking import TrackingOptions
+from plasticity_env.controllers.ann import ANNController
+from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
+from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_settings import CONTROLLER, ExperimentSettings, new_run_path
+from plasticity_env.model.checkpoints import save_plastic
+from plasticity_env.model.loading import embedded_models
+from plasticity_env.steps.opening import HUB_TEXT
+
+WEIGHTS, FOLDER, HISTORY, MODEL, ARGUMENTS = (
+    "controller.pt",
+    "controller",
+    "metrics/controller.jsonl",
+    "pruned_model",
+    "controller_arguments.json",
+)
+QUICK = {
+    "model_name": "bard-gpt2-4x4",
+    "max_length": 64,
+    "warmup_steps": 4,
+    "finetuning_steps": 6,
+    "decision_every": 2,
+    "analyze_steps": 2,
+    "cycles": 2,
+    "reward_blocks": 8,
+    "test_blocks": 8,
+    "growth_warmup_steps": 2,
+    "sample_tokens": 12,
+}
+
+
+@dataclass(frozen=True)
+class OnlineRunConfig:
+    """Arguments of a run in which an ANN controller decides and keeps learning."""
+
+    model_name: str = "distilgpt2"
+    """an embedded name, a Hugging Face folder, a GGUF file or a hub name"""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+    dataset: str | None = None
+    """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: shakespeare for an embedded model and
+    wikitext for any other"""
+    dataset_config: str | None = None
+    """configuration of a hub data set; unset with wikitext: wikitext-2-raw-v1"""
+    batch_size: int = 8
+    """sequences in one batch"""
+    max_length: int = 128
+    """tokens in a sequence"""
+    warmup_steps: int = 200
+    """most optimizer steps before the first cycle; fewer where the loss has stabilised before"""
+    finetuning_steps: int = 200
+    """optimizer steps of fine-tuning in each cycle"""
+    analyze_steps: int = 10
+    """batches of calibration text in one measuring pass"""
+    cycles: int = 3
+    """measure, decide, grow and learn so often"""
+    pruning_level: float = 0.2
+    """largest share of all head slots that may be pruned; how many the network prunes is its choice"""
+    learning_rate: float = 5e-5
+    """of the language model's AdamW"""
+    entropy_threshold: float = 1.5
+    """nats: only heads on the prune side of it may be pruned"""
+    importance_threshold: float = 0.7
+    """quantile of the active heads' Fisher scores: heads above it are protected from pruning"""
+    prune_entropy: str = "auto"
+    """prune side of the entropy threshold: high, low, or auto (the side whose heads have the lower mean Fisher score)"""
+    controller_lr: float = 0.01
+    """of the controller's Adam; 0 decides without learning"""
+    entropy_bonus: float = 0.01
+    """weight of the policy's entropy in what the controller maximises"""
+    controller: Path | None = None
+    """folder of a trained controller to go on from; unset: a fresh network"""
+    decision_every: int = 20
+    """fine-tuning steps between two decisions; 0: one decision a cycle"""
+    flop_price: float = 4.0
+    """price of a nat of log FLOPs in the reward, which is the rise of log(ppl_control / ppl) - price * log(flops kept)"""
+    pruning_mode: str = "adaptive"
+    """adaptive (pruned heads may be revived and grown) or compressed (pruning is for ever, rows are removed at the end)"""
+    repair: str = "none"
+    """how the heads that stay make up for those that go: none, bias, scale, least_squares, ..."""
+    growth_init: str = "random"
+    """what a grown head starts from: random, copy or transfer"""
+    growth_warmup_steps: int = 50
+    """optimizer steps until a grown head's gate is 1"""
+    new_head_lr_multiplier: float = 3.0
+    """learning rate of grown heads, in learning rates"""
+    reward_blocks: int = 32
+    """blocks of reward text that the controller is paid on"""
+    test_blocks: int = 64
+    """blocks of test text that tables show"""
+    sample_tokens: int = 60
+    """tokens of a text sample; 0: none"""
+    seed: int = 0
+    """of every random choice"""
+    output_dir: Path | None = None
+    """a new folder; unset: runs/neural_plasticity/run_YYYYMMDD_HHMMSS"""
+    resume: Path | None = None
+    """go on with the run in this folder, with the arguments that it was started with"""
+    quick_test: bool = False
+    """other defaults: an embedded model and few steps, under a minute; flags that are given still count"""
+    verbose: bool = False
+    """print every decision and what it earned"""
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+
+    def resolved(self) -> OnlineRunConfig:
+        """With the text filled in where none was named."""
+        dataset = self.dataset
+        if dataset is None:
+            dataset = "shakespeare" if self.model_name in embedded_models() else HUB_TEXT[0]
+        configuration = self.dataset_config or (HUB_TEXT[1] if dataset == HUB_TEXT[0] else None)
+        return replace(self, dataset=dataset, dataset_config=configuration)
+
+    def settings(self) -> ExperimentSettings:
+        """The experiment's part.
+
+        Raises:
+            InputError: A value out of range.
+        """
+        named = {entry.name for entry in fields(ExperimentSettings)} & {entry.name for entry in fields(self)}
+        values = {name: getattr(self, name) for name in named - {"controller"}}
+        return ExperimentSettings(
+            **values,
+            pruning_strategy=CONTROLLER,
+            controller=str(self.controller or "a fresh network"),
+            free_policy=True,
+            training_steps=self.finetuning_steps,
+            analysis_steps=self.analyze_steps,
+        )
+
+    def bounds(self) -> PruneBounds:
+        """What may be pruned.
+
+        Raises:
+            InputError: A value out of range.
+        """
+        return PruneBounds(self.entropy_threshold, self.importance_threshold, self.prune_entropy)
+
+    def decider(self) -> OnlineDecider:
+        """The controller, ready to learn.
+
+        Raises:
+            InputError: A value out of range, or no controller in the folder.
+        """
+        config = OnlineConfig(self.controller_lr, self.entropy_bonus, seed=self.seed)
+        if self.controller is not None:
+            controller = ANNController.load(self.controller)
+            if "price_shares" in controller.info:
+                raise InputError(
+                    f"the controller in {str(self.controller)!r} ranks heads and does not decide how many go: give one that was "
+                    "trained with --env heads, or none for a fresh network"
+                )
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                controller = ANNController(HeadNetwork(NetworkConfig()))
+        return OnlineDecider(OnlineLearner(controller, config), self.bounds())
+
+
+def run_online(config: OnlineRunConfig) -> tuple[RunRecord, OnlineDecider]:
+    """Run the cycle, or go on with a run, and write its folder.
+
+    Args:
+        config: Arguments.
+
+    Returns:
+        The record (its ``folder`` says where), and the controller as it is at the end.
+
+    Raises:
+        InputError: Arguments that cannot be used; nothing is written.
+        KeyboardInterrupt: Ctrl-C; what was measured is on disk, the controller and the model included.
+    """
+    if config.resume is not None:
+        config = _read_arguments(config)
+        assert config.resume is not None
+        decider = config.decider()
+        run = NeuralPlasticityExperiment.resume(config.resume, decider, _say)
+    else:
+        config = config.resolved()
+        decider = config.decider()
+        run = NeuralPlasticityExperiment(config.settings(), config.output_dir or new_run_path(), decider, _say)
+    files = _Files(run, config)
+    if run.finished:
+        files.read(decider)
+        return run.run(), decider
+    decider.on_change = files.update
+    try:
+        record = run.run()
+    finally:
+        files.close(decider)
+    return record, decider
+
+
+class _Files:
+    """What an online run adds to the folder of an experiment."""
+
+    def __init__(self, run: NeuralPlasticityExperiment, config: OnlineRunConfig) -> None:
+        self.run, self.folder, self.config = run, run.folder, config
+        self._said = 0
+
+    def update(self, decider: OnlineDecider) -> None:
+        """Called after each decision and lesson."""
+        if not self._said:
+            text = json.dumps(_plain(self.config), indent=1)
+            write_text(self.folder / ARGUMENTS, text + "\n")
+        self._said += 1
+        last = decider.history[-1]
+        sentence = f"step {last['step']}: paid {last['reward']:+.4f} nats" if "reward" in last else _decided(last)
+        self.run.cycle.writer.log(f"controller, {sentence}")
+        if self.config.verbose:
+            _say(f"  {sentence}")
+        self._write(decider)
+
+    def close(self, decider: OnlineDecider) -> None:
+        """Keep controller and model, where the run came to write in its folder."""
+        if not self.run.started:
+            return
+        self._write(decider)
+        decider.learner.controller.save(self.folder / FOLDER)
+        loaded = self.run.loaded
+        save_plastic(loaded.model, self.folder / MODEL, loaded.tokenizer, loaded.name)
+
+    def read(self, decider: OnlineDecider) -> None:
+        """Make a controller what it was at the end of a run that is finished.
+
+        Raises:
+            InputError: Its files are missing or damaged.
+        """
+        try:
+            weights = torch.load(self.folder / WEIGHTS, map_location="cpu", weights_only=True)
+            decider.learner.network.load_state_dict(weights)
+            lines = (self.folder / HISTORY).read_text(encoding="utf-8").splitlines()
+            decider.history = [json.loads(line) for line in lines]
+        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            raise InputError(f"{str(self.folder)!r} holds a run without its controller ({error})") from error
+
+    def _write(self, decider: OnlineDecider) -> None:
+        weights = {name: value.detach().cpu() for name, value in decider.learner.network.state_dict().items()}
+        replace_file(self.folder / WEIGHTS, lambda path: torch.save(weights, path))
+        write_text(self.folder / HISTORY, "".join(json.dumps(entry) + "\n" for entry in decider.history))
+
+
+def _read_arguments(config: OnlineRunConfig) -> OnlineRunConfig:
+    """The arguments that a run was started with; those of the command line where it made no decision yet."""
+    assert config.resume is not None
+    path = config.resume / ARGUMENTS
+    if not path.is_file():
+        return config.resolved()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        tracking = TrackingOptions(**values.pop("tracking"))
+        controller = None if values["controller"] is None else Path(values["controller"])
+        known = {**values, "tracking": tracking, "controller": controller}
+        return replace(OnlineRunConfig(**known), resume=config.resume, verbose=config.verbose)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{str(path)!r} cannot be read ({error}): the run in its folder cannot go on") from error
+
+
+def _plain(config: OnlineRunConfig) -> dict[str, Any]:
+    values = asdict(config) | {"resume": None, "output_dir": None}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _decided(entry: dict[str, Any]) -> str:
+    edits = ", ".join(
+        f"{entry[name]} {done}" for name, done in (("prune", "pruned"), ("revive", "revived"), ("grow", "grown"))
+    )
+    return f"step {entry['step']}: {entry['bounds']}; {edits}, policy entropy {entry['policy_entropy']:.3f} nats a head"
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

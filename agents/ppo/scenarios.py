@@ -1,0 +1,344 @@
+"""Scenarios of `plasticity/HeadRank-v0`: who learns plays each several times, beside a rule that sets the scale.
+
+A scenario fixes all that a seed would draw: model, mode, rounds, share and blocks. Members of a group that play the same one
+differ in nothing but their decisions (common random numbers), so the group's mean loss is the baseline of each; and the rise
+of the loss counts in units of what a reference rule reaches on the same scenario, so that easy and hard ones weigh alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plasticity_env import controllers
+from plasticity_env.common.cli import numbers, words
+from plasticity_env.common.errors import InputError
+from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.envs.observation import Observation
+from plasticity_env.envs.rank_vector import HeadRankVectorEnv
+from plasticity_env.envs.settings import LIMITS, check_range
+from plasticity_env.model.loading import LoadedModel, load_model
+from plasticity_env.model.modes import PruningMode
+
+SMALLEST_RISE = 0.02  # nats; where the reference rises less, ratios would mostly be noise
+MASKABLE_NEEDS_CHOICES = (
+    "MaskablePPO masks choices, and an action of plasticity/HeadRank-v0 is scores (a Box): use --agent ppo or sb3_ppo with "
+    "--env head_rank, or --env heads or head_edit with sb3_maskable_ppo"
+)
+Choose = Callable[[Observation], np.ndarray]
+
+
+@dataclass(frozen=True)
+class RankConfig:
+    """What is played in training on `plasticity/HeadRank-v0`."""
+
+    pruned_share: str = "0.1,0.6"
+    """HeadRank: the share of heads to prune, or the range that it is drawn from"""
+    rounds: str = "1,2,4,8"
+    """HeadRank: numbers of decisions that episodes have, separated by commas"""
+    scenarios: int = 4
+    """HeadRank: scenarios (model, mode, rounds, share, blocks) that an update of the native PPO plays"""
+    group_size: int = 8
+    """HeadRank: how often the native PPO plays each scenario; the group's mean return is each one's baseline"""
+    reference: str = "fisher"
+    """HeadRank: rule whose rise of the loss on the same scenario is the unit of the return"""
+    calibration_sizes: str | None = None
+    """HeadRank: numbers of calibration blocks, one of which a scenario has, with commas; unset: --calibration_blocks"""
+    warm_start: str | None = None
+    """HeadRank: rule that the network imitates before it learns; unset: none"""
+    warm_scale: float = 3.0
+    """HeadRank: spread of the logits that imitation ends with; more of it explores less"""
+
+    def __post_init__(self) -> None:
+        check_range("pruned_share", self.shares, *LIMITS["pruned_share"])
+        for name in ("rounds", "calibration_sizes"):
+            self._whole(name)
+        for name, least in (("scenarios", 1), ("group_size", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
+        if not self.warm_scale > 0:
+            raise InputError(f"warm_scale must be positive, got {self.warm_scale!r}")
+        for name in (self.reference, *([] if self.warm_start is None else [self.warm_start])):
+            controllers.make(name)
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The range of shares."""
+        found = numbers(self.pruned_share, "pruned_share")
+        if len(found) not in (1, 2):
+            raise InputError(f"pruned_share must be a number or a range such as 0.1,0.6; got {self.pruned_share!r}")
+        return found[0], found[-1]
+
+    @property
+    def round_numbers(self) -> tuple[int, ...]:
+        """The numbers of decisions."""
+        return self._whole("rounds")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of calibration blocks; empty where the environment's own is taken."""
+        return self._whole("calibration_sizes")
+
+    def _whole(self, name: str) -> tuple[int, ...]:
+        text = getattr(self, name)
+        if text is None:
+            return ()
+        found = numbers(text, name)
+        if not found or any(value != int(value) or value < 1 for value in found):
+            raise InputError(f"{name} must be whole numbers of at least 1, separated by commas; got {text!r}")
+        return tuple(int(value) for value in found)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One episode but for its decisions.
+
+    Attributes:
+        model: Name.
+        mode: "adaptive" or "compressed".
+        rounds: Decisions.
+        share: Of all units, pruned at the end.
+        price: FLOP price that is observed.
+        calibration, reward: Blocks of the text.
+    """
+
+    model: str
+    mode: str
+    rounds: int
+    share: float
+    price: float
+    calibration: tuple[int, ...]
+    reward: tuple[int, ...]
+
+    def but(self, **changes: Any) -> Scenario:
+        """The same with other values."""
+        return replace(self, **changes)
+
+    def options(self) -> dict[str, Any]:
+        """For `reset`."""
+        blocks = {"calibration": list(self.calibration), "reward": list(self.reward)}
+        return {"pruned_share": self.share, "flop_price": self.price, **blocks}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One decision of a group of M.
+
+    Attributes:
+        observation: Before it, M of each.
+        scores: (M, N) that were given.
+        before, after: (M, N) boolean, True = active.
+        loss: (M,) reward loss after it, nats per token.
+    """
+
+    observation: Observation
+    scores: np.ndarray
+    before: Tensor
+    after: Tensor
+    loss: np.ndarray
+
+
+@dataclass(frozen=True)
+class Played:
+    """A scenario as a group of M played it.
+
+    Attributes:
+        scenario: Which.
+        dense: Loss of the dense model, nats per token.
+        turns: The decisions.
+        flops_kept: (M,) share of the dense model's FLOPs at the end.
+    """
+
+    scenario: Scenario
+    dense: float
+    turns: list[Turn]
+    flops_kept: np.ndarray
+
+    @property
+    def rises(self) -> np.ndarray:
+        """(M,) rise of the loss at the end, nats per token."""
+        return self.turns[-1].loss - self.dense
+
+
+class Stage:
+    """The models and texts of a training, each loaded once, on which scenarios are drawn and played.
+
+    Args:
+        models: Names.
+        settings: Of the environments, but for model, mode and horizon, which scenarios decide.
+        config: What is drawn.
+        modes: Modes that are drawn.
+
+    Raises:
+        InputError: A model, text or setting that cannot be used, or a rule that needs what the environments do not measure.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str],
+        settings: Mapping[str, Any],
+        config: RankConfig,
+        modes: Sequence[str] = ("adaptive",),
+    ) -> None:
+        self.models, self.config = list(models), config
+        self.modes = [PruningMode.parse(mode).value for mode in modes]
+        dropped = ("model_name", "mode", "horizon", "pruned_share")
+        self._settings = {name: value for name, value in settings.items() if name not in dropped}
+        self._loaded: dict[str, tuple[LoadedModel, TextSplits]] = {}
+        self._references: dict[Scenario, float] = {}
+        self.price = float(np.exp(np.mean(np.log(np.atleast_1d(self._settings.get("flop_price", 4.0))))))
+        self.reference_steps = 0
+        for model in self.models:  # fails here rather than in the middle of a training
+            share = config.shares[0]
+            first = Scenario(model, self.modes[0], config.round_numbers[0], share, self.price, (0,), (0,))
+            envs = self._environment(first, 1)
+            there = len(self._load(model)[1].blocks("calibration"))
+            if max(config.sizes, default=0) > there:
+                raise InputError(
+                    f"calibration_sizes {config.calibration_sizes!r} asks for more than the {there} calibration blocks of "
+                    f"{model}: ask for fewer"
+                )
+            if model == self.models[0]:
+                self._let_rules_act(envs.reset(seed=0, options=first.options())[0])
+
+    @property
+    def counts_units(self) -> bool:
+        """Whether a share is one of the number of units, not of their FLOPs."""
+        return self._settings.get("units", "heads") == "heads"
+
+    def draw(self, random: np.random.Generator, number: int, count: int, place: int) -> Scenario:
+        """Draw a scenario: models and modes take turns, shares are spread over the range, the rest is random.
+
+        Args:
+            random: Draws.
+            number: Of the scenario in the training, for the turns.
+            count: Scenarios of the update, which cut the range of shares in equal parts.
+            place: Of this scenario among them.
+        """
+        model = self.models[number % len(self.models)]
+        mode = self.modes[number // len(self.models) % len(self.modes)]
+        low, high = self.config.shares
+        share = low + (high - low) * (place + random.random()) / count
+        rounds = int(random.choice(self.config.round_numbers))
+        text = self._load(model)[1]
+        blocks = []
+        for split in ("calibration", "reward"):
+            asked = self._settings.get(f"{split}_blocks", 16)
+            if split == "calibration" and self.config.sizes:
+                asked = int(random.choice(self.config.sizes))
+            drawn = random.choice(len(text.blocks(split)), asked, replace=False)  # type: ignore[arg-type]
+            blocks.append(tuple(sorted(int(index) for index in drawn)))
+        return Scenario(model, mode, rounds, share, self.price, blocks[0], blocks[1])
+
+    def draw_all(self, random: np.random.Generator, first: int, count: int) -> list[Scenario]:
+        """Draw the scenarios of an update, their shares spread over the range in random order.
+
+        In a fixed order each model would meet one part of the range only, where the models go into ``count``.
+
+        Args:
+            random: Draws.
+            first: Number of the first of them in the training.
+            count: How many.
+        """
+        places = random.permutation(count).tolist()
+        return [self.draw(random, first + index, count, place) for index, place in enumerate(places)]
+
+    def play(self, scenario: Scenario, choose: Choose, members: int) -> Played:
+        """Let a group play a scenario.
+
+        Args:
+            scenario: Which.
+            choose: (M, N) scores from the observations of M members.
+            members: M.
+        """
+        envs = self._environment(scenario, members)
+        observation, infos = envs.reset(seed=0, options=scenario.options())
+        dense, turns = float(infos["loss"][0]), []
+        for _ in range(scenario.rounds):
+            before, scores = _masks(envs), choose(observation)
+            following, _, _, _, infos = envs.step(scores)
+            turns.append(Turn(observation, scores, before, _masks(envs), np.array(infos["loss"])))
+            observation = following
+        return Played(scenario, dense, turns, np.asarray(infos["flops"]) / envs.dense_flops)
+
+    def play_rule(self, scenario: Scenario, name: str) -> Played:
+        """Let a controller play a scenario once.
+
+        Args:
+            scenario: Which.
+            name: As `controllers.make` takes it.
+        """
+        rule = controllers.make(name)
+        rule.reset(0)
+
+        def choose(observation: Observation) -> np.ndarray:
+            return np.asarray(rule.act({key: values[0] for key, values in observation.items()}))[None]
+
+        return self.play(scenario, choose, 1)
+
+    def unit(self, scenario: Scenario) -> float:
+        """Rise of the loss that the reference rule reaches on a scenario, nats; `reference_steps` counts what it takes."""
+        if scenario not in self._references:
+            rise = float(self.play_rule(scenario, self.config.reference).rises[0])
+            self._references[scenario] = max(rise, SMALLEST_RISE)
+            self.reference_steps += scenario.rounds
+        return self._references[scenario]
+
+    def _let_rules_act(self, observations: Observation) -> None:
+        """Let every rule that will play act once: one that needs more than is measured says so."""
+        for name in filter(None, (self.config.reference, self.config.warm_start)):
+            rule = controllers.make(name)
+            rule.reset(0)
+            rule.act({key: values[0] for key, values in observations.items()})
+
+    def _environment(self, scenario: Scenario, members: int) -> HeadRankVectorEnv:
+        """Environments over the shared model: made anew, which takes milliseconds, so that nothing piles up."""
+        loaded, text = self._load(scenario.model)
+        return HeadRankVectorEnv(
+            members,
+            autoreset_mode="Disabled",
+            memory_share=math.inf,
+            loaded=loaded,
+            text=text,
+            model_name=scenario.model,
+            mode=scenario.mode,
+            horizon=scenario.rounds,
+            pruned_share=scenario.share,
+            **self._settings,
+        )
+
+    def _load(self, model: str) -> tuple[LoadedModel, TextSplits]:
+        if model not in self._loaded:
+            given = self._settings
+            units = given.get("mlp_blocks", 8) if given.get("units", "heads") != "heads" else 0
+            loaded = load_model(model, device=given.get("device", "cpu"), mlp_blocks=units)
+            text = load_text(
+                given.get("dataset", "shakespeare"),
+                loaded.tokenizer,
+                dataset_config=given.get("dataset_config"),
+                block_size=given.get("max_length", 128),
+            )
+            self._loaded[model] = (loaded, text)
+        return self._loaded[model]
+
+
+def _masks(envs: HeadRankVectorEnv) -> Tensor:
+    return torch.stack([state.active.flatten() for state in envs.states])  # (M, N)
+
+
+def modes_of(text: str) -> list[str]:
+    """Modes from their names, separated by commas.
+
+    Raises:
+        InputError: Not modes.
+    """
+    found = [PruningMode.parse(word).value for word in words(text)]
+    if not found:
+        raise InputError(f"mode must be adaptive, compressed, or both separated by a comma; got {text!r}")
+    return found

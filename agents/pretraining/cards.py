@@ -1,0 +1,164 @@
+"""A model's card: what it is, what it cost, how good it is and what each of its heads is worth."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from torch import Tensor
+
+from plasticity_env.agents.pretraining.corpus import LICENCE
+from plasticity_env.agents.pretraining.head_values import Score
+
+CARD: Final = "card.json"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Rise in nats per token when one head alone is silenced: summary, and `deltas` as L lists of H."""
+
+    split: str
+    blocks: int
+    block_length: int
+    min: float
+    median: float
+    max: float
+    std: float
+    deltas: list[list[float]]
+
+    @classmethod
+    def of(cls, deltas: Tensor, split: str, blocks: int, block_length: int) -> Ablation:
+        """Summarise (L, H) deltas measured on `blocks` blocks of a split."""
+        return cls(
+            split=split,
+            blocks=blocks,
+            block_length=block_length,
+            min=float(deltas.min()),
+            median=float(deltas.median()),
+            max=float(deltas.max()),
+            std=float(deltas.std()),
+            deltas=[[round(float(value), 6) for value in row] for row in deltas],
+        )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model was trained: recipe, length of the run, machine."""
+
+    recipe: str
+    seed: int
+    steps: int
+    tokens: int
+    epochs: float
+    seconds: float
+    threads: int
+    device: str
+    torch: str
+    transformers: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The naive run beside this model (same shape and tokenizer, plain AdamW): its cost and test score."""
+
+    recipe: str
+    steps: int
+    tokens: int
+    seconds: float
+    threads: int
+    test: Score
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything that is said about one model of the zoo."""
+
+    name: str
+    architecture: str
+    held_out: bool
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    width: int
+    inner: int
+    parameters: int
+    vocabulary: int
+    positions: int
+    training: Training
+    test: Score
+    ablation: Ablation
+    sha256: str
+    licence: str = f"Weights: as the package. Text: {LICENCE}"
+    naive: Comparison | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write card.json and README.md into the model's folder."""
+        (folder / CARD).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(self.readme(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Card:
+        """Read card.json back."""
+        fields = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        fields["training"] = Training(**fields["training"])
+        fields["test"] = Score(**fields["test"])
+        fields["ablation"] = Ablation(**fields["ablation"])
+        if fields["naive"] is not None:
+            fields["naive"] = Comparison(**fields["naive"] | {"test": Score(**fields["naive"]["test"])})
+        return cls(**fields)
+
+    def readme(self) -> str:
+        """The card for people, in Markdown."""
+        t, a = self.training, self.ablation
+        rows = [
+            ("architecture", self.architecture),
+            ("layers x heads x KV heads", f"{self.layers} x {self.heads} x {self.kv_heads}"),
+            ("head dim, width, inner", f"{self.head_dim}, {self.width}, {self.inner}"),
+            ("parameters", f"{self.parameters:,}"),
+            ("vocabulary, positions", f"{self.vocabulary}, {self.positions}"),
+            (
+                "trained on",
+                f"{t.tokens:,} tokens ({t.epochs:.2f} epochs, {t.steps} steps), recipe `{t.recipe}`",
+            ),
+            ("training time", f"{t.seconds:.0f} s, {t.threads} thread(s), {t.device}, seed {t.seed}"),
+            ("test perplexity per token", f"{self.test.perplexity:.3f} ({self.test.nll:.4f} nats)"),
+            ("test bits per byte", f"{self.test.bits_per_byte:.4f}"),
+            ("sha256 of model.safetensors", f"`{self.sha256}`"),
+        ]
+        heads = range(self.heads)
+        intro = f"A small {self.architecture} language model, pretrained on Shakespeare."
+        held_out = "**Held out**: never used to train a controller, only to test one."
+        parts = [
+            f"# {self.name}",
+            f"{intro}\n\n{held_out}" if self.held_out else intro,
+            "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)]),
+            f"Test: the whole test split in {self.test.tokens // (self.test.block_length - 1)} packed blocks of "
+            f"{self.test.block_length} tokens, float32; the first token of a block is not scored "
+            f"({self.test.tokens:,} tokens are). Per byte is per character: the texts are ASCII.",
+            "## What each head is worth",
+            f"Rise in nats per token when one head alone is silenced, on the first {a.blocks} blocks of the "
+            f"{a.split} split: min {a.min:.4f}, median {a.median:.4f}, max {a.max:.4f}, std {a.std:.4f}.",
+            "\n".join(
+                [
+                    "| layer | " + " | ".join(f"head {head}" for head in heads) + " |",
+                    "|---" * (self.heads + 1) + "|",
+                    *(f"| {i} | " + " | ".join(f"{d:.4f}" for d in row) + " |" for i, row in enumerate(a.deltas)),
+                ]
+            ),
+        ]
+        if t.note:
+            parts.append(f"Note: {t.note}")
+        if self.naive is not None:
+            n = self.naive
+            parts += [
+                "## Against naive training",
+                f"The same shape trained naively (AdamW, constant 3e-4, 8 x 256 tokens) for {n.seconds:.0f} s "
+                f"({n.tokens:,} tokens, {n.threads} thread(s)) reaches a test perplexity of "
+                f"{n.test.perplexity:.3f} ({n.test.bits_per_byte:.4f} bits per byte).",
+            ]
+        parts.append(f"Weights are stored as float16; load with `dtype=torch.float32` on a CPU. {LICENCE}")
+        return "\n\n".join(parts) + "\n"

@@ -1,0 +1,85 @@
+"""One call that pretrains a model of the zoo and stores it: texts, tokenizer, training, card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from plasticity_env.agents.pretraining.architectures import ZooModel
+from plasticity_env.agents.pretraining.cards import CARD, Card
+from plasticity_env.agents.pretraining.corpus import build_texts, download_source, read_split
+from plasticity_env.agents.pretraining.display import Display
+from plasticity_env.agents.pretraining.pretrain import steps_in, train
+from plasticity_env.agents.pretraining.publishing import add_comparison, publish
+from plasticity_env.agents.pretraining.recipe import NAIVE, Recipe
+from plasticity_env.agents.pretraining.vocabulary import encode, train_tokenizer
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a pretraining run reads and writes, and how long it is: `tokens` if given, else `minutes`."""
+
+    source: Path | None
+    output: Path
+    cache: Path
+    tokens: int | None
+    minutes: float
+    seed: int
+    resume: bool
+    device: str
+    threads: int
+
+
+def prepare_texts(run: Run) -> Path:
+    """The folder of the four splits under the output folder, built from the source texts if need be."""
+    texts = run.output / "text"
+    if run.source is not None or not (texts / "plays.json").is_file():
+        build_texts(run.source or download_source(run.cache), texts)
+    return texts
+
+
+def pretrain(spec: ZooModel, recipe: Recipe, run: Run) -> Card:
+    """Pretrain one model and store it under `<output>/models/<name>`, the naive comparator under `<output>/naive`.
+
+    When both are there, the model's card also tells of the naive run.
+    """
+    torch.set_num_threads(run.threads)
+    texts = prepare_texts(run)
+    text = read_split("train", texts)
+    tokenizer = train_tokenizer(text)
+    tokens = encode(tokenizer, text)
+    group = "naive" if recipe == NAIVE else "models"
+    if run.tokens is not None:
+        steps = max(1, run.tokens // recipe.tokens_per_step)
+    else:
+        steps = steps_in(run.minutes, spec, recipe, tokens, run.device)
+    with Display(spec.name) as display:
+        trained = train(
+            spec,
+            recipe,
+            tokens,
+            steps,
+            run.seed,
+            run.cache / "checkpoints" / group / spec.name,
+            resume=run.resume,
+            device=run.device,
+            report=display,
+        )
+    card = publish(
+        trained,
+        tokenizer,
+        spec,
+        recipe,
+        run.output / group / spec.name,
+        texts,
+        train_tokens=tokens.numel(),
+        seed=run.seed,
+        threads=run.threads,
+        device=run.device,
+    )
+    model, naive = run.output / "models" / spec.name, run.output / "naive" / spec.name
+    if (model / CARD).is_file() and (naive / CARD).is_file():
+        add_comparison(model, naive)
+    return card

@@ -1,0 +1,333 @@
+"""Learning curves of all agents at equal numbers of environment steps, on scenarios that none of them trains on.
+
+Every agent is a training as `scripts/train_controller.py` runs it (CMA-ES as `scripts/train_es.py`), on one model and
+`plasticity/HeadRank-v0` with the same rounds and shares; MaskablePPO, which needs choices, on `plasticity/Heads-v0`. Every
+so many steps its controller, as it then is, plays the same held-out scenarios. Points are appended to a JSON lines file as
+they are measured; a cut study goes on, from checkpoints where the agent keeps them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plasticity_env.agents.es import FEATURES, ESConfig, LinearSearch
+from plasticity_env.agents.ppo.checkpoint import has_checkpoint
+from plasticity_env.agents.ppo.ppo import Metrics, PPOConfig
+from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
+from plasticity_env.agents.train_command import AGENTS, TrainConfig, make_environments, make_learner
+from plasticity_env.common.cli import words
+from plasticity_env.common.errors import InputError, first_line, unknown
+from plasticity_env.common.files import write_text
+from plasticity_env.common.jsonl_table import CellFile
+from plasticity_env.controllers.ann import ANNController
+from plasticity_env.controllers.network import CONTEXTS
+from plasticity_env.envs.observation import Observation
+
+CELLS, RUNS = "cells.jsonl", "runs"
+HELD_OUT = 10_000  # seeds from here on are of held-out scenarios
+SIZE: dict[str, Any] = {"num_steps": 16, "num_minibatches": 4, "learning_rate": 3e-3, "ent_coef": 0.0}
+LINEAR_RATE = 0.03  # a weight of the linear network acts at once on all heads
+
+
+@dataclass(frozen=True)
+class CurvesConfig:
+    """Arguments of the study."""
+
+    agents: str = "ppo,ppo:attention,ppo:linear,sb3_ppo,sb3_maskable_ppo,es,rllib_ppo"
+    """agents, separated by commas; after a colon the network: deep_sets (unless said), attention or linear"""
+    model_name: str = "bard-gpt2-4x4"
+    """language model to train on"""
+    total_timesteps: int = 20_000
+    """environment steps of each training, those of reference rules included"""
+    evaluate_every: int = 2_000
+    """steps between evaluations"""
+    seeds: int = 3
+    """trainings of each agent"""
+    first_seed: int = 0
+    """seed of the first of them: studies of other seeds can run elsewhere, and their cells be put into one file"""
+    rounds: int = 4
+    """decisions an episode"""
+    pruned_share: str = "0.1,0.6"
+    """range of the share of heads to prune"""
+    reference: str = "fisher"
+    """rule whose rise of the loss is the unit"""
+    held_out: int = 12
+    """scenarios of an evaluation, their shares spread over the range"""
+    calibration_blocks: int = 4
+    """blocks that score and repair"""
+    reward_blocks: int = 4
+    """blocks that pay"""
+    max_length: int = 64
+    """tokens a block"""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+    output_dir: Path = Path("runs/learning_curves")
+    """folder; a study in it goes on"""
+
+    def __post_init__(self) -> None:
+        for name in ("total_timesteps", "evaluate_every", "seeds", "rounds", "held_out"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if not words(self.agents):
+            raise InputError("agents is empty: name at least one")
+        for agent in words(self.agents):
+            name, _, context = agent.partition(":")
+            if name not in (*AGENTS, "es"):
+                raise unknown("agent", name, (*AGENTS, "es"))
+            if context and (name == "es" or context not in CONTEXTS):
+                if name == "es":
+                    raise InputError(f"agent {agent!r}: es searches linear rankings alone, write es")
+                raise unknown("network", context, CONTEXTS)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation of one training.
+
+    Attributes:
+        agent: With its network, as asked for.
+        seed: Of the training.
+        steps: Environment steps behind it.
+        rises: Rise of the loss on each held-out scenario, nats per token.
+        rule: The reference rule's.
+        final: Whether the training was over.
+    """
+
+    agent: str
+    seed: int
+    steps: int
+    rises: tuple[float, ...]
+    rule: tuple[float, ...]
+    final: bool
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> Point:
+        """Read a line."""
+        return cls(**{**data, "rises": tuple(data["rises"]), "rule": tuple(data["rule"])})
+
+    @property
+    def ratio(self) -> float:
+        """Mean rise over the rule's mean rise: 1 is as good as the rule, less is better."""
+        return sum(self.rises) / sum(self.rule)
+
+
+class HeldOut:
+    """Fixed scenarios, and what the reference rule reaches on them.
+
+    Args:
+        config: Of the study.
+    """
+
+    def __init__(self, config: CurvesConfig) -> None:
+        training = train_config(config, "ppo", 0)
+        settings = training.environment_kwargs(config.model_name)
+        self._stage = Stage([config.model_name], settings, training.rank)
+        random = np.random.default_rng(HELD_OUT)
+        self.scenarios: list[Scenario] = [
+            self._stage.draw(random, 0, config.held_out, place) for place in range(config.held_out)
+        ]
+        self._reference = config.reference
+        self._rule: tuple[float, ...] = ()
+
+    @property
+    def rule(self) -> tuple[float, ...]:
+        """The reference's rises, nats per token."""
+        if not self._rule:
+            self._rule = self.rises_of_rule(self._reference)
+        return self._rule
+
+    def rises_of_rule(self, name: str) -> tuple[float, ...]:
+        """A rule's rises, nats per token."""
+        return tuple(float(self._stage.play_rule(each, name).rises[0]) for each in self.scenarios)
+
+    def rises(self, controller: ANNController) -> tuple[float, ...]:
+        """A controller's rises, nats per token."""
+
+        def choose(observation: Observation) -> np.ndarray:
+            return np.asarray(controller.act({name: values[0] for name, values in observation.items()}))[None]
+
+        was = controller.network.training
+        controller.network.eval()
+        found = tuple(float(self._stage.play(each, choose, 1).rises[0]) for each in self.scenarios)
+        controller.network.train(was)
+        return found
+
+
+def study(config: CurvesConfig, say: Callable[[str], None] = print) -> list[Point]:
+    """Train what is missing and evaluate it on the way.
+
+    Args:
+        config: Arguments.
+        say: Told what happens.
+
+    Returns:
+        All points of the file of the agents asked for, those of other seeds included.
+
+    Raises:
+        InputError: Arguments that cannot be used, or the folder holds a study of others.
+    """
+    held_out = HeldOut(config)
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    _same_study(config)
+    cells = CellFile(config.output_dir / CELLS, Point.parse, "this study")
+    for agent in words(config.agents):
+        if agent.startswith("rllib") and find_spec("ray") is None:
+            say(f"{agent} is left out: Ray is not installed (pip install -e '.[ray]')")
+            continue
+        for seed in range(config.first_seed, config.first_seed + config.seeds):
+            mine = [point for point in cells.read() if (point.agent, point.seed) == (agent, seed)]
+            if any(point.final for point in mine):
+                continue
+            see = _Evaluation(config, agent, seed, held_out, cells, say)
+            if agent == "es":
+                _search(config, seed, see)
+            else:
+                _learn(config, agent, seed, see)
+    found = latest(cells.read(), words(config.agents))
+    if not found:
+        raise InputError("nothing was played: install Ray, or ask for other --agents")
+    return found
+
+
+def latest(points: list[Point], agents: list[str]) -> list[Point]:
+    """Points of some agents; of those that a repeated training measured again, the last."""
+    found = {(point.agent, point.seed, point.steps): point for point in points if point.agent in agents}
+    return sorted(found.values(), key=lambda point: (agents.index(point.agent), point.seed, point.steps))
+
+
+def train_config(config: CurvesConfig, agent: str, seed: int) -> TrainConfig:
+    """The training of an agent other than CMA-ES."""
+    name, _, context = agent.partition(":")
+    size = {**SIZE, "learning_rate": LINEAR_RATE} if context == "linear" else SIZE
+    ppo = PPOConfig(
+        total_timesteps=config.total_timesteps,
+        context=context or "deep_sets",
+        head_features=",".join(FEATURES) if context == "linear" else "",  # what CMA-ES reads
+        seed=seed,
+        device=config.device,
+        **size,
+    )
+    folder = config.output_dir / RUNS / f"{agent.replace(':', '_')}_{seed}"
+    return TrainConfig(
+        agent=name,
+        env="heads" if name == "sb3_maskable_ppo" else "head_rank",
+        model_name=config.model_name,
+        horizon=config.rounds,
+        calibration_blocks=config.calibration_blocks,
+        reward_blocks=config.reward_blocks,
+        max_length=config.max_length,
+        ppo=ppo,
+        rank=RankConfig(pruned_share=config.pruned_share, rounds=str(config.rounds), reference=config.reference),
+        output_dir=folder,
+        resume=name in ("ppo", "rllib_ppo") and has_checkpoint(folder),
+    )
+
+
+See = Callable[[int, ANNController, bool], None]
+
+
+class _Evaluation:
+    """Evaluates a training every so many steps, and writes the points down."""
+
+    def __init__(
+        self,
+        config: CurvesConfig,
+        agent: str,
+        seed: int,
+        held_out: HeldOut,
+        cells: CellFile[Point],
+        say: Callable[[str], None],
+    ) -> None:
+        self._config, self._agent, self._seed = config, agent, seed
+        self._held_out, self._cells, self._say = held_out, cells, say
+        self._due = 0
+
+    def __call__(self, steps: int, controller: ANNController, final: bool) -> None:
+        if steps < self._due and not final:
+            return
+        self._due = (steps // self._config.evaluate_every + 1) * self._config.evaluate_every
+        rises = self._held_out.rises(controller)
+        point = Point(self._agent, self._seed, steps, rises, self._held_out.rule, final)
+        self._cells.append(asdict(point))
+        unit = f"of {self._config.reference}'s rise"
+        self._say(f"{self._agent}, seed {self._seed}, {steps} steps: {point.ratio:.3f} {unit}")
+
+
+def _search(config: CurvesConfig, seed: int, see: See) -> None:
+    search_config = ESConfig(
+        model_name=config.model_name,
+        pruned_share=RankConfig(pruned_share=config.pruned_share).shares,
+        rounds=(config.rounds,),
+        reference=config.reference,
+        generations=1,
+        calibration_blocks=config.calibration_blocks,
+        reward_blocks=config.reward_blocks,
+        max_length=config.max_length,
+        seed=seed,
+        device=config.device,
+    )
+    search = LinearSearch(search_config, config.output_dir / RUNS / f"es_{seed}")
+    search.resume()
+    see(search.steps, search.controller(), False)
+    while search.steps < config.total_timesteps:
+        search.config = replace(search_config, generations=len(search.history) + 1)
+        controller = search.run()
+        see(search.steps, controller, False)
+    see(search.steps, search.controller(), True)
+
+
+def _learn(config: CurvesConfig, agent: str, seed: int, see: See) -> None:
+    training = train_config(config, agent, seed)
+    assert training.output_dir is not None
+    envs = make_environments(training)
+    learner = make_learner(training, envs)
+    if learner.start == 0:
+        see(0, learner.now(), False)
+    reached = learner.start
+
+    def report(step: int, metrics: Metrics) -> None:
+        nonlocal reached
+        reached = step + learner.reference_steps()
+        see(reached, learner.now(), False)
+        if reached >= config.total_timesteps and step < reached:
+            raise _EnoughError
+
+    training.output_dir.mkdir(parents=True, exist_ok=True)
+    with suppress(_EnoughError):
+        learner.learn(training.output_dir, report)
+    see(reached, learner.now(), True)
+
+
+class _EnoughError(Exception):
+    """The rule's steps and the agent's are as many as asked for: the agent itself would go on."""
+
+
+def _same_study(config: CurvesConfig) -> None:
+    """Note what the study is, or refuse a folder of another."""
+    path = config.output_dir / "config.json"
+    mine = {
+        k: v for k, v in asdict(config).items() if k not in ("agents", "seeds", "first_seed", "output_dir", "device")
+    }
+    if path.exists():
+        try:
+            there = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{str(path)!r} cannot be read ({first_line(error)}): choose another --output_dir"
+            ) from error
+        changed = [name for name, value in mine.items() if there.get(name) != value]
+        if changed:
+            raise InputError(
+                f"{str(config.output_dir)!r} holds a study with {changed[0]} {there.get(changed[0])!r}, not "
+                f"{mine[changed[0]]!r}: choose another --output_dir"
+            )
+    else:
+        write_text(path, json.dumps(mine, indent=1) + "\n")

@@ -1,0 +1,29 @@
+"""Planners: searches and other people's pruning, which may measure before they choose."""
+
+from plasticity_env.controllers.planners.planner import (
+    MEASURING_PASS,
+    PLANNERS,
+    Bill,
+    Greedy,
+    Planner,
+    SwapSearch,
+    TorchPruning,
+    Trials,
+    actions_to,
+    is_planner,
+    make_planner,
+)
+
+__all__ = [
+    "MEASURING_PASS",
+    "PLANNERS",
+    "Bill",
+    "Greedy",
+    "Planner",
+    "SwapSearch",
+    "TorchPruning",
+    "Trials",
+    "actions_to",
+    "is_planner",
+    "make_planner",
+]

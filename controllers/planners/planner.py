@@ -1,0 +1,136 @@
+"""Searches: planners that may try masks out before they choose one. Rules and networks only look; planners measure.
+
+The protocol is one method and a bill:
+
+>>> planner = make_planner("swap_search:10", seed=0)
+>>> env.reset(seed=0, options={"pruned_share": 0.3})  # plasticity/HeadRank-v0, or Heads-v0 with make_planner(..., share=0.3)
+>>> active = planner.plan(env)  # (L, U) boolean: the mask to end the episode on; the episode itself has not moved
+>>> planner.bill.evaluations  # what it took
+>>> for action in actions_to(env, active): env.step(action)  # play it, so that a record can be replayed
+
+A planner reads the episode's calibration blocks (signals, repair) and reward blocks (the loss that it minimises, with the
+environment's repair), never the test split.
+
+**Evaluation**, the unit of cost: one forward over the reward or the calibration batch. A measuring pass (forward and
+backward over the calibration batch) counts as 3, whoever makes it; so an episode of R rounds costs a controller 3 R
+evaluations. The linear algebra of repair counts for nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.controllers.base import Action
+from plasticity_env.controllers.planners.searches import Greedy, SwapSearch
+from plasticity_env.controllers.planners.taylor import require_torch_pruning
+from plasticity_env.controllers.planners.torch_pruning import TorchPruning
+from plasticity_env.controllers.planners.trials import MEASURING_PASS, Bill, Planner, Trials
+from plasticity_env.envs.base import PlasticityEnv
+from plasticity_env.envs.edits import KEEP, PRUNE, REVIVE
+
+__all__ = [
+    "MEASURING_PASS",
+    "PLANNERS",
+    "Bill",
+    "Greedy",
+    "Planner",
+    "SwapSearch",
+    "TorchPruning",
+    "Trials",
+    "actions_to",
+    "is_planner",
+    "make_planner",
+]
+
+
+def actions_to(env: Any, active: Tensor) -> list[Action]:
+    """Actions, one for each decision that is left, that lead an episode to a mask.
+
+    Args:
+        env: Running; Heads-v0 or HeadRank-v0 (whose target share must be what the mask prunes).
+        active: (L, U) boolean, as `Planner.plan` returns it.
+
+    Raises:
+        InputError: Actions cannot lead there, say because the share is another one.
+    """
+    base: PlasticityEnv = env.unwrapped
+    state = base.get_state()["episode"]
+    wanted, rounds = active.flatten(), base.settings.horizon - state.step
+    if base.env_id.endswith("HeadRank-v0"):
+        bench = base.workbench
+        cost = bench.flop_table.marginal(torch.ones_like(active)).flatten() if bench.model.mlp_blocks else None
+        order = (
+            torch.zeros(len(wanted)) if cost is None else -cost / cost.max()
+        )  # of the kept ones the dearest goes next
+        scores = torch.where(wanted, 0.5 + 0.25 * order, -1.0).float().numpy()
+        actions: list[Action] = [scores] * rounds
+    elif base.env_id.endswith("Heads-v0"):
+        now = state.active.flatten()
+        edits = torch.full(wanted.shape, KEEP)
+        edits[now & ~wanted], edits[~now & wanted] = PRUNE, REVIVE
+        actions = [edits.numpy(), *[np.full(len(wanted), KEEP)] * (rounds - 1)]
+    else:
+        raise InputError(f"{base.env_id} takes one edit a step: play a plan on plasticity/Heads-v0 or HeadRank-v0")
+    trial = base.fork()
+    for action in actions[:-1]:
+        trial.step(action)
+    if not torch.equal(trial.preview(actions[-1]), active):
+        raise InputError(
+            f"{base.env_id} cannot go to a mask that prunes {int((~active).sum())} units: its limits or share differ"
+        )
+    return actions
+
+
+def _greedy(size: str | None, **options: Any) -> Planner:
+    if size is None:
+        return Greedy(**options)
+    return Greedy(None if size == "all" else int(size), **options)
+
+
+def _swap_search(size: str | None, **options: Any) -> Planner:
+    return SwapSearch(**options) if size is None else SwapSearch(float(size), **options)
+
+
+def _torch_pruning(size: str | None, **options: Any) -> Planner:
+    if size is not None:
+        raise ValueError
+    require_torch_pruning()
+    return TorchPruning(**options)
+
+
+# name -> makes one of what stands behind the colon and of the planner's options
+PLANNERS: dict[str, Callable[..., Planner]] = {
+    "greedy": _greedy,
+    "swap_search": _swap_search,
+    "torch_pruning": _torch_pruning,
+}
+
+
+def is_planner(name: str) -> bool:
+    """Whether a name, with or without a size behind a colon, is a planner's."""
+    return name.partition(":")[0] in PLANNERS
+
+
+def make_planner(name: str, **options: Any) -> Planner:
+    """Build a planner: ``greedy``, ``greedy:K``, ``greedy:all``, ``swap_search:BUDGET`` or ``torch_pruning``.
+
+    Args:
+        name: Of `PLANNERS`, with a size behind a colon or without.
+        **options: ``share`` and ``seed``, as `Planner` takes them.
+
+    Raises:
+        InputError: Unknown name, or a size that is none.
+    """
+    kind, _, size = name.partition(":")
+    if kind not in PLANNERS:
+        raise unknown("planner", name, PLANNERS)
+    try:
+        return PLANNERS[kind](size or None, **options)
+    except ValueError:
+        raise InputError(f"{size!r} is no size of a planner: use greedy:8, greedy:all, swap_search:10, ...") from None

@@ -1,0 +1,168 @@
+"""What a planner is, and the episode on which it tries masks out; the protocol is in `plasticity_env.controllers.planners`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.envs.base import PlasticityEnv
+from plasticity_env.model.modes import PruningMode
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.signals.measure import HeadSignals
+
+MEASURING_PASS = 3  # evaluations
+
+
+@dataclass
+class Bill:
+    """What a plan took.
+
+    Attributes:
+        evaluations: Forwards over a batch, a measuring pass counted as three.
+        forward_tokens, backward_tokens: Tokens that went through the model, there and back.
+    """
+
+    evaluations: int = 0
+    forward_tokens: int = 0
+    backward_tokens: int = 0
+
+
+class Planner(ABC):
+    """Chooses the mask on which an episode ends.
+
+    Args:
+        share: Of all units (of their FLOPs where MLP blocks are units) to prune; None takes the episode's own target, which
+            only HeadRank has.
+        seed: Of its own randomness.
+
+    Attributes:
+        name: What it is called in tables.
+        bill: What the latest plan took.
+    """
+
+    name: str = "planner"
+
+    def __init__(self, share: float | None = None, seed: int = 0) -> None:
+        if share is not None and not 0 < share < 1:
+            raise InputError(f"share must lie between 0 and 1, got {share!r}")
+        self.share, self.seed = share, seed
+        self.bill = Bill()
+
+    @property
+    def evaluations(self) -> int:
+        """Of the latest plan."""
+        return self.bill.evaluations
+
+    def plan(self, env: Any) -> Tensor:
+        """Search from the episode's present state; neither the episode nor its random numbers move.
+
+        Args:
+            env: A running `PlasticityEnv`, wrapped or not, whose model is frozen.
+
+        Returns:
+            (L, U) boolean, True = active.
+
+        Raises:
+            InputError: No target share, or a model that trains.
+        """
+        self.bill = Bill()
+        return self.search(Trials(env.unwrapped, self.share, self.bill))
+
+    @abstractmethod
+    def search(self, trials: Trials) -> Tensor:
+        """What a planner is made of: (L, U) mask from what `Trials` lets it try."""
+
+
+class Trials:
+    """An episode on which masks can be tried out; each try is written on the bill, once a mask.
+
+    Args:
+        env: Its running episode.
+        share: Target, or None for the episode's own.
+        bill: Where tries are written.
+
+    Attributes:
+        start: (L, U) the mask now.
+        cost: (L, U) what a unit counts in the share: 1, or its FLOPs where MLP blocks are units.
+        due: How much cost the plan has to prune, at most.
+        rounds: Decisions that the episode has left.
+    """
+
+    def __init__(self, env: PlasticityEnv, share: float | None, bill: Bill) -> None:
+        if env.settings.train_steps:
+            raise InputError("a planner searches over masks of a frozen model: make the environment with train_steps=0")
+        self._state = state = env.get_state()["episode"]
+        if state is None or state.done:
+            raise InputError("a planner needs a running episode: call reset() first")
+        share = state.share if share is None else share
+        if share is None:
+            raise InputError("this environment has no target share: give the planner one (share=0.3)")
+        self._bench, self._bill = env.workbench, bill
+        self.start: Tensor = state.active
+        model, table = self._bench.model, self._bench.flop_table
+        dense = torch.ones_like(self.start)
+        self.cost = table.marginal(dense).double() if model.mlp_blocks else dense.double()
+        due = share * float(self.cost.sum())
+        self.due = due if model.mlp_blocks else float(round(due))
+        self.revives = PruningMode.parse(env.settings.mode) is PruningMode.ADAPTIVE
+        self.rounds = env.settings.horizon - state.step
+        self.most = int(env.settings.max_sparsity * dense.numel() + 1e-9)
+        self.least_heads = env.settings.min_heads_per_layer
+        self.heads = model.heads
+        length = self._bench.text.block_size
+        self._tokens = length * len(state.calibration), length * len(state.reward)
+        self._losses: dict[bytes, float] = {}
+        self._signals: dict[bytes, HeadSignals] = {}
+
+    def signals(self, active: Tensor) -> HeadSignals:
+        """Signals of a mask on the calibration blocks: a measuring pass, the first time."""
+        key = active.numpy().tobytes()
+        if key not in self._signals:
+            found = self._bench.measure(active, self._state.calibration, self._state.reward)
+            self._signals[key] = found.signals
+            self._losses[key] = found.loss
+            self._bill.evaluations += MEASURING_PASS + 1
+            self._bill.forward_tokens += sum(self._tokens)
+            self._bill.backward_tokens += self._tokens[0]
+        return self._signals[key]
+
+    def loss(self, active: Tensor) -> float:
+        """Loss of a mask, repaired, on the reward blocks, nats per token: one evaluation."""
+        key = active.numpy().tobytes()
+        if key not in self._losses:
+            self._losses[key] = self._bench.reward_loss(active, self._state.calibration, self._state.reward)
+            self._bill.evaluations += 1
+            self._bill.forward_tokens += self._tokens[1]
+        return self._losses[key]
+
+    def knows(self, active: Tensor) -> bool:
+        """Whether the loss of a mask is known already."""
+        return active.numpy().tobytes() in self._losses
+
+    def fits(self, active: Tensor) -> bool:
+        """Whether a mask prunes no more than is due and keeps the environment's other limits."""
+        heads = active[:, : self.heads].sum(1)
+        return (
+            float(self.cost[~active].sum()) <= self.due + 1e-9
+            and int((~active).sum()) <= self.most
+            and int(heads.min()) >= self.least_heads
+            and int(heads.sum()) > 0
+            and (self.revives or bool((active <= self.start).all()))
+        )
+
+    def slopes(self) -> tuple[PlasticModel, Tensor]:
+        """The model, dense and without repair, and the (n, T) calibration tokens, for somebody who takes gradients of the
+        weights himself: billed as one measuring pass.
+        """
+        model = self._bench.model
+        model.set_active(torch.ones_like(self.start))
+        model.undo_repair()
+        self._bill.evaluations += MEASURING_PASS
+        self._bill.forward_tokens += self._tokens[0]
+        self._bill.backward_tokens += self._tokens[0]
+        return model, self._bench.blocks("calibration", self._state.calibration)

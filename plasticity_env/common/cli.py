@@ -1,0 +1,214 @@
+"""What every command line shares: YAML defaults, one sentence and exit code 2 on bad input, a word about the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import tyro
+import yaml
+
+from plasticity_env.common.errors import InputError, first_line, unknown
+
+C = TypeVar("C")
+
+
+def run(
+    arguments: type[C], main: Callable[[C], None], description: str | None = None, default: C | None = None
+) -> None:
+    """Parse the command line into a dataclass, call ``main`` with it, and leave with the right exit code.
+
+    ``--config FILE.yaml`` gives defaults that flags override. Bad input prints one sentence and exits 2, Ctrl-C exits 130.
+
+    Args:
+        arguments: A dataclass; its field docstrings are the help.
+        main: The program.
+        description: Shown by ``--help``; ``main``'s docstring when None.
+        default: Values of the arguments that nothing else gives; the dataclass's own when None.
+    """
+    try:
+        words, filled = _defaults(arguments() if default is None else default, sys.argv[1:])
+        parsed = tyro.cli(
+            arguments,
+            args=words,
+            default=filled,
+            description=description or main.__doc__,
+            config=(tyro.conf.OmitArgPrefixes,),
+            use_underscores=True,
+        )
+        check_parsed(parsed)
+        main(parsed)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+FOLDERS, FILES = ("output_dir", "folder"), ("output", "record", "page", "docs")
+LARGEST_SEED = 2**32 - 1
+
+
+def check_parsed(arguments: Any) -> None:
+    """Refuse what would only fail after the work: places that cannot be written to, and seeds that no generator takes.
+
+    Args:
+        arguments: A dataclass; nested ones are looked at too.
+
+    Raises:
+        InputError: A folder that is a file or lies in one, a file that is a folder, or a seed that is too large.
+    """
+    for each in fields(arguments):
+        name, value = each.name, getattr(arguments, each.name)
+        if is_dataclass(value):
+            check_parsed(value)
+        elif isinstance(value, Path) and name in (*FOLDERS, *FILES):
+            if name in FILES and value.is_dir():
+                raise InputError(f"--{name} {str(value)!r} is a folder: name a file")
+            for place in (value, *value.parents) if name in FOLDERS else value.parents:
+                if place.exists() and not place.is_dir():
+                    raise InputError(
+                        f"--{name} {str(value)!r}: {str(place)!r} is a file, not a folder: choose another place"
+                    )
+        elif name.endswith("seed") and isinstance(value, int) and value > LARGEST_SEED:
+            raise InputError(f"--{name} {value} is more than {LARGEST_SEED}: choose a smaller one")
+
+
+def quick_defaults(arguments: C, quick: Mapping[str, Any], argv: Sequence[str] | None = None) -> C:
+    """What a command line begins with: other values where it says ``--quick_test``, so that flags that are given still count.
+
+    Args:
+        arguments: The usual defaults.
+        quick: What a quick test has instead, by name.
+        argv: The command line; this program's own when None.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    asked = any(word.replace("-", "_") == "__quick_test" for word in words)
+    return replace(arguments, **quick) if asked else arguments  # type: ignore[type-var]
+
+
+def numbers(text: str, name: str) -> tuple[float, ...]:
+    """Read comma-separated numbers.
+
+    Raises:
+        InputError: Something in between is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"--{name} wants numbers separated by commas, for example 0.1,0.3; got {text!r}") from None
+
+
+def words(text: str) -> list[str]:
+    """Read comma-separated names."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def machine() -> str:
+    """Processor, cores, memory, device and library versions, for beside a measured figure."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, {device}, {torch.get_num_threads()} threads, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def command() -> str:
+    """The command line that is running, as one would type it."""
+    return shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+
+
+def _fits(current: Any, value: Any) -> bool:
+    """Whether a value from a file may stand where ``current`` stands; None says nothing about the type."""
+    if isinstance(current, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and (current is None or isinstance(current, bool))
+    if isinstance(current, float):
+        return isinstance(value, int | float)
+    return (
+        current is None
+        or value is None
+        or isinstance(value, type(current) | (list if isinstance(current, tuple) else type(current)))
+    )
+
+
+def _named(kinds: str, value: Any) -> bool:
+    """Whether a value from a file is of one of the types that an annotation names; one that names none of these says nothing."""
+    plain = {"Path": str, "str": str, "int": int, "float": int | float, "bool": bool}
+    named = [kind for name, kind in plain.items() if name in re.findall(r"\w+", kinds)]
+    return not named or any(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) for kind in named)
+
+
+def _like(current: Any, kinds: str) -> str:
+    return f"of type {kinds}" if current is None else f"like {current!r}"
+
+
+def update_dataclass(instance: Any, values: dict[str, Any], where: str) -> Any:
+    """Replace fields of a (nested) dataclass by a flat mapping, as a YAML file gives it.
+
+    Raises:
+        InputError: A key that no field has.
+    """
+    types = {field.name: str(field.type) for field in fields(instance)}
+    known = set(types)
+    nested = [name for name in known if is_dataclass(getattr(instance, name))]
+    changes: dict[str, Any] = {}
+    rest = {}
+    for key, value in values.items():
+        if key in known and key not in nested:
+            current, kinds = getattr(instance, key), types[key]
+            if isinstance(current, tuple) and isinstance(value, int | float) and not isinstance(value, bool):
+                value = [value, value]  # a number is a range of one
+            if not _fits(current, value) or (current is None and value is not None and not _named(kinds, value)):
+                raise InputError(f"{key} in {where} should be {_like(current, kinds)}, got {value!r}")
+            is_path = isinstance(value, str) and (isinstance(current, Path) or "Path" in kinds)
+            changes[key] = tuple(value) if isinstance(value, list) else Path(value) if is_path else value
+        elif key in nested and isinstance(value, dict):
+            changes[key] = update_dataclass(getattr(instance, key), value, where)
+        else:
+            rest[key] = value
+    for name in nested:
+        own = {field.name for field in fields(getattr(instance, name))}
+        chosen = {key: rest.pop(key) for key in list(rest) if key in own}
+        if chosen:
+            changes[name] = update_dataclass(changes.get(name, getattr(instance, name)), chosen, where)
+    if rest:
+        names = known.union(*({f.name for f in fields(getattr(instance, n))} for n in nested)) if nested else known
+        raise unknown(f"key in {where}", next(iter(rest)), names - set(nested))
+    return replace(instance, **changes)
+
+
+def _defaults(default: C, argv: list[str]) -> tuple[list[str], C]:
+    rest: list[str] = []
+    iterator = iter(argv)
+    for word in iterator:
+        if word == "--config" or word.startswith("--config="):
+            path = Path(word.partition("=")[2] or next(iterator, ""))
+            default = update_dataclass(default, _read_yaml(path), str(path))
+        else:
+            rest.append(word)
+    return rest, default
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"no config file at {str(path)!r}: give a YAML file")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(path)!r} is not YAML ({first_line(error)})") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{str(path)!r} must hold a mapping of argument names to values")
+    return data

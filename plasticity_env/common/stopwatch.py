@@ -1,0 +1,81 @@
+"""Seconds of things that run side by side, so that a machine whose speed drifts treats them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from plasticity_env.model.plastic_model import PlasticModel
+
+Clock = Literal["wall", "cpu"]
+CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def timed(way: Callable[[], object], device: torch.device, clock: Clock = "wall") -> float:
+    """Seconds of one call, the device's queue waited for.
+
+    Args:
+        way: What is timed.
+        device: Whose queue is waited for.
+        clock: "wall", or "cpu" for the processor seconds of this process (all its threads), which other work on the
+            machine does not lengthen.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = CLOCKS[clock]()
+    way()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return CLOCKS[clock]() - started
+
+
+def take_turns(
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, clock: Clock = "wall"
+) -> dict[str, list[float]]:
+    """Seconds of each way in each round: the ways alternate.
+
+    Args:
+        ways: Name to what is timed.
+        rounds: Rounds after one that does not count.
+        device: Whose queue is waited for.
+        clock: See `timed`.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            seconds = timed(way, device, clock)
+            if turn > 0:
+                times[name].append(seconds)
+    return times
+
+
+def ratio(above: list[float], below: list[float]) -> tuple[float, tuple[float, float]]:
+    """Median of the rounds' ratios, and (smallest, largest)."""
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    return statistics.median(ratios), (min(ratios), max(ratios))
+
+
+@torch.no_grad()
+def time_kept(model: PlasticModel, ids: Tensor, rounds: int = 5) -> float:
+    """Forward seconds of a masked model, compacted, over those of the dense model.
+
+    Args:
+        model: Its mask says what is removed; left as it is.
+        ids: (B, T) tokens of one forward.
+        rounds: Rounds after one that does not count; the median of their ratios is returned.
+    """
+    compacted, ids = model.compact(), ids.to(model.device)
+
+    def dense() -> None:
+        with model.using(None):
+            model.model(input_ids=ids, use_cache=False)
+
+    times = take_turns(
+        {"compact": lambda: compacted(input_ids=ids, use_cache=False), "dense": dense}, rounds, ids.device
+    )
+    return ratio(times["compact"], times["dense"])[0]

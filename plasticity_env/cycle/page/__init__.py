@@ -1,0 +1,1 @@
+"""The page of a run of the cycle: its charts, sections and style."""

@@ -1,0 +1,396 @@
+"""The files of a run: what an experiment writes, and how pages and tables read it.
+
+A run folder holds ``config.json`` (settings, command, machine, versions, status), ``experiment.log``, ``metrics.json`` (the
+summary), ``metrics/{steps,evaluations,phases,signals}.jsonl``, ``metrics/samples.json``, ``warmup/stabilisation.json`` and
+``pruning_events.json``. Rows are appended and flushed, whole files are replaced atomically, and readers take what is
+there: a run that was cut is shown up to there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import write_text
+
+EXPERIMENT, CONTROL = "experiment", "control"
+ARMS = (EXPERIMENT, CONTROL)
+STATUSES = ("running", "finished", "stopped", "failed")
+FOLDERS = ("warmup", "pruning", "fine_tuning", "metrics", "visualizations", "dashboards", "models")
+SIGNALS = ("entropy", "entropy_normalized", "gradient", "fisher", "magnitude", "activation")
+CONFIG, SUMMARY, LOG = "config.json", "metrics.json", "experiment.log"
+ROWS = "metrics.jsonl"  # the tracker's
+STABILISATION, EVENTS, SAMPLES = "warmup/stabilisation.json", "pruning_events.json", "metrics/samples.json"
+
+Grid = list[list[float]]
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One optimizer step of one arm.
+
+    Attributes:
+        arm: "experiment" or "control".
+        cycle: 0 in the warm-up, then 1, 2, ...
+        phase: "warmup", "fine_tuning", or another that trains.
+        step: Optimizer steps of this arm since the start, this one included.
+        loss: Mean of the step's batch, nats per token.
+        grad_norm: Of all weights, before clipping.
+        learning_rate: Of the optimizer.
+    """
+
+    arm: str
+    cycle: int
+    phase: str
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """Loss of one arm on one split after a phase.
+
+    Attributes:
+        arm, cycle, phase, step: As in `StepRow`; cycle 0, phase "baseline" is before anything.
+        loss: Nats per token.
+        ppl: exp(loss).
+        flops: Forward FLOPs per token with pruned heads removed.
+        flops_kept: The same as a share of the dense model's.
+        active_heads: How many.
+        sparsity: Share of all head slots that is pruned.
+        split: Which text.
+    """
+
+    arm: str
+    cycle: int
+    phase: str
+    step: int
+    loss: float
+    ppl: float
+    flops: float
+    flops_kept: float
+    active_heads: int
+    sparsity: float
+    split: str
+
+
+@dataclass(frozen=True)
+class PhaseRow:
+    """One phase that is over.
+
+    Attributes:
+        cycle, phase: Which.
+        first_step, last_step: Optimizer steps before and after it.
+        seconds: It took.
+        details: What else is to be told: decision of the warm-up, decider, counts, ...
+    """
+
+    cycle: int
+    phase: str
+    first_step: int
+    last_step: int
+    seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SignalsRow:
+    """What one measuring pass saw; every grid is (L, H).
+
+    Attributes:
+        cycle, phase, step: When.
+        active: 1 where a head is active.
+        gates: What its output is multiplied by.
+        signals: By name (see `SIGNALS`).
+    """
+
+    cycle: int
+    phase: str
+    step: int
+    active: list[list[int]]
+    gates: Grid
+    signals: dict[str, Grid]
+
+
+@dataclass(frozen=True)
+class Stabilisation:
+    """How the warm-up ended.
+
+    Attributes:
+        window: Steps that are averaged.
+        threshold: Least relative improvement from one window to the next that counts as one.
+        losses: Of every warm-up step, nats per token.
+        smoothed: Means of whole windows.
+        stabilised_at: Step, or None where the loss still fell when the steps were over.
+        reason: A sentence.
+    """
+
+    window: int
+    threshold: float
+    losses: list[float]
+    smoothed: list[float]
+    stabilised_at: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class PruningEvent:
+    """One edit of one head, with what led to it.
+
+    Attributes:
+        cycle, step, phase: When.
+        edit: "prune", "revive" or "grow".
+        layer, head: Where.
+        decider: Who.
+        signals: What was known of the head, by name.
+        reason: A sentence.
+    """
+
+    cycle: int
+    step: int
+    phase: str
+    edit: str
+    layer: int
+    head: int
+    decider: str
+    signals: dict[str, float]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Text that the model wrote.
+
+    Attributes:
+        when: "baseline", "pruned" or "recovered".
+        cycle: 0 for the baseline.
+        prompt: What it went on from.
+        text: What it wrote, without the prompt.
+    """
+
+    when: str
+    cycle: int
+    prompt: str
+    text: str
+
+
+R = TypeVar("R")
+_TABLES = ("steps", "evaluations", "phases", "signals")
+
+
+class RunWriter:
+    """Writes a run folder; every row is on disk when the call returns.
+
+    Args:
+        folder: Made if missing, with the folders that a run has.
+
+    Raises:
+        OSError: Nothing can be written there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self.events: list[PruningEvent] = _read_list(folder / EVENTS, PruningEvent)
+        self.samples: list[Sample] = _read_list(folder / SAMPLES, Sample)
+        self._open: dict[str, IO[str]] = {}
+
+    def config(self, values: dict[str, Any]) -> None:
+        """Replace ``config.json``; it must say a ``status`` of `STATUSES`."""
+        assert values["status"] in STATUSES
+        _write_json(self.folder / CONFIG, values)
+
+    def status(self, status: str, **more: Any) -> None:
+        """Change the status in ``config.json`` (and other entries of it)."""
+        self.config({**_read_json(self.folder / CONFIG, {}), "status": status, **more})
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """Replace ``metrics.json``."""
+        _write_json(self.folder / SUMMARY, values)
+
+    def step(self, row: StepRow) -> None:
+        """Append an optimizer step."""
+        self._append("steps", row)
+
+    def evaluation(self, row: EvaluationRow) -> None:
+        """Append an evaluation."""
+        self._append("evaluations", row)
+
+    def phase(self, row: PhaseRow) -> None:
+        """Append a phase that is over."""
+        self._append("phases", row)
+
+    def signals(self, row: SignalsRow) -> None:
+        """Append what a measuring pass saw."""
+        self._append("signals", row)
+
+    def cycle_file(self, phase: str, cycle: int, values: dict[str, Any]) -> None:
+        """Replace ``<phase>/cycle_<cycle>.json``: what a phase of one cycle came to."""
+        _write_json(self.folder / phase / f"cycle_{cycle}.json", values)
+
+    def stabilisation(self, found: Stabilisation) -> None:
+        """Replace ``warmup/stabilisation.json``."""
+        _write_json(self.folder / STABILISATION, asdict(found))
+
+    def add_events(self, events: Iterable[PruningEvent]) -> None:
+        """Add edits to ``pruning_events.json``."""
+        self.events += events
+        _write_json(self.folder / EVENTS, [asdict(event) for event in self.events])
+
+    def add_sample(self, sample: Sample) -> None:
+        """Add a text to ``metrics/samples.json``."""
+        self.samples.append(sample)
+        _write_json(self.folder / SAMPLES, [asdict(each) for each in self.samples])
+
+    def log(self, line: str) -> None:
+        """Append a line, with the time, to ``experiment.log``."""
+        self._write(LOG, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    def position(self) -> dict[str, int]:
+        """How many rows of each kind are written, for `rewind`."""
+        counts = {name: len(_lines(self.folder / _table_file(name))) for name in _TABLES}
+        tracked = len(_lines(self.folder / ROWS))
+        return {**counts, "events": len(self.events), "samples": len(self.samples), "tracked": tracked}
+
+    def rewind(self, position: dict[str, int]) -> None:
+        """Forget every row after a `position`, as a run must that goes on from there."""
+        self.close()
+        files = {name: self.folder / _table_file(name) for name in _TABLES} | {"tracked": self.folder / ROWS}
+        for name, path in files.items():
+            if path.exists():
+                write_text(path, "".join(line + "\n" for line in _lines(path)[: position[name]]))
+        self.events = self.events[: position["events"]]
+        self.samples = self.samples[: position["samples"]]
+        self.add_events([])
+        if self.samples or (self.folder / SAMPLES).exists():
+            _write_json(self.folder / SAMPLES, [asdict(each) for each in self.samples])
+
+    def close(self) -> None:
+        """Close the files; the next row opens them again."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+    def _append(self, table: str, row: Any) -> None:
+        self._write(_table_file(table), json.dumps(plain(asdict(row)), allow_nan=False) + "\n")
+
+    def _write(self, name: str, line: str) -> None:
+        if name not in self._open:
+            self._open[name] = (self.folder / name).open("a", encoding="utf-8")
+        self._open[name].write(line)
+        self._open[name].flush()
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that a run folder says; parts that are not there are empty.
+
+    Attributes:
+        folder: Where it was read.
+        config: Settings, command, machine, versions, status.
+        summary: ``metrics.json``.
+        steps, evaluations, phases, signals: Rows in the order of writing.
+        stabilisation: None before the warm-up was judged.
+        events: Every edit.
+        samples: Texts.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    steps: list[StepRow]
+    evaluations: list[EvaluationRow]
+    phases: list[PhaseRow]
+    signals: list[SignalsRow]
+    stabilisation: Stabilisation | None
+    events: list[PruningEvent]
+    samples: list[Sample]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> RunRecord:
+        """Read a run, finished or cut.
+
+        Raises:
+            InputError: There is no run.
+        """
+        folder = Path(folder)
+        if not (folder / CONFIG).is_file():
+            raise InputError(f"no run at {str(folder)!r}: give the folder of an experiment, with its {CONFIG}")
+        stable = _read_json(folder / STABILISATION, None)
+        return cls(
+            folder,
+            _read_json(folder / CONFIG, {}),
+            _read_json(folder / SUMMARY, {}),
+            _read_table(folder, "steps", StepRow),
+            _read_table(folder, "evaluations", EvaluationRow),
+            _read_table(folder, "phases", PhaseRow),
+            _read_table(folder, "signals", SignalsRow),
+            None if stable is None else _make(Stabilisation, stable),
+            _read_list(folder / EVENTS, PruningEvent),
+            _read_list(folder / SAMPLES, Sample),
+        )
+
+
+def plain(value: Any) -> Any:
+    """``value`` as strict JSON can hold it: paths as text, numbers that are not finite as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _table_file(name: str) -> str:
+    return f"metrics/{name}.jsonl"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def _read_json(path: Path, missing: Any) -> Any:
+    """What a file holds; ``missing`` where there is none, or none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return missing
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines; one that a crash cut off does not count."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _make(kind: type[R], values: dict[str, Any]) -> R:
+    """A row of a mapping; entries that the row has no place for are left out, so that older readers go on."""
+    names = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+    numbers = {name for name, entry in names.items() if entry.type == "float"}
+    return kind(**{k: math.nan if v is None and k in numbers else v for k, v in values.items() if k in names})
+
+
+def _read_table(folder: Path, name: str, kind: type[R]) -> list[R]:
+    rows = []
+    for line in _lines(folder / _table_file(name)):
+        try:
+            rows.append(_make(kind, json.loads(line)))
+        except (ValueError, TypeError, AttributeError):
+            continue
+    return rows
+
+
+def _read_list(path: Path, kind: type[R]) -> list[R]:
+    return [_make(kind, values) for values in _read_json(path, [])]

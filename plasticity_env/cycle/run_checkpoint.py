@@ -1,0 +1,125 @@
+"""Where a run goes on from after a phase: both arms, optimizers and random state, with how long the record was then."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import new_folder, replace_file, write_text
+from plasticity_env.cycle.record import EVENTS, ROWS
+from plasticity_env.model.checkpoints import load_plastic, save_plastic
+from plasticity_env.model.loading import LoadedModel
+
+POINTER = "models/resume.json"
+MODEL, STATE = "model.pth", "state.pt"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read.
+
+    Attributes:
+        loaded: Model and tokenizer.
+        state: Everything else, as it was handed to `save`.
+        position: Of the record (`RunWriter.position`).
+    """
+
+    loaded: LoadedModel
+    state: dict[str, Any]
+    position: dict[str, int]
+
+
+def save(
+    folder: Path,
+    loaded: LoadedModel,
+    state: dict[str, Any],
+    position: dict[str, int],
+    name: str,
+    keep: bool = False,
+) -> None:
+    """Write a checkpoint and forget the one before.
+
+    Args:
+        folder: Of the run.
+        loaded: Model and tokenizer.
+        state: Tensors and plain containers.
+        position: Of the record.
+        name: Of the checkpoint, for example "cycle1_pruning".
+        keep: Never forget this one.
+
+    Raises:
+        OSError: Nothing can be written.
+    """
+    before = _pointer(folder)
+    tokenizer: PreTrainedTokenizerBase = loaded.tokenizer
+    with new_folder(folder / "models" / f"resume_{name}", replace=True) as place:
+        save_plastic(loaded.model, place / MODEL, tokenizer, loaded.name)
+        replace_file(place / STATE, lambda temporary: torch.save(state, temporary))
+    pointer = {"name": name, "position": position, "keep": keep}
+    write_text(folder / POINTER, json.dumps(pointer, indent=1) + "\n")
+    if keep:
+        write_text(folder / "models" / f"resume_{name}.json", json.dumps(pointer, indent=1) + "\n")
+    if before and before["name"] != name and not before["keep"]:
+        shutil.rmtree(folder / "models" / f"resume_{before['name']}", ignore_errors=True)
+
+
+def load(folder: Path, device: str = "cpu", name: str | None = None) -> Saved:
+    """Read a run's last checkpoint, or one that was kept.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+    """
+    pointer = _pointer(folder, name)
+    if pointer is None:
+        raise InputError(
+            f"{str(folder)!r} holds no checkpoint to go on from: it stopped before its first phase was over, or ran "
+            "with checkpoints=False; start it anew in another folder"
+        )
+    place = folder / "models" / f"resume_{pointer['name']}"
+    loaded = load_plastic(place / MODEL, device=device)
+    try:
+        state = torch.load(place / STATE, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"{str(place / STATE)!r} cannot be read: it is damaged ({error})") from error
+    return Saved(loaded, state, pointer["position"])
+
+
+def forget(folder: Path, keep: str | None = None) -> None:
+    """Remove the checkpoints of a run that is finished, but for one that was kept."""
+    for path in (folder / "models").glob("resume*"):
+        if keep is not None and path.stem == f"resume_{keep}":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run can be taken up again."""
+    return _pointer(folder) is not None
+
+
+def copy_record(source: Path, target: Path) -> None:
+    """Copy what a run has written so far to the folder of another, which then rewinds it to a checkpoint."""
+    for name in ("metrics", "warmup"):
+        shutil.copytree(source / name, target / name)
+    for name in (EVENTS, ROWS):
+        if (source / name).is_file():
+            shutil.copy2(source / name, target / name)
+
+
+def _pointer(folder: Path, name: str | None = None) -> dict[str, Any] | None:
+    path = folder / (POINTER if name is None else f"models/resume_{name}.json")
+    try:
+        pointer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return pointer

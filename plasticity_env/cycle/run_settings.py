@@ -1,0 +1,240 @@
+"""The arguments of an experiment, shared by scripts and notebooks and checked where they enter."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.tracking import TrackingOptions, resolve_mode
+from plasticity_env.growth.initial_weights import find_initial_weights
+from plasticity_env.model.modes import PruningMode
+from plasticity_env.repair import find_repair
+from plasticity_env.strategies.growing import GROWTH_STRATEGIES
+from plasticity_env.strategies.pruning import DIRECTIONS, PRUNING_STRATEGIES
+
+CONTROLLER = "controller"  # the strategy that stands for a controller in the loop
+LEVELS = ("auto", "full", "gradual")
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+    """Everything that is decided before a run; JSON-able, so that a run can be repeated and taken up again."""
+
+    model_name: str = "bard-gpt2-4x4"
+    """an embedded model, a Hugging Face folder or hub name, or a GGUF file"""
+    dataset: str = "shakespeare"
+    """text: shakespeare (tiny_shakespeare is the same), a path, or a hub data set"""
+    dataset_config: str | None = None
+    """configuration of a hub data set"""
+    pruning_strategy: str = "entropy"
+    """what chooses the heads: entropy, gradient, magnitude, random, combined, fisher, residual_fisher, ..., or controller"""
+    prune_entropy: str = "auto"
+    """entropy prunes the heads of high or of low entropy first; auto asks calibration text"""
+    pruning_level: float = 0.2
+    """share of all head slots that is pruned when a cycle's pruning is over, in [0, 1)"""
+    pruning_mode: str = "adaptive"
+    """adaptive (pruned heads may be revived and grown) or compressed (pruning is for ever, rows are removed at the end)"""
+    level_schedule: str = "auto"
+    """full (each cycle prunes to the level) or gradual (cycle c of C to c/C of it); auto: full if adaptive, else gradual"""
+    reconsider: bool = True
+    """adaptive mode: pruned heads stand for choice again in every cycle, so that some are revived and others pruned instead"""
+    max_perplexity_increase: float | None = None
+    """pruning stops before the perplexity on reward text is above (1 + this) times the control arm's; unset: no budget"""
+    portion: float = 0.05
+    """with a budget: share of all head slots pruned between two measurements"""
+    cycles: int = 3
+    """measure, prune, grow and learn so often"""
+    warmup_steps: int = 200
+    """most optimizer steps before the first cycle; fewer where the loss has stabilised before"""
+    stabilisation_window: int = 20
+    """steps in a window of the test for a stable loss"""
+    stabilisation_threshold: float = 0.01
+    """relative improvement from one window to the next below which a loss counts as stable, two windows in a row"""
+    analysis_steps: int = 10
+    """batches of calibration text in one measuring pass"""
+    training_steps: int = 200
+    """optimizer steps of fine-tuning in each cycle"""
+    decision_every: int = 0
+    """online plasticity: the decision maker decides again every so many fine-tuning steps; 0: once a cycle"""
+    growth_strategy: str = "gradient_sensitivity"
+    """which pruned heads grow: gradient_sensitivity, entropy_gap, balanced or random"""
+    growth_ratio: float = 0.5
+    """share of the pruned heads that is grown back in each cycle (adaptive mode)"""
+    growth_init: str = "random"
+    """what a grown head starts from: random, copy or transfer"""
+    initial_scale: float = 0.01
+    """first value of a grown head's gate"""
+    growth_warmup_steps: int = 50
+    """optimizer steps until a grown head's gate is 1; no more than training_steps, so that no gate is judged half open"""
+    new_head_lr_multiplier: float = 3.0
+    """learning rate of grown heads, in learning rates"""
+    lr_warmup_steps: int = 0
+    """optimizer steps until a grown head has that rate"""
+    lr_decay_steps: int = 200
+    """optimizer steps in which it goes back to 1"""
+    repair: str = "none"
+    """none, bias, scale, least_squares, ...: none, so that a table compares what is pruned and not how it is made up for"""
+    learning_rate: float = 5e-5
+    """of AdamW"""
+    accumulation: int = 1
+    """batches in one optimizer step"""
+    mixed_precision: bool = False
+    """forward and backward in bfloat16"""
+    distillation: float = 0.0
+    """weight of the divergence from the model at the end of the warm-up in fine-tuning; 0: next-token loss alone"""
+    controller: str = "plasticity"
+    """with pruning_strategy controller: plasticity (thresholds), ann (the shipped network), or the folder of another"""
+    aggressiveness: float = 0.4
+    """of the plasticity controller: share on the idle side of each of its thresholds"""
+    free_policy: bool = False
+    """a trained controller chooses how much to prune (pruning_level is its limit); else it prunes to pruning_level"""
+    flop_price: float = 4.0
+    """price of a nat of log FLOPs that controllers observe and are paid by"""
+    reward_blocks: int = 32
+    """blocks of reward text that decide budgets"""
+    test_blocks: int = 64
+    """blocks of test text that tables show"""
+    batch_size: int = 8
+    """sequences in one batch"""
+    max_length: int = 128
+    """tokens in a sequence"""
+    prompt: str = ""
+    """text that the samples go on from; unset: the first words of the test text"""
+    sample_tokens: int = 60
+    """tokens of a sample; 0: none"""
+    seed: int = 0
+    """of every random choice"""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+    save_model: bool = False
+    """keep the final model as a checkpoint under models/"""
+    checkpoints: bool = True
+    """after each phase, keep what a resumed run needs (both arms, optimizers)"""
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+
+    def __post_init__(self) -> None:
+        check_strategy(self.pruning_strategy)
+        for kind, value, allowed in (
+            ("entropy direction", self.prune_entropy, DIRECTIONS),
+            ("level schedule", self.level_schedule, LEVELS),
+            ("growth strategy", self.growth_strategy, GROWTH_STRATEGIES),
+        ):
+            if value not in allowed:
+                raise unknown(kind, value, allowed)
+        PruningMode.parse(self.pruning_mode)
+        find_repair(self.repair)
+        find_initial_weights(self.growth_init)
+        resolve_mode(self.tracking.wandb_mode)
+        if not 0 <= self.pruning_level < 1:
+            raise InputError(
+                f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"
+            )
+        self._check_ranges()
+        self._check_counts()
+
+    def _check_ranges(self) -> None:
+        for name in ("growth_ratio", "aggressiveness", "distillation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
+        for name in ("portion", "initial_scale"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie in (0, 1], got {getattr(self, name)!r}")
+        for name in ("learning_rate", "flop_price", "new_head_lr_multiplier"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise InputError(f"{name} must be positive, got {value!r}")
+        if not 0 <= self.stabilisation_threshold < 1:
+            raise InputError(f"stabilisation_threshold must lie in [0, 1), got {self.stabilisation_threshold!r}")
+        if self.max_perplexity_increase is not None and not self.max_perplexity_increase >= 0:
+            raise InputError(
+                f"max_perplexity_increase must be at least 0, got {self.max_perplexity_increase!r}: 0.05 allows 5%"
+            )
+
+    def _check_counts(self) -> None:
+        for name, least in _COUNTS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether pruned heads may come back."""
+        return PruningMode.parse(self.pruning_mode) is PruningMode.ADAPTIVE
+
+    @property
+    def gate_warmup_steps(self) -> int:
+        """Steps until a grown head's gate is 1: as asked, but open when its cycle's training ends."""
+        return min(self.growth_warmup_steps, self.training_steps) if self.training_steps else self.growth_warmup_steps
+
+    def level(self, cycle: int) -> float:
+        """Share of all slots that is pruned when the pruning of cycle 1, 2, ... is over."""
+        gradual = self.level_schedule == "gradual" or (self.level_schedule == "auto" and not self.adaptive)
+        return self.pruning_level * cycle / self.cycles if gradual else self.pruning_level
+
+    def to_json(self) -> dict[str, Any]:
+        """All arguments; paths as text."""
+        values = {name: getattr(self, name) for name in _names() if name != "tracking"}
+        return {**values, "tracking": asdict(self.tracking)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ExperimentSettings:
+        """What `to_json` said; arguments that are not known here are left out.
+
+        Raises:
+            InputError: A value that cannot be used.
+        """
+        known = {name: value for name, value in values.items() if name in _names()}
+        return cls(**{**known, "tracking": TrackingOptions(**values.get("tracking", {}))})
+
+
+_COUNTS = {
+    "cycles": 1,
+    "warmup_steps": 0,
+    "stabilisation_window": 1,
+    "analysis_steps": 1,
+    "training_steps": 0,
+    "decision_every": 0,
+    "growth_warmup_steps": 0,
+    "lr_warmup_steps": 0,
+    "lr_decay_steps": 1,
+    "accumulation": 1,
+    "reward_blocks": 1,
+    "test_blocks": 1,
+    "batch_size": 1,
+    "max_length": 2,
+    "sample_tokens": 0,
+    "seed": 0,
+}
+
+
+def check_strategy(name: str) -> str:
+    """Return the name of a pruning strategy, or of the controller's.
+
+    Raises:
+        InputError: No such strategy.
+    """
+    if name != CONTROLLER and name not in PRUNING_STRATEGIES:
+        raise unknown("pruning strategy", name, [*PRUNING_STRATEGIES, CONTROLLER])
+    return name
+
+
+def shared_settings(values: Any) -> ExperimentSettings:
+    """The settings among the fields of a bigger dataclass, such as the arguments of a script."""
+    return ExperimentSettings(**{name: getattr(values, name) for name in _names()})
+
+
+def new_run_path(root: Path = Path("runs/neural_plasticity")) -> Path:
+    """``root/run_YYYYMMDD_HHMMSS``; nothing is made."""
+    stem = f"run_{time.strftime('%Y%m%d_%H%M%S')}"
+    count = 1
+    while (path := root / (stem if count == 1 else f"{stem}_{count}")).exists():
+        count += 1
+    return path
+
+
+def _names() -> list[str]:
+    return [entry.name for entry in fields(ExperimentSettings)]

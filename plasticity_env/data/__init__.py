@@ -1,0 +1,1 @@
+"""Text as packed blocks of token ids, split by document, and batches of it."""

@@ -1,0 +1,81 @@
+"""From settings to a workbench: the model and the text, loaded and checked against each other."""
+
+from __future__ import annotations
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.envs.rewards import find_reward
+from plasticity_env.envs.settings import Settings
+from plasticity_env.envs.workbench import Workbench
+from plasticity_env.model.loading import LoadedModel, load_model
+from plasticity_env.model.modes import PruningMode
+from plasticity_env.strategies.neuron_order import order_neurons
+
+
+def make_workbench(settings: Settings, loaded: LoadedModel | None, text: TextSplits | None) -> Workbench:
+    """Load what is not given, and put it onto a workbench.
+
+    Args:
+        settings: Of the environment.
+        loaded: A model to use instead of ``settings.model_name``.
+        text: Text to use instead of ``settings.dataset``.
+
+    Raises:
+        InputError: Nothing of that name, or model, text and settings do not fit each other.
+    """
+    if loaded is None:
+        loaded = load_model(
+            settings.model_name,
+            mode=PruningMode.ADAPTIVE,
+            device=settings.device,
+            mlp_blocks=settings.blocks_of_neurons,
+        )
+    if text is None:
+        text = load_text(
+            settings.dataset,
+            loaded.tokenizer,
+            dataset_config=settings.dataset_config,
+            block_size=settings.max_length,
+        )
+    _check_sizes(settings, loaded, text)
+    if settings.blocks_of_neurons:
+        order_neurons(loaded.model, text, settings.neuron_order, settings.batch_size)
+        if loaded.model.neuron_order != settings.neuron_order:
+            raise InputError(
+                f"the model's neurons are in the order {loaded.model.neuron_order!r}, the environment wants "
+                f"{settings.neuron_order!r}: say neuron_order={loaded.model.neuron_order!r}, or load the model anew"
+            )
+    return Workbench(
+        loaded,
+        text,
+        repair=settings.repair,
+        obs=settings.obs_signal,
+        batch_size=settings.batch_size,
+        want_kl=find_reward(settings.reward).needs_kl,
+        want_latency=find_reward(settings.reward).needs_latency,
+        residual=settings.residual_signal,
+        crossfit=settings.crossfit_signal,
+        prefix_bytes=0 if settings.train_steps else settings.prefix_mb * 2**20,
+    )
+
+
+def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> None:
+    longest = getattr(loaded.model.config, "max_position_embeddings", None)
+    if longest is not None and text.block_size > longest:
+        raise InputError(f"max_length {text.block_size} exceeds the {longest} positions of {loaded.name!r}")
+    for split, wanted in (("calibration", settings.calibration_blocks), ("reward", settings.reward_blocks)):
+        there = len(text.blocks(split))  # type: ignore[arg-type]
+        if wanted > there:
+            raise InputError(
+                f"{split}_blocks {wanted} is more than the {there} blocks of {text.block_size} tokens in the {split} "
+                f"split of {text.name!r}: ask for fewer or use a longer text"
+            )
+    if loaded.model.mlp_blocks != settings.blocks_of_neurons:
+        raise InputError(
+            f"the model was wrapped with mlp_blocks={loaded.model.mlp_blocks}, the environment wants "
+            f"{settings.blocks_of_neurons} (units={settings.units!r}): load it with load_model(..., mlp_blocks=...)"
+        )
+    if settings.min_heads_per_layer > loaded.model.heads:
+        raise InputError(
+            f"min_heads_per_layer {settings.min_heads_per_layer} exceeds the {loaded.model.heads} heads a layer"
+        )

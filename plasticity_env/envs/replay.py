@@ -1,0 +1,92 @@
+"""Episodes as records that anyone can replay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import write_text
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """One episode: environment, arguments, what reset drew, actions, and what they earned.
+
+    Attributes:
+        env_id: Gymnasium id.
+        kwargs: Arguments of the environment, JSON-able.
+        options: Reset options that reproduce the start.
+        actions: One entry a step: an integer, or a tuple of integers (of floats, where scores are the action).
+        rewards: One a step, nats.
+    """
+
+    env_id: str
+    kwargs: dict[str, Any]
+    options: dict[str, Any]
+    actions: tuple[int | tuple[float, ...], ...]
+    rewards: tuple[float, ...]
+
+    def then(self, action: Any, reward: float) -> EpisodeRecord:
+        """This record, one step longer."""
+        array = np.asarray(action)
+        plain = int(array) if array.ndim == 0 else tuple(array.tolist())
+        return replace(self, actions=(*self.actions, plain), rewards=(*self.rewards, float(reward)))
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        write_text(Path(path), json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: str | Path) -> EpisodeRecord:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: Not a record.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            actions = tuple(tuple(a) if isinstance(a, list) else int(a) for a in data["actions"])
+            rewards = tuple(float(reward) for reward in data["rewards"])
+            return cls(data["env_id"], data["kwargs"], data["options"], actions, rewards)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{str(path)!r} is no episode record ({type(error).__name__}: {error})") from error
+
+
+def validate(record: EpisodeRecord, rel_tol: float = 1e-5, env: gym.Env[Any, Any] | None = None) -> tuple[float, ...]:
+    """Replay a record and compare every reward.
+
+    Args:
+        record: To replay.
+        rel_tol: Relative tolerance, of the largest absolute reward of the replayed episode.
+        env: An environment to replay in; a fresh one from the record's arguments when None.
+
+    Returns:
+        The replayed rewards.
+
+    Raises:
+        InputError: A reward differs (the sentence names the step and both figures) or is not finite, or there is not one for
+            every action.
+    """
+    if len(record.rewards) != len(record.actions):
+        raise InputError(
+            f"the record holds {len(record.actions)} actions and {len(record.rewards)} rewards: it needs one reward an action"
+        )
+    env = gym.make(record.env_id, **record.kwargs) if env is None else env
+    env.reset(seed=0, options=record.options)
+    rewards = []
+    for action in record.actions:
+        _, reward, _, _, _ = env.step(action if isinstance(action, int) else np.array(action))
+        rewards.append(float(reward))
+    scale = max([abs(reward) for reward in rewards], default=0.0)
+    for step, (claimed, found) in enumerate(zip(record.rewards, rewards, strict=True)):
+        if not abs(claimed - found) <= rel_tol * max(scale, 1e-3):  # nor what is not a number
+            raise InputError(
+                f"step {step} of the record claims a reward of {claimed:.8g}, its replay earns {found:.8g}"
+            )
+    return tuple(rewards)

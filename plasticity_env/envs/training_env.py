@@ -1,0 +1,116 @@
+"""Training between decisions: a fixed stream of text, its optimizer, and the control arm that is trained without edits."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+
+from plasticity_env.data.text import TextSplits
+from plasticity_env.envs.edits import EditMasks
+from plasticity_env.envs.episode import EpisodeState
+from plasticity_env.envs.settings import Settings
+from plasticity_env.envs.workbench import Indices, Workbench
+from plasticity_env.growth.initial_weights import find_initial_weights
+from plasticity_env.model.plastic_model import Snapshot
+from plasticity_env.training.stream import FineTuner, control_arm
+
+
+class Training:
+    """What an environment with ``train_steps`` > 0 does to its model between decisions.
+
+    Args:
+        settings: Of the environment.
+        workbench: Holds the model, dense at the moment.
+    """
+
+    def __init__(self, settings: Settings, workbench: Workbench) -> None:
+        self._settings, self._bench = settings, workbench
+        self._dense: Snapshot = workbench.model.snapshot(weights=settings.train_steps > 0)
+        self._arms: dict[int, tuple[TextSplits, Indices, tuple[float, ...]]] = {}  # by stream; forks share them
+        self._tuner: FineTuner | None = None
+
+    def fork(self, workbench: Workbench) -> Training:
+        """The same streams and control arms for another model; its optimizer comes with `set_state`."""
+        clone = copy.copy(self)
+        clone._bench, clone._tuner = workbench, None
+        return clone
+
+    def start(self, stream: int | None, reward: Indices) -> tuple[float, ...] | None:
+        """Make the model dense again and begin a stream.
+
+        Args:
+            stream: Number of the stream, or None for a frozen model.
+            reward: Blocks on which the control arm is evaluated.
+
+        Returns:
+            Losses of the control arm after each decision's training, or None for a frozen model.
+        """
+        self._bench.model.restore(self._dense)
+        if stream is None:
+            return None
+        losses = self._control_arm(stream, reward)
+        self._tuner = self._new_tuner(stream)
+        return losses
+
+    def go_on(self, stream: int) -> None:
+        """Begin a stream of the workbench's present text with the model and the optimizer's moments as they are."""
+        assert self._tuner is not None
+        moments = self._tuner.optimizer.state_dict()
+        self._tuner = self._new_tuner(stream)
+        self._tuner.optimizer.load_state_dict(moments)
+
+    def edit_and_train(self, state: EpisodeState, masks: EditMasks) -> None:
+        """Carry out a decision on the model, repair it, and take the steps of training that belong to it."""
+        assert self._tuner is not None
+        assert state.stream is not None
+        model = self._bench.model
+        # revive first, so that a model whose active heads all change places never stands without any
+        model.revive(masks.revive)
+        model.prune(masks.prune)
+        if bool(masks.grow.any()):
+            generator = torch.Generator().manual_seed(1_000_003 * state.stream + state.step)
+            weights = find_initial_weights(self._settings.growth_init)(state.measurement.signals.fisher)
+            warmup = self._settings.grow_warmup_steps
+            model.grow(masks.grow, warmup_steps=warmup, generator=generator, weights=weights)
+            model.forget_moments(masks.grow, self._tuner.optimizer)
+        self._bench.install(model.active, state.calibration)
+        self._tuner.run(self._settings.train_steps)
+
+    def get_state(self) -> dict[str, Any]:
+        """Weights, optimizer and place in the stream, as far as they can change."""
+        trains, tuner = self._settings.train_steps > 0, self._tuner
+        return {
+            "model": self._bench.model.snapshot(weights=True) if trains else None,
+            "optimizer": copy.deepcopy(tuner.optimizer.state_dict()) if tuner else None,
+            "taken": tuner.taken if tuner else 0,
+        }
+
+    def set_state(self, state: dict[str, Any], stream: int | None) -> None:
+        """Come back to what `get_state` returned, on a stream."""
+        if state["model"] is not None:
+            self._bench.model.restore(state["model"])
+        if state["optimizer"] is not None:
+            assert stream is not None
+            self._tuner = self._new_tuner(stream)
+            self._tuner.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+            self._tuner.taken = state["taken"]
+
+    def _control_arm(self, stream: int, reward: Indices) -> tuple[float, ...]:
+        known = self._arms.get(stream)
+        if known is None or known[0] is not self._bench.text or known[1] != reward:
+            ids = self._bench.blocks("reward", reward)
+            tuner, settings = self._new_tuner(stream), self._settings
+            losses = control_arm(tuner, ids, settings.horizon, settings.train_steps, settings.batch_size)
+            known = self._arms[stream] = (self._bench.text, reward, tuple(losses))
+            self._bench.model.restore(self._dense)
+        return known[2]
+
+    def _new_tuner(self, stream: int) -> FineTuner:
+        blocks = self._bench.text.blocks("train")
+        random = np.random.default_rng([stream, 2])
+        steps = self._settings.horizon * self._settings.train_steps
+        order = torch.from_numpy(random.integers(len(blocks), size=(steps, self._settings.batch_size)))
+        return FineTuner(self._bench.model, blocks, order, self._settings.learning_rate)

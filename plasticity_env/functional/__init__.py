@@ -1,0 +1,1 @@
+"""The plasticity cycle as plain functions, for notebooks and scripts."""

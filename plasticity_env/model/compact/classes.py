@@ -1,0 +1,207 @@
+"""Compacted models as Hugging Face classes: a configuration that says what is left, a model that builds itself smaller.
+
+For every registered architecture there is a pair of classes, ``CompactLlamaConfig`` and ``CompactLlamaForCausalLM`` say,
+subclasses of the stock ones. After ``import plasticity_env`` the Auto classes know them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from operator import attrgetter
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.model.compact.cuts import Cut, attention_cuts, kept_groups, mlp_cuts, resize
+from plasticity_env.model.compact.modules import IMPLEMENTATION, Remainder, RemovedAttention, RemovedMlp, kv_runs
+from plasticity_env.model.layouts import AttentionBlock, Layout, MlpBlock, find_layout, known_layouts
+
+PREFIX = "compact_"
+
+
+class CompactConfig:
+    """Fields that a compacted model's configuration has beside those of the dense model, one entry a layer.
+
+    Attributes:
+        dense_type: ``model_type`` of the stock architecture; the other sizes in the configuration are the dense ones.
+        kv_group_size: Query heads a KV group had.
+        kept_heads: Query heads that are left, by their dense numbers.
+        kept_neurons: How many MLP neurons are left.
+        output_biases, mlp_biases: Whether the attention's and the MLP's output projection has a bias.
+    """
+
+    dense_type: str = ""
+    kv_group_size: int = 1
+    kept_heads: list[list[int]] | None = None
+    kept_neurons: list[int] | None = None
+    output_biases: list[bool] | None = None
+    mlp_biases: list[bool] | None = None
+
+
+class CompactModel:
+    """Mixin of the compacted model classes: builds the stock modules, then cuts them to size."""
+
+    _can_set_attn_implementation_cached_value = True
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        if config._attn_implementation is None:
+            config._attn_implementation = IMPLEMENTATION
+        _check_implementation(config, config._attn_implementation)
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        shrink(cast(PreTrainedModel, self))
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
+        """As the stock method.
+
+        Raises:
+            InputError: Another one than our own, where KV groups are uneven.
+        """
+        _check_implementation(self.config, attn_implementation)  # type: ignore[attr-defined]
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)  # type: ignore[misc]
+
+    def _get_static_cache_init_shape(self) -> None:
+        """Layers differ in KV groups: a static cache takes its shapes from the first keys that it sees."""
+
+
+def compact_classes(model_type: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
+    """Configuration and model class of compacted models of an architecture, registered with the Auto classes.
+
+    Args:
+        model_type: Of the dense model.
+
+    Raises:
+        InputError: The architecture has no layout, or transformers no causal LM of this type.
+    """
+    find_layout(model_type)
+    key = PREFIX + model_type
+    if key in CONFIG_MAPPING:
+        config_class = CONFIG_MAPPING[key]
+        return config_class, cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[config_class])
+    try:
+        stock_config = CONFIG_MAPPING[model_type]
+        stock_model = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[stock_config])
+    except KeyError as error:
+        raise InputError(
+            f"transformers knows no causal LM of type {model_type!r}: register it with its Auto classes"
+        ) from error
+    fields = {name: getattr(CompactConfig, name) for name in CompactConfig.__annotations__}
+    config_body = {**fields, "__annotations__": dict(CompactConfig.__annotations__), "__module__": __name__}
+    config_body |= {"model_type": key, "dense_type": model_type, "__doc__": CompactConfig.__doc__}
+    config_class = type(f"Compact{stock_config.__name__}", (stock_config,), config_body)
+    model_body = {"config_class": config_class, "__module__": __name__, "__doc__": CompactModel.__doc__}
+    model_class = type(f"Compact{stock_model.__name__}", (CompactModel, stock_model), model_body)
+    AutoConfig.register(key, config_class)
+    AutoModelForCausalLM.register(config_class, model_class)
+    return config_class, model_class
+
+
+def register_all() -> None:
+    """Make the Auto classes know compacted models of every architecture that has a layout."""
+    for model_type in known_layouts():
+        compact_classes(model_type)
+
+
+def is_compact(model: nn.Module) -> bool:
+    """Whether a model is a compacted one."""
+    return isinstance(model, CompactModel)
+
+
+def attention_left(model: PreTrainedModel) -> tuple[int, int, int]:
+    """Query heads and KV groups of a whole compacted model, and the width of a head."""
+    config: Any = model.config
+    layout = find_layout(config.dense_type)
+    modules = [getattr(layer, layout.attention) for layer in attrgetter(layout.layers)(model)]
+    width = next(
+        m.head_dim if hasattr(m, "head_dim") else m.head_size for m in modules if not isinstance(m, RemovedAttention)
+    )
+    groups = [kept_groups(heads, config.kv_group_size) for heads in config.kept_heads]
+    return sum(map(len, config.kept_heads)), sum(map(len, groups)), width
+
+
+def shrink(model: PreTrainedModel) -> None:
+    """Cut the modules of a model of dense size to what its configuration says is left."""
+    config: Any = model.config
+    layout = find_layout(config.dense_type)
+    for index, layer in enumerate(attrgetter(layout.layers)(model)):
+        block = AttentionBlock(getattr(layer, layout.attention), layout, index)
+        mlp = MlpBlock(getattr(layer, layout.mlp) if layout.mlp else layer, layout, index, block.heads, 0)
+        _set_bias(block.output, config.output_biases[index])
+        _set_bias(mlp.output, config.mlp_biases[index])
+        heads, neurons = config.kept_heads[index], config.kept_neurons[index]
+        if not heads:
+            setattr(layer, layout.attention, RemovedAttention(layout.output, _bias(block.output), index))
+            remove_norm(layer, layout.attention_norm)
+        elif len(heads) < block.heads:
+            apply_cuts(attention_cuts(block, heads))
+            set_head_counts(block.module, heads, block.group_size, block.head_dim)
+        if not neurons:
+            remove_mlp(layer, layout, _bias(mlp.output))
+            remove_norm(layer, layout.mlp_norm)
+        elif neurons < mlp.width:
+            apply_cuts(mlp_cuts(mlp, range(neurons)))
+
+
+def set_head_counts(module: nn.Module, heads: list[int], group_size: int, head_dim: int) -> None:
+    """Tell a stock attention module how many heads and KV groups it has now."""
+    groups = kept_groups(heads, group_size)
+    index = tuple(groups.index(head // group_size) for head in heads)
+    runs = kv_runs(index, getattr(module, "is_causal", True))
+    module.kv_runs = None if len(runs) == 1 else runs  # type: ignore[assignment]
+    counts = {"num_heads": len(heads), "split_size": len(heads) * head_dim}
+    counts |= {"num_key_value_heads": len(groups), "num_key_value_groups": runs[0].num_key_value_groups}
+    for name, count in counts.items():
+        if hasattr(module, name):
+            setattr(module, name, count)
+
+
+def remove_mlp(layer: nn.Module, layout: Layout, bias: nn.Parameter | None) -> None:
+    """Take a layer's MLP away; what is left is the bias of its output projection."""
+    if layout.mlp:
+        setattr(layer, layout.mlp, RemovedMlp(layout.mlp_output, bias))
+        return
+    for name in layout.mlp_inputs:
+        setattr(layer, name, nn.Identity())
+    setattr(layer, layout.mlp_output, Remainder(bias))
+
+
+def remove_norm(layer: nn.Module, name: str) -> None:
+    """Take away a norm that nothing reads any more."""
+    if name:
+        setattr(layer, name, nn.Identity())
+
+
+@torch.no_grad()
+def apply_cuts(cuts: list[Cut]) -> None:
+    """Replace parameters by what stays of them."""
+    for cut in cuts:
+        setattr(cut.owner, cut.name, nn.Parameter(cut.of(cut.parameter.data, 1.0), cut.parameter.requires_grad))
+        if cut.name == "weight":
+            resize(cut.owner)
+
+
+def _set_bias(projection: nn.Module, wanted: bool) -> None:
+    if wanted and projection.bias is None:
+        weight = cast(nn.Parameter, projection.weight)
+        projection.bias = nn.Parameter(weight.new_zeros(weight.shape[0]))  # an nn.Linear: a Conv1D always has one
+    elif not wanted:
+        projection.bias = None  # type: ignore[assignment]
+
+
+def _bias(projection: nn.Module) -> nn.Parameter | None:
+    return cast("nn.Parameter | None", projection.bias)
+
+
+def _check_implementation(config: Any, implementation: Any) -> None:
+    if implementation == IMPLEMENTATION:
+        return
+    for layer, kept in enumerate(config.kept_heads):
+        counts = set(Counter(head // config.kv_group_size for head in kept).values())
+        if len(counts) > 1:
+            raise InputError(
+                f"attn_implementation {implementation!r} needs KV groups of one size, and layer {layer} has groups of "
+                f"{sorted(counts)} heads: leave it unset, or use {IMPLEMENTATION!r}"
+            )

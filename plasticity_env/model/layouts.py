@@ -1,0 +1,375 @@
+"""Where the rows of a head lie, architecture by architecture; the rest of the package never asks which model it holds.
+
+A new architecture is one call: ``register_layout("my_type", Layout(...))``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from plasticity_env.common.errors import InputError
+
+Split = Literal["separate", "fused", "interleaved"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of the parts of one architecture.
+
+    Attributes:
+        layers: Dotted path from the causal LM to its list of transformer blocks.
+        attention: Name of the attention module inside a block.
+        output: Name of the output projection inside the attention module.
+        split: ``separate`` (q, k and v projections of their own), ``fused`` (all q, then all k, then all v in one
+            projection) or ``interleaved`` (q, k, v of head 0, then of head 1, ...).
+        projections: Names of the projections: (q, k, v) when separate, else the one fused projection.
+        mlp: Name of the MLP inside a block; "" where its projections are the block's own.
+        mlp_inputs: Names of the projections that make the neurons (gate and up, or one).
+        mlp_output: Name of the projection that reads the neurons.
+        post_norm: What a projection writes is normalised before it joins the residual stream (Gemma-3).
+        attention_norm, mlp_norm: Name of the norm inside a block that nothing but the attention (the MLP) reads, which
+            goes with it; "" where there is none, or where it depends on the configuration.
+    """
+
+    layers: str
+    attention: str
+    output: str
+    split: Split
+    projections: tuple[str, ...]
+    mlp: str = "mlp"
+    mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
+    mlp_output: str = "down_proj"
+    post_norm: bool = False
+    attention_norm: str = ""
+    mlp_norm: str = ""
+
+
+_QKV = ("q_proj", "k_proj", "v_proj")
+_LLAMA = Layout(
+    "model.layers",
+    "self_attn",
+    "o_proj",
+    "separate",
+    _QKV,
+    attention_norm="input_layernorm",
+    mlp_norm="post_attention_layernorm",
+)
+_LAYOUTS: dict[str, Layout] = {
+    "gpt2": Layout(
+        "transformer.h",
+        "attn",
+        "c_proj",
+        "fused",
+        ("c_attn",),
+        "mlp",
+        ("c_fc",),
+        "c_proj",
+        attention_norm="ln_1",
+        mlp_norm="ln_2",
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma3_text": replace(_LLAMA, post_norm=True, mlp_norm="pre_feedforward_layernorm"),
+    "phi": Layout("model.layers", "self_attn", "dense", "separate", _QKV, "mlp", ("fc1",), "fc2"),
+    "opt": Layout("model.decoder.layers", "self_attn", "out_proj", "separate", _QKV, "", ("fc1",), "fc2"),
+    "gpt_neox": Layout(
+        "gpt_neox.layers",
+        "attention",
+        "dense",
+        "interleaved",
+        ("query_key_value",),
+        "mlp",
+        ("dense_h_to_4h",),
+        "dense_4h_to_h",
+        attention_norm="input_layernorm",
+        mlp_norm="post_attention_layernorm",
+    ),
+}
+
+
+def register_layout(model_type: str, layout: Layout) -> None:
+    """Teach the package a new architecture (``config.model_type`` is the key)."""
+    _LAYOUTS[model_type] = layout
+
+
+def known_layouts() -> list[str]:
+    """Names of the architectures that can be wrapped."""
+    return sorted(_LAYOUTS)
+
+
+def find_layout(model_type: str) -> Layout:
+    """Look an architecture up.
+
+    Raises:
+        InputError: The architecture is not registered.
+    """
+    if model_type not in _LAYOUTS:
+        raise InputError(
+            f"unknown architecture {model_type!r}: known are {', '.join(known_layouts())}; "
+            "add yours with plasticity_env.model.layouts.register_layout(model_type, Layout(...))"
+        )
+    return _LAYOUTS[model_type]
+
+
+@dataclass(frozen=True)
+class HeadSlice:
+    """A contiguous piece of one parameter that belongs to one head or KV group."""
+
+    parameter: nn.Parameter
+    dim: int
+    start: int
+    length: int
+
+    def narrow(self, tensor: Tensor) -> Tensor:
+        """The same piece of a tensor shaped like the parameter (its gradient, its optimizer moment)."""
+        return tensor.narrow(self.dim, self.start, self.length)
+
+    @property
+    def data(self) -> Tensor:
+        """The piece of the parameter itself, a view without gradient."""
+        return self.narrow(self.parameter.data)
+
+
+class Site:
+    """A projection that reads units and writes to the residual stream: what a repair may change.
+
+    Attributes:
+        output: The projection (``nn.Linear`` or GPT-2's ``Conv1D``).
+        layer: Which layer it belongs to.
+        columns: The units that it reads, as columns of an (L, U) mask; empty where its units are not gated.
+        unit_width: Inputs of one unit.
+    """
+
+    layout: Layout
+    output: nn.Module
+    layer: int
+    columns: slice
+    unit_width: int
+
+    def output_slice(self, unit: int) -> HeadSlice:
+        """Input rows of the output projection that read this unit."""
+        dim = 0 if isinstance(self.output, Conv1D) else 1
+        return HeadSlice(_parameter(self.output, "weight"), dim, unit * self.unit_width, self.unit_width)
+
+    def output_weight(self) -> Tensor:
+        """Output projection as an (inputs, E) view: row ``i`` multiplies input ``i``, whatever the storage order."""
+        weight = _parameter(self.output, "weight").data
+        return weight if isinstance(self.output, Conv1D) else weight.t()
+
+    @property
+    def normed(self) -> bool:
+        """Whether a norm stands between the projection and the residual stream."""
+        return self.layout.post_norm
+
+    def kept_inputs(self, active: Tensor) -> Tensor:
+        """(inputs,) boolean, True for inputs of active units, from an (L, U) mask; all True where no unit is gated."""
+        units = active[self.layer, self.columns]
+        if not len(units):
+            return torch.ones(_in_features(self.output), dtype=torch.bool)
+        return units.repeat_interleave(self.unit_width)
+
+
+class AttentionBlock(Site):
+    """One layer's attention, seen head by head.
+
+    Attributes:
+        module: The attention module of the stock model.
+        output: Its output projection (``nn.Linear`` or GPT-2's ``Conv1D``).
+        heads, kv_heads, head_dim: Sizes; query head ``h`` reads KV group ``h // (heads // kv_heads)``.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout, layer: int = 0) -> None:
+        self.module = module
+        self.layout = layout
+        self.layer = layer
+        self.output = getattr(module, layout.output)
+        self.head_dim: int = getattr(module, "head_dim", None) or module.head_size  # type: ignore[assignment]
+        self.unit_width = self.head_dim
+        self.heads = _in_features(self.output) // self.head_dim
+        self.columns = slice(0, self.heads)
+        if layout.split == "separate":
+            self.kv_heads = _out_features(getattr(module, layout.projections[1])) // self.head_dim
+        else:
+            self.kv_heads = self.heads
+
+    @property
+    def group_size(self) -> int:
+        """Query heads per KV group."""
+        return self.heads // self.kv_heads
+
+    def query_slices(self, head: int) -> list[HeadSlice]:
+        """Rows of the query projection (weight and bias) of a query head."""
+        if self.layout.split == "interleaved":
+            return self._rows(self.layout.projections[0], 3 * head * self.head_dim)
+        return self._rows(self.layout.projections[0], head * self.head_dim)
+
+    def kv_slices(self, group: int) -> list[HeadSlice]:
+        """Rows of the key and value projections (weights and biases) of a KV group."""
+        names, d = self.layout.projections, self.head_dim
+        if self.layout.split == "separate":
+            return self._rows(names[1], group * d) + self._rows(names[2], group * d)
+        if self.layout.split == "fused":
+            width = self.heads * d
+            return self._rows(names[0], width + group * d) + self._rows(names[0], 2 * width + group * d)
+        return self._rows(names[0], 3 * group * d + d) + self._rows(names[0], 3 * group * d + 2 * d)
+
+    def projections(self) -> Iterator[nn.Module]:
+        """The query / key / value projection modules."""
+        for name in self.layout.projections:
+            yield getattr(self.module, name)
+
+    def _rows(self, projection: str, start: int) -> list[HeadSlice]:
+        return _rows(getattr(self.module, projection), start, self.head_dim)
+
+
+class MlpBlock(Site):
+    """One layer's MLP, cut into equal blocks of neurons.
+
+    Args:
+        module: The module that holds its projections.
+        layout: Names of them.
+        layer: Which layer.
+        heads: Attention heads a layer; the MLP's units follow them in an (L, U) mask.
+        count: Blocks of neurons; 0 when they are no units.
+
+    Attributes:
+        inputs: The projections that make the neurons.
+        width: Neurons.
+
+    Raises:
+        InputError: The neurons cannot be cut into so many equal blocks.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout, layer: int, heads: int, count: int) -> None:
+        self.module, self.layout, self.layer, self.count = module, layout, layer, count
+        self.inputs: list[nn.Module] = [getattr(module, name) for name in layout.mlp_inputs]
+        self.output = getattr(module, layout.mlp_output)
+        self.width = _in_features(self.output)
+        if count < 0 or (count and self.width % count):
+            divisors = [n for n in range(1, 65) if self.width % n == 0]
+            raise InputError(f"{self.width} neurons do not make {count} equal blocks: use one of {divisors}")
+        self.columns = slice(heads, heads + count)
+        self.unit_width = self.width // count if count else self.width
+
+    def permute(self, order: Tensor) -> None:
+        """Let neurons trade places: the one at ``order[i]`` comes to ``i``; the MLP computes the same.
+
+        Weights get memory of their own, as others may read where they lie.
+        """
+        pieces = [piece for module in self.inputs for piece in _rows(module, 0, self.width)]
+        pieces.append(
+            HeadSlice(_parameter(self.output, "weight"), int(not isinstance(self.output, Conv1D)), 0, self.width)
+        )
+        for piece in pieces:
+            piece.parameter.data = piece.parameter.data.index_select(piece.dim, order)
+
+    def input_slices(self, block: int) -> list[HeadSlice]:
+        """Rows of the input projections (weights and biases) that make a block's neurons."""
+        start = block * self.unit_width
+        return [piece for module in self.inputs for piece in _rows(module, start, self.unit_width)]
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a Hugging Face causal LM, in order.
+
+    Raises:
+        InputError: Unknown architecture, or not a causal LM.
+    """
+    layout = _layout_of(model)
+    try:
+        return list(attrgetter(layout.layers)(model))
+    except AttributeError as error:
+        raise InputError(
+            f"{type(model).__name__} has no {layout.layers!r}: wrap the causal LM itself (AutoModelForCausalLM)"
+        ) from error
+
+
+def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
+    """All attention layers of a Hugging Face causal LM, in order.
+
+    Raises:
+        InputError: Unknown architecture, or a model whose layers differ in their number of heads.
+    """
+    layout = _layout_of(model)
+    layers = transformer_layers(model)
+    blocks = [AttentionBlock(getattr(layer, layout.attention), layout, i) for i, layer in enumerate(layers)]
+    shapes = {(block.heads, block.kv_heads, block.head_dim) for block in blocks}
+    if len(shapes) != 1:
+        raise InputError(f"layers differ in (heads, kv_heads, head_dim): {sorted(shapes)}; only uniform models fit")
+    return blocks
+
+
+def cut_mlps(model: nn.Module, heads: int, count: int) -> list[MlpBlock]:
+    """All MLPs of a Hugging Face causal LM, in order.
+
+    Args:
+        model: The causal LM.
+        heads: Attention heads a layer.
+        count: Blocks of neurons a layer; 0 when they are no units.
+
+    Raises:
+        InputError: Unknown architecture, or the neurons cannot be cut into so many equal blocks.
+    """
+    layout = _layout_of(model)
+    modules = [getattr(layer, layout.mlp) if layout.mlp else layer for layer in transformer_layers(model)]
+    return [MlpBlock(module, layout, layer, heads, count) for layer, module in enumerate(modules)]
+
+
+def _layout_of(model: nn.Module) -> Layout:
+    if getattr(model.config, "kept_heads", None) is not None:
+        raise InputError("a compacted model cannot be wrapped or cut again: keep the masked one and compact that anew")
+    return find_layout(str(getattr(model.config, "model_type", type(model).__name__)))  # type: ignore[union-attr]
+
+
+def _rows(module: nn.Module, start: int, length: int) -> list[HeadSlice]:
+    dim = 1 if isinstance(module, Conv1D) else 0
+    rows = [HeadSlice(_parameter(module, "weight"), dim, start, length)]
+    if module.bias is not None:
+        rows.append(HeadSlice(_parameter(module, "bias"), 0, start, length))
+    return rows
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter:
+    parameter = getattr(module, name)
+    assert isinstance(parameter, nn.Parameter)
+    return parameter
+
+
+def _in_features(module: nn.Module) -> int:
+    weight = _parameter(module, "weight")
+    return weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1]
+
+
+def _out_features(module: nn.Module) -> int:
+    weight = _parameter(module, "weight")
+    return weight.shape[1] if isinstance(module, Conv1D) else weight.shape[0]
+
+
+def is_projection(module: nn.Module) -> bool:
+    """True for a module that multiplies by a weight matrix: ``nn.Linear`` or GPT-2's ``Conv1D``."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+__all__ = [
+    "AttentionBlock",
+    "HeadSlice",
+    "Layout",
+    "MlpBlock",
+    "Site",
+    "attention_blocks",
+    "cut_mlps",
+    "find_layout",
+    "is_projection",
+    "known_layouts",
+    "register_layout",
+    "transformer_layers",
+]

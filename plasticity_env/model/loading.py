@@ -1,0 +1,160 @@
+"""Models by name: embedded, a Hugging Face folder, a GGUF file, or a name on the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.hub import hub_or_cache
+from plasticity_env.model.modes import PruningMode
+from plasticity_env.model.plastic_model import PlasticModel
+
+_MODELS_FOLDER = Path(__file__).parents[1] / "zoo" / "models"
+
+
+class LoadedModel(NamedTuple):
+    """A model ready for surgery, and the tokenizer that goes with it."""
+
+    model: PlasticModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+
+def embedded_models() -> list[str]:
+    """Names of the language models that the package ships."""
+    return sorted(config.parent.name for config in _MODELS_FOLDER.glob("*/config.json"))
+
+
+def model_card(name: str) -> dict[str, Any]:
+    """The card of an embedded model: parameters, training, test perplexity, whether it is held out.
+
+    Raises:
+        InputError: Not an embedded model.
+    """
+    if name not in embedded_models():
+        raise InputError(f"{name!r} is not embedded: {', '.join(embedded_models())} are")
+    card: dict[str, Any] = json.loads((_MODELS_FOLDER / name / "card.json").read_text(encoding="utf-8"))
+    return card
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    mode: str | PruningMode = PruningMode.ADAPTIVE,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    mlp_blocks: int = 0,
+) -> LoadedModel:
+    """Load a causal LM and wrap it.
+
+    Args:
+        name_or_path: An embedded name (`embedded_models()`), a Hugging Face folder, a ``.gguf`` file, or a hub name.
+        mode: Pruning mode of the wrapped model.
+        device: Where its parameters go.
+        dtype: Type of its parameters.
+        mlp_blocks: Blocks of MLP neurons a layer that are units beside the heads; 0 for heads alone.
+
+    Returns:
+        Model in evaluation mode, tokenizer, and a short name.
+
+    Raises:
+        InputError: Nothing there, no network, an unknown architecture, or a device that this machine lacks.
+    """
+    device = check_device(device)
+    source, name = name_or_path, name_or_path
+    extra: dict[str, Any] = {}
+    path = Path(name_or_path)
+    if name_or_path in embedded_models():
+        source = str(_MODELS_FOLDER / name_or_path)
+    elif path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"no GGUF file at {name_or_path!r}")
+        source, extra, name = str(path.parent), {"gguf_file": path.name}, path.stem
+        if hasattr(transformers, "GgufConfig"):  # later versions keep weights packed where they have a kernel for it
+            extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    elif path.is_dir():
+        name = path.resolve().name
+        if not (path / "config.json").exists():
+            raise InputError(
+                f"{name_or_path!r} is no Hugging Face folder (no config.json); a GGUF file is named itself"
+            )
+        if (path / "plastic.json").exists():
+            raise InputError(
+                f"{name_or_path!r} is a checkpoint of a pruned model: read it with plasticity_env.load_plastic, or make a "
+                "stock model of it with scripts/export_model.py"
+            )
+    elif path.is_absolute() or name_or_path.startswith("."):
+        raise InputError(f"no model at {name_or_path!r}; embedded are {', '.join(embedded_models())}")
+    try:
+        with without_bars(), nullcontext() if Path(source).exists() else hub_or_cache():
+            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=extra.get("gguf_file"))
+            hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra)
+            if extra:
+                _forget_quantization(hf_model)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"cannot load model {name_or_path!r} ({first_line(error)}); without a network use an "
+            f"embedded model ({', '.join(embedded_models())}), a folder or a GGUF file"
+        ) from error
+    hf_model.to(device)  # type: ignore[arg-type]
+    return LoadedModel(PlasticModel(hf_model.eval(), mode, mlp_blocks), tokenizer, name)
+
+
+def _forget_quantization(model: Any) -> None:
+    """Weights of a GGUF file are unpacked on the way in: what is saved later must not say that they are quantised."""
+    for owner, names in (
+        (model, ("hf_quantizer", "is_quantized", "quantization_method")),
+        (model.config, ("quantization_config", "_is_quantized", "_model_name_or_path")),
+    ):
+        for name in names:
+            vars(owner).pop(name, None)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars quiet: they would tear this package's."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Turn a name into a device.
+
+    Raises:
+        InputError: Not a device, or not on this machine.
+    """
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {str(device)!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
+    if parsed.type not in ("cpu", "cuda"):
+        raise InputError(f"device {str(device)!r} is not supported: use 'cpu', 'cuda' or 'cuda:0'")
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {str(device)!r} is not available on this machine: use 'cpu'")
+    return parsed
+
+
+def check_positions(loaded: LoadedModel, length: int) -> None:
+    """Refuse blocks that are longer than what a model has positions for.
+
+    Raises:
+        InputError: They are.
+    """
+    limit = getattr(loaded.model.config, "max_position_embeddings", None)
+    if limit is not None and length > int(limit):
+        raise InputError(f"max_length {length} is more than the {limit} positions of {loaded.name!r}")

@@ -1,0 +1,1 @@
+"""Pruned models as stock Hugging Face folders, which load without this package."""

@@ -1,0 +1,91 @@
+"""The weights of units: which pieces of parameters they are, what is kept aside of pruned ones, what new ones start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from plasticity_env.model.layouts import AttentionBlock, HeadSlice, MlpBlock
+
+if TYPE_CHECKING:
+    from plasticity_env.model.plastic_model import PlasticModel
+
+Key = tuple[int, int, str]  # layer, index, kind: "unit" (a column of the mask) or "group" (a KV group)
+
+
+class NewWeights(Protocol):
+    """Where the weights of a grown unit come from."""
+
+    def __call__(
+        self, model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
+    ) -> list[Tensor]:
+        """New values of each piece, in its shape."""
+        ...
+
+
+class UnitWeights:
+    """Weights of the units of one model, and those kept aside.
+
+    Args:
+        blocks, mlps: One a layer.
+
+    Attributes:
+        saved: Weights of pruned units and of dead KV groups.
+    """
+
+    def __init__(self, blocks: list[AttentionBlock], mlps: list[MlpBlock]) -> None:
+        self._blocks, self._mlps = blocks, mlps
+        self.saved: dict[Key, list[Tensor]] = {}
+
+    def pieces(self, layer: int, index: int, kind: str) -> list[HeadSlice]:
+        """The pieces of parameters that make a unit or a KV group."""
+        block = self._blocks[layer]
+        if kind == "group":
+            return block.kv_slices(index)
+        if index >= block.heads:
+            mlp = self._mlps[layer]
+            return [*mlp.input_slices(index - block.heads), mlp.output_slice(index - block.heads)]
+        return [*block.query_slices(index), block.output_slice(index)]
+
+    def save(self, layer: int, index: int, kind: str) -> None:
+        """Keep the present weights aside."""
+        self.saved[layer, index, kind] = [piece.data.clone() for piece in self.pieces(layer, index, kind)]
+
+    def save_again(self) -> None:
+        """Keep the present weights aside of everything that is kept aside."""
+        for key in self.saved:
+            self.save(*key)
+
+    def put_back(self, layer: int, index: int, kind: str) -> bool:
+        """Write what was kept aside back, and forget it; returns whether that changed any weight."""
+        changed = False
+        saved = self.saved.pop((layer, index, kind), [])
+        for piece, tensor in zip(self.pieces(layer, index, kind) if saved else [], saved, strict=True):
+            if not torch.equal(piece.data, tensor):
+                piece.data.copy_(tensor)
+                changed = True
+        return changed
+
+    def copy(self, saved: dict[Key, list[Tensor]] | None = None) -> dict[Key, list[Tensor]]:
+        """A deep copy of what is kept aside (or of ``saved``)."""
+        source = self.saved if saved is None else saved
+        return {key: [tensor.clone() for tensor in tensors] for key, tensors in source.items()}
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move or convert everything, as ``nn.Module._apply`` does with parameters."""
+        self.saved = {key: [fn(tensor) for tensor in tensors] for key, tensors in self.saved.items()}
+
+
+def random_weights(
+    model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
+) -> list[Tensor]:
+    """Normal weights with the standard deviation of the piece's own parameter; zero biases."""
+    device = generator.device if generator is not None else torch.device("cpu")
+    fresh = []
+    for piece in pieces:
+        noise = torch.randn(piece.data.shape, generator=generator, dtype=torch.float32, device=device)
+        fresh.append(noise * float(piece.parameter.data.float().std()) if noise.ndim > 1 else torch.zeros_like(noise))
+    return fresh

@@ -1,0 +1,61 @@
+"""Functions that take a plain Hugging Face model as well as a `PlasticModel`: wrap it, for ever or for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from plasticity_env.model.attention import IMPLEMENTATION, LayerGate
+from plasticity_env.model.layouts import attention_blocks
+from plasticity_env.model.modes import PruningMode
+from plasticity_env.model.plastic_model import PlasticModel
+
+
+def as_plastic(model: nn.Module, mode: str | PruningMode = PruningMode.ADAPTIVE) -> PlasticModel:
+    """The model itself where it is a `PlasticModel`, else a `PlasticModel` around it, which edits it in place.
+
+    Args:
+        model: A `PlasticModel`, or a Hugging Face causal LM.
+        mode: Of a new wrapper.
+
+    Raises:
+        InputError: The architecture has no layout, or another `PlasticModel` prunes this model.
+    """
+    if isinstance(model, PlasticModel):
+        return model
+    return PlasticModel(model, mode)
+
+
+@contextmanager
+def plastic_view(model: nn.Module) -> Iterator[PlasticModel]:
+    """Look at a model through a `PlasticModel`; a plain one is left as it was, attention implementation included.
+
+    Args:
+        model: A `PlasticModel`, which is yielded itself, or a Hugging Face causal LM.
+
+    Raises:
+        InputError: As `as_plastic`.
+    """
+    if isinstance(model, PlasticModel):
+        yield model
+        return
+    links, implementation = _links(model), model.config._attn_implementation  # type: ignore[union-attr]
+    view = as_plastic(model)
+    try:
+        yield view
+    finally:
+        for block, link in zip(view.blocks, links, strict=True):
+            if link is None:
+                del block.module.plastic
+            else:
+                link.state.replaced = False
+                block.module.plastic = link  # type: ignore[assignment]
+        if implementation != IMPLEMENTATION:
+            model.set_attn_implementation(implementation)  # type: ignore[operator]
+
+
+def _links(model: nn.Module) -> list[LayerGate | None]:
+    """What an earlier wrapper hung on the attention modules."""
+    return [getattr(block.module, "plastic", None) for block in attention_blocks(model)]

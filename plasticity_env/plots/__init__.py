@@ -1,0 +1,1 @@
+"""Pictures and pages: charts, tensors, panels of heads, HTML."""

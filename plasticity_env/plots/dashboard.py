@@ -1,0 +1,275 @@
+"""One HTML file that shows a run: the frontier, the comparison, the training and the environment, without a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.plots.charts import (
+    CURVES,
+    PALETTE,
+    FrontierPoint,
+    controller_colours,
+    curves_of,
+    frontier_points,
+    setting_of,
+)
+from plasticity_env.plots.html import NOT_MEASURED, Figures, facts, file_links, grid, plot, write_page
+
+
+def write_dashboard(
+    path: Path,
+    *,
+    title: str,
+    results: dict[str, Any] | None,
+    training: list[dict[str, Any]] | None,
+    frames: list[tuple[str, np.ndarray]],
+    summary: list[tuple[str, str]],
+    files: list[Path],
+) -> None:
+    """Write the dashboard of a run.
+
+    Args:
+        path: The HTML file.
+        title: Its heading.
+        results: What the comparison of controllers wrote (``results.json``); None: not measured.
+        training: Rows of ``metrics.jsonl``; None: not measured.
+        frames: Captions and pictures of the environment, (H, W, 3) uint8, in the order of the steps.
+        summary: Names and values of the key facts.
+        files: Files of the run, linked relative to ``path``.
+
+    Raises:
+        InputError: A frame is no (H, W, 3) uint8 picture.
+    """
+    figures: Figures = {}
+    measured = results if results and results["rows"] else None
+    sections = [
+        ("Summary", facts(summary)),
+        ("Frontier", _frontier(measured, figures) if measured else NOT_MEASURED),
+        ("Comparison", _comparison(measured) if measured else NOT_MEASURED),
+        ("Learning curves", _learning(training or [], figures)),
+        ("Which heads go", _heads(measured, figures) if measured else NOT_MEASURED),
+        ("The environment, step by step", _stepper() if frames else NOT_MEASURED),
+        ("Files", file_links(files, path)),
+    ]
+    pictures = [{"caption": caption, "src": _data_uri(caption, picture)} for caption, picture in frames]
+    body = "\n".join(f"<section><h2>{name}</h2>\n{content}</section>" for name, content in sections)
+    write_page(path, title, body, {"figures": figures, "frames": pictures})
+
+
+def _frontier(results: dict[str, Any], figures: Figures) -> str:
+    points, dense = frontier_points(results), float(results["dense"]["test_ppl"])
+    highest, lowest = max(point.high for point in points), min(dense, *(point.low for point in points))
+    log = highest > 3 * lowest
+    ticks = [digit * 10.0**power for power in range(-1, 7) for digit in (1, 1.5, 2, 3, 4, 5, 7)]
+    layout = {
+        "height": 460,
+        "margin": {"l": 54, "r": 14, "t": 10, "b": 50},
+        "xaxis": {"title": {"text": "FLOPs kept (share of dense)"}, "tickformat": ".0%", "autorange": "reversed"},
+        "yaxis": {
+            "title": {"text": "test perplexity", "standoff": 8},
+            "type": "log" if log else "linear",
+            "tickformat": "~g",
+            **({"tickvals": ticks} if log else {}),
+        },
+        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        "shapes": [
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": dense,
+                "y1": dense,
+                "line": {"width": 1, "dash": "dot"},
+            }
+        ],
+    }
+    cards = []
+    for repair in dict.fromkeys(point.repair for point in points):
+        mine = [point for point in points if point.repair == repair]
+        traces = []
+        for index, (name, colour) in enumerate(controller_colours(results).items()):
+            traces += _line(mine, name, colour, "solid" if index < len(PALETTE) else "dash")
+        mark = {"x": [1.0], "y": [dense], "mode": "markers", "name": "dense", "meta": "ink", "marker": {"size": 11}}
+        cards.append(plot(figures, [*traces, {"type": "scatter", **mark}], layout, f"repair: {repair}"))
+    tokens = f"{results['test_blocks']} blocks of {results['max_length']} tokens"
+    about = (
+        f"{results['model']} on {results['dataset']} ({results['mode']}), {tokens}, measured on {results['machine']}"
+    )
+    note = "Lines are means over seeds, bands go from the best seed to the worst; further down is better."
+    command = f"<p class='note'><code>{html.escape(results['command'])}</code></p>"
+    return f'<p class="note">{html.escape(about)}. {note}</p>{grid(cards, "30rem")}{command}'
+
+
+def _line(points: list[FrontierPoint], controller: str, colour: str, dash: str) -> list[dict[str, Any]]:
+    """A controller's band and its line, as Plotly traces."""
+    line = [point for point in points if point.controller == controller]
+    if not line:
+        return []
+    flops = [point.flops for point in line]
+    band = {
+        "type": "scatter",
+        "x": flops + flops[::-1],
+        "y": [point.high for point in line] + [point.low for point in line[::-1]],
+        "fill": "toself",
+        "fillcolor": f"rgba({', '.join(str(int(colour[start : start + 2], 16)) for start in (1, 3, 5))}, 0.14)",
+        "line": {"width": 0},
+        "mode": "lines",
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "legendgroup": controller,
+    }
+    said = [
+        f"{point.setting}<br>perplexity {point.ppl:.4g} ({point.low:.4g} to {point.high:.4g}, n={point.seeds})"
+        f"<br>FLOPs kept {point.flops:.1%}"
+        for point in line
+    ]
+    name = html.escape(controller)
+    mean = {
+        "type": "scatter",
+        "x": flops,
+        "y": [point.ppl for point in line],
+        "text": said,
+        "hovertemplate": f"<b>{name}</b>, %{{text}}<extra></extra>",
+        "mode": "lines+markers",
+        "line": {"color": colour, "width": 2, "dash": dash},
+        "marker": {"size": 7},
+        "name": name,
+        "legendgroup": controller,
+    }
+    return [band, mean] if len(line) > 1 else [mean]
+
+
+def _comparison(results: dict[str, Any]) -> str:
+    """A table a repair: a row a controller, a column a setting."""
+    rows = sorted(results["rows"], key=lambda row: (row["sparsity"] is None, row["sparsity"] or row["flop_price"] or 0))
+    settings = list(dict.fromkeys(setting_of(row) for row in rows))
+    tables = []
+    for repair in dict.fromkeys(row["repair"] for row in results["rows"]):
+        cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for row in results["rows"]:
+            if row["repair"] == repair:
+                cells[row["controller"], setting_of(row)].append(row)
+        tables.append(_table(repair, [name for name in settings if any(key[1] == name for key in cells)], cells))
+    dense = f"The dense model has {results['dense']['test_ppl']:.4g} at 100% of the FLOPs."
+    note = (
+        "Test perplexity, mean ± standard deviation over seeds; below it the share of FLOPs kept; bold: the lowest "
+        "mean of a column; –: not measured. A column's name sorts by it."
+    )
+    return f'<p class="note">{dense} {note}</p>{"".join(tables)}'
+
+
+def _table(repair: str, settings: list[str], cells: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    means = {key: float(np.mean([row["test_ppl"] for row in rows])) for key, rows in cells.items()}
+    columns = {name: [mean for key, mean in means.items() if key[1] == name] for name in settings}
+    lines = []
+    for controller in dict.fromkeys(key[0] for key in cells):
+        every = [row for key, rows in cells.items() if key[0] == controller for row in rows]
+        line = [f'<th scope="row" data-value="{html.escape(controller)}">{html.escape(controller)}</th>']
+        for setting in settings:
+            rows = cells.get((controller, setting))
+            best = len(columns[setting]) > 1 and means.get((controller, setting)) == min(columns[setting])
+            line.append(_cell(rows, best) if rows else '<td class="none" title="not measured">–</td>')
+        for key, digits in (("seconds", ".3g"), ("evaluations", ".4g")):
+            mean = float(np.mean([row[key] for row in every]))
+            line.append(f'<td data-value="{mean}">{mean:{digits}}</td>')
+        lines.append(f"<tr>{''.join(line)}</tr>")
+    names = ["controller", *settings, "seconds", "evaluations"]
+    head = "".join(f'<th scope="col"><button type="button">{html.escape(name)}</button></th>' for name in names)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="card"><h3>repair: {html.escape(repair)}</h3><div class="scroll">{table}</div></div>'
+
+
+def _cell(rows: list[dict[str, Any]], best: bool) -> str:
+    ppl = [row["test_ppl"] for row in rows]
+    digits = ".2f" if max(ppl) < 1000 else ".4g"
+    spread = f" ± {np.std(ppl, ddof=1):{digits}}" if len(ppl) > 1 else ""
+    flops = f"<small>{np.mean([row['flops_kept'] for row in rows]):.1%} FLOPs, n={len(ppl)}</small>"
+    mark = ' class="best"' if best else ""
+    return f'<td data-value="{np.mean(ppl)}"{mark}>{np.mean(ppl):{digits}}{spread}{flops}</td>'
+
+
+def _learning(rows: list[dict[str, Any]], figures: Figures) -> str:
+    cards = []
+    for index, (name, (steps, values)) in enumerate(curves_of(rows).items()):
+        trace = {
+            "type": "scatter",
+            "x": steps,
+            "y": [value if math.isfinite(value) else None for value in values],
+            "mode": "lines" if len(steps) > 1 else "markers",
+            "line": {"color": PALETTE[index % len(PALETTE)], "width": 1.8},
+            "hovertemplate": "%{y:.4g} at step %{x}<extra></extra>",
+        }
+        axes = {"xaxis": {"title": {"text": "environment steps"}, "nticks": 5}, "yaxis": {"nticks": 6}}
+        layout = {"height": 250, "margin": {"l": 48, "r": 12, "t": 8, "b": 42}, "showlegend": False, **axes}
+        cards.append(plot(figures, [trace], layout, CURVES[name]))
+    return grid(cards, "19rem") if cards else NOT_MEASURED
+
+
+def _heads(results: dict[str, Any], figures: Figures) -> str:
+    """A heat map a controller for each setting, of which the page shows one setting at a time."""
+    groups: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for row in results["rows"]:
+        groups[setting_of(row)][row["controller"]].append(row["active"])
+    parts = []
+    for index, (setting, controllers) in enumerate(groups.items()):
+        cards = []
+        for controller, active in controllers.items():
+            share = 1.0 - np.mean(np.array(active, dtype=float), axis=0)  # (L, H)
+            cards.append(_heat_map(share, f"{controller}, {len(active)} rows", figures))
+        hidden = " hidden" if index else ""
+        parts.append(f'<div data-setting="{html.escape(setting)}"{hidden}>{grid(cards, "17rem")}</div>')
+    options = "".join(f"<option>{html.escape(setting)}</option>" for setting in groups)
+    choice = f'<label class="choice">Setting <select id="setting" autocomplete="off">{options}</select></label>'
+    note = "Share of the rows (seeds and repairs) in which a head is pruned: faint is never, strong is always."
+    return f'<p class="note">{note}</p>{choice}{"".join(parts)}'
+
+
+def _heat_map(share: np.ndarray, heading: str, figures: Figures) -> str:
+    layers = share.shape[0]
+    trace = {
+        "type": "heatmap",
+        "z": share.round(4).tolist(),
+        "zmin": 0,
+        "zmax": 1,
+        "xgap": 2,
+        "ygap": 2,
+        "showscale": False,
+        "hovertemplate": "layer %{y}, head %{x}: pruned in %{z:.0%}<extra></extra>",
+    }
+    bare = {"showgrid": False, "zeroline": False, "fixedrange": True, "nticks": 8}
+    layout = {
+        "height": 110 + 18 * min(layers, 24),
+        "margin": {"l": 40, "r": 8, "t": 6, "b": 38},
+        "xaxis": {"title": {"text": "head", "standoff": 4}, **bare},
+        "yaxis": {"title": {"text": "layer", "standoff": 4}, "autorange": "reversed", **bare},
+    }
+    return plot(figures, [trace], layout, heading)
+
+
+def _data_uri(caption: str, picture: np.ndarray) -> str:
+    """A picture (H, W, 3) as a PNG inside a link."""
+    from PIL import Image
+
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise InputError(f"frame {caption!r} is {picture.dtype} {picture.shape}: a picture is uint8 of shape (H, W, 3)")
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _stepper() -> str:
+    return """<figure class="card"><img id="frame" alt=""><figcaption id="caption"></figcaption>
+<div class="controls"><button type="button" id="back" aria-label="one step back">‹</button>
+<button type="button" id="play">Play</button><button type="button" id="next" aria-label="one step on">›</button>
+<input type="range" id="step" min="0" value="0" autocomplete="off" aria-label="step"><span id="count"></span></div>
+</figure>"""

@@ -1,0 +1,53 @@
+"""Repairs by name: which method, and whether layer after layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plasticity_env.common.errors import unknown
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A named way to repair.
+
+    Attributes:
+        name: As the environment's ``repair`` argument takes it.
+        method: Name in `METHODS`, or None for no repair.
+        sequential: Layers in order, on statistics of the already pruned stream; else all at once on the dense stream.
+        mlp: Also refit the MLPs' output projections, pruned or not (sequential only).
+        weighted: A token's error counts relative to the stream that it is added to, not as it is (sequential only).
+    """
+
+    name: str
+    method: str | None
+    sequential: bool = False
+    mlp: bool = False
+    weighted: bool = True
+
+
+_REPAIRS = {
+    repair.name: repair
+    for repair in (
+        Repair("none", None),
+        Repair("bias", "bias"),
+        Repair("scale", "scale"),
+        Repair("least_squares", "least_squares"),
+        Repair("sequential", "least_squares", sequential=True),
+        Repair("sequential_mlp", "least_squares", sequential=True, mlp=True),
+        Repair("sequential_unweighted", "least_squares", sequential=True, weighted=False),  # controls, these two
+        Repair("sequential_mlp_unweighted", "least_squares", sequential=True, mlp=True, weighted=False),
+    )
+}
+REPAIRS = tuple(_REPAIRS)
+
+
+def find_repair(name: str) -> Repair:
+    """Look a repair up.
+
+    Raises:
+        InputError: No such repair.
+    """
+    if name not in _REPAIRS:
+        raise unknown("repair", name, REPAIRS)
+    return _REPAIRS[name]

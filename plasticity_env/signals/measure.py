@@ -1,0 +1,304 @@
+"""One pass measures everything: a forward and a backward to the gates only give all the signals of every head.
+
+The signals are those of the pruning literature: gate gradients after Michel et al. 2019 ("Are sixteen heads really
+better than one?"), Fisher after Kwon et al. 2022, OBS blocks after Hassibi & Stork 1993 and ZipLM (Kurtic et al. 2023),
+fluctuation after FLAP (An et al. 2023).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.model.contexts import frozen
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.prefix_reuse import PrefixCache
+from plasticity_env.signals.attention_entropy import Kernel
+from plasticity_env.signals.batched_model import Projection, projected, weights_of
+from plasticity_env.signals.moments import Moments, Statistics
+from plasticity_env.signals.recorder import PassOver, SignalRecorder
+from plasticity_env.signals.slopes import KINDS, SCORES, Projectors
+
+DIVERGED = "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
+
+
+@dataclass(frozen=True)
+class HeadSignals:
+    """What one measuring pass saw. All unit tensors are (L, U), float32, on the CPU; a pruned unit is measured too.
+
+    Units are heads, then MLP blocks (which have no attention: their entropy reads 0).
+
+    Attributes:
+        loss: Mean next-token negative log-likelihood, nats per token.
+        sequence_loss: (B,) the same for each sequence.
+        entropy: Attention entropy in nats, mean over queries that see at least two keys.
+        entropy_normalized: Entropy divided by the log of the visible length, in [0, 1].
+        gate_gradient: Mean over sequences of dL/dgate, signed, nats.
+        gradient: Mean over sequences of |dL/dgate| (Michel).
+        fisher: Mean over sequences of (dL/dgate)^2.
+        magnitude: Frobenius norm of the head's output rows.
+        activation: Root mean square over tokens of the norm of what the head writes (its output times its rows).
+        fluctuation: Sum over the unit's inputs to its projection of their variance over tokens times the squared norm of their
+            output row (FLAP): what a bias in the unit's place could not make up for.
+        obs: Rise of the layer's output error when the head goes and the others make up for it, per token; 0 for a
+            pruned head; None when not asked for.
+        residual_gradient: Mean over sequences of |dL/ds|, s a shift of the unit along what the other kept units cannot
+            predict of it (see `plasticity_env.signals.residual`): the slope of removing it *and* repairing; 0 for a pruned unit;
+            None when not asked for.
+        residual_fisher: Mean over sequences of (dL/ds)^2; None when not asked for.
+        residual_token_fisher, residual_kfac: Two other estimates of it, of more bias and less noise: see
+            `plasticity_env.signals.slopes`.
+        residual_stepwise: K-FAC's once the cheaper units of the layer are gone: see `plasticity_env.signals.stepwise`.
+        crossfit_gradient, crossfit_fisher, crossfit_token_fisher, crossfit_kfac, crossfit_stepwise: The same where what cannot be
+            predicted of a unit is what the *other* half of the sequences teaches to predict, so that overfitting of the repair
+            counts; None when not asked for.
+        revive: -dL/dgate at gate 0: first-order gain in nats of opening a pruned head; 0 for an active one.
+        statistics: Moments of the units' outputs before their gates, as repair wants them; None when not asked for.
+        tokens: Positions that counted in them.
+        kernel: Which kernel computed attention and its log-sum-exp.
+    """
+
+    loss: float
+    sequence_loss: Tensor
+    entropy: Tensor
+    entropy_normalized: Tensor
+    gate_gradient: Tensor
+    gradient: Tensor
+    fisher: Tensor
+    magnitude: Tensor
+    activation: Tensor
+    fluctuation: Tensor
+    obs: Tensor | None
+    residual_gradient: Tensor | None
+    residual_fisher: Tensor | None
+    residual_token_fisher: Tensor | None
+    residual_kfac: Tensor | None
+    residual_stepwise: Tensor | None
+    crossfit_gradient: Tensor | None
+    crossfit_fisher: Tensor | None
+    crossfit_token_fisher: Tensor | None
+    crossfit_kfac: Tensor | None
+    crossfit_stepwise: Tensor | None
+    revive: Tensor
+    statistics: Statistics | None
+    tokens: int
+    kernel: Kernel
+
+
+def measure(
+    model: PlasticModel,
+    input_ids: Tensor,
+    *,
+    attention_mask: Tensor | None = None,
+    batch_size: int = 8,
+    obs: bool = True,
+    statistics: bool = False,
+    projectors: Projectors | None = None,
+    crossfit: tuple[Projectors, Projectors] | None = None,
+) -> HeadSignals:
+    """Measure every head of a model on a batch: one forward and one backward, which stops at the gates.
+
+    Args:
+        model: Its current gates and weights are what is measured.
+        input_ids: (B, T) token ids, T >= 2.
+        attention_mask: (B, T), 1 for text and 0 for padding; padding counts nowhere. None when nothing is padded.
+        batch_size: Sequences in one pass; the result does not depend on it.
+        obs: Also compute the OBS score (one (H*D)^3 factorisation a layer).
+        statistics: Also return the moments of the units' outputs.
+        projectors: (I, I) of `residual_projector` by site, for the present mask; adds the residual scores.
+        crossfit: Projectors for the first B // 2 sequences, fitted on the others, and for those, fitted on the first; adds the
+            cross-fitted residual scores.
+
+    Returns:
+        The signals.
+
+    Raises:
+        InputError: A batch that is empty or shorter than two tokens, or a model whose loss is not finite.
+    """
+    if input_ids.ndim != 2 or input_ids.shape[0] < 1 or input_ids.shape[1] < 2:
+        raise InputError(f"input_ids must be (sequences >= 1, tokens >= 2), got {tuple(input_ids.shape)}")
+    (found,) = measure_many(
+        model,
+        input_ids[None],
+        model.gates[None],
+        attention_mask=attention_mask,
+        batch_size=batch_size,
+        obs=obs,
+        statistics=statistics,
+        projectors=projectors,
+        crossfit=crossfit,
+    )
+    return found
+
+
+def measure_many(
+    model: PlasticModel,
+    input_ids: Tensor,
+    gates: Tensor,
+    *,
+    projections: Mapping[int, Projection] | None = None,
+    attention_mask: Tensor | None = None,
+    batch_size: int = 8,
+    obs: bool = True,
+    statistics: bool = False,
+    projectors: Projectors | None = None,
+    crossfit: tuple[Projectors, Projectors] | None = None,
+) -> list[HeadSignals]:
+    """Measure n versions of a model, each on its own text, in passes that carry all of them.
+
+    Args:
+        model: Its weights are shared.
+        input_ids: (n, B, T) token ids, T >= 2.
+        gates: (n, L, U) of each version.
+        projections: What versions have in the place of output projections, by site.
+        attention_mask: (B, T), 1 for text; None when nothing is padded. Only with one version.
+        batch_size: Sequences of each version in one pass.
+        obs, statistics: As `measure` takes them.
+        projectors: (I, I), or (n, I, I) of each version, of `residual_projector` by site.
+        crossfit: Two of these, as `measure` takes them.
+
+    Returns:
+        The signals of each.
+
+    Raises:
+        InputError: A loss, or its gradient in the gates, is not finite.
+    """
+    gates, projections = gates.to(model.device), projections or {}
+    versions, sequences, tokens = input_ids.shape
+    recorder = SignalRecorder(model, obs or statistics, versions)
+    losses, gradients = [], []
+    middle = sequences // 2 if crossfit else 0
+    with frozen(model), projected(model, projections):
+        for start, stop in _chunks(sequences, batch_size, middle):
+            ids = input_ids[:, start:stop].flatten(0, 1).to(model.device)  # (n * b, T)
+            padding = None if attention_mask is None else attention_mask[start:stop].to(model.device)
+            leaf = gates.repeat_interleave(len(ids) // versions, 0).requires_grad_()  # (n * b, L, U)
+            along = {"residual": projectors, "crossfit": crossfit[start >= middle] if crossfit else None}
+            recorder.begin(padding, len(ids), tokens, {kind: found for kind, found in along.items() if found})
+            with model.using(leaf, recorder), torch.enable_grad():
+                loss = sequence_losses(model, ids, padding)  # (n * b,)
+                found = torch.autograd.grad(loss.sum(), [leaf, recorder.slopes.leaf], allow_unused=True)
+            losses.append(loss.detach().unflatten(0, (versions, -1)))
+            gradients.append(found[0].unflatten(0, (versions, -1)))
+    loss = torch.cat(losses, 1).float().cpu()  # (n, B)
+    gradient = torch.cat(gradients, 1).float().cpu()  # (n, B, L, U)
+    if not bool(torch.isfinite(loss).all() and torch.isfinite(gradient).all()):
+        raise InputError(DIVERGED)
+    signed = gradient.mean(1)
+    parts = {
+        "entropy": recorder.entropy(),
+        "entropy_normalized": recorder.entropy_normalized(),
+        "gate_gradient": signed,
+        "gradient": gradient.abs().mean(1),
+        "fisher": gradient.square().mean(1),
+        "revive": torch.where(gates.cpu() > 0, 0.0, -signed),
+        **recorder.units(gates, weights_of(model, projections), obs),
+        **recorder.slopes.scores(recorder.tokens, model.heads),
+    }
+    moments = recorder.statistics() if statistics else [None] * versions
+    empty = {
+        "obs": None,
+        **{f"{kind}_{score}": None for kind in KINDS for score in SCORES},
+    }
+    return [
+        HeadSignals(
+            loss=float(loss[index].mean()),
+            sequence_loss=loss[index],
+            statistics=moments[index],
+            tokens=recorder.tokens,
+            kernel=recorder.kernel,
+            **{**empty, **{name: values[index] for name, values in parts.items()}},  # type: ignore[arg-type]
+        )
+        for index in range(versions)
+    ]
+
+
+def _chunks(sequences: int, batch_size: int, middle: int) -> list[tuple[int, int]]:
+    """Where passes begin and end: none goes over the middle, on the sides of which projectors differ."""
+    return [
+        (start, min(start + batch_size, stop))
+        for first, stop in ((0, middle), (middle, sequences))
+        for start in range(first, stop, batch_size)
+    ]
+
+
+def gather(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> Statistics:
+    """Moments of the units' outputs, before their gates, on (B, T) token ids: one forward without gradients."""
+    return _gather(model, input_ids[None], batch_size).statistics()[0]
+
+
+@torch.no_grad()
+def gather_many(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> dict[int, Moments]:
+    """The same for n texts, (n, B, T), with ``batch_size`` sequences of each in one pass.
+
+    Returns:
+        By site, ``gram`` (n, I, I) and ``mean`` (n, I).
+    """
+    return _gather(model, input_ids, batch_size).moments()
+
+
+def _gather(model: PlasticModel, input_ids: Tensor, batch_size: int) -> SignalRecorder:
+    texts, _, tokens = input_ids.shape
+    recorder = SignalRecorder(model, gram=True, groups=texts, moments_only=True)
+    with frozen(model), model.using(model.state.gates, recorder):
+        for chunk in input_ids.split(batch_size, 1):
+            ids = chunk.flatten(0, 1).to(model.device)
+            recorder.begin(None, len(ids), tokens)
+            with suppress(PassOver):
+                model.model(input_ids=ids, use_cache=False)
+    return recorder
+
+
+def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Mean next-token negative log-likelihood of each sequence, in nats.
+
+    Args:
+        model: Called with its current gates.
+        input_ids: (B, T).
+        attention_mask: (B, T) or None; a token counts when it and its predecessor are text.
+
+    Returns:
+        (B,) float32, differentiable.
+    """
+    extra = {} if attention_mask is None else {"attention_mask": attention_mask}
+    logits = model.model(input_ids=input_ids, use_cache=False, **extra).logits  # (B, T, V)
+    targets = F.pad(input_ids[:, 1:], (0, 1), value=-100)  # the last position predicts nothing; no copy of the logits
+    if attention_mask is not None:
+        counted = F.pad(attention_mask[:, 1:] * attention_mask[:, :-1], (0, 1))
+        targets = targets.masked_fill(counted == 0, -100)
+    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
+    return loss.view(targets.shape).sum(1) / (targets != -100).sum(1).clamp(min=1)
+
+
+@torch.no_grad()
+def mean_loss(
+    model: PlasticModel,
+    input_ids: Tensor,
+    batch_size: int = 8,
+    prefix: PrefixCache | None = None,
+    batch: Hashable = None,
+) -> float:
+    """Mean negative log-likelihood, nats per token, of (B, T) token ids: a forward without gradients.
+
+    Args:
+        model: Called with its current gates.
+        input_ids: (B, T).
+        batch_size: Sequences in one pass.
+        prefix: Of this model: reuses what did not change since the last call on the same batch.
+        batch: Names the tokens for it.
+    """
+    chunks, losses = input_ids.split(batch_size), []
+    for number, chunk in enumerate(chunks):
+        with nullcontext() if prefix is None else prefix.resumed((batch, number), len(chunks)):
+            losses.append(sequence_losses(model, chunk.to(model.device)))
+    loss = float(torch.cat(losses).double().mean())
+    if not math.isfinite(loss):
+        raise InputError(DIVERGED)
+    return loss

@@ -1,0 +1,157 @@
+"""What a measuring pass notes on its way: attention entropy, second moments of units, slopes along residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.signals.attention_entropy import Kernel, attend_with_entropy, choose_kernel, visible_lengths
+from plasticity_env.signals.moment_sums import SiteSums
+from plasticity_env.signals.moments import Moments, Statistics
+from plasticity_env.signals.slopes import Projectors, SlopeSums
+
+
+class PassOver(Exception):  # noqa: N818  control flow, not an error
+    """Nothing that comes later in this pass is of interest."""
+
+
+class SignalRecorder:
+    """Attention with its log-sum-exp, and running sums of what the signals need, for n groups of sequences.
+
+    Args:
+        model: Whose pass is recorded.
+        gram: Keep whole second-moment matrices.
+        groups: n; a pass holds equally many sequences of each, group after group.
+        moments_only: Note nothing but second moments, and raise `PassOver` once the last of a pass is noted.
+    """
+
+    kernel: Kernel
+
+    def __init__(self, model: PlasticModel, gram: bool, groups: int = 1, moments_only: bool = False) -> None:
+        layers, units = model.shape
+        device = model.device
+        self._heads, self._groups = model.heads, groups
+        self._entropy = torch.zeros(2, groups, layers, units, dtype=torch.float64, device=device)  # nats, normalised
+        self._queries = torch.zeros(layers, dtype=torch.float64, device=device)
+        self._sums = [SiteSums(model.blocks, model.heads, gram, device, groups)]
+        if model.mlp_blocks:
+            self._sums.append(SiteSums(model.mlps, model.mlp_blocks, gram, device, groups))
+        self._last = 2 * layers - 1 - (model.mlp_blocks == 0) if moments_only else None  # site
+        self.tokens = 0  # of each group
+        self.slopes = SlopeSums(model.shape, groups, device)
+
+    def begin(
+        self,
+        padding: Tensor | None,
+        sequences: int,
+        tokens: int,
+        projectors: Mapping[str, Projectors] = MappingProxyType({}),
+    ) -> None:
+        """Announce a chunk.
+
+        Args:
+            padding: (b, T), 1 for text; None when nothing is padded. Only with one group.
+            sequences, tokens: b and T.
+            projectors: As `SlopeSums.begin` takes them.
+        """
+        self._padding = padding
+        self.slopes.begin(projectors, sequences, padding)
+        self._lengths: dict[int, tuple[Tensor, Tensor]] = {}
+        self.tokens += sequences * tokens // self._groups if padding is None else int(padding.sum())
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        self.kernel = choose_kernel(query, mask)
+        if self._last is not None:
+            out = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, scale=scale)
+            self._note_output(layer, out)
+            return out.transpose(1, 2)
+        out, entropy = attend_with_entropy(query, key, value, mask, scale, self.kernel)  # (b, H, T, D), (b, H, T)
+        with torch.no_grad():
+            self._note_entropy(layer, entropy, mask)
+            self._note_output(layer, out.detach())
+        out = out.transpose(1, 2)  # (b, T, H, D)
+        return self.slopes.tap(2 * layer, out.flatten(2), slice(0, self._heads)).view(out.shape)
+
+    def _note_entropy(self, layer: int, entropy: Tensor, mask: Tensor | None) -> None:
+        key = 0 if mask is None else id(mask)
+        if key not in self._lengths:  # layers share masks: count visible keys once
+            visible = visible_lengths(mask, entropy.shape[-1], entropy.device)
+            counted = (visible > 1).expand(len(entropy), 1, -1) if visible.shape[1] == 1 else visible > 1
+            if self._padding is not None:
+                counted = counted & self._padding[:, None].bool()
+            self._lengths[key] = counted.float(), visible.clamp(min=2).log().float()
+        counted, logs = self._lengths[key]
+        entropy = entropy.float().clamp(min=0) * counted
+        for kind, values in enumerate((entropy, entropy / logs)):
+            cut = values.unflatten(0, (self._groups, -1))  # (n, b, H, T)
+            self._entropy[kind, :, layer, : self._heads] += cut.sum((1, 3), dtype=torch.float32)
+        self._queries[layer] += counted.sum() / (counted.shape[1] * self._groups)
+
+    def _note_output(self, layer: int, out: Tensor) -> None:
+        rows = out.transpose(1, 2).flatten(2)  # (b, T, H*D)
+        self._sums[0].add(layer, self._text_rows(rows))
+        if self._last == 2 * layer:
+            raise PassOver
+
+    def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:
+        with torch.no_grad():
+            self._sums[1].add(layer, self._text_rows(neurons.detach()))
+        if self._last == 2 * layer + 1:
+            raise PassOver
+        return self.slopes.tap(2 * layer + 1, neurons, slice(self._heads, None))
+
+    def _text_rows(self, rows: Tensor) -> Tensor:
+        rows = rows.flatten(0, -2)  # (b*T, I)
+        return rows if self._padding is None else rows[self._padding.flatten().bool()]
+
+    def units(self, gates: Tensor, weights: Mapping[int, Tensor], obs: bool) -> dict[str, Tensor]:
+        """(n, L, U) magnitude, activation, fluctuation and, if asked for, OBS scores.
+
+        Args:
+            gates: (n, L, U).
+            weights: The projection of every site, (n or 1, I, E).
+            obs: Whether to compute them; only with ``gram``.
+        """
+        found: dict[str, list[Tensor]] = {"magnitude": [], "activation": [], "fluctuation": [], "obs": []}
+        cuts = (gates[..., : self._heads], gates[..., self._heads :])
+        for offset, (sums, cut) in enumerate(zip(self._sums, cuts, strict=False)):
+            of_kind = [weights[2 * layer + offset] for layer in range(gates.shape[1])]
+            found["magnitude"].append(sums.magnitude(of_kind))
+            found["activation"].append(sums.activation(self.tokens, of_kind))
+            found["fluctuation"].append(sums.fluctuation(self.tokens, of_kind))
+            if obs:
+                found["obs"].append(sums.obs(cut, self.tokens, of_kind))
+        return {name: torch.cat(parts, 2) for name, parts in found.items() if parts}
+
+    def moments(self) -> dict[int, Moments]:
+        """Moments of every site: ``gram`` (n, I, I) and ``mean`` (n, I); only with ``gram``."""
+        found: dict[int, Moments] = {}
+        for offset, sums in enumerate(self._sums):
+            found |= {2 * layer + offset: moments for layer, moments in enumerate(sums.moments(self.tokens))}
+        return dict(sorted(found.items()))
+
+    def statistics(self) -> list[Statistics]:
+        """Moments of each group by itself, on the CPU; only with ``gram``."""
+        moments = {site: Moments(found.gram.cpu(), found.mean.cpu()) for site, found in self.moments().items()}
+        return [
+            Statistics({site: Moments(of.gram[group], of.mean[group]) for site, of in moments.items()}, self.tokens)
+            for group in range(self._groups)
+        ]
+
+    def entropy(self) -> Tensor:
+        """(n, L, U) nats."""
+        return (self._entropy[0] / self._queries[:, None]).float().cpu()
+
+    def entropy_normalized(self) -> Tensor:
+        """(n, L, U) in [0, 1]."""
+        return (self._entropy[1] / self._queries[:, None]).float().clamp(0, 1).cpu()

@@ -1,0 +1,141 @@
+"""First step: prune a model's heads and write it as a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.functional.functions import generate_pruning_mask
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.repair.registry import find_repair
+from plasticity_env.repair.whole import repair_model
+from plasticity_env.signals.measure import measure
+from plasticity_env.steps.opening import StepText, comparison, leave, listed, measured, open_model, output_path
+from plasticity_env.strategies.entropy_direction import EntropyTrial, try_entropy_directions
+from plasticity_env.strategies.pruning import DIRECTIONS, PRUNING_STRATEGIES
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Arguments of the pruning step."""
+
+    model_name: str = "distilgpt2"
+    """an embedded name, a Hugging Face folder, a GGUF file, a hub name, or a checkpoint of a pruned model"""
+    pruning_level: float = 0.2
+    """share of all head slots that is pruned afterwards, in [0, 1)"""
+    strategy: str = "fisher"
+    """what chooses the heads: fisher, gradient, magnitude, entropy, combined, random, ..."""
+    prune_entropy: str = "auto"
+    """with --strategy entropy: whether high or low entropy goes first; auto measures on calibration text"""
+    repair: str = "least_squares"
+    """how the heads that stay make up for those that go: none, bias, scale, least_squares, sequential, ..."""
+    output_path: Path | None = None
+    """a folder, or a .pth file; unset: a folder under runs/"""
+    seed: int = 0
+    """draws calibration blocks and whatever is random"""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+    text: StepText = field(default_factory=StepText)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pruning_level < 1:
+            raise InputError(
+                f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"
+            )
+        if self.strategy not in PRUNING_STRATEGIES:
+            raise unknown("pruning strategy", self.strategy, PRUNING_STRATEGIES)
+        if self.prune_entropy not in DIRECTIONS:
+            raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, got {self.seed}")
+        find_repair(self.repair)
+
+
+def prune_heads(config: PruneConfig) -> tuple[Path, list[str]]:
+    """Prune heads of a model so that a share of all is pruned, repair, and write a checkpoint.
+
+    Args:
+        config: Arguments.
+
+    Returns:
+        The checkpoint, and sentences about what was done.
+
+    Raises:
+        InputError: Arguments that cannot be used; nothing is written.
+    """
+    path = output_path(config.output_path, "pruned")
+    checkpoint = open_model(config.model_name, config.device)
+    model = checkpoint.loaded.model
+    _refuse_fewer(model, config)
+    text = config.text.open(checkpoint)
+    test, calibration = config.text.test(text), config.text.calibration(text, config.seed)
+    size = config.text.batch_size
+    before = measured(model, test, size)
+    mask, trial = _choose(model, config, calibration)
+    model.prune(mask)
+    unrepaired = measured(model, test, size)
+    if bool(mask.any()):
+        repair_model(model, config.repair, calibration, size)
+    after = measured(model, test, size)
+    result = {
+        "pruned_heads": listed(mask),
+        "direction": (trial.direction if trial else config.prune_entropy) if config.strategy == "entropy" else None,
+        "before": before,
+        "unrepaired": unrepaired,
+        "after": after,
+    }
+    leave(checkpoint, path, "prune", config, result)
+    slots = model.shape[0] * model.heads
+    said = [] if trial is None else [_said_of(trial)]
+    said += [
+        f"{int(mask.sum())} of {slots} heads pruned by {config.strategy}, repair {config.repair}",
+        comparison(before, after, len(test)),
+    ]
+    return path, said
+
+
+def _choose(model: PlasticModel, config: PruneConfig, calibration: Tensor) -> tuple[Tensor, EntropyTrial | None]:
+    """The heads to prune, (L, U); and what trying both directions of entropy showed, where that was asked for."""
+    size, direction, trial = config.text.batch_size, config.prune_entropy, None
+    if config.strategy == "entropy" and direction == "auto":
+        candidates = model.active
+        candidates[:, model.heads :] = False
+        wanted = round(config.pruning_level * candidates[:, : model.heads].numel()) - _pruned(model)
+        count = min(wanted, int(candidates.sum()) - 1)
+        signals = measure(model, calibration, batch_size=size, obs=False)
+        trial = try_entropy_directions(model, signals, candidates, count, calibration, size)
+        direction = trial.direction
+    mask = generate_pruning_mask(
+        model,
+        config.pruning_level,
+        config.strategy,
+        data=calibration,
+        prune_entropy=direction,  # type: ignore[arg-type]
+        batch_size=size,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    return mask, trial
+
+
+def _said_of(trial: EntropyTrial) -> str:
+    return (
+        f"{trial.direction} entropy goes first: on calibration text the loss is {trial.high:.3f} nats with the heads of high "
+        f"entropy pruned and {trial.low:.3f} with those of low entropy"
+    )
+
+
+def _pruned(model: PlasticModel) -> int:
+    return int((~model.active[:, : model.heads]).sum())
+
+
+def _refuse_fewer(model: PlasticModel, config: PruneConfig) -> None:
+    pruned, slots = _pruned(model), model.shape[0] * model.heads
+    if round(config.pruning_level * slots) < pruned:
+        raise InputError(
+            f"{config.model_name!r} has {pruned} of {slots} heads pruned already, more than level "
+            f"{config.pruning_level}: prune more, or bring heads back with scripts/expand_heads.py"
+        )

@@ -1,0 +1,207 @@
+"""Third step: train a pruned or expanded checkpoint, new heads at a rate of their own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.interrupts import interrupts_between_steps
+from plasticity_env.common.progress import Progress
+from plasticity_env.data.batches import BlockBatches
+from plasticity_env.model.checkpoints import Checkpoint, is_checkpoint
+from plasticity_env.model.loading import load_model
+from plasticity_env.steps.opening import (
+    StepText,
+    comparison,
+    head_ages,
+    leave,
+    measured,
+    open_checkpoint,
+    output_path,
+)
+from plasticity_env.training.distillation import Distillation
+from plasticity_env.training.trainer import PlasticityTrainer, TrainStep, create_plasticity_trainer
+
+_FREE = ("device", "resume", "save_steps", "output_path", "model_path", "model_name")  # may change when a run goes on
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """Arguments of the learning step."""
+
+    model_path: str = ""
+    """the checkpoint of a pruned or expanded model: a folder or a .pth file"""
+    model_name: str | None = None
+    """what its model must be called; unset: whatever it is"""
+    learning_rate: float = 5e-5
+    """of AdamW"""
+    new_head_lr_multiplier: float = 3.0
+    """learning rate of new heads, in learning rates"""
+    lr_warmup_steps: int = 0
+    """optimizer steps until new heads have that rate"""
+    lr_decay_steps: int | None = None
+    """optimizer steps in which it goes back to the rate of all others; unset: the whole training"""
+    epochs: int = 1
+    """how often the training text is read"""
+    max_steps: int | None = None
+    """at most so many optimizer steps"""
+    accumulation: int = 1
+    """batches in one optimizer step"""
+    mixed_precision: bool = False
+    """forward and backward in bfloat16"""
+    distillation: float = 0.0
+    """weight of the divergence from the dense model in what is minimised, in [0, 1]; 0 does without"""
+    temperature: float = 1.0
+    """of distillation"""
+    teacher: str | None = None
+    """the dense model; unset: the one that the checkpoint is of, by its name"""
+    save_steps: int = 500
+    """write the checkpoint every so many optimizer steps, from which --resume goes on; Ctrl-C writes it too"""
+    resume: bool = False
+    """go on from what an interrupted run left at --output_path, bit for bit"""
+    output_path: Path | None = None
+    """a folder, or a .pth file; unset: a folder under runs/"""
+    seed: int = 0
+    """fixes the order of the training text"""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+    text: StepText = field(default_factory=StepText)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "accumulation", "save_steps", "max_steps", "lr_decay_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        for name in ("learning_rate", "new_head_lr_multiplier", "temperature"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be above 0, got {getattr(self, name)!r}")
+        for name in ("seed", "lr_warmup_steps"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.distillation <= 1:
+            raise InputError(f"distillation must lie in [0, 1], got {self.distillation!r}")
+        if self.resume and self.output_path is None:
+            raise InputError("--resume needs the --output_path of the interrupted run")
+
+
+def fine_tune(config: FineTuneConfig) -> tuple[Path, list[str]]:
+    """Train a checkpoint, pruned heads kept bit for bit and new ones at their own rate, and write a checkpoint.
+
+    Args:
+        config: Arguments.
+
+    Returns:
+        The checkpoint, and sentences about what was done.
+
+    Raises:
+        InputError: Arguments that cannot be used, or a loss that is not finite (what was trained until then is written).
+        KeyboardInterrupt: What was trained until then is written first.
+    """
+    path = output_path(config.output_path, "fine_tuned")
+    checkpoint = _open(config, path)
+    model = checkpoint.loaded.model
+    text = config.text.open(checkpoint)
+    test, size = config.text.test(text), config.text.batch_size
+    batches = BlockBatches(text.blocks("train"), size, config.seed)
+    steps = max(1, config.epochs * batches.per_epoch // config.accumulation)
+    steps = min(steps, config.max_steps or steps)
+    settings = json.loads(json.dumps({**asdict(config), "steps": steps}, default=str))
+    trainer = _trainer(config, checkpoint, batches, steps)
+    run = checkpoint.training
+    if run is None:
+        run = {"settings": settings, "before": measured(model, test, size), "losses": []}
+    else:
+        _refuse_other(run["settings"], settings)
+        trainer.load_state_dict(run["trainer"])
+    new = int(trainer.head_rates.new.sum()) if trainer.head_rates else 0
+
+    def keep(training: bool, **result: Any) -> None:
+        ages = trainer.head_rates.ages if trainer.head_rates else head_ages(checkpoint)
+        checkpoint.notes["head_ages"] = ages.tolist()
+        found = {"steps": trainer.taken, "before": run["before"], "losses": run["losses"], **result}
+        state = {**run, "trainer": trainer.state_dict()} if training else None
+        leave(checkpoint, path, "fine_tune", config, found, state)
+
+    _train(trainer, steps, run["losses"], config.save_steps, lambda: keep(training=True))
+    after = measured(model, test, size)
+    keep(training=False, after=after)
+    said = [
+        f"{steps} steps at {config.learning_rate:g}, training loss {run['losses'][0]:.4f} -> {run['losses'][-1]:.4f}"
+    ]
+    if new:
+        said.append(f"{new} new heads started at {config.new_head_lr_multiplier:g} times that")
+    return path, [*said, comparison(run["before"], after, len(test))]
+
+
+def _train(
+    trainer: PlasticityTrainer, steps: int, losses: list[float], save_steps: int, keep: Callable[[], None]
+) -> None:
+    """Train up to ``steps``; whatever stops it, what was trained is kept first."""
+    with Progress("fine-tuning", total=steps, start=trainer.taken) as progress, interrupts_between_steps() as check:
+
+        def on_step(step: TrainStep) -> None:
+            losses.append(step.loss)
+            progress.advance(loss=step.loss)
+            check()
+
+        try:
+            while trainer.taken < steps:
+                trainer.run(min(save_steps, steps - trainer.taken), on_step)
+                if trainer.taken < steps:
+                    keep()
+        except (KeyboardInterrupt, InputError):
+            if trainer.taken:
+                keep()
+                print(f"{trainer.taken} of {steps} steps are kept: --resume goes on from there", file=sys.stderr)
+            raise
+
+
+def _open(config: FineTuneConfig, path: Path) -> Checkpoint:
+    if not config.resume:
+        return replace(open_checkpoint(config.model_path, config.model_name, config.device), training=None)
+    kept = open_checkpoint(path, config.model_name, config.device) if is_checkpoint(path) else None
+    if kept is None or kept.training is None:
+        raise InputError(f"there is no interrupted run at {str(path)!r} to go on with: leave --resume out")
+    kept.notes["history"] = kept.notes["history"][:-1]  # the entry of this very run
+    return kept
+
+
+def _trainer(config: FineTuneConfig, checkpoint: Checkpoint, batches: BlockBatches, steps: int) -> PlasticityTrainer:
+    trainer = create_plasticity_trainer(
+        checkpoint.loaded.model,
+        batches,
+        learning_rate=config.learning_rate,
+        new_head_multiplier=config.new_head_lr_multiplier,
+        rate_warmup_steps=config.lr_warmup_steps,
+        rate_decay_steps=config.lr_decay_steps or steps,
+        accumulation=config.accumulation,
+        mixed_precision=config.mixed_precision,
+        distillation=_distillation(config, checkpoint),
+    )
+    assert trainer.head_rates is not None
+    trainer.head_rates.ages = head_ages(checkpoint)
+    return trainer
+
+
+def _distillation(config: FineTuneConfig, checkpoint: Checkpoint) -> Distillation | None:
+    if not config.distillation:
+        return None
+    model, name = checkpoint.loaded.model, config.teacher or checkpoint.loaded.name
+    teacher = load_model(name, device=config.device).model
+    if teacher.config.vocab_size != model.config.vocab_size:
+        raise InputError(
+            f"teacher {name!r} has {teacher.config.vocab_size} tokens, the model {model.config.vocab_size}: it must be the dense "
+            "model itself, or one of its family"
+        )
+    return Distillation(teacher.requires_grad_(False), config.distillation, config.temperature)
+
+
+def _refuse_other(before: dict[str, Any], now: dict[str, Any]) -> None:
+    for key, value in before.items():
+        if key not in _FREE and now.get(key) != value:
+            raise InputError(f"the interrupted run had {key} {value!r}, not {now.get(key)!r}: resume it with the same")

@@ -1,0 +1,212 @@
+"""What the three steps share: the model and the text that they open, what they measure, and the file that they leave."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticity_env.common import cli
+from plasticity_env.common.errors import InputError
+from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.functional.functions import evaluate_model
+from plasticity_env.model.checkpoints import (
+    SUFFIXES,
+    Checkpoint,
+    is_checkpoint,
+    is_own_file,
+    load_checkpoint,
+    save_plastic,
+)
+from plasticity_env.model.flops import flop_table
+from plasticity_env.model.loading import LoadedModel, check_positions, embedded_models, load_model
+from plasticity_env.model.plastic_model import PlasticModel
+
+HUB_TEXT = ("wikitext", "wikitext-2-raw-v1")
+
+
+@dataclass(frozen=True)
+class StepText:
+    """Which text a step reads."""
+
+    dataset: str | None = None
+    """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: that of the step before, else shakespeare for an
+    embedded model and wikitext for any other"""
+    dataset_config: str | None = None
+    """configuration of a hub data set"""
+    max_length: int = 128
+    """tokens a block"""
+    batch_size: int = 8
+    """sequences in one pass"""
+    calibration_blocks: int = 32
+    """blocks of the calibration split that heads are measured on"""
+    test_blocks: int = 16
+    """blocks of the test split that say what the step did to the perplexity"""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "calibration_blocks", "test_blocks"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def open(self, checkpoint: Checkpoint) -> TextSplits:
+        """The text, tokenised for a model.
+
+        Raises:
+            InputError: No such text, one that is too short, or blocks longer than the model's positions.
+        """
+        check_positions(checkpoint.loaded, self.max_length)
+        name, config = self.dataset, self.dataset_config
+        if name is None:
+            embedded = ("shakespeare", None)
+            name, config = checkpoint.notes.get("text") or (
+                embedded if checkpoint.loaded.name in embedded_models() else HUB_TEXT
+            )
+            config = self.dataset_config or config
+        checkpoint.notes["text"] = [name, config]
+        return load_text(name, checkpoint.loaded.tokenizer, dataset_config=config, block_size=self.max_length)
+
+    def calibration(self, text: TextSplits, seed: int) -> Tensor:
+        """(n, T) calibration blocks that a seed draws."""
+        blocks = text.blocks("calibration")
+        if self.calibration_blocks > len(blocks):
+            raise InputError(
+                f"calibration_blocks {self.calibration_blocks} is more than the {len(blocks)} of {text.name!r} at max_length "
+                f"{self.max_length}: ask for fewer or use a longer text"
+            )
+        random = torch.Generator().manual_seed(seed)
+        return blocks[torch.randperm(len(blocks), generator=random)[: self.calibration_blocks]]
+
+    def test(self, text: TextSplits) -> Tensor:
+        """(n, T) test blocks."""
+        return text.blocks("test")[: self.test_blocks]
+
+
+def open_model(name_or_path: str, device: str) -> Checkpoint:
+    """A model to start from: a checkpoint of a pruned one, or any name that `load_model` takes.
+
+    Raises:
+        InputError: Nothing there, or a checkpoint without a tokenizer.
+    """
+    if is_checkpoint(name_or_path):
+        return open_checkpoint(name_or_path, None, device)
+    return Checkpoint(load_model(name_or_path, device=device), {}, None)
+
+
+def open_checkpoint(path: str | Path, model_name: str | None, device: str) -> Checkpoint:
+    """A checkpoint that an earlier step left.
+
+    Args:
+        path: Folder or file.
+        model_name: What its model must be called (the last part counts: ``gpt2`` is ``openai-community/gpt2``), and where
+            the tokenizer comes from if the checkpoint has none; None takes any.
+        device: Where it goes.
+
+    Raises:
+        InputError: No path, nothing there, not a checkpoint of this package or of another model, or no tokenizer.
+    """
+    if not str(path):
+        raise InputError("no --model_path: name the checkpoint that prune_heads.py or expand_heads.py wrote")
+    checkpoint = load_checkpoint(path, device=device)
+    loaded = checkpoint.loaded
+    if model_name is not None and Path(model_name).name != Path(loaded.name).name:
+        raise InputError(
+            f"{str(path)!r} is a checkpoint of {loaded.name!r}, not of {model_name!r}: name that model, or leave --model_name out"
+        )
+    if loaded.tokenizer is None:
+        if model_name is None:
+            raise InputError(f"{str(path)!r} was saved without a tokenizer: say whose it needs with --model_name")
+        loaded = LoadedModel(loaded.model, load_model(model_name).tokenizer, loaded.name)
+    return Checkpoint(loaded, checkpoint.notes, checkpoint.training)
+
+
+def output_path(asked: Path | None, step: str) -> Path:
+    """Where a step writes: what was asked for, or a new folder under runs/; tried before anything is computed.
+
+    Raises:
+        InputError: Something else lies there.
+        OSError: Nothing can be written there.
+    """
+    path = asked or Path("runs") / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
+    if path.suffix in SUFFIXES and path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder: leave out {path.suffix}, or choose another file name")
+    if path.suffix in SUFFIXES and path.is_file() and not is_own_file(path):
+        raise InputError(f"{str(path)!r} is a file of something else, or damaged: choose another name")
+    if path.suffix not in SUFFIXES and path.exists() and not is_checkpoint(path):
+        if not path.is_dir():
+            raise InputError(f"{str(path)!r} is a file: name a folder, or a file that ends in {' or '.join(SUFFIXES)}")
+        if any(path.iterdir()):
+            raise InputError(f"{str(path)!r} is a folder that holds something else: choose another one")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+    return path
+
+
+def measured(model: PlasticModel, test: Tensor, batch_size: int) -> dict[str, float]:
+    """Test loss and perplexity, active heads, and the share of the dense model's forward FLOPs."""
+    found = evaluate_model(model, test, batch_size=batch_size)
+    table = flop_table(model, test.shape[1])
+    found["flops_kept"] = table.total(model.active) / table.total(torch.ones_like(model.active))
+    return found
+
+
+def comparison(before: dict[str, float], after: dict[str, float], blocks: int) -> str:
+    """What a step did to the test perplexity, as a sentence."""
+    change = math.expm1(after["loss"] - before["loss"])
+    return (
+        f"test perplexity {before['perplexity']:.2f} -> {after['perplexity']:.2f} ({change:+.1%}, {blocks} blocks); "
+        f"{int(after['active_heads'])} heads active, {after['flops_kept']:.1%} of the FLOPs"
+    )
+
+
+def leave(
+    checkpoint: Checkpoint,
+    path: Path,
+    step: str,
+    arguments: Any,
+    result: dict[str, Any],
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write the checkpoint that the next step reads, and note in it what this one did."""
+    entry = {
+        "step": step,
+        "command": cli.command(),
+        "arguments": {
+            key: str(value) if isinstance(value, Path) else value for key, value in asdict(arguments).items()
+        },
+        "result": result,
+    }
+    notes = {**checkpoint.notes, "history": [*checkpoint.notes.get("history", []), entry]}
+    model, tokenizer, name = checkpoint.loaded
+    save_plastic(model, path, tokenizer, name, notes=notes, training=training)
+
+
+def head_ages(checkpoint: Checkpoint) -> Tensor:
+    """Optimizer steps since each head was grown, (L, U); -1 for heads that are not new.
+
+    Where nothing was noted (a checkpoint that `save_plastic` wrote for somebody else), heads in the middle of their warm-up
+    are new.
+    """
+    model, noted = checkpoint.loaded.model, checkpoint.notes.get("head_ages")
+    if noted is not None:
+        age = torch.tensor(noted)
+        if tuple(age.shape) != model.shape:
+            raise InputError(f"the checkpoint's notes are of a model of shape {tuple(age.shape)}, it is {model.shape}")
+        return torch.where(model.active, age, -1)
+    taken, total = model.snapshot(weights=False).warmup  # (L, U) each
+    return torch.where((taken < total) & model.active, 0, -1)
+
+
+def listed(mask: Tensor) -> list[list[int]]:
+    """[layer, head] of every True."""
+    found: list[list[int]] = mask.nonzero().tolist()
+    return found

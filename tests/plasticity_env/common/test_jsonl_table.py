@@ -1,0 +1,34 @@
+"""Cells of a study: what is appended is read back, and a line that was cut off is forgotten."""
+
+from __future__ import annotations
+
+import pytest
+
+from plasticity_env import InputError
+from plasticity_env.common.jsonl_table import CellFile, spread
+
+
+def test_a_cut_line_is_forgotten_and_gone_with_the_next_cell(tmp_path):
+    path = tmp_path / "deep" / "cells.jsonl"
+    file = CellFile(path, lambda row: row["a"], "this test")
+    assert file.read() == []
+    for value in (1, 2, 3):
+        file.append({"a": value})
+    for cut in (path.read_bytes()[:-4], path.read_bytes()[:-1] + b"\xc3"):
+        path.write_bytes(cut)
+        assert file.read() == [1, 2]
+    file.append({"a": 4})
+    assert file.read() == [1, 2, 4]
+    assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 4}\n'
+
+
+def test_a_line_that_is_no_cell_is_an_error(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    path.write_text('{"a": 1}\n{"b": 1}\n')
+    with pytest.raises(InputError, match=r"line 2 of .* is no cell of this test"):
+        CellFile(path, lambda row: row["a"], "this test").read()
+
+
+def test_spread():
+    assert spread([1.0, 3.0], ".1f", ".2f") == "2.0 ± 1.41"
+    assert spread([2.0], ".1f") == "2.0"

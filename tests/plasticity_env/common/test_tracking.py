@@ -1,0 +1,256 @@
+"""Tracking keeps every number, survives a resume, and never asks anybody anything."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shlex
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.progress import Progress
+from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder, resolve_mode
+
+PLAIN = TrackingOptions(tensorboard=False)
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user with an empty home and no W&B settings."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(home))
+    return home
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rows_are_on_disk_at_once_and_nan_is_null(tmp_path: Path) -> None:
+    config = {"lr": 3e-4, "folder": tmp_path, "bound": math.inf}
+    with Tracker(tmp_path / "run", config, PLAIN) as tracker:
+        tracker.log({"episode/ppl": np.float32(2.5), "loss/value": math.nan, "loss/policy": -math.inf}, step=64)
+        assert rows_of(tmp_path / "run") == [
+            {"global_step": 64, "episode/ppl": 2.5, "loss/value": None, "loss/policy": None}
+        ]
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored == {"lr": 3e-4, "folder": str(tmp_path), "bound": None}
+
+
+def test_table_is_one_object_a_row_and_checks_lengths(tmp_path: Path) -> None:
+    with Tracker(tmp_path, {}, PLAIN) as tracker:
+        tracker.table("pruned", ["layer", "head", "score"], [[0, 3, 0.5], [1, 2, math.nan]])
+        with pytest.raises(InputError, match="2 entries, not 3"):
+            tracker.table("pruned", ["layer", "head", "score"], [[0, 3]])
+        with pytest.raises(InputError, match="metrics"):
+            tracker.table("metrics", ["a"], [[1]])
+    rows = [json.loads(line) for line in (tmp_path / "pruned.jsonl").read_text().splitlines()]
+    assert rows == [{"layer": 0, "head": 3, "score": 0.5}, {"layer": 1, "head": 2, "score": None}]
+
+
+def test_rewind_forgets_later_rows_only(tmp_path: Path) -> None:
+    with Tracker(tmp_path, {}, PLAIN) as tracker:
+        for step in (10, 20, 30):
+            tracker.log({"x": step}, step)
+    with Tracker(tmp_path, {}, PLAIN, resume=True) as tracker:
+        tracker.rewind(20)
+        tracker.log({"x": 31.0}, 30)
+    assert [(row["global_step"], row["x"]) for row in rows_of(tmp_path)] == [(10, 10.0), (20, 20.0), (30, 31.0)]
+
+
+def test_resume_drops_only_a_row_that_a_crash_cut(tmp_path: Path) -> None:
+    with Tracker(tmp_path, {}, PLAIN) as tracker:
+        tracker.log({"x": 1.0}, 1)
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"global_step": 2, "x"')
+    with Tracker(tmp_path, {}, PLAIN, resume=True) as tracker:
+        tracker.log({"x": 2.0}, 2)
+    assert [row["x"] for row in rows_of(tmp_path)] == [1.0, 2.0]
+
+
+def test_a_run_is_not_overwritten_without_resume(tmp_path: Path) -> None:
+    Tracker(tmp_path, {}, PLAIN).close()  # cut before anything was logged
+    with Tracker(tmp_path, {}, PLAIN) as tracker:
+        tracker.table("rows", ["x"], [[1.0]])
+    with pytest.raises(InputError, match="holds a run already: resume it"):
+        Tracker(tmp_path, {}, PLAIN)
+
+
+def test_tensorboard_reads_the_scalars_and_a_rewind_purges(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = TrackingOptions()
+    with Tracker(tmp_path, {}, options) as tracker:
+        for step in (10, 20, 30):
+            tracker.log({"loss/value": step / 10}, step)
+    with Tracker(tmp_path, {}, options, resume=True) as tracker:
+        tracker.rewind(20)
+        tracker.log({"loss/value": 7.0}, 40)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss/value")] == [(10, 1.0), (20, 2.0), (40, 7.0)]
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "key", "mode"),
+    [
+        (None, None, None, "offline"),
+        (None, None, "variable", "online"),
+        (None, None, "netrc", "online"),
+        (None, None, "other host", "offline"),
+        (None, None, "own server", "online"),
+        (None, "disabled", "netrc", "disabled"),
+        (None, "offline", "netrc", "offline"),
+        (None, "dryrun", None, "offline"),
+        (None, "online", None, "offline"),
+        ("offline", "online", "netrc", "offline"),
+        ("online", "disabled", "netrc", "online"),
+        ("online", None, None, "offline"),
+        ("disabled", "online", "netrc", "disabled"),
+    ],
+)
+def test_mode_is_flag_then_environment_then_key(
+    flag: str | None,
+    variable: str | None,
+    key: str | None,
+    mode: str,
+    nobody: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    if key == "variable":
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    elif key:
+        host = "api.wandb.ai" if key == "netrc" else "example.org"
+        if key == "own server":
+            monkeypatch.setenv("WANDB_BASE_URL", f"https://{host}")
+        (nobody / ".netrc").write_text(f"machine {host} login user password {'x' * 40}\n")
+    assert resolve_mode(flag) == mode
+    asked_in_vain = (flag or variable) == "online" and mode == "offline"
+    assert ("no API key" in capsys.readouterr().err) == asked_in_vain
+
+
+def test_an_unknown_mode_is_named() -> None:
+    with pytest.raises(InputError, match=r"'ofline' \(did you mean 'offline'\?\)"):
+        resolve_mode("ofline")
+
+
+def records_of(file: Path) -> list[Any]:
+    """The records of a W&B run file, which frames protobufs as LevelDB's log does (header of 7 bytes)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    raw, place, records, whole = file.read_bytes(), 7, [], b""
+    while place + 7 <= len(raw):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+        length, kind = struct.unpack("<HB", raw[place + 4 : place + 7])
+        whole += raw[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(whole))
+            whole = b""
+    return records
+
+
+def history_of(file: Path) -> list[dict[str, Any]]:
+    rows = [record.history.item for record in records_of(file) if record.WhichOneof("record_type") == "history"]
+    return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row} for row in rows]
+
+
+def test_wandb_offline_resumes_under_one_id_and_names_every_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a run"
+    options = TrackingOptions(track=True, wandb_mode="offline", tensorboard=False)
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "controller.json").write_text("{}")
+    with Tracker(folder, {"seed": 1}, options) as tracker:
+        tracker.log({"episode/ppl": 40.0}, 64)
+        tracker.log({"episode/ppl": math.nan}, 128)
+    identity = json.loads((folder / "wandb_run.json").read_text())["id"]
+    capsys.readouterr()
+    time.sleep(1.0)  # W&B names its folders by the second
+    with Tracker(folder, {"seed": 1}, options, resume=True) as tracker:
+        tracker.rewind(64)
+        tracker.log({"episode/ppl": 39.0}, 128)
+        tracker.table("pruned", ["layer", "note"], [[0, "first"], [1, None]])
+        tracker.artifact("policy", tmp_path / "policy")
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1
+    assert said.err == ""
+
+    words = shlex.split(said.out)
+    folders = [Path(word) for word in words[4:]]
+    assert words[:4] == ["wandb", "sync", "--id", identity]
+    assert sorted(folders) == sorted((folder / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *words[2:]]
+    dry = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
+    assert "Would sync 2 run(s)" in dry.stdout + dry.stderr
+
+    first, second = (history_of(file / f"run-{identity}.wandb") for file in folders)
+    ppl = [(row["global_step"], row["episode/ppl"]) for row in first + second if "episode/ppl" in row]
+    assert [step for step, _ in ppl] == [64, 128, 128]
+    assert np.array_equal([value for _, value in ppl], [40.0, math.nan, 39.0], equal_nan=True)
+    assert [row["_step"] for row in first + second] == [0, 1, 2, 3], "rows of two offline folders may not collide"
+    kinds = [record.WhichOneof("record_type") for record in records_of(folders[1] / f"run-{identity}.wandb")]
+    assert "metric" in kinds
+    assert any("artifact" in str(record) for record in records_of(folders[1] / f"run-{identity}.wandb"))
+
+
+def test_run_folders_are_new_and_a_chosen_name_is_not_reused(tmp_path: Path) -> None:
+    folders = {new_run_folder("train", tmp_path) for _ in range(5)}
+    assert len(folders) == 5
+    assert all(folder.is_dir() and folder.name.startswith("train_") for folder in folders)
+    assert new_run_folder("train", tmp_path, "mine") == tmp_path / "mine"
+    with pytest.raises(InputError, match="'mine' exists"):
+        new_run_folder("train", tmp_path, "mine")
+
+
+def test_progress_in_a_file_is_a_few_plain_lines() -> None:
+    stream = io.StringIO()
+    with Progress("training", total=1000, stream=stream, every=10.0) as progress:
+        for _ in range(1000):
+            progress.advance(perplexity=41.25, FLOPs_kept=0.5)
+    (line,) = stream.getvalue().splitlines()
+    assert line.startswith("training 1000/1000 (100%)  perplexity 41.25  FLOPs kept 0.5")
+    assert stream.getvalue().replace("\n", "").isprintable()
+
+
+def test_progress_counts_time_left_from_where_a_resumed_loop_began() -> None:
+    stream = io.StringIO()
+    with Progress("training", total=1000, start=900, stream=stream, every=0.0) as progress:
+        time.sleep(0.6)
+        progress.advance(50)
+    assert stream.getvalue().splitlines()[0].endswith("0:01 spent  0:01 left")
+
+
+def test_progress_on_a_terminal_is_live() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with Progress("training", total=3, stream=stream) as progress:
+        for _ in range(3):
+            progress.advance(perplexity=40.0)
+    assert "3/3" in stream.getvalue()
+    assert "perplexity 40" in stream.getvalue()

@@ -1,0 +1,116 @@
+"""Text: packed blocks, disjoint splits, every source, clear errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from plasticity_env import InputError, load_model, load_text
+from plasticity_env.data.text import some_blocks
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_model("bard-gpt2-4x4").tokenizer
+
+
+WORDS = "The quick brown fox jumps over the lazy dog while the moon rises over hill number "
+
+
+def lines(count):
+    return [f"{WORDS}{i}." for i in range(count)]
+
+
+def test_embedded_splits_share_no_block(tokenizer):
+    text = load_text("shakespeare", tokenizer, block_size=64)
+    seen: dict[tuple[int, ...], str] = {}
+    for split in ("calibration", "reward", "test"):
+        for block in text.blocks(split).tolist():
+            assert seen.setdefault(tuple(block), split) == split
+    assert all(len(text.blocks(split)) >= 128 for split in ("calibration", "reward", "test"))
+
+
+def test_blocks_are_full_and_in_reading_order(tokenizer):
+    text = load_text("shakespeare", tokenizer, block_size=32)
+    blocks = text.blocks("reward")
+    assert blocks.shape[1] == 32
+    whole = tokenizer.decode(blocks[:5].flatten())
+    parts = "".join(tokenizer.decode(block) for block in blocks[:5])
+    assert whole == parts
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "parquet"])
+def test_one_text_is_cut_into_four_disjoint_splits(tmp_path, tokenizer, suffix):
+    path = tmp_path / f"text.{suffix}"
+    if suffix == "txt":
+        path.write_text("\n".join(lines(600)))
+    elif suffix == "jsonl":
+        path.write_text("\n".join(json.dumps({"text": line}) for line in lines(600)))
+    else:
+        from datasets import Dataset
+
+        Dataset.from_dict({"text": lines(600)}).to_parquet(str(path))
+    text = load_text(str(path), tokenizer, block_size=32)
+    splits = {split: text.blocks(split) for split in ("calibration", "reward", "test", "train")}
+    assert len(splits["calibration"]) == len(splits["reward"]) == 64
+    order = torch.cat([splits[name] for name in ("calibration", "reward", "test", "train")]).flatten()
+    full = tokenizer("\n".join(lines(600)), add_special_tokens=False)["input_ids"]
+    assert order.tolist() == full[: len(order)]  # the documented cut: in order, nothing twice, nothing lost
+    assert len(full) - len(order) < 32
+
+
+def test_a_hub_data_set_is_read_in_its_own_splits(tmp_path, tokenizer):
+    from datasets import Dataset
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split, count in (("train", 40), ("validation", 30), ("test", 20)):
+        Dataset.from_dict({"text": [f"{split} {line}" for line in lines(count)]}).to_parquet(
+            str(folder / f"{split}.parquet")
+        )
+    from plasticity_env.data.text import _from_hub
+
+    texts = _from_hub(str(folder), None)  # the hub's loader on local files in the hub's format
+    assert texts["train"].count("train The") == 40
+    assert texts["test"].count("test The") == 20
+    assert texts["calibration"].count("validation The") == texts["reward"].count("validation The") == 15
+    assert not set(texts["calibration"].splitlines()) & set(texts["reward"].splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, "no text at"),
+        ("short.txt", "two words", "four splits need at least 4"),
+        ("bad.jsonl", '{"words": 1}', "JSON lines with a 'text' field"),
+    ],
+)
+def test_bad_text_is_one_clear_sentence(tmp_path, tokenizer, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_text(str(tmp_path / name), tokenizer, block_size=16)
+
+
+def test_a_hub_name_without_a_network_names_the_offline_choice(tokenizer, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="without a network use --dataset shakespeare"):
+        load_text("no-such-user/no-such-set", tokenizer)
+
+
+def test_spread_blocks_lie_evenly_over_all_and_first_ones_at_the_start():
+    ids = torch.arange(10)[:, None].expand(10, 3)
+    assert some_blocks(ids, 4, spread=True)[:, 0].tolist() == [0, 2, 5, 7]
+    assert some_blocks(ids, 10, spread=True)[:, 0].tolist() == list(range(10))
+    assert some_blocks(ids, 4)[:, 0].tolist() == [0, 1, 2, 3]
+    assert len(some_blocks(ids, None, spread=True)) == 10
+
+
+def test_reading_text_leaves_the_tokenizers_longest_input_as_it_was(tokenizer, tmp_path):
+    longest = tokenizer.model_max_length
+    load_text("shakespeare", tokenizer, block_size=32).blocks("calibration")
+    assert tokenizer.model_max_length == longest < 10**6
+    tokenizer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] == longest
