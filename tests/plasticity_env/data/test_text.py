@@ -170,7 +170,7 @@ def test_a_row_that_holds_no_string_is_named(tmp_path, tokenizer, value):
     with pytest.raises(InputError, match=r"row \d+ of .*rows.parquet' holds .* in its 'text' column, not a string"):
         load_text(tmp_path / "rows.parquet", tokenizer, block_size=32)
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": row}) for row in [SENTENCE, value]))
-    with pytest.raises(InputError, match="line 2 of .*rows.jsonl' is not an object whose 'text' field is a string"):
+    with pytest.raises(InputError, match=r"line 2 of .*rows.jsonl' is not an object whose 'text' field is a string"):
         load_text(tmp_path / "rows.jsonl", tokenizer, block_size=32)
 
 
