@@ -59,6 +59,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self.settings = settings_for(self.default_share, settings)
         self.workbench: Workbench = workbench or make_workbench(self.settings, loaded, text)
         self._task = Task(self.settings, self.workbench)
+        self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
         self.head_slots = self._task.slots
         self.action_space = self._action_space(self.head_slots)
         self.observation_space = observation_space(  # type: ignore[assignment]
@@ -103,6 +104,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         super().reset(seed=seed)
         bench = self.workbench
         draw = draw_episode(self.settings, bench.text, self.np_random, dict(options or {}))
+        self._task.check_targets(draw.share, draw.budget)
         reference = self._training.start(draw.stream, draw.reward)
         active = torch.ones(bench.model.shape, dtype=torch.bool)
         measurement = bench.measure(active, draw.calibration, draw.reward)
@@ -145,6 +147,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             bench.read(text)
         super().reset(seed=seed)
         draw = draw_episode(self.settings, bench.text, self.np_random, dict(options or {}))
+        self._task.check_targets(draw.share, draw.budget)
         assert draw.stream is not None
         self._training.go_on(draw.stream)
         measurement = bench.measure(before.active, draw.calibration, draw.reward)
