@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import new_folder, replace_file, write_text
 from plasticity_env.model.applied_repairs import OutputRepair
+from plasticity_env.model.guards import masked_weights
 from plasticity_env.model.loading import LoadedModel, check_device, without_bars
 from plasticity_env.model.plastic_model import PlasticModel, Snapshot
 
@@ -187,13 +188,12 @@ def _contents(model: PlasticModel, name: str | None, tokenizer: bool) -> _Conten
         aside |= {f"repair.{site}.{part}": t for part in _PARTS if (t := getattr(repair, part)) is not None}
     for (layer, index, kind), tensors in snapshot.saved.items():
         aside |= {f"saved.{kind}.{layer}.{index}.{position}": t for position, t in enumerate(tensors)}
-    weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    weights = masked_weights(model.model)
     names = {id(parameter): key for key, parameter in model.model.named_parameters()}
     gates = model.gates
     for layer, unit in (gates != 1).nonzero().tolist():
         rows = model.pieces(layer, unit, "unit")[-1]  # the output rows
         aside[f"rows.{layer}.{unit}"] = rows.data.clone()
-        rows.narrow(weights[names[id(rows.parameter)]]).mul_(float(gates[layer, unit]))
     for site in _first_biases(snapshot.repairs):  # a name that the stock configuration does not know
         key = names[id(model.sites[site].output.bias)]
         aside[f"bias.{key}"] = weights.pop(key)

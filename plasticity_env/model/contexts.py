@@ -7,11 +7,9 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from plasticity_env.model.plastic_model import PlasticModel
-
 
 @contextmanager
-def frozen(model: PlasticModel) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradient for any parameter, so that backward computes none; put back afterwards."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with evaluating(model):

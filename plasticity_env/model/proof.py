@@ -29,9 +29,9 @@ NAMES = {"softcap": "caps its scores (softcap)", "s_aux": "has attention sinks (
 @contextmanager
 def probing() -> Iterator[None]:
     """Plain arithmetic whatever mode the caller is in: no autocast, no inference mode, gradients on."""
-    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        with torch.enable_grad():
-            yield
+    off = (torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda"))
+    with torch.inference_mode(False), next(off), next(off), torch.enable_grad():
+        yield
 
 
 def probe_ids(model: nn.Module) -> Tensor:
