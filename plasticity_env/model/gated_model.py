@@ -20,7 +20,7 @@ from plasticity_env.model.attention import IMPLEMENTATION, GateState, LayerGate,
 from plasticity_env.model.contexts import evaluating
 from plasticity_env.model.guards import MaskedSaver, refuse_other_attention
 from plasticity_env.model.layouts import AttentionBlock, MlpBlock, Site, attention_blocks, cut_mlps
-from plasticity_env.model.proof import probe_ids, probe_logits, probing, prove_gates, refuse_meta
+from plasticity_env.model.proof import probe_ids, probe_logits, probing, prove_gates, refuse_meta, refuse_own_attention
 
 
 class GatedModel(nn.Module):
@@ -45,6 +45,7 @@ class GatedModel(nn.Module):
                 f"this {type(model).__name__} is pruned through a PlasticModel around it: hand that one over instead"
             )
         refuse_meta(model)
+        refuse_own_attention(model)
         with evaluating(model), probing():
             stock = probe_logits(model, probe_ids(model)) if prove else None
         self.model = model

@@ -266,6 +266,12 @@ class MlpBlock(Site):
 
     def __init__(self, module: nn.Module, layout: Layout, layer: int, heads: int, count: int) -> None:
         self.module, self.layout, self.layer, self.count = module, layout, layer, count
+        missing = [name for name in (*layout.mlp_inputs, layout.mlp_output) if not hasattr(module, name)]
+        if missing:
+            raise InputError(
+                f"the layout does not fit {type(module).__name__}, which has no {missing[0]!r}: a mixture of experts has no layout "
+                "yet; name the MLP's projections with Layout(mlp=..., mlp_inputs=..., mlp_output=...)"
+            )
         self.inputs: list[nn.Module] = [getattr(module, name) for name in layout.mlp_inputs]
         self.output = getattr(module, layout.mlp_output)
         self.width = _in_features(self.output)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.model.attention import GateState
 from plasticity_env.model.layouts import Site
 
@@ -62,6 +62,20 @@ def refuse_meta(model: nn.Module) -> None:
         )
 
 
+def refuse_own_attention(model: nn.Module) -> None:
+    """Refuse a model whose attention cannot be replaced, so that no gate could reach it.
+
+    Raises:
+        InputError: It is one.
+    """
+    can_replace = getattr(type(model), "_can_set_attn_implementation", None)
+    if can_replace is not None and not can_replace():
+        raise InputError(
+            f"{type(model).__name__} computes its attention itself, not through transformers' attention interface, so that no "
+            "gate would reach its heads: this architecture is not supported"
+        )
+
+
 @torch.no_grad()
 def probe_logits(model: nn.Module, ids: Tensor) -> Tensor:
     """(B, T, V) float32 logits."""
@@ -85,18 +99,21 @@ def prove_gates(model: nn.Module, state: GateState, sites: list[Site], shape: tu
     ids = probe_ids(model)
     leaf = torch.ones(shape, device=ids.device, requires_grad=True)
     before, state.gates, state.heard = state.gates, leaf, set()
+    kind, failure, logits = type(model).__name__, None, stock
     try:
         logits = model(input_ids=ids, use_cache=False).logits.float()
-        heard = state.heard
+    except (ValueError, TypeError, RuntimeError) as error:  # of a kernel that is handed what it does not know
+        failure = error
     finally:
+        unheard = sorted((state.heard or set()) - UNDERSTOOD)
         state.gates, state.heard = before, None
-    kind = type(model).__name__
-    unheard = sorted(heard - UNDERSTOOD)
     if unheard:
         what = "; ".join(NAMES.get(name, f"is handed {name!r}") for name in unheard)
         raise InputError(
             f"the attention of {kind} {what}, which the gated attention does not compute: this architecture is not supported"
         )
+    if failure is not None:
+        raise InputError(f"{kind} does not run with gated attention ({first_line(failure)})") from failure
     _compare(
         logits.detach(),
         stock,
@@ -126,14 +143,13 @@ def prove_removal(compacted: nn.Module, masked: Tensor) -> None:
         InputError: A parameter was left unfilled, or the logits differ.
     """
     refuse_meta(compacted)
-    logits = probe_logits(compacted, probe_ids(compacted))
-    _compare(
-        logits,
-        masked,
-        next(compacted.parameters()).dtype,
-        f"{type(compacted).__name__} does not compute what the masked model computes",
-        "its attention or MLP does something across units (a norm over all heads, an adapter) that cannot be cut",
-    )
+    why = "its attention or MLP does something across units (a norm over all heads, say) that cannot be cut"
+    what = f"{type(compacted).__name__} does not compute what the masked model computes"
+    try:
+        logits = probe_logits(compacted, probe_ids(compacted))
+    except (ValueError, TypeError, RuntimeError) as error:  # a module that still has the dense size
+        raise InputError(f"{what} ({first_line(error)}): {why}") from error
+    _compare(logits, masked, next(compacted.parameters()).dtype, what, why)
 
 
 def _compare(logits: Tensor, wanted: Tensor, dtype: torch.dtype, what: str, why: str) -> None:
