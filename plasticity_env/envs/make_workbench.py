@@ -7,7 +7,7 @@ from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.envs.settings import Settings
 from plasticity_env.envs.workbench import Workbench
-from plasticity_env.model.loading import LoadedModel, load_model
+from plasticity_env.model.loading import LoadedModel, check_tokenizer, load_model
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.strategies.neuron_order import order_neurons
 
@@ -60,6 +60,7 @@ def make_workbench(settings: Settings, loaded: LoadedModel | None, text: TextSpl
 
 
 def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> None:
+    check_tokenizer(loaded.tokenizer, loaded.model.model, loaded.name)
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
     if longest is not None and text.block_size > longest:
         raise InputError(f"max_length {text.block_size} exceeds the {longest} positions of {loaded.name!r}")

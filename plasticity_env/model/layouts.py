@@ -269,7 +269,7 @@ class MlpBlock(Site):
         missing = [name for name in (*layout.mlp_inputs, layout.mlp_output) if not hasattr(module, name)]
         if missing:
             raise InputError(
-                f"the layout does not fit {type(module).__name__}, which has no {missing[0]!r}: a mixture of experts has no layout "
+                f"the layout does not fit {type(module).__name__}, which has no {missing[0]!r}: a mixture of experts has none "
                 "yet; name the MLP's projections with Layout(mlp=..., mlp_inputs=..., mlp_output=...)"
             )
         self.inputs: list[nn.Module] = [getattr(module, name) for name in layout.mlp_inputs]

@@ -19,7 +19,7 @@ from torch import Tensor
 from plasticity_env.common.errors import InputError
 from plasticity_env.data.batches import holds_target
 from plasticity_env.model.contexts import frozen
-from plasticity_env.model.padding import text_mask_inputs
+from plasticity_env.model.inputs import check_ids, text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.model.prefix_reuse import PrefixCache
 from plasticity_env.signals.attention_entropy import Kernel
@@ -127,6 +127,7 @@ def measure(
     """
     if input_ids.ndim != 2 or input_ids.shape[0] < 1 or input_ids.shape[1] < 2:
         raise InputError(f"input_ids must be (sequences >= 1, tokens >= 2), got {tuple(input_ids.shape)}")
+    check_ids(model, input_ids)
     if attention_mask is not None:
         if attention_mask.shape != input_ids.shape:
             raise InputError(
@@ -305,7 +306,11 @@ def mean_loss(
         batch_size: Sequences in one pass.
         prefix: Of this model: reuses what did not change since the last call on the same batch.
         batch: Names the tokens for it.
+
+    Raises:
+        InputError: Ids that the model has no row or position for, or a loss that is not finite.
     """
+    check_ids(model, input_ids)
     chunks, losses = input_ids.split(batch_size), []
     for number, chunk in enumerate(chunks):
         with nullcontext() if prefix is None else prefix.resumed((batch, number), len(chunks)):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.contexts import evaluating
-from plasticity_env.model.padding import text_mask_inputs
+from plasticity_env.model.inputs import text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import DIVERGED
 

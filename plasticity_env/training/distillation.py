@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.model.padding import text_mask_inputs
+from plasticity_env.model.inputs import text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel, Snapshot
 
 

@@ -16,7 +16,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.interrupts import interrupts_between_steps
 from plasticity_env.data.batches import Batches, TokenBatch, as_batches, token_batch
 from plasticity_env.model.contexts import evaluating
-from plasticity_env.model.padding import text_mask_inputs
+from plasticity_env.model.inputs import text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import DIVERGED
 from plasticity_env.training.distillation import Distillation, distillation_loss, not_half

@@ -154,7 +154,7 @@ def test_packed_weights_are_refused_by_name():
     projection = model.model.layers[0].self_attn.q_proj
     packed = nn.Parameter(projection.weight.data.to(torch.int8), requires_grad=False)
     projection.weight = packed
-    with pytest.raises(InputError, match="weight of a Linear is no plain matrix of floating-point numbers .int8"):
+    with pytest.raises(InputError, match=r"weight of a Linear is no plain matrix of floating-point numbers .int8"):
         PlasticModel(model)
 
 
@@ -233,7 +233,7 @@ class TestGuards:
         assert mean_loss(model, ids) == pytest.approx(dense, abs=1e-6)  # saving changed nothing
 
     def test_a_copy_saves_its_own_weights(self, pruned, tmp_path):
-        model, ids, dense, loss = pruned
+        model, ids, dense, _loss = pruned
         twin = copy.deepcopy(model)
         twin.revive(~twin.active)
         twin.model.save_pretrained(tmp_path / "twin")

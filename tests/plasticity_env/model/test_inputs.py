@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import pytest
 import torch
 
-from plasticity_env import InputError, PlasticModel, evaluate_model, measure
+from plasticity_env import InputError, PlasticModel, evaluate_model, load_model, mean_loss, measure
 from plasticity_env.data.batches import TokenBatch
 from plasticity_env.training import Distillation, PlasticityTrainer, get_plasticity_optimizer
 from tests.conftest import build
@@ -58,3 +59,26 @@ def test_text_that_is_all_padding_is_refused(ids):
         measure(model, ids, attention_mask=torch.zeros_like(ids))
     with pytest.raises(InputError, match="attention_mask must have the shape of input_ids"):
         measure(model, ids, attention_mask=torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("read", [measure, mean_loss])
+def test_ids_without_a_row_or_a_position_are_refused(read):
+    model = load_model("bard-gpt2-4x4").model
+    with pytest.raises(InputError, match=r"token ids must lie in \[0, \d+\).*got 5000"):
+        read(model, torch.full((1, 8), 5000))
+    with pytest.raises(InputError, match=r"600 tokens are more than the model's \d+ positions"):
+        read(model, torch.full((1, 600), 5))
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused_where_it_enters(tmp_path):
+    loaded = load_model("bard-gpt2-4x4")
+    loaded.model.model.save_pretrained(tmp_path / "none")
+    with pytest.raises(InputError, match="holds no tokenizer"):
+        load_model(tmp_path / "none")
+    loaded.tokenizer.add_tokens(["<|user|>", "<|assistant|>"])
+    with pytest.raises(InputError, match=r"has \d+ tokens, the model's embedding \d+ rows"):
+        gym.make("plasticity/Heads-v0", loaded=loaded, max_length=32)
+    loaded.model.model.save_pretrained(tmp_path / "added")
+    loaded.tokenizer.save_pretrained(tmp_path / "added")
+    with pytest.raises(InputError, match=r"has \d+ tokens, the model's embedding \d+ rows"):
+        load_model(tmp_path / "added")
