@@ -25,6 +25,7 @@ from plasticity_env.envs.settings import settings_for
 from plasticity_env.envs.task import Task, View
 from plasticity_env.envs.training_env import Training
 from plasticity_env.envs.workbench import Workbench
+from plasticity_env.model.contexts import in_plain_mode
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.plots.rendering import ansi, picture, show
@@ -88,6 +89,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
 
     # -- Gymnasium's interface -------------------------------------------------------------------------------------------
 
+    @in_plain_mode
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -113,6 +115,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         _, observation, info = self._enter(state, 0)
         return observation, info
 
+    @in_plain_mode
     def go_on(
         self,
         text: TextSplits | None = None,
@@ -158,6 +161,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         _, observation, info = self._enter(state, 0)
         return observation, info
 
+    @in_plain_mode
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Edit, train if asked to, measure, pay.
 
@@ -168,9 +172,15 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         state = self._running_state()
         edits, stop = self.edits_of(action)
         masks, invalid = self._task.resolve(state, edits, self._seen().allowed[0])
-        if state.stream is not None:
-            self._training.edit_and_train(state, masks)
-        measurement = self.workbench.measure(state.after(masks), state.calibration, state.reward)
+        before = None if state.stream is None else self.get_state()  # a frozen model gets its mask anew each time
+        try:
+            if state.stream is not None:
+                self._training.edit_and_train(state, masks)
+            measurement = self.workbench.measure(state.after(masks), state.calibration, state.reward)
+        except BaseException:
+            if before is not None:
+                self.set_state(before)
+            raise
         state = state.then(masks, measurement, done=stop or state.step + 1 >= self.settings.horizon)
         reward, observation, info = self._enter(state, invalid)
         self._record = None if self._record is None else self._record.then(action, reward)
@@ -244,6 +254,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         state = self._running_state()
         return state.after(self._task.resolve(state, self.edits_of(action)[0])[0])
 
+    @in_plain_mode
     def evaluate(
         self,
         split: str = "test",

@@ -60,7 +60,8 @@ def make_workbench(settings: Settings, loaded: LoadedModel | None, text: TextSpl
 
 
 def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> None:
-    check_tokenizer(loaded.tokenizer, loaded.model.model, loaded.name)
+    if loaded.tokenizer is not None:  # a checkpoint may come without one, and its text with ids
+        check_tokenizer(loaded.tokenizer, loaded.model.model, loaded.name)
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
     if longest is not None and text.block_size > longest:
         raise InputError(f"max_length {text.block_size} exceeds the {longest} positions of {loaded.name!r}")

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
-from plasticity_env.model.contexts import evaluating
+from plasticity_env.model.contexts import evaluating, plain_mode
 from plasticity_env.model.guards import MaskedSaver, refuse_other_attention
 from plasticity_env.model.layouts import AttentionBlock, MlpBlock, Site, attention_blocks, cut_mlps
-from plasticity_env.model.proof import probe_ids, probe_logits, probing, prove_gates, refuse_meta, refuse_own_attention
+from plasticity_env.model.proof import probe_ids, probe_logits, prove_gates, refuse_meta, refuse_own_attention
 
 
 class GatedModel(nn.Module):
@@ -46,7 +46,7 @@ class GatedModel(nn.Module):
             )
         refuse_meta(model)
         refuse_own_attention(model)
-        with evaluating(model), probing():
+        with evaluating(model), plain_mode():
             stock = probe_logits(model, probe_ids(model)) if prove else None
         self.model = model
         self.training = model.training
@@ -58,7 +58,7 @@ class GatedModel(nn.Module):
         self._hang()
         if stock is not None:
             try:
-                with evaluating(model), probing():
+                with evaluating(model), plain_mode():
                     prove_gates(model, self._state, self.sites, self.shape, stock)
             except BaseException:
                 self.let_go()

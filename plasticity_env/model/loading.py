@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.hub import hub_or_cache
+from plasticity_env.model.contexts import in_plain_mode
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
@@ -52,6 +53,7 @@ def model_card(name: str) -> dict[str, Any]:
     return card
 
 
+@in_plain_mode
 def load_model(
     name_or_path: str | PathLike[str],
     *,

@@ -135,8 +135,8 @@ class PlasticModel(GatedModel):
         if bool(mask.any()) and not bool((self._active & ~mask)[:, : self.heads].any()):
             raise InputError("pruning all heads of the model leaves no attention at all: keep at least one head active")
         self._undo_repairs_of(mask)
+        self._active = self._active & ~mask
         for layer, unit in mask.nonzero().tolist():
-            self._active[layer, unit] = False
             self._weights.save(layer, unit, "unit")
             if self.group_is_dead(layer, unit):
                 self._weights.save(layer, unit // self.blocks[layer].group_size, "group")

@@ -7,8 +7,6 @@ with a sentence that says what it is, instead of being measured wrongly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,14 +22,6 @@ TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 3e-2, tor
 # what a stock attention module hands to its attention function and SDPA needs no more than the mask to obey
 UNDERSTOOD = {"position_ids", "cache_position", "is_causal", "sliding_window", "use_cache", "position_embeddings"}
 NAMES = {"softcap": "caps its scores (softcap)", "s_aux": "has attention sinks (s_aux)"}
-
-
-@contextmanager
-def probing() -> Iterator[None]:
-    """Plain arithmetic whatever mode the caller is in: no autocast, no inference mode, gradients on."""
-    off = (torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda"))
-    with torch.inference_mode(False), next(off), next(off), torch.enable_grad():
-        yield
 
 
 def probe_ids(model: nn.Module) -> Tensor:

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.compact.classes import compact_classes
 from plasticity_env.model.compact.cuts import Cut, attention_cuts, mlp_cuts
-from plasticity_env.model.contexts import evaluating
+from plasticity_env.model.contexts import evaluating, plain_mode
 from plasticity_env.model.gated_model import GatedModel
-from plasticity_env.model.proof import probe_ids, probe_logits, probing, prove_removal
+from plasticity_env.model.proof import probe_ids, probe_logits, prove_removal
 
 Optimizer = torch.optim.Optimizer
 # Powers of a folded scale s: with W' = s W the gradient is 1/s times the old one, its square 1/s^2 times.
@@ -63,7 +63,7 @@ def compact(
             f"the smaller model has {unfilled[0]!r}, which this model holds under another name or not at all: merge adapters "
             "into the weights (peft: merge_and_unload()) before it is compacted"
         )
-    with evaluating(dense), probing():
+    with evaluating(dense), plain_mode():
         masked = probe_logits(dense, probe_ids(dense)) if prove else None
     moved: dict[int, nn.Parameter | None] = {}
     sources = {id(parameter): parameter for parameter in dense.parameters()}
@@ -81,7 +81,7 @@ def compact(
             owner, _, leaf = name.rpartition(".")
             compacted.get_submodule(owner)._buffers[leaf] = buffer.clone()
     if masked is not None:
-        with evaluating(compacted), probing():
+        with evaluating(compacted), plain_mode():
             prove_removal(compacted, masked)
     if optimizer is not None:
         _carry(optimizer, sources, moved, cuts)
