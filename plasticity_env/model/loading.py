@@ -19,13 +19,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
 from plasticity_env.model.contexts import in_plain_mode
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
 LOADING = threading.Lock()  # transformers patches torch for the whole process while it builds a model
-_MODELS_FOLDER = Path(__file__).parents[1] / "zoo" / "models"
+_MODELS_FOLDER = ZOO_FOLDER / "models"
 
 
 class LoadedModel(NamedTuple):
