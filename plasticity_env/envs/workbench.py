@@ -65,8 +65,7 @@ class Memo(Generic[V]):
 
 def texts_kept(model: PlasticModel, budget: float) -> int:
     """How many texts' moments to remember: two texts and their halves (6), of a model where these take more bytes one (3)."""
-    gated = [site for site in model.sites if model.active[site.layer, site.columns].numel()]
-    size = 8.0 * sum(len(site.output_weight()) ** 2 for site in gated)
+    size = 8.0 * sum(len(site.output_weight()) ** 2 for site in model.sites if site.gated)
     return 6 if 6 * size <= budget else 3
 
 

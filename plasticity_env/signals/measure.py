@@ -200,7 +200,7 @@ def measure_many(
         "fisher": gradient.square().mean(1),
         "revive": torch.where(gates.cpu() > 0, 0.0, -signed),
         **recorder.units(gates, weights_of(model, projections), obs),
-        **recorder.slopes.scores(recorder.tokens, model.heads),
+        **recorder.slopes.scores(recorder.tokens),
     }
     moments = recorder.statistics() if statistics else [None] * versions
     empty = {

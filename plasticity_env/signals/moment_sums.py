@@ -27,7 +27,7 @@ class SiteSums:
     """
 
     def __init__(self, sites: Sequence[Site], units: int, full: bool, device: torch.device, groups: int = 1) -> None:
-        self._sites, self._units, self._full, self._groups = sites, units, full, groups
+        self.sites, self._units, self._full, self._groups = sites, units, full, groups
         self._width = sites[0].unit_width
         layers, inputs = len(sites), units * self._width
         shape = (inputs, inputs) if full else (units, self._width, self._width)
