@@ -18,7 +18,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.episode import EpisodeState, draw_episode
 from plasticity_env.envs.make_workbench import make_workbench
-from plasticity_env.envs.observation import Observation, observation_space
+from plasticity_env.envs.observation import EnvKind, Observation, observation_space
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.rewards import Terms
 from plasticity_env.envs.settings import settings_for
@@ -43,6 +43,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}  # noqa: RUF012
     env_id: ClassVar[str]
+    kind: ClassVar[EnvKind]
     default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
 
     def __init__(
@@ -288,8 +289,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._state, reward, terms = self._task.pay(state, float(view.flops[0]))
         if self.render_mode == "human":
             self.render()
-        observation = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
-        return reward, observation, self._info(self._state, terms, invalid)
+        shown = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
+        return reward, Observation(self.kind, shown), self._info(self._state, terms, invalid)
 
     def _look(self, state: EpisodeState) -> View:
         return self._task.view([state], self.workbench.model.scale)
