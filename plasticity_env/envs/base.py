@@ -18,7 +18,8 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.episode import EpisodeState, draw_episode
 from plasticity_env.envs.make_workbench import make_workbench
-from plasticity_env.envs.observation import Observation, observation_space
+from plasticity_env.envs.measurement import Request
+from plasticity_env.envs.observation import EnvKind, Observation, observation_space
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.rewards import Terms
 from plasticity_env.envs.settings import settings_for
@@ -44,6 +45,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}  # noqa: RUF012
     env_id: ClassVar[str]
+    kind: ClassVar[EnvKind]
     default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
 
     def __init__(
@@ -109,7 +111,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._task.check_targets(draw.share, draw.budget)
         reference = self._training.start(draw.stream, draw.reward)
         active = torch.ones(bench.model.shape, dtype=torch.bool)
-        measurement = bench.measure(active, draw.calibration, draw.reward)
+        (measurement,) = bench.measure([Request(active, draw.calibration, draw.reward)])
         state = EpisodeState.start(draw, measurement, reference or (measurement.loss,), bench.model.shape)
         self._record = EpisodeRecord(self.env_id, self.settings.kwargs(), draw.options(), (), ())
         _, observation, info = self._enter(state, 0)
@@ -153,7 +155,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._task.check_targets(draw.share, draw.budget)
         assert draw.stream is not None
         self._training.go_on(draw.stream)
-        measurement = bench.measure(before.active, draw.calibration, draw.reward)
+        (measurement,) = bench.measure([Request(before.active, draw.calibration, draw.reward)])
         state = EpisodeState.start(draw, measurement, tuple(reference or (measurement.loss,)), bench.model.shape)
         share = self._task.pruned_share(before.active)
         state = replace(state, active=before.active, age=before.age, start_share=share)
@@ -172,11 +174,12 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         state = self._running_state()
         edits, stop = self.edits_of(action)
         masks, invalid = self._task.resolve(state, edits, self._seen().allowed[0])
+        request = Request(state.after(masks), state.calibration, state.reward)
         before = None if state.stream is None else self.get_state()  # a frozen model gets its mask anew each time
         try:
             if state.stream is not None:
                 self._training.edit_and_train(state, masks)
-            measurement = self.workbench.measure(state.after(masks), state.calibration, state.reward)
+            (measurement,) = self.workbench.measure([request])
         except BaseException:
             if before is not None:
                 self.set_state(before)
@@ -302,8 +305,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._state, reward, terms = self._task.pay(state, float(view.flops[0]))
         if self.render_mode == "human":
             self.render()
-        observation = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
-        return reward, observation, self._info(self._state, terms, invalid)
+        shown = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
+        return reward, Observation(self.kind, shown), self._info(self._state, terms, invalid)
 
     def _look(self, state: EpisodeState) -> View:
         return self._task.view([state], self.workbench.model.scale)

@@ -67,8 +67,8 @@ class PlasticModel(GatedModel):
     Attributes:
         blocks: L attention blocks.
         mlps: L MLPs.
-        sites: The 2L projections that write to the residual stream, in execution order: ``sites[2 * l]`` is layer l's
-            attention output, ``sites[2 * l + 1]`` its MLP output.
+        sites: The projections that write to the residual stream, in execution order; each knows its ``index``, ``layer``
+            and ``kind``.
         neuron_order: How the neurons of each MLP lie (see `plasticity_env.strategies.neuron_order`).
         skip_flops: FLOPs per token of the U-Net skips on this model (see `plasticity_env.growth.UNetSkip`).
 
