@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plasticity_env import InputError, load_model, load_text
-from plasticity_env.data.text import some_blocks
+from plasticity_env.data.text import pack, some_blocks
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +114,23 @@ def test_reading_text_leaves_the_tokenizers_longest_input_as_it_was(tokenizer, t
     assert tokenizer.model_max_length == longest < 10**6
     tokenizer.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] == longest
+
+
+def test_a_text_is_tokenised_once_a_process_and_nobody_can_spoil_it(tokenizer, monkeypatch):
+    text = "\n".join(lines(97))
+    first = pack(tokenizer, text, 8)
+    wanted = first.clone()
+    first.zero_()  # a caller's blocks are its own
+    again = load_model("bard-gpt2-4x4").tokenizer  # another object that does the same
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("tokenised again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(again), "__call__", refuse)
+        assert torch.equal(pack(again, text, 8), wanted)
+        with pytest.raises(AssertionError, match="tokenised again"):
+            pack(again, text + "more", 8)
+    other = load_model("bard-gpt2-4x4").tokenizer
+    other.add_tokens(["lazy dog"])
+    assert len(pack(other, text, 1)) < len(pack(tokenizer, text, 1))
