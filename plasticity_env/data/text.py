@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -17,12 +18,14 @@ from transformers import PreTrainedTokenizerBase
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
+from plasticity_env.common.lru import ByteCache
 
 Split = Literal["train", "calibration", "reward", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 EMBEDDED = ("shakespeare", "tiny_shakespeare")
 SHARED_BLOCKS = 64  # calibration and reward blocks cut from a source that is one single text
 TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods", ".feather", ".arrow", ".orc")  # their syntax would be read as prose
+_TOKENS: ByteCache[Tensor] = ByteCache(64 * 2**20)  # by tokenizer and text: several environments tokenise a text once
 _TEXT_FOLDER = ZOO_FOLDER / "text"
 
 
@@ -62,13 +65,27 @@ class TextSplits:
 
 def pack(tokenizer: PreTrainedTokenizerBase, text: str, block_size: int) -> Tensor:
     """Tokenise a text and cut it into full blocks, (n, block_size) int64; the remainder is dropped."""
-    longest = tokenizer.model_max_length
-    tokenizer.model_max_length = int(1e30)  # blocks are cut here: no warning about long texts
-    try:
-        ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
-    finally:
-        tokenizer.model_max_length = longest
-    return ids[: len(ids) // block_size * block_size].view(-1, block_size)
+    ids = _token_ids(tokenizer, text)
+    return ids[: len(ids) // block_size * block_size].view(-1, block_size).clone()
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """(N,) int64; read-only, as the next call with the same tokenizer and text may return the same tensor."""
+    backend = getattr(
+        tokenizer, "backend_tokenizer", None
+    )  # only fast tokenizers have one, which says all that it does
+    key = None if backend is None else tuple(hashlib.sha256(s.encode()).digest() for s in (backend.to_str(), text))
+    ids = None if key is None else _TOKENS.get(key)
+    if ids is None:
+        longest = tokenizer.model_max_length
+        tokenizer.model_max_length = int(1e30)  # blocks are cut by `pack`: no warning about long texts
+        try:
+            ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+        finally:
+            tokenizer.model_max_length = longest
+        if key is not None:
+            _TOKENS.put(key, ids, ids.nbytes)
+    return ids
 
 
 def some_blocks(ids: Tensor, blocks: int | None, spread: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plasticity_env import InputError, load_model, load_text
-from plasticity_env.data.text import some_blocks
+from plasticity_env.data.text import pack, some_blocks
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +181,23 @@ def test_paths_may_be_paths_and_a_tilde_is_the_home_folder(tmp_path, tokenizer, 
         load_text("~/mine.txt", tokenizer, block_size=32).blocks("test"),
         load_text(tmp_path / "mine.txt", tokenizer, block_size=32).blocks("test"),
     )
+
+
+def test_a_text_is_tokenised_once_a_process_and_nobody_can_spoil_it(tokenizer, monkeypatch):
+    text = "\n".join(lines(97))
+    first = pack(tokenizer, text, 8)
+    wanted = first.clone()
+    first.zero_()  # a caller's blocks are its own
+    again = load_model("bard-gpt2-4x4").tokenizer  # another object that does the same
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("tokenised again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(again), "__call__", refuse)
+        assert torch.equal(pack(again, text, 8), wanted)
+        with pytest.raises(AssertionError, match="tokenised again"):
+            pack(again, text + "more", 8)
+    other = load_model("bard-gpt2-4x4").tokenizer
+    other.add_tokens(["lazy dog"])
+    assert len(pack(other, text, 1)) < len(pack(tokenizer, text, 1))
