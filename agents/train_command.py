@@ -13,7 +13,8 @@ import yaml
 
 from plasticity_env import controllers
 from plasticity_env.agents.ppo.checkpoint import check_arguments, has_checkpoint
-from plasticity_env.agents.ppo.ppo import PPO, Callback, Metrics, PPOConfig
+from plasticity_env.agents.ppo.ppo import PPO, Callback, Metrics
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.price_shares import price_shares
 from plasticity_env.agents.ppo.rank_ppo import RankPPO
 from plasticity_env.agents.ppo.scenario_env import RelativeRise

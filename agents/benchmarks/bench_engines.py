@@ -21,7 +21,7 @@ import torch
 
 from plasticity_env.agents.benchmarks.bench_options import Options
 from plasticity_env.agents.ppo.padding import Batch, decide
-from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.rllib.ray_session import ray_session, require_ray
 from plasticity_env.common import cli
 from plasticity_env.common.errors import InputError

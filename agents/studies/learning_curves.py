@@ -20,7 +20,8 @@ import numpy as np
 
 from plasticity_env.agents.es import FEATURES, ESConfig, LinearSearch
 from plasticity_env.agents.ppo.checkpoint import has_checkpoint
-from plasticity_env.agents.ppo.ppo import Metrics, PPOConfig
+from plasticity_env.agents.ppo.ppo import Metrics
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
 from plasticity_env.agents.train_command import AGENTS, TrainConfig, make_environments, make_learner
 from plasticity_env.common.cli import words

@@ -16,7 +16,7 @@ import torch
 
 from plasticity_env import InputError, controllers
 from plasticity_env.agents.ppo.padding import environment_action
-from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.rllib.ray_session import check_address, ray_session
 from plasticity_env.agents.rllib.ray_tasks import map_tasks
 from plasticity_env.agents.sb3.sb3 import PadHeads

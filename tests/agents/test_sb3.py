@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.env_checker import check_env
 
 from plasticity_env import InputError, controllers
-from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.scenarios import RankConfig
 from plasticity_env.agents.sb3 import sb3
 from plasticity_env.agents.train_command import TrainConfig, train
