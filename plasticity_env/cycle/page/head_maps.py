@@ -20,7 +20,8 @@ from plasticity_env.cycle.page.story import (
     moments_of,
     short,
 )
-from plasticity_env.cycle.record import RunRecord, SignalsRow
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import SignalsRow
 
 STATE_NAMES = ("pruned", "active", "pruned now", "revived now", "grown now")
 STATE_COLOURS = ("var:off", "var:on", "var:prune", "var:revive", "var:grow")

@@ -25,7 +25,8 @@ from plasticity_env.cycle.page.story import (
     smooth,
     stages_of,
 )
-from plasticity_env.cycle.record import CONTROL, EXPERIMENT, EvaluationRow, RunRecord, SignalsRow
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow, SignalsRow
 from plasticity_env.plots.charts import blank_figure, save_png
 
 if TYPE_CHECKING:

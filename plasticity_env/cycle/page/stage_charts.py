@@ -25,7 +25,8 @@ from plasticity_env.cycle.page.story import (
     reference,
     stages_of,
 )
-from plasticity_env.cycle.record import CONTROL, EXPERIMENT, EvaluationRow, RunRecord
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow
 from plasticity_env.plots.charts import blank_figure, save_png
 
 if TYPE_CHECKING:
