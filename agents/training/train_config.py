@@ -8,7 +8,6 @@ from typing import Any
 
 import gymnasium as gym
 
-import plasticity_env  # noqa: F401  (registers the environments)
 from plasticity_env import controllers
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
