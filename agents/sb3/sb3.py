@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from plasticity_env.agents.ppo.padding import Batch, environment_action, pad
 from plasticity_env.agents.ppo.ppo import Callback, Metrics, episode_metrics, means
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import MASKABLE_NEEDS_CHOICES
 from plasticity_env.common.errors import InputError
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
@@ -198,7 +197,7 @@ def build(
     padded = [PadHeads(env, capacity or slots) for env in envs]
     vector = DummyVecEnv([lambda env=env: env for env in padded])  # type: ignore[misc]
     if maskable and padded[0].ranks:
-        raise InputError(MASKABLE_NEEDS_CHOICES)
+        raise InputError("MaskablePPO masks choices, and an action of plasticity/HeadRank-v0 is scores: use PPO there")
     batch = config.num_steps * len(envs)
     if batch < 2:
         raise InputError(

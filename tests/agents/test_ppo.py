@@ -16,7 +16,9 @@ from plasticity_env.agents.ppo.padding import MaskedCategoricals, decide, enviro
 from plasticity_env.agents.ppo.ppo import PPO, Rollout
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.scenarios import RankConfig
-from plasticity_env.agents.train_command import TrainConfig, check_resumed, make_environments, make_learner, train
+from plasticity_env.agents.train_command import check_resumed, train
+from plasticity_env.agents.training.agent import find_agent
+from plasticity_env.agents.training.train_config import TrainConfig, make_environments
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
@@ -159,7 +161,7 @@ def test_a_checkpoint_of_another_agent_is_refused(env, tmp_path):
     config = TrainConfig(env=env, output_dir=tmp_path, resume=True, **small)
     write_state(tmp_path, {"config": {}, "rllib": {}, "global_step": 8})
     with pytest.raises(InputError, match="is of another agent"):
-        make_learner(config, make_environments(config))
+        find_agent(config.agent).learner(config, make_environments(config))
 
 
 def test_truncation_bootstraps_and_termination_does_not():
