@@ -119,7 +119,7 @@ def _draw_trace(panel: Axes, trace: dict[str, Any], colour: Callable[[str], Any]
         return bars
     if "lines" in trace["mode"]:
         line = trace["line"]
-        style: dict[str, Any] = {
+        style = {
             "linestyle": DASHES[line.get("dash", "solid")],
             "drawstyle": STEPS[line.get("shape", "linear")],
         }
