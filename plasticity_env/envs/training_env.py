@@ -21,7 +21,7 @@ from plasticity_env.training.stream import FineTuner, control_arm
 
 MOVED = (
     "the model's weights were changed by somebody else (an optimizer of your own, load_state_dict, another environment on the "
-    "same model), and an environment that trains rests on its own: make it anew, with a model that load_model() returned for it alone"
+    "same model), and an environment that trains rests on its own: make it anew, with a model of its own from load_model()"
 )
 
 
