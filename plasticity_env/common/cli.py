@@ -27,7 +27,8 @@ def run(
 ) -> None:
     """Parse the command line into a dataclass, call ``main`` with it, and leave with the right exit code.
 
-    ``--config FILE.yaml`` gives defaults that flags override. Bad input prints one sentence and exits 2, Ctrl-C exits 130, SIGTERM 143.
+    ``--config FILE.yaml`` gives defaults that flags override. Bad input prints one sentence and exits 2, Ctrl-C exits 130,
+    SIGTERM 143.
 
     Args:
         arguments: A dataclass; its field docstrings are the help.

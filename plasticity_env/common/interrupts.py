@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: an end that keeps what was done. Between steps, never in the middle of one, so that a whole step is kept."""
+"""Ctrl-C and SIGTERM: an end that keeps what was done, between steps and never in the middle of one."""
 
 from __future__ import annotations
 
