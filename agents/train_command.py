@@ -31,9 +31,9 @@ from plasticity_env.envs.edits import EDITS
 
 AGENTS = ("ppo", "sb3_ppo", "sb3_maskable_ppo", "rllib_ppo")
 ENVIRONMENTS = {
-    "heads": "plasticity/Heads-v0",
-    "head_edit": "plasticity/HeadEdit-v0",
-    "head_rank": "plasticity/HeadRank-v0",
+    "heads": "plasticity/Heads-v1",
+    "head_edit": "plasticity/HeadEdit-v1",
+    "head_rank": "plasticity/HeadRank-v1",
 }
 
 

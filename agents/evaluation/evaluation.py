@@ -115,12 +115,13 @@ class Arena:
         protocol: Protocol,
         loaded: LoadedModel,
         text: TextSplits,
-        env_id: str = "plasticity/Heads-v0",
+        env_id: str = "plasticity/Heads-v1",
         **settings: Any,
     ) -> None:
         self.protocol = protocol
-        self._ranks = env_id.endswith("HeadRank-v0")
-        horizon = loaded.model.active.numel() if env_id.endswith("HeadEdit-v0") else protocol.rounds
+        kind = env_id.rpartition("/")[2].partition("-v")[0]
+        self._ranks = kind == "HeadRank"
+        horizon = loaded.model.active.numel() if kind == "HeadEdit" else protocol.rounds
         fixed = {"horizon": horizon, "max_sparsity": 1.0, "min_heads_per_layer": 0, "model_name": loaded.name}
         self.env: PlasticityEnv = gym.make(
             env_id, loaded=loaded, text=text, disable_env_checker=True, **{**settings, **fixed}

@@ -1,4 +1,4 @@
-"""Scenarios of `plasticity/HeadRank-v0`: who learns plays each several times, beside a rule that sets the scale.
+"""Scenarios of `plasticity/HeadRank-v1`: who learns plays each several times, beside a rule that sets the scale.
 
 A scenario fixes all that a seed would draw: model, mode, rounds, share and blocks. Members of a group that play the same one
 differ in nothing but their decisions (common random numbers), so the group's mean loss is the baseline of each; and the rise
@@ -28,7 +28,7 @@ from plasticity_env.model.modes import PruningMode
 
 SMALLEST_RISE = 0.02  # nats; where the reference rises less, ratios would mostly be noise
 MASKABLE_NEEDS_CHOICES = (
-    "MaskablePPO masks choices, and an action of plasticity/HeadRank-v0 is scores (a Box): use --agent ppo or sb3_ppo with "
+    "MaskablePPO masks choices, and an action of plasticity/HeadRank-v1 is scores (a Box): use --agent ppo or sb3_ppo with "
     "--env head_rank, or --env heads or head_edit with sb3_maskable_ppo"
 )
 Choose = Callable[[Observation], np.ndarray]
@@ -36,7 +36,7 @@ Choose = Callable[[Observation], np.ndarray]
 
 @dataclass(frozen=True)
 class RankConfig:
-    """What is played in training on `plasticity/HeadRank-v0`."""
+    """What is played in training on `plasticity/HeadRank-v1`."""
 
     pruned_share: str = "0.1,0.6"
     """HeadRank: the share of heads to prune, or the range that it is drawn from"""

@@ -1,7 +1,7 @@
 """Learning curves of all agents at equal numbers of environment steps, on scenarios that none of them trains on.
 
 Every agent is a training as `scripts/train_controller.py` runs it (CMA-ES as `scripts/train_es.py`), on one model and
-`plasticity/HeadRank-v0` with the same rounds and shares; MaskablePPO, which needs choices, on `plasticity/Heads-v0`. Every
+`plasticity/HeadRank-v1` with the same rounds and shares; MaskablePPO, which needs choices, on `plasticity/Heads-v1`. Every
 so many steps its controller, as it then is, plays the same held-out scenarios. Points are appended to a JSON lines file as
 they are measured; a cut study goes on, from checkpoints where the agent keeps them.
 """

@@ -18,7 +18,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.episode import EpisodeState, draw_episode
 from plasticity_env.envs.make_workbench import make_workbench
-from plasticity_env.envs.observation import Observation, observation_space
+from plasticity_env.envs.observation import Observation
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.rewards import Terms
 from plasticity_env.envs.settings import settings_for
@@ -31,18 +31,19 @@ from plasticity_env.plots.rendering import ansi, picture, show
 
 
 class PlasticityEnv(gym.Env[Observation, Any]):
-    """Common ground of ``plasticity/Heads-v0`` and ``plasticity/HeadEdit-v0``; their pages say how to use them.
+    """Common ground of ``plasticity/Heads-v1``, ``HeadEdit-v1`` and ``HeadRank-v1``; their pages say how to use them.
 
     Args:
         render_mode: None, "ansi", "rgb_array" or "human".
         loaded: A model to work on instead of ``model_name`` (it becomes this environment's own).
         text: Text to use instead of ``dataset``.
         workbench: One of another environment that measures alike (model, text, repair, signals), to share its memo.
+        version: Of the id, to which columns and bounds of observations belong.
         **settings: See `plasticity_env.envs.settings.Settings`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}  # noqa: RUF012
-    env_id: ClassVar[str]
+    kind: ClassVar[str]  # of environment, as the id has it
     default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
 
     def __init__(
@@ -51,6 +52,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         loaded: LoadedModel | None = None,
         text: TextSplits | None = None,
         workbench: Workbench | None = None,
+        version: int = 0,
         **settings: Any,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -58,10 +60,10 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self.render_mode = render_mode
         self.settings = settings_for(self.default_share, settings)
         self.workbench: Workbench = workbench or make_workbench(self.settings, loaded, text)
-        self._task = Task(self.settings, self.workbench)
+        self.version, self._task = version, Task(self.settings, self.workbench, version)
         self.head_slots = self._task.slots
         self.action_space = self._action_space(self.head_slots)
-        self.observation_space = observation_space(  # type: ignore[assignment]
+        self.observation_space = self._task.columns.space(  # type: ignore[assignment]
             self.head_slots, self._action_mask_shape(self.head_slots)
         )
         self._training = Training(self.settings, self.workbench)
@@ -276,6 +278,11 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         return self.workbench.model
 
     @property
+    def env_id(self) -> str:
+        """The Gymnasium id."""
+        return f"plasticity/{self.kind}-v{self.version}"
+
+    @property
     def dense_flops(self) -> float:
         """Forward FLOPs per token of the dense model."""
         return self._task.dense_flops
@@ -288,7 +295,9 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._state, reward, terms = self._task.pay(state, float(view.flops[0]))
         if self.render_mode == "human":
             self.render()
-        observation = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
+        observation = self._task.columns.observation(
+            heads=view.heads[0], globals=view.globals[0], action_mask=self._mask()
+        )
         return reward, observation, self._info(self._state, terms, invalid)
 
     def _look(self, state: EpisodeState) -> View:

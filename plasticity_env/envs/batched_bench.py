@@ -132,6 +132,7 @@ class BatchedBench:
             statistics=note,
             projectors=self._projectors(active, moments) if self.workbench.residual else None,
             crossfit=(self._projectors(active, halves[1]), self._projectors(active, halves[0])) if halves else None,
+            signals=self.workbench.signals,
         )
         if note:
             self._note(requests, signals)

@@ -55,6 +55,7 @@ def make_workbench(settings: Settings, loaded: LoadedModel | None, text: TextSpl
         want_latency=find_reward(settings.reward).needs_latency,
         residual=settings.residual_signal,
         crossfit=settings.crossfit_signal,
+        signals=settings.signals,
         prefix_bytes=0 if settings.train_steps else settings.prefix_mb * 2**20,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -83,6 +83,7 @@ class Workbench:
         batch_size: Sequences in one pass.
         want_kl: Whether measurements include the KL divergence to the dense model.
         want_latency: Whether measurements include the time that is left of a forward when pruned units are removed.
+        signals: Names of registered signals that are measured besides the standard ones.
         prefix_bytes: For hidden states that forwards on reward and test text may start from; see `PrefixCache`.
     """
 
@@ -99,12 +100,14 @@ class Workbench:
         crossfit: bool = False,
         want_latency: bool = False,
         prefix_bytes: float = 0.0,
+        signals: Sequence[str] = (),
     ) -> None:
         self.model: PlasticModel = loaded.model
         self.tokenizer = loaded.tokenizer
         self.name = loaded.name
         self.text = text
         self.repair, self.obs, self.batch_size, self.want_kl = repair, obs, batch_size, want_kl
+        self.signals = tuple(signals)
         self.residual, self.crossfit, self.want_latency = residual, residual and crossfit, want_latency
         self.flop_table: CostTable = flop_table(self.model, text.block_size)
         self.parameter_table: CostTable = parameter_table(self.model)
@@ -280,6 +283,7 @@ class Workbench:
             statistics=statistics,
             projectors=projectors,
             crossfit=crossfit,
+            signals=self.signals,
         )
         if statistics:  # the dense stream was measured: repair needs no pass of its own
             assert signals.statistics is not None

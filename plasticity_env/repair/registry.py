@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plasticity_env.common.errors import unknown
+from plasticity_env.common.registries import Registry, by_name
 
 
 @dataclass(frozen=True)
@@ -26,28 +26,28 @@ class Repair:
     weighted: bool = True
 
 
-_REPAIRS = {
-    repair.name: repair
-    for repair in (
-        Repair("none", None),
-        Repair("bias", "bias"),
-        Repair("scale", "scale"),
-        Repair("least_squares", "least_squares"),
-        Repair("sequential", "least_squares", sequential=True),
-        Repair("sequential_mlp", "least_squares", sequential=True, mlp=True),
-        Repair("sequential_unweighted", "least_squares", sequential=True, weighted=False),  # controls, these two
-        Repair("sequential_mlp_unweighted", "least_squares", sequential=True, mlp=True, weighted=False),
-    )
-}
-REPAIRS = tuple(_REPAIRS)
+REPAIRS: Registry[Repair] = Registry(
+    "repair",
+    by_name(
+        (
+            Repair("none", None),
+            Repair("bias", "bias"),
+            Repair("scale", "scale"),
+            Repair("least_squares", "least_squares"),
+            Repair("sequential", "least_squares", sequential=True),
+            Repair("sequential_mlp", "least_squares", sequential=True, mlp=True),
+            Repair("sequential_unweighted", "least_squares", sequential=True, weighted=False),  # controls, these two
+            Repair("sequential_mlp_unweighted", "least_squares", sequential=True, mlp=True, weighted=False),
+        )
+    ),
+)
+find_repair = REPAIRS.find
 
 
-def find_repair(name: str) -> Repair:
-    """Look a repair up.
+def register_repair(repair: Repair) -> None:
+    """Add a way to repair under its name.
 
     Raises:
-        InputError: No such repair.
+        InputError: The name is that of a repair that comes with the package.
     """
-    if name not in _REPAIRS:
-        raise unknown("repair", name, REPAIRS)
-    return _REPAIRS[name]
+    REPAIRS.add(repair.name, repair)

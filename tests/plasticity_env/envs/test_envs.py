@@ -23,7 +23,7 @@ from plasticity_env.model.flops import CostTable
 from plasticity_env.model.modes import PruningMode
 from tests.conftest import SMALL
 
-IDS = ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"]
+IDS = ["plasticity/Heads-v1", "plasticity/HeadEdit-v1"]
 
 
 def play(env, seed, steps=3):
@@ -81,10 +81,10 @@ def test_two_seeded_runs_that_train_are_identical(make_env):
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_vector_environments_work(mode):
-    envs = gym.make_vec("plasticity/Heads-v0", num_envs=2, vectorization_mode=mode, **SMALL)
+    envs = gym.make_vec("plasticity/Heads-v1", num_envs=2, vectorization_mode=mode, **SMALL)
     observations, _ = envs.reset(seed=[3, 4])
     assert observations["heads"].shape[:2] == (2, 16)
-    single = gym.make("plasticity/Heads-v0", **SMALL)
+    single = gym.make("plasticity/Heads-v1", **SMALL)
     alone, _ = single.reset(seed=4)
     assert np.allclose(observations["heads"][1], alone["heads"], atol=1e-5)
     _, rewards, *_ = envs.step(np.zeros((2, 16), dtype=np.int64))
@@ -95,7 +95,7 @@ def test_vector_environments_work(mode):
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 1 << 20))
 def test_rewards_telescope_to_the_potential_of_the_last_state(seed):
-    env = gym.make("plasticity/Heads-v0", **{**SMALL, "flop_price": 2.5})
+    env = gym.make("plasticity/Heads-v1", **{**SMALL, "flop_price": 2.5})
     trace = play(env, seed)
     first, last = trace[0][2], trace[-1][2]
     paid = sum(reward for _, reward, _ in trace)
@@ -402,7 +402,7 @@ def test_resolved_edits_break_no_limit(active, edits, minimum, most, share, mode
 
 
 def test_head_edit_masks_are_exact(make_env):
-    env = make_env("plasticity/HeadEdit-v0", horizon=40, max_sparsity=0.3, min_heads_per_layer=3)
+    env = make_env("plasticity/HeadEdit-v1", horizon=40, max_sparsity=0.3, min_heads_per_layer=3)
     observation, _ = env.reset(seed=0)
     random = np.random.default_rng(0)
     for _ in range(40):
@@ -418,7 +418,7 @@ def test_head_edit_masks_are_exact(make_env):
 
 
 def test_head_edit_stops(make_env):
-    env = make_env("plasticity/HeadEdit-v0")
+    env = make_env("plasticity/HeadEdit-v1")
     env.reset(seed=0)
     _, reward, terminated, truncated, _ = env.step(0)
     assert (reward, terminated, truncated) == (0.0, True, False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +17,7 @@ from plasticity_env.strategies.pruning import (
     PriorityStrategy,
     entropy_correlation,
     entropy_direction,
+    register_pruning_strategy,
     select_for_pruning,
 )
 from tests.conftest import build
@@ -88,7 +87,7 @@ def test_entropy_measures_its_direction(ids, direction):
     signals = measure(model, ids, obs=False)
     rising = torch.linspace(0.1, 0.8, 8).view(2, 4)
     fisher = rising.flip(0, 1) if direction == "high" else rising
-    signals = replace(signals, entropy_normalized=rising, fisher=fisher)
+    signals = signals.having(entropy_normalized=rising, fisher=fisher)
     assert entropy_direction(signals, model.active) == direction
     chosen = select_for_pruning(model, 3, "entropy", signals=signals)
     assert torch.equal(chosen, select_for_pruning(model, 3, f"entropy_{direction}", signals=signals))
@@ -96,9 +95,9 @@ def test_entropy_measures_its_direction(ids, direction):
 
 def test_equal_values_share_a_rank_and_constant_entropy_has_no_say(ids):
     model = PlasticModel(build("gpt2"))
-    signals = replace(measure(model, ids, obs=False), entropy_normalized=torch.full((2, 4), 0.5))
+    signals = measure(model, ids, obs=False).having(entropy_normalized=torch.full((2, 4), 0.5))
     assert entropy_correlation(signals, model.active) == 0.0
-    combined = select_for_pruning(model, 1, "combined", signals=replace(signals, gradient=signals.fisher))
+    combined = select_for_pruning(model, 1, "combined", signals=signals.having(gradient=signals.fisher))
     assert torch.equal(combined, select_for_pruning(model, 1, "fisher", signals=signals))
 
 
@@ -109,7 +108,7 @@ def test_mlp_blocks_and_broken_signals(ids, name):
     assert int(select_for_pruning(model, 6, name, signals=signals).sum()) == 6
     if name != "combined":  # what has no entropy goes last
         assert not bool(select_for_pruning(model, 8, name, signals=signals)[:, 4:].any())
-    broken = replace(signals, fisher=signals.fisher * torch.nan, entropy_normalized=signals.entropy * torch.nan)
+    broken = signals.having(fisher=signals.fisher * torch.nan, entropy_normalized=signals.entropy * torch.nan)
     with pytest.raises(InputError, match="not finite"):
         select_for_pruning(model, 1, name, signals=broken)
 
@@ -134,7 +133,7 @@ def test_random_chooses_as_many_as_asked_among_the_candidates(bits, count, seed)
     assert not bool((mask & ~candidates).any())
 
 
-def test_a_new_strategy_is_a_class_and_a_line(ids, monkeypatch):
+def test_a_new_strategy_is_a_class_and_a_line(ids):
     class LastLayerFirst(PriorityStrategy):
         name = "last_layer_first"
         measures = False
@@ -142,7 +141,7 @@ def test_a_new_strategy_is_a_class_and_a_line(ids, monkeypatch):
         def priority(self, view):
             return torch.arange(view.active.numel()).view(view.active.shape)
 
-    monkeypatch.setitem(PRUNING_STRATEGIES, LastLayerFirst.name, LastLayerFirst)
+    register_pruning_strategy(LastLayerFirst.name, LastLayerFirst)
     mask = select_for_pruning(PlasticModel(build("gpt2")), 4, "last_layer_first")
     assert mask.tolist() == [[False] * 4, [True] * 4]
 
