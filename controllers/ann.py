@@ -17,7 +17,7 @@ from plasticity_env.common.files import replace_file, write_text
 from plasticity_env.controllers.base import Action, RankedController, allowed_edits, as_scores, wants_scores
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.envs.edits import KEEP, PRUNE
-from plasticity_env.envs.observation import Observation, global_columns, global_value, head_column
+from plasticity_env.envs.observation import Observation, global_columns, global_value, head_column, kind_of
 from plasticity_env.signals.slopes import KINDS, SCORES
 
 WEIGHTS, CONFIG = "controller.safetensors", "controller.json"
@@ -84,7 +84,7 @@ class ANNController(RankedController):
         if wants_scores(observation):
             return as_scores(self.importance(observation), np.ones(len(observation["heads"]), dtype=bool))
         edits, stop = self._logits(observation)
-        if observation["action_mask"].ndim == 2:
+        if kind_of(observation) == "heads":
             allowed = torch.from_numpy(allowed_edits(observation))
             return self._choose(edits.masked_fill(~allowed, -torch.inf)).astype(np.int64)
         joint = torch.cat([stop[None], (edits[:, 1:] - edits[:, :1]).T.flatten()])  # (1 + 3N,)
@@ -115,7 +115,7 @@ class ANNController(RankedController):
         shown = observation["globals"].copy()
         due = self._due(observation, np.ones(len(active))) / len(active)
         shown[global_columns(("target_share", "due_share"))] = self.sparsity, due
-        return {**observation, "globals": shown}
+        return observation.but(globals=shown)
 
     def check(self, observation: Observation) -> None:
         """Refuse an environment that does not measure what the network was trained to read.

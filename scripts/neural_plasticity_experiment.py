@@ -5,9 +5,9 @@ python scripts/neural_plasticity_experiment.py --model_name bard-gpt2-4x4 --seed
 
 from __future__ import annotations
 
+from plasticity_env.agents.cycle_cli.grid_command import PICTURE, QUICK, GridConfig, run_command
 from plasticity_env.agents.rllib.ray_tasks import mapper
 from plasticity_env.common import cli
-from plasticity_env.cycle.grid.grid_command import PICTURE, QUICK, GridConfig, run_command
 
 
 def main(config: GridConfig) -> None:

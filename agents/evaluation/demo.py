@@ -15,13 +15,13 @@ from rich.console import Console
 
 from plasticity_env import controllers
 from plasticity_env.agents.evaluation.comparison import CompareConfig, compare, prepare
+from plasticity_env.agents.evaluation.dashboard import write_dashboard
 from plasticity_env.agents.train_command import TrainConfig, train
 from plasticity_env.common import cli
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers import ANNController
 from plasticity_env.plots.charts import learning_curve_png
-from plasticity_env.plots.dashboard import write_dashboard
 
 
 @dataclass(frozen=True)

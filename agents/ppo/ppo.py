@@ -144,7 +144,7 @@ class PPO:
         if len(kinds) > 1:
             raise InputError(f"all environments of a training must be of one id, got {', '.join(sorted(kinds))}")
         self.envs, self.config, self.folder, self.callback = envs, config, folder, callback
-        self.one_edit = isinstance(envs[0].action_space, gym.spaces.Discrete)
+        self.one_edit = envs[0].get_wrapper_attr("kind") == "head_edit"
         self.heads = [env.observation_space["heads"].shape[0] for env in envs]  # type: ignore[index]
         self.slots = max(self.heads)
         torch.manual_seed(config.seed)

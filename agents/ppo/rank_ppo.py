@@ -264,8 +264,9 @@ def group_advantages(played: list[Played], units: list[float]) -> np.ndarray:
 
 def _batch(observation: Observation, slots: int | None = None) -> Batch:
     count = len(observation["heads"])
-    rows = [{name: values[row] for name, values in observation.items()} for row in range(count)]
-    return pad(rows, observation["heads"].shape[1] if slots is None else slots)
+    return pad(
+        [observation.row(row) for row in range(count)], observation["heads"].shape[1] if slots is None else slots
+    )
 
 
 def _episode_metrics(played: list[Played], units: list[float]) -> Metrics:

@@ -278,7 +278,7 @@ class Stage:
         rule.reset(0)
 
         def choose(observation: Observation) -> np.ndarray:
-            return np.asarray(rule.act({key: values[0] for key, values in observation.items()}))[None]
+            return np.asarray(rule.act(observation.row(0)))[None]
 
         return self.play(scenario, choose, 1)
 
@@ -295,7 +295,7 @@ class Stage:
         for name in filter(None, (self.config.reference, self.config.warm_start)):
             rule = controllers.make(name)
             rule.reset(0)
-            rule.act({key: values[0] for key, values in observations.items()})
+            rule.act(observations.row(0))
 
     def _environment(self, scenario: Scenario, members: int) -> HeadRankVectorEnv:
         """Environments over the shared model: made anew, which takes milliseconds, so that nothing piles up."""

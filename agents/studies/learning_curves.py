@@ -152,7 +152,7 @@ class HeldOut:
         """A controller's rises, nats per token."""
 
         def choose(observation: Observation) -> np.ndarray:
-            return np.asarray(controller.act({name: values[0] for name, values in observation.items()}))[None]
+            return np.asarray(controller.act(observation.row(0)))[None]
 
         was = controller.network.training
         controller.network.eval()

@@ -18,7 +18,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.episode import EpisodeState, draw_episode
 from plasticity_env.envs.make_workbench import make_workbench
-from plasticity_env.envs.observation import Observation
+from plasticity_env.envs.observation import EnvKind, Observation
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.rewards import Terms
 from plasticity_env.envs.settings import settings_for
@@ -43,7 +43,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}  # noqa: RUF012
-    kind: ClassVar[str]  # of environment, as the id has it
+    kind: ClassVar[EnvKind]
     default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
 
     def __init__(
@@ -280,7 +280,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
     @property
     def env_id(self) -> str:
         """The Gymnasium id."""
-        return f"plasticity/{self.kind}-v{self.version}"
+        title = self.kind.title().replace("_", "")  # "head_rank" is HeadRank
+        return f"plasticity/{title}-v{self.version}"
 
     @property
     def dense_flops(self) -> float:
@@ -295,9 +296,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._state, reward, terms = self._task.pay(state, float(view.flops[0]))
         if self.render_mode == "human":
             self.render()
-        observation = self._task.columns.observation(
-            heads=view.heads[0], globals=view.globals[0], action_mask=self._mask()
-        )
+        shown = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
+        observation = Observation(self.kind, shown, self._task.columns.extra)
         return reward, observation, self._info(self._state, terms, invalid)
 
     def _look(self, state: EpisodeState) -> View:

@@ -73,7 +73,7 @@ class BatchedBench:
         self.model.requires_grad_(False)
         whole = sum(parameter.numel() * parameter.element_size() for parameter in self.model.model.parameters())
         state = _STATE_BYTES[0] + _STATE_BYTES[1] * self.model.active.numel()
-        self._sites = range(0, len(self.model.sites), 1 if self.model.mlp_blocks else 2)
+        self._sites = [site.index for site in self.model.sites if site.gated]
         inputs = [self.model.sites[index].output_weight().shape[0] for index in self._sites]
         self._room = masks * max(0.0, memory_share * whole - state) + 2 * sum(8 * (i * i + i) for i in inputs)
         self._packed: dict[Indices, PackedMoments] = {}
@@ -200,8 +200,7 @@ class BatchedBench:
                 self._packed[each] = packed
 
     def _kept(self, active: Tensor, index: int) -> Tensor:
-        site = self.model.sites[index]
-        return active[:, site.layer, site.columns].repeat_interleave(site.unit_width, 1)  # (n, I)
+        return self.model.sites[index].kept_inputs(active)  # (n, I)
 
     def _projections(self, active: Tensor, moments: dict[int, Moments]) -> dict[int, Projection]:
         """Every site that some mask repairs."""

@@ -55,7 +55,7 @@ class HeadEditEnv(PlasticityEnv):
     * v0: first version
     """
 
-    kind = "HeadEdit"
+    kind = "head_edit"
 
     def _action_space(self, heads: int) -> gym.spaces.Space[Any]:
         return gym.spaces.Discrete(1 + len(EDIT_ORDER) * heads)

@@ -55,7 +55,7 @@ class HeadRankEnv(PlasticityEnv):
     * v0: first version
     """
 
-    kind = "HeadRank"
+    kind = "head_rank"
     default_share = (0.1, 0.6)
 
     def _action_space(self, heads: int) -> gym.spaces.Space[Any]:

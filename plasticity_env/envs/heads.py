@@ -69,7 +69,7 @@ class HeadsEnv(PlasticityEnv):
     * v0: first version
     """
 
-    kind = "Heads"
+    kind = "heads"
 
     def _action_space(self, heads: int) -> gym.spaces.Space[Any]:
         return gym.spaces.MultiDiscrete([len(EDITS)] * heads)

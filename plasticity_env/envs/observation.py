@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -107,19 +108,45 @@ VERSIONS: tuple[tuple[Bounds, Bounds], ...] = (
     (HEAD_FEATURES, {**GLOBAL_FEATURES, "log_flops_kept": (-16, 16), "log_ppl_kept": (-16, 16)}),
 )
 
-Observation = dict[str, np.ndarray]
+EnvKind = Literal["heads", "head_edit", "head_rank"]
 _HEAD_INDEX = {name: index for index, name in enumerate(HEAD_FEATURES)}
 _GLOBAL_INDEX = {name: index for index, name in enumerate(GLOBAL_FEATURES)}
 
 
-class NamedObservation(Observation):
-    """An observation that names the head columns behind those of its version.
+class Observation(dict[str, np.ndarray]):
+    """``heads``, ``globals`` and ``action_mask``, with the kind of environment that shows them; else a dictionary like any other.
 
-    Attributes:
-        extra: Their names, in order.
+    Args:
+        kind: Of the environment.
+        values: Arrays by name.
+        extra: Names of the head columns behind those of its version, in order.
     """
 
-    extra: tuple[str, ...] = ()
+    def __init__(self, kind: EnvKind, values: Mapping[str, np.ndarray], extra: tuple[str, ...] = ()) -> None:
+        super().__init__(values)
+        self.kind, self.extra = kind, extra
+
+    def but(self, **values: np.ndarray) -> Observation:
+        """The same with other values."""
+        return Observation(self.kind, {**self, **values}, self.extra)
+
+    def row(self, index: int) -> Observation:
+        """What one environment of several shows."""
+        return Observation(self.kind, {name: values[index] for name, values in self.items()}, self.extra)
+
+
+def kind_of(observation: Mapping[str, np.ndarray]) -> EnvKind:
+    """The kind of environment that shows this.
+
+    Raises:
+        InputError: A plain dictionary, which does not say.
+    """
+    if not isinstance(observation, Observation):
+        raise InputError(
+            f"an observation must say its environment's kind, got a plain {type(observation).__name__}: hand over what the "
+            "environment returned, or Observation('heads', ...), 'head_edit' or 'head_rank' from plasticity_env.envs.observation"
+        )
+    return observation.kind
 
 
 @dataclass(frozen=True)
@@ -172,14 +199,6 @@ class Columns:
     def global_bounds(self) -> np.ndarray:
         """(2, G) float32: the same of the global features."""
         return np.array(list(self.globals.values()), dtype=np.float32).T
-
-    def observation(self, **arrays: np.ndarray) -> Observation:
-        """The arrays of an observation, which knows its columns by name."""
-        if not self.extra:
-            return arrays
-        found = NamedObservation(arrays)
-        found.extra = self.extra
-        return found
 
     def space(self, heads: int, action_mask: tuple[int, ...]) -> spaces.Dict:
         """Space of an environment with ``heads`` head slots and an action mask of the given shape."""

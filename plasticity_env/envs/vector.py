@@ -19,7 +19,7 @@ from plasticity_env.envs.batched_bench import BatchedBench
 from plasticity_env.envs.edits import EDITS
 from plasticity_env.envs.episode import EpisodeState
 from plasticity_env.envs.make_workbench import make_workbench
-from plasticity_env.envs.observation import Observation
+from plasticity_env.envs.observation import EnvKind, Observation
 from plasticity_env.envs.settings import settings_for
 from plasticity_env.envs.task import Task
 from plasticity_env.envs.vector_episodes import Episodes, Infos
@@ -60,6 +60,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         InputError: Settings that environments in one batch cannot have.
     """
 
+    kind: ClassVar[EnvKind] = "heads"
     default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
 
     def __init__(
@@ -207,9 +208,11 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     def _observations(self, index: int | None = None) -> Observation:
         view = self._episodes.view
-        found = {"heads": view.heads, "globals": view.globals, "action_mask": self._episodes.action_mask()}
-        arrays = {name: values.copy() if index is None else values[index] for name, values in found.items()}
-        return self._task.columns.observation(**arrays)
+        shown = {"heads": view.heads, "globals": view.globals, "action_mask": self._episodes.action_mask()}
+        found = Observation(
+            self.kind, {name: values.copy() for name, values in shown.items()}, self._task.columns.extra
+        )
+        return found if index is None else found.row(index)
 
     def _final(self, done: np.ndarray) -> Infos:
         """What "SameStep" says of the episodes that ended."""

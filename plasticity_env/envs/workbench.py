@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.stopwatch import time_kept
 from plasticity_env.data.text import Split, TextSplits, some_blocks
+from plasticity_env.model.compact.timing import time_kept
 from plasticity_env.model.flops import CostTable, flop_table, parameter_table
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.plastic_model import PlasticModel
@@ -65,8 +65,7 @@ class Memo(Generic[V]):
 
 def texts_kept(model: PlasticModel, budget: float) -> int:
     """How many texts' moments to remember: two texts and their halves (6), of a model where these take more bytes one (3)."""
-    gated = [site for site in model.sites if model.active[site.layer, site.columns].numel()]
-    size = 8.0 * sum(len(site.output_weight()) ** 2 for site in gated)
+    size = 8.0 * sum(len(site.output_weight()) ** 2 for site in model.sites if site.gated)
     return 6 if 6 * size <= budget else 3
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from plasticity_env.common.errors import InputError
 
 Split = Literal["separate", "fused", "interleaved"]
+SiteKind = Literal["attention", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -143,17 +144,25 @@ class Site:
     """A projection that reads units and writes to the residual stream: what a repair may change.
 
     Attributes:
+        kind: Whose output it is; each layer has one of each, the attention's first.
         output: The projection (``nn.Linear`` or GPT-2's ``Conv1D``).
         layer: Which layer it belongs to.
         columns: The units that it reads, as columns of an (L, U) mask; empty where its units are not gated.
         unit_width: Inputs of one unit.
     """
 
+    kind: ClassVar[SiteKind]
     layout: Layout
     output: nn.Module
     layer: int
     columns: slice
     unit_width: int
+
+    @property
+    def index(self) -> int:
+        """Its place in ``PlasticModel.sites``, by which moments, projectors and repairs are kept."""
+        kinds = get_args(SiteKind)
+        return len(kinds) * self.layer + kinds.index(self.kind)
 
     def output_slice(self, unit: int) -> HeadSlice:
         """Input rows of the output projection that read this unit."""
@@ -170,12 +179,16 @@ class Site:
         """Whether a norm stands between the projection and the residual stream."""
         return self.layout.post_norm
 
+    @property
+    def gated(self) -> bool:
+        """Whether what it reads are units of the mask."""
+        return self.columns.start < self.columns.stop
+
     def kept_inputs(self, active: Tensor) -> Tensor:
-        """(inputs,) boolean, True for inputs of active units, from an (L, U) mask; all True where no unit is gated."""
-        units = active[self.layer, self.columns]
-        if not len(units):
-            return torch.ones(_in_features(self.output), dtype=torch.bool)
-        return units.repeat_interleave(self.unit_width)
+        """(..., inputs) boolean, True for inputs of active units, from (..., L, U) masks; all True where no unit is gated."""
+        if not self.gated:
+            return torch.ones(*active.shape[:-2], _in_features(self.output), dtype=torch.bool)
+        return active[..., self.layer, self.columns].repeat_interleave(self.unit_width, -1)
 
 
 class AttentionBlock(Site):
@@ -186,6 +199,8 @@ class AttentionBlock(Site):
         output: Its output projection (``nn.Linear`` or GPT-2's ``Conv1D``).
         heads, kv_heads, head_dim: Sizes; query head ``h`` reads KV group ``h // (heads // kv_heads)``.
     """
+
+    kind = "attention"
 
     def __init__(self, module: nn.Module, layout: Layout, layer: int = 0) -> None:
         self.module = module
@@ -248,6 +263,8 @@ class MlpBlock(Site):
     Raises:
         InputError: The neurons cannot be cut into so many equal blocks.
     """
+
+    kind = "mlp"
 
     def __init__(self, module: nn.Module, layout: Layout, layer: int, heads: int, count: int) -> None:
         self.module, self.layout, self.layer, self.count = module, layout, layer, count

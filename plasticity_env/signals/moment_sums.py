@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.layouts import Site
-from plasticity_env.repair.batched import alike, unit_corners
+from plasticity_env.signals.linalg import alike, unit_corners
 from plasticity_env.signals.moments import Moments
 
 OBS_RIDGE = 0.01  # of the mean diagonal, as SparseGPT's default
@@ -27,7 +27,7 @@ class SiteSums:
     """
 
     def __init__(self, sites: Sequence[Site], units: int, full: bool, device: torch.device, groups: int = 1) -> None:
-        self._sites, self._units, self._full, self._groups = sites, units, full, groups
+        self.sites, self._units, self._full, self._groups = sites, units, full, groups
         self._width = sites[0].unit_width
         layers, inputs = len(sites), units * self._width
         shape = (inputs, inputs) if full else (units, self._width, self._width)

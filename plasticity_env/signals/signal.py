@@ -69,7 +69,7 @@ class Gathered:
     @cached_property
     def slopes(self) -> dict[str, Tensor]:
         """(n, L, U) by ``{kind}_{score}``: see `plasticity_env.signals.slopes`."""
-        return self.recorder.slopes.scores(self.recorder.tokens, self.model.heads)
+        return self.recorder.slopes.scores(self.recorder.tokens)
 
     def per_site(self, score: Callable[[SiteSums, Tensor, list[Tensor]], Tensor]) -> Tensor:
         """(n, L, U) of a score that reads the sums of one kind of site, the gates of its units and its projections."""

@@ -82,7 +82,7 @@ def test_the_first_look_is_the_only_one(observation):
     player = ablations.first_look()
     player.reset(0)
     first = player.act(observation)
-    changed = {**observation, "heads": observation["heads"][::-1].copy()}
+    changed = observation.but(heads=observation["heads"][::-1].copy())
     assert np.array_equal(player.act(changed), first)
     player.reset(0)
     assert not np.array_equal(player.act(changed), first)

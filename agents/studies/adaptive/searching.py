@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.common.errors import unknown
 from plasticity_env.controllers.base import Action
 from plasticity_env.controllers.score_controller import units_of
 from plasticity_env.envs.base import PlasticityEnv

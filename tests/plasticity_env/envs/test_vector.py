@@ -216,7 +216,7 @@ def test_an_environment_more_costs_under_two_percent_of_the_model(make_vec, smal
     one, few, many = size(single, True), *(size(make_vec(n, model_name=model_name), False) for n in (16, 40))
     assert (few - one) / 15 < 0.02 * model
     assert (many - one) / 39 < 0.02 * model
-    widths = [site.output_weight().shape[0] for site in single.workbench.model.sites[::2]]
+    widths = [site.output_weight().shape[0] for site in single.workbench.model.blocks]
     text = sum(4 * width * (width + 1) // 2 for width in widths)  # moments are kept by whole texts
     assert (size(make_vec(48, model_name=model_name), False) - many - text) / 8 < 0.02 * model
 

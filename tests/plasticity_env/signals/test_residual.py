@@ -41,7 +41,7 @@ def test_the_slope_is_that_of_fading_a_unit_out_while_the_others_take_over(archi
     model = PlasticModel(build(architecture), mlp_blocks=4)
     statistics = measure(model, ids, statistics=True).statistics
     one = ids[:1]
-    site = model.sites[2 * 1 + (unit >= model.heads)]
+    site = (model.mlps if unit >= model.heads else model.blocks)[1]
     column = unit - site.columns.start
     projectors = {
         index: residual_projector(

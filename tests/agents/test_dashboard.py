@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasticity_env.agents.evaluation.dashboard import write_dashboard
 from plasticity_env.common.errors import InputError
-from plasticity_env.plots.dashboard import write_dashboard
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "a <script>alert(1)</script> & </script>"
