@@ -12,6 +12,7 @@ import torch as _torch
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.metrics_logger import MetricsLogger
+from plasticity_env.common.plugins import load_plugins as _load_plugins
 from plasticity_env.cycle import ExperimentSettings, NeuralPlasticityExperiment, RunRecord
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
@@ -44,6 +45,7 @@ from plasticity_env.plots.visualize import (
     visualize_training_metrics,
 )
 from plasticity_env.signals.measure import HeadSignals, mean_loss, measure
+from plasticity_env.signals.scores import Score, register_score
 from plasticity_env.signals.signal import Signal, register_signal
 from plasticity_env.signals.text_loss import evaluate_model
 from plasticity_env.training import (
@@ -100,6 +102,7 @@ __all__ = [
     "PruningModule",
     "RewardRule",
     "RunRecord",
+    "Score",
     "Signal",
     "TextSplits",
     "UNetSkip",
@@ -125,6 +128,7 @@ __all__ = [
     "model_card",
     "register_layout",
     "register_reward",
+    "register_score",
     "register_signal",
     "reward_names",
     "run_plasticity_loop",
@@ -138,3 +142,5 @@ __all__ = [
     "visualize_pruning_decisions",
     "visualize_training_metrics",
 ]
+
+_load_plugins()

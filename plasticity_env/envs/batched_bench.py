@@ -18,6 +18,7 @@ from torch import Tensor
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.workbench import Indices, Measurement, Workbench
 from plasticity_env.repair.batched import project
+from plasticity_env.repair.methods import SECOND_MOMENTS_ALONE
 from plasticity_env.repair.registry import REPAIRS, find_repair
 from plasticity_env.signals.batched_model import Projection, projected
 from plasticity_env.signals.measure import DIVERGED, HeadSignals, gather_many, measure_many, sequence_losses
@@ -193,7 +194,7 @@ class BatchedBench:
         self._remember(blocks, {site: Moments(grams[site], means[site]) for site in self._sites})
 
     def _remember(self, blocks: Sequence[Indices], moments: dict[int, Moments]) -> None:
-        means = self._way.method == "bias"
+        means = self._way.method not in SECOND_MOMENTS_ALONE
         for each, packed in zip(blocks, pack(moments, means), strict=True):
             if each not in self._packed and packed.nbytes <= self._room:
                 self._room -= packed.nbytes

@@ -9,19 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plasticity_env.repair.methods import METHODS
+from plasticity_env.repair.methods import SECOND_MOMENTS_ALONE, Method, find_method
 from plasticity_env.signals.batched_model import Projection
 from plasticity_env.signals.linalg import RIDGE, alike
 from plasticity_env.signals.moments import Moments
 
 
 def project(
-    method: str, weight: Tensor, moments: Moments, kept: Tensor, unit_width: int, ridge: float = RIDGE
+    method: str | Method, weight: Tensor, moments: Moments, kept: Tensor, unit_width: int, ridge: float = RIDGE
 ) -> Projection:
     """Repair n versions of one projection; each comes out as the method of `METHODS` makes it.
 
     Args:
-        method: Name in `METHODS`.
+        method: Name in `METHODS`, or a function like these.
         weight: (I, E) dense projection.
         moments: Of the input of each version: ``gram`` (n, I, I) and ``mean`` (n, I), on any device.
         kept: (n, I) boolean on the CPU, whole units; a version that keeps all, or none, is left as it is.
@@ -33,7 +33,7 @@ def project(
     """
     changed = (~kept).any(1).nonzero()[:, 0]
     chosen = Moments(moments.gram[changed].to(weight.device), moments.mean[changed].to(weight.device))
-    if method != "bias":
+    if method in SECOND_MOMENTS_ALONE:
         chosen = Moments(chosen.gram, torch.zeros_like(chosen.mean))  # nobody asks for them
     chosen.check()
     kept, versions = kept[changed], len(kept)
@@ -46,11 +46,15 @@ def project(
     if method == "least_squares":
         _refit(repaired, weight, changed, chosen.gram, kept, ridge)
         return Projection(weight=repaired)
+    bias = None
     for index, gram, mean, stay in zip(changed.tolist(), chosen.gram, chosen.mean, kept, strict=True):
-        change = METHODS[method](weight, Moments(gram, mean), stay.to(weight.device), unit_width, ridge)
+        change = find_method(method)(weight, Moments(gram, mean), stay.to(weight.device), unit_width, ridge)
         if change.weight is not None:
             repaired[index] = change.weight
-    return Projection(weight=repaired)
+        if change.bias is not None:
+            bias = weight.new_zeros(versions, weight.shape[1]) if bias is None else bias
+            bias[index] = change.bias
+    return Projection(weight=repaired, bias=bias)
 
 
 def _refit(repaired: Tensor, weight: Tensor, changed: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> None:

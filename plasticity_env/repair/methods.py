@@ -117,3 +117,9 @@ def solve(system: Tensor, wanted: Tensor, rows: Tensor, ridge: float, gram: Tens
 
 
 METHODS: dict[str, Method] = {"bias": bias, "scale": scale, "least_squares": least_squares}
+SECOND_MOMENTS_ALONE = ("scale", "least_squares")  # methods that read no means
+
+
+def find_method(method: str | Method) -> Method:
+    """A method by its name in `METHODS`, or the function that was handed in."""
+    return METHODS[method] if isinstance(method, str) else method

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.repair.methods import METHODS
+from plasticity_env.repair.methods import Method, find_method
 from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.moments import Moments, Statistics
 
 
 def repair_sites(
-    model: PlasticModel, method: str, statistics: Statistics, sites: Iterable[int] | None = None, ridge: float = RIDGE
+    model: PlasticModel,
+    method: str | Method,
+    statistics: Statistics,
+    sites: Iterable[int] | None = None,
+    ridge: float = RIDGE,
 ) -> None:
     """Repair some sites of a model for its present mask.
 
     Args:
         model: Its active mask is what is repaired for; repairs that the sites carry are taken back first.
-        method: Name in `METHODS`.
+        method: Name in `METHODS`, or a function like these.
         statistics: Of the dense model; sites that it lacks are left as they are.
         sites: Indices in ``model.sites``; None for all. Sites with all units active are left as they are.
         ridge: lambda as a share of the mean diagonal.
@@ -37,7 +41,7 @@ def repair_sites(
         weight = site.output_weight()
         moments = statistics.sites[index]
         moved = Moments(moments.gram.to(weight.device), moments.mean.to(weight.device))
-        changes[index] = METHODS[method](weight, moved, kept.to(weight.device), site.unit_width, ridge)
+        changes[index] = find_method(method)(weight, moved, kept.to(weight.device), site.unit_width, ridge)
     for index, change in changes.items():
         if change.weight is not None or change.bias is not None:
             model.apply_repair(index, change.weight, change.bias)

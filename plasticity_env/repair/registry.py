@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plasticity_env.common.registries import Registry, by_name
+from plasticity_env.repair.methods import Method
 
 
 @dataclass(frozen=True)
@@ -13,14 +14,14 @@ class Repair:
 
     Attributes:
         name: As the environment's ``repair`` argument takes it.
-        method: Name in `METHODS`, or None for no repair.
+        method: Name in `METHODS`, a function like these, or None for no repair.
         sequential: Layers in order, on statistics of the already pruned stream; else all at once on the dense stream.
         mlp: Also refit the MLPs' output projections, pruned or not (sequential only).
         weighted: A token's error counts relative to the stream that it is added to, not as it is (sequential only).
     """
 
     name: str
-    method: str | None
+    method: str | Method | None
     sequential: bool = False
     mlp: bool = False
     weighted: bool = True
