@@ -17,7 +17,6 @@ from plasticity_env.strategies.pruning import (
     PriorityStrategy,
     entropy_correlation,
     entropy_direction,
-    register_pruning_strategy,
     select_for_pruning,
 )
 from tests.conftest import build
@@ -133,7 +132,7 @@ def test_random_chooses_as_many_as_asked_among_the_candidates(bits, count, seed)
     assert not bool((mask & ~candidates).any())
 
 
-def test_a_new_strategy_is_a_class_and_a_line(ids):
+def test_a_new_strategy_is_a_class_and_a_line(ids, monkeypatch):
     class LastLayerFirst(PriorityStrategy):
         name = "last_layer_first"
         measures = False
@@ -141,7 +140,7 @@ def test_a_new_strategy_is_a_class_and_a_line(ids):
         def priority(self, view):
             return torch.arange(view.active.numel()).view(view.active.shape)
 
-    register_pruning_strategy(LastLayerFirst.name, LastLayerFirst)
+    monkeypatch.setitem(PRUNING_STRATEGIES.maps[0], LastLayerFirst.name, LastLayerFirst)
     mask = select_for_pruning(PlasticModel(build("gpt2")), 4, "last_layer_first")
     assert mask.tolist() == [[False] * 4, [True] * 4]
 
