@@ -48,7 +48,6 @@ from plasticity_env.signals.scores import SCORES
 from plasticity_env.signals.signal import SIGNALS
 from plasticity_env.strategies.growing import GROWTH_STRATEGIES
 from plasticity_env.strategies.pruning import PRUNING_STRATEGIES, select_for_pruning
-from tests import extensions
 from tests.agents.leaderboard.conftest import TINY
 from tests.conftest import SMALL, build
 

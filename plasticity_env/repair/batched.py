@@ -46,15 +46,15 @@ def project(
     if method == "least_squares":
         _refit(repaired, weight, changed, chosen.gram, kept, ridge)
         return Projection(weight=repaired)
-    bias = None
+    biases: Tensor | None = None
     for index, gram, mean, stay in zip(changed.tolist(), chosen.gram, chosen.mean, kept, strict=True):
         change = find_method(method)(weight, Moments(gram, mean), stay.to(weight.device), unit_width, ridge)
         if change.weight is not None:
             repaired[index] = change.weight
         if change.bias is not None:
-            bias = weight.new_zeros(versions, weight.shape[1]) if bias is None else bias
-            bias[index] = change.bias
-    return Projection(weight=repaired, bias=bias)
+            biases = weight.new_zeros(versions, weight.shape[1]) if biases is None else biases
+            biases[index] = change.bias
+    return Projection(weight=repaired, bias=biases)
 
 
 def _refit(repaired: Tensor, weight: Tensor, changed: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> None:
