@@ -9,7 +9,7 @@ from plasticity_env.controllers import RankedController, register
 from plasticity_env.controllers.planners import Planner, register_planner
 from plasticity_env.envs.observation import head_column
 from plasticity_env.repair import Repair, register_repair
-from plasticity_env.repair.methods import Change
+from plasticity_env.signals.batched_model import Projection
 from plasticity_env.strategies.growing import register_growth_strategy
 from plasticity_env.strategies.pruning import PriorityStrategy, register_pruning_strategy
 
@@ -24,8 +24,9 @@ register_reward(RewardRule("toy_reward", lambda outcome: {"quality": 2 * outcome
 
 
 def keep_the_mean(weight, moments, kept, unit_width, ridge=0.01):
-    """A repair: what the pruned inputs write on average goes into the bias, and the kept rows stay."""
-    return Change(weight=weight.clone(), bias=((moments.mean * ~kept) @ weight.to(moments.mean.dtype)).to(weight.dtype))
+    """A repair: what the pruned inputs write on average goes into the bias; `kept` is (masks, inputs)."""
+    gone = moments.mean * ~kept.to(weight.device)
+    return Projection(bias=(gone @ weight.to(moments.mean.dtype)).to(weight.dtype))
 
 
 register_repair(Repair("toy_repair", keep_the_mean))

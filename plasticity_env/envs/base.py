@@ -18,6 +18,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.episode import EpisodeState, draw_episode
 from plasticity_env.envs.make_workbench import make_workbench
+from plasticity_env.envs.measurement import Request
 from plasticity_env.envs.observation import EnvKind, Observation
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.rewards import Terms
@@ -107,7 +108,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         draw = draw_episode(self.settings, bench.text, self.np_random, dict(options or {}))
         reference = self._training.start(draw.stream, draw.reward)
         active = torch.ones(bench.model.shape, dtype=torch.bool)
-        measurement = bench.measure(active, draw.calibration, draw.reward)
+        (measurement,) = bench.measure([Request(active, draw.calibration, draw.reward)])
         state = EpisodeState.start(draw, measurement, reference or (measurement.loss,), bench.model.shape)
         self._record = EpisodeRecord(self.env_id, self.settings.kwargs(), draw.options(), (), ())
         _, observation, info = self._enter(state, 0)
@@ -149,7 +150,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         draw = draw_episode(self.settings, bench.text, self.np_random, dict(options or {}))
         assert draw.stream is not None
         self._training.go_on(draw.stream)
-        measurement = bench.measure(before.active, draw.calibration, draw.reward)
+        (measurement,) = bench.measure([Request(before.active, draw.calibration, draw.reward)])
         state = EpisodeState.start(draw, measurement, tuple(reference or (measurement.loss,)), bench.model.shape)
         share = self._task.pruned_share(before.active)
         state = replace(state, active=before.active, age=before.age, start_share=share)
@@ -169,7 +170,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         masks, invalid = self._task.resolve(state, edits, self._seen().allowed[0])
         if state.stream is not None:
             self._training.edit_and_train(state, masks)
-        measurement = self.workbench.measure(state.after(masks), state.calibration, state.reward)
+        request = Request(state.after(masks), state.calibration, state.reward)
+        (measurement,) = self.workbench.measure([request])
         state = state.then(masks, measurement, done=stop or state.step + 1 >= self.settings.horizon)
         reward, observation, info = self._enter(state, invalid)
         self._record = None if self._record is None else self._record.then(action, reward)

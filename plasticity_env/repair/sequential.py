@@ -174,8 +174,10 @@ def _refit(
         tokens += len(inputs)
     both = halves[0] + halves[1]
     Moments(both.gram, both.wanted).check()
-    parallel = least_squares(weight, Moments(before / tokens, before.diagonal()), kept, ridge=ridge).weight
-    repaired = weight.clone() if parallel is None else parallel
+    dense_moments = Moments(before[None] / tokens, before.diagonal()[None])
+    parallel = least_squares(weight, dense_moments, kept[None].cpu(), ridge=ridge).weight
+    assert parallel is not None
+    repaired = parallel[0]
     anchor = repaired[kept].double()
     repaired[kept] = both.solution(anchor, chosen_pull(halves, anchor) if pull is None else pull).to(weight.dtype)
     model.apply_repair(site.index, repaired, None)

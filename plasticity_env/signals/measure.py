@@ -94,7 +94,7 @@ def measure(
         batch_size: Sequences in one pass; the result does not depend on it.
         obs: Also compute the OBS score (one (H*D)^3 factorisation a layer).
         statistics: Also return the moments of the units' outputs.
-        projectors: (I, I) of `residual_projector` by site, for the present mask; adds the residual scores.
+        projectors: (1, I, I) of `residual_projector` by site, for the present mask; adds the residual scores.
         crossfit: Projectors for the first B // 2 sequences, fitted on the others, and for those, fitted on the first; adds the
             cross-fitted residual scores.
         signals: Names of registered signals to measure besides the standard ones.
@@ -146,7 +146,7 @@ def measure_many(
         attention_mask: (B, T), 1 for text; None when nothing is padded. Only with one version.
         batch_size: Sequences of each version in one pass.
         obs, statistics: As `measure` takes them.
-        projectors: (I, I), or (n, I, I) of each version, of `residual_projector` by site.
+        projectors: (1, I, I), or (n, I, I) of each version, of `residual_projector` by site.
         crossfit: Two of these, as `measure` takes them.
         signals: As `measure` takes them.
 

@@ -35,16 +35,12 @@ class Projector:
     """How the kept units of a site, or of n versions of it, predict one another.
 
     Attributes:
-        matrix: (I, I) or (n, I, I) float32 P: ``x @ P`` holds the residual of unit u, which is kept, in its columns.
+        matrix: (n or 1, I, I) float32 P: ``x @ P`` holds the residual of unit u, which is kept, in its columns.
         inverse: The same of float64: (G_SS + lambda I)^-1. In both, rows and columns of pruned units are 0.
     """
 
     matrix: Tensor
     inverse: Tensor
-
-    def to(self, device: torch.device) -> Projector:
-        """On a device."""
-        return Projector(self.matrix.to(device), self.inverse.to(device))
 
 
 Projectors = Mapping[int, Projector]  # by site
