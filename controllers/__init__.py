@@ -7,6 +7,11 @@
 
 from __future__ import annotations
 
+if __name__ != "plasticity_env.controllers":
+    raise ImportError(
+        "controllers is imported as plasticity_env.controllers: that is its only name, in a checkout and installed"
+    )
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,11 +34,6 @@ from plasticity_env.controllers.shipped import DEFAULT, UNTRAINED, shipped, ship
 from plasticity_env.controllers.tuned_rule import NAME as TUNED
 from plasticity_env.controllers.tuned_rule import make_tuned
 from plasticity_env.signals.scores import SCORES
-
-if __name__ != "plasticity_env.controllers":
-    raise ImportError(
-        "controllers is imported as plasticity_env.controllers: that is its only name, in a checkout and installed"
-    )
 
 __all__ = [
     "CONTROLLERS",
