@@ -207,6 +207,12 @@ class _ByScore(Mapping[str, Callable[[], Strategy]]):
         return len(SCORES)
 
 
+# what strategies of single scores were called when each was a class
+MagnitudeStrategy, ActivationStrategy, GradientStrategy, FisherStrategy, ObsStrategy, ResidualFisherStrategy = (
+    partial(ScoreStrategy, score)
+    for score in ("magnitude", "activation", "gradient", "fisher", "obs", "residual_fisher")
+)
+
 _OWN: Registry[Callable[[], Strategy]] = Registry(
     "pruning strategy",
     {
