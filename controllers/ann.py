@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from plasticity_env.common.digests import check_manifest, write_manifest
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file, write_text
 from plasticity_env.controllers.base import Action, RankedController, allowed_edits, as_scores, wants_scores
@@ -160,6 +161,7 @@ class ANNController(RankedController):
         replace_file(folder / WEIGHTS, lambda path: save_file(weights, path))
         description = {"format": FORMAT, "network": self.network.config.to_json(), "info": self.info}
         write_text(folder / CONFIG, json.dumps(description, indent=1))
+        write_manifest(folder, WEIGHTS, CONFIG)
 
     @classmethod
     def load(cls, folder: str | Path, **options: Any) -> ANNController:
@@ -180,6 +182,7 @@ class ANNController(RankedController):
                 "as scripts/train_controller.py writes it"
             )
         try:
+            check_manifest(folder)
             description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             if description["format"] != FORMAT:
                 raise InputError(f"it has controller format {description['format']}, known is {FORMAT}")

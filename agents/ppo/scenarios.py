@@ -27,10 +27,6 @@ from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.model.modes import PruningMode
 
 SMALLEST_RISE = 0.02  # nats; where the reference rises less, ratios would mostly be noise
-MASKABLE_NEEDS_CHOICES = (
-    "MaskablePPO masks choices, and an action of plasticity/HeadRank-v0 is scores (a Box): use --agent ppo or sb3_ppo with "
-    "--env head_rank, or --env heads or head_edit with sb3_maskable_ppo"
-)
 Choose = Callable[[Observation], np.ndarray]
 
 

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.packages import require
 from plasticity_env.controllers.base import Action
 from plasticity_env.controllers.planners.searches import Greedy, SwapSearch
-from plasticity_env.controllers.planners.taylor import require_torch_pruning
 from plasticity_env.controllers.planners.torch_pruning import TorchPruning
 from plasticity_env.controllers.planners.trials import MEASURING_PASS, Bill, Planner, Trials
 from plasticity_env.envs.base import PlasticityEnv
@@ -100,7 +100,7 @@ def _swap_search(size: str | None, **options: Any) -> Planner:
 def _torch_pruning(size: str | None, **options: Any) -> Planner:
     if size is not None:
         raise ValueError
-    require_torch_pruning()
+    require("torch_pruning", "bench")
     return TorchPruning(**options)
 
 

@@ -8,7 +8,7 @@ from plasticity_env.envs.rewards import find_reward
 from plasticity_env.envs.settings import Settings
 from plasticity_env.envs.sharing import ALONE, Sharing
 from plasticity_env.envs.workbench import Workbench
-from plasticity_env.model.loading import LoadedModel, load_model
+from plasticity_env.model.loading import LoadedModel, check_tokenizer, load_model
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.strategies.neuron_order import order_neurons
 
@@ -65,6 +65,8 @@ def make_workbench(
 
 
 def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> None:
+    if loaded.tokenizer is not None:  # a checkpoint may come without one, and its text with ids
+        check_tokenizer(loaded.tokenizer, loaded.model.model, loaded.name)
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
     if longest is not None and text.block_size > longest:
         raise InputError(f"max_length {text.block_size} exceeds the {longest} positions of {loaded.name!r}")

@@ -87,6 +87,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self.workbench = make_workbench(self.settings, loaded, text, sharing)
         self.workbench.model.requires_grad_(False)
         self._task = Task(self.settings, self.workbench)
+        self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
         self._episodes = Episodes(self._task, self.workbench, num_envs, self._show_mask)
         self._randoms: list[tuple[np.random.Generator, int]] = []
         self.head_slots = self._task.slots

@@ -72,6 +72,8 @@ class Episodes:
         """
         text, settings = self._bench.text, self._task.settings
         draws = {index: draw_episode(settings, text, random, options) for index, random in starting.items()}
+        for draw in draws.values():
+            self._task.check_targets(draw.share, draw.budget)
         masks = {}
         for index in going_on:
             assert edits is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plasticity_env import HEAD_FEATURES, controllers
-from plasticity_env.agents.studies.ablations import ablations
+from plasticity_env.agents.studies import ablations
 from plasticity_env.envs.observation import head_columns
 
 

@@ -11,7 +11,7 @@ import torch
 
 from plasticity_env import InputError, controllers
 from plasticity_env.agents.ppo.plackett_luce import Picks, pick_entropies, pick_log_probs, picks_of, sample_scores
-from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.price_shares import PRICES, SHARES, choose_shares, price_shares
 from plasticity_env.agents.ppo.rank_ppo import RankPPO, group_advantages
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
