@@ -92,7 +92,7 @@ class SiteSolver:
                 found[site.index] = last[1]
         return projections, projectors
 
-    def _dense(self, calibrations: Sequence[Indices], ids: Tensor, batch_size: int) -> list[OfSite]:
+    def _dense(self, calibrations: Sequence[Indices], ids: Tensor, batch_size: int) -> Sequence[OfSite]:
         """Moments of all blocks, and of the first and second half of them: of a single block both are that block."""
         parts = list(zip(*map(self.parts, calibrations), strict=True))
         tokens = ids.split([len(part[0]) for part in parts], 1)

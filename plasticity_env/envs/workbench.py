@@ -38,6 +38,8 @@ from plasticity_env.signals.measure import DIVERGED, mean_loss, measure_many, se
 from plasticity_env.signals.moments import Moments
 from plasticity_env.signals.slopes import Projector
 
+Key = tuple[Hashable, ...]
+
 
 class Workbench:
     """Measures masks on one model; the same mask on the same batches and weights is measured once.
@@ -120,7 +122,7 @@ class Workbench:
             self.model.set_active(requests[-1].active)
         return [found[key] for key in keys]  # type: ignore[misc]
 
-    def key(self, active: Tensor, calibration: Indices, reward: Indices) -> tuple[Hashable, ...]:
+    def key(self, active: Tensor, calibration: Indices, reward: Indices) -> Key:
         """Under what the memo knows an (L, U) mask: everything that its measurement depends on."""
         gates, version = active * self.model.scale, self.model.weight_version
         return calibration, reward, gates.numpy().tobytes(), active.numpy().tobytes(), version, self.repair
@@ -245,9 +247,9 @@ class Workbench:
 
     # -- a lot of masks ------------------------------------------------------------------------------------------------
 
-    def _lots(self, requests: Mapping[Hashable, Request]) -> Iterator[list[Hashable]]:
+    def _lots(self, requests: Mapping[Key, Request]) -> Iterator[list[Key]]:
         """What is measured side by side: equally many blocks, moments known or not, and no more tokens than a pass holds."""
-        alike: dict[Hashable, list[Hashable]] = defaultdict(list)
+        alike: dict[Hashable, list[Key]] = defaultdict(list)
         for key, request in requests.items():
             blocks = request.calibration, request.reward
             alike[len(blocks[0]), len(blocks[1]), self._solver.knows(blocks[0])].append(key)
