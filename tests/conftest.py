@@ -75,7 +75,7 @@ def small_text() -> TextSplits:
 
 @pytest.fixture
 def make_env() -> Callable[..., gym.Env[Any, Any]]:
-    def make(env_id: str = "plasticity/Heads-v0", **kwargs: Any) -> gym.Env[Any, Any]:
+    def make(env_id: str = "plasticity/Heads-v1", **kwargs: Any) -> gym.Env[Any, Any]:
         return gym.make(env_id, **{**SMALL, **kwargs})
 
     return make

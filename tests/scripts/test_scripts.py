@@ -70,7 +70,7 @@ def test_train_then_evaluate_then_play(tmp_path, run_here):
     )
     assert done.returncode == 0, done.stderr
     assert "test perplexity" in done.stdout
-    assert json.loads((tmp_path / "e.json").read_text())["env_id"] == "plasticity/Heads-v0"
+    assert json.loads((tmp_path / "e.json").read_text())["env_id"] == "plasticity/Heads-v1"
 
 
 @pytest.mark.parametrize("agent", ["sb3_ppo", "sb3_maskable_ppo"])

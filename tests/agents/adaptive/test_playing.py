@@ -61,7 +61,7 @@ def model_of(model):
 def test_the_other_arms_reference_is_the_control_arm(cells, loaded, texts):
     control = cells[0]["control"]
     env = gym.make(
-        "plasticity/HeadRank-v0",
+        "plasticity/HeadRank-v1",
         loaded=loaded,
         text=texts["home"],
         pruned_share=0.5,
@@ -114,7 +114,7 @@ def test_a_cut_run_goes_on_and_leaves_the_model_as_it_was(cells, loaded, texts):
 
 def test_a_swap_is_taken_only_where_the_measured_loss_falls(loaded, texts):
     env = gym.make(
-        "plasticity/HeadRank-v0",
+        "plasticity/HeadRank-v1",
         loaded=loaded,
         text=texts["home"],
         pruned_share=0.25,

@@ -44,10 +44,10 @@ def test_two_seeded_runs_are_identical(make_env, env_id, reward):
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_vector_environments_work(mode):
-    envs = gym.make_vec("plasticity/Heads-v0", num_envs=2, vectorization_mode=mode, **SMALL)
+    envs = gym.make_vec("plasticity/Heads-v1", num_envs=2, vectorization_mode=mode, **SMALL)
     observations, _ = envs.reset(seed=[3, 4])
     assert observations["heads"].shape[:2] == (2, 16)
-    single = gym.make("plasticity/Heads-v0", **SMALL)
+    single = gym.make("plasticity/Heads-v1", **SMALL)
     alone, _ = single.reset(seed=4)
     assert np.allclose(observations["heads"][1], alone["heads"], atol=1e-5)
     _, rewards, *_ = envs.step(np.zeros((2, 16), dtype=np.int64))

@@ -1,4 +1,4 @@
-"""plasticity/HeadRank-v0: scores in, the lowest-ranked share out."""
+"""plasticity/HeadRank-v1: scores in, the lowest-ranked share out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SMALL = {"model_name": "bard-gpt2-4x4", "calibration_blocks": 2, "reward_blocks"
 
 
 def make(**settings):
-    return gym.make("plasticity/HeadRank-v0", disable_env_checker=True, **{**SMALL, "flop_price": 4.0, **settings})
+    return gym.make("plasticity/HeadRank-v1", disable_env_checker=True, **{**SMALL, "flop_price": 4.0, **settings})
 
 
 def pruned(env):
@@ -86,7 +86,7 @@ def test_a_score_prunes_what_it_prunes_on_heads(name):
     rank = make(horizon=3, pruned_share=0.5)
     observation, _ = rank.reset(seed=4)
     draw = {key: rank.unwrapped.episode_record().options[key] for key in ("calibration", "reward", "flop_price")}
-    heads = gym.make("plasticity/Heads-v0", disable_env_checker=True, **SMALL, horizon=3)
+    heads = gym.make("plasticity/Heads-v1", disable_env_checker=True, **SMALL, horizon=3)
     other, _ = heads.reset(seed=0, options=draw)
     for_rank, for_heads = controllers.make(name), controllers.make(name, sparsity=0.5, rounds=3)
     for_rank.reset(0)
@@ -113,7 +113,7 @@ def test_every_controller_plays_it(name):
 
 def test_the_vector_environment_pays_what_single_ones_pay():
     settings = {**SMALL, "horizon": 2, "flop_price": 4.0}
-    envs = gym.make_vec("plasticity/HeadRank-v0", num_envs=3, **settings)
+    envs = gym.make_vec("plasticity/HeadRank-v1", num_envs=3, **settings)
     observations, _ = envs.reset(seed=5)
     single = [make(horizon=2) for _ in range(3)]
     own = [env.reset(seed=5 + index)[0] for index, env in enumerate(single)]
@@ -154,12 +154,12 @@ def test_refuses_what_are_no_scores(action):
 
 def test_a_share_belongs_to_this_environment_alone():
     with pytest.raises(InputError, match="HeadRank"):
-        gym.make("plasticity/Heads-v0", **SMALL, pruned_share=0.3)
+        gym.make("plasticity/Heads-v1", **SMALL, pruned_share=0.3)
     with pytest.raises(InputError, match="needs pruned_share"):
         make(pruned_share=None)
     with pytest.raises(InputError, match="pruned_share"):
         make(pruned_share=1.5)
-    env = gym.make("plasticity/Heads-v0", **SMALL)
+    env = gym.make("plasticity/Heads-v1", **SMALL)
     with pytest.raises(InputError, match="HeadRank"):
         env.reset(options={"pruned_share": 0.2})
     rank = make(horizon=1)

@@ -124,4 +124,4 @@ def test_a_model_wrapped_otherwise_is_refused():
     from plasticity_env import load_model
 
     with pytest.raises(InputError, match="mlp_blocks=0, the environment wants 4"):
-        gym.make("plasticity/Heads-v0", loaded=load_model("bard-gpt2-4x4"), units="heads+mlp", mlp_blocks=4)
+        gym.make("plasticity/Heads-v1", loaded=load_model("bard-gpt2-4x4"), units="heads+mlp", mlp_blocks=4)

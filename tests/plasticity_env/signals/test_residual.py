@@ -15,7 +15,7 @@ from plasticity_env.signals.measure import gather
 from plasticity_env.signals.moments import Moments
 from plasticity_env.signals.residual import crossfit_projectors, model_projectors, residual_projector
 from plasticity_env.signals.slopes import SCORES
-from plasticity_env.strategies.pruning import ResidualFisherStrategy, measure_for
+from plasticity_env.strategies.pruning import ScoreStrategy, measure_for
 from tests.conftest import build
 
 
@@ -170,13 +170,13 @@ def test_the_stream_is_the_dense_one_under_repairs_too(architecture, units, ids)
     mask[0, :2] = mask[0, -1] = mask[1, 1] = True  # in the first layer, so that repairs change the stream behind it
     model.prune(mask)
     plain = crossfit_projectors(model, ids)
-    scores = measure_for(model, ResidualFisherStrategy(), ids)
+    scores = measure_for(model, ScoreStrategy("residual_fisher"), ids)
     repair_model(model, "least_squares", ids)
     repaired = crossfit_projectors(model, ids)
     for one, two in zip([plain[0], *plain[1]], [repaired[0], *repaired[1]], strict=True):
         for site, projector in one.items():
             assert torch.equal(projector.matrix, two[site].matrix)
-    again = measure_for(model, ResidualFisherStrategy(), ids)
+    again = measure_for(model, ScoreStrategy("residual_fisher"), ids)
     expected = measure(model, ids, projectors=plain[0])
     assert torch.allclose(again.residual_fisher, expected.residual_fisher, rtol=1e-4)
     # the stream that is scored is the repaired one

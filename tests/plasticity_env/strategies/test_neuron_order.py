@@ -106,7 +106,7 @@ def of_quarters():
     found = {}
     for order in ORDERS:
         settings = {**SMALL, "calibration_blocks": 16, "units": "heads+mlp", "neuron_order": order}
-        env = gym.make("plasticity/Heads-v0", **settings).unwrapped
+        env = gym.make("plasticity/Heads-v1", **settings).unwrapped
         env.reset(seed=0)
         model = env.workbench.model
         masks = torch.ones(5, *model.shape, dtype=torch.bool)
