@@ -154,7 +154,9 @@ def _deep():
     return tf.AutoModelForCausalLM.from_config(config).eval()
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"reward": "kl"}, {"repair": "sequential"}, {"units": "heads+mlp"}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"reward": "kl"}, {"repair": "sequential"}, {"units": "heads+mlp", "residual_signal": False}]
+)
 def test_episodes_are_the_same_with_and_without(kwargs, small_text):
     traces, environments = [], []
     for prefix_mb in (256, 0):
@@ -175,8 +177,8 @@ def test_episodes_are_the_same_with_and_without(kwargs, small_text):
     assert without.nbytes == without.reused == 0
 
 
-def test_a_training_environment_keeps_none():
-    env = gym.make("plasticity/Heads-v0", **{**SMALL, "train_steps": 1, "batch_size": 2}).unwrapped
+def test_a_training_environment_keeps_none(make_env):
+    env = make_env(train_steps=1, batch_size=2).unwrapped
     assert env.workbench.prefix.limit == 0
 
 
