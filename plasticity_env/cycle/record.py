@@ -81,6 +81,11 @@ class EvaluationRow:
     sparsity: float
     split: str
 
+    @property
+    def heads_kept(self) -> float:
+        """Share of all head slots that is active."""
+        return 1 - self.sparsity
+
 
 @dataclass(frozen=True)
 class PhaseRow:
