@@ -65,6 +65,8 @@ SMALL: dict[str, Any] = {
     "horizon": 3,
     "flop_price": 4.0,
 }
+ALL_SIGNALS: dict[str, Any] = {"obs_signal": True, "residual_signal": True}
+"""What environments measure unless told otherwise: three quarters of a step's time."""
 
 
 @pytest.fixture(scope="session")
@@ -85,10 +87,10 @@ def text_file(tmp_path_factory: pytest.TempPathFactory, small_text: TextSplits) 
 
 @pytest.fixture
 def make_env(small_text: TextSplits) -> Callable[..., gym.Env[Any, Any]]:
-    """Make a small environment; on the small text, unless it is to read something else."""
+    """Make a small environment: on the small text, unless it is to read something else, and without `ALL_SIGNALS`."""
 
     def make(env_id: str = "plasticity/Heads-v0", **kwargs: Any) -> gym.Env[Any, Any]:
         text = {} if kwargs.keys() & {"max_length", "dataset", "text"} else {"text": small_text}
-        return gym.make(env_id, **{**SMALL, **text, **kwargs})
+        return gym.make(env_id, **{**SMALL, **dict.fromkeys(ALL_SIGNALS, False), **text, **kwargs})
 
     return make

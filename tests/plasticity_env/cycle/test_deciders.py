@@ -17,6 +17,7 @@ from plasticity_env.envs.edits import KEEP, PRUNE, REVIVE
 from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, global_value, head_column
 from plasticity_env.model.flops import flop_table
 from plasticity_env.strategies.pruning import PRUNING_STRATEGIES
+from tests.conftest import ALL_SIGNALS
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_entropy_auto_takes_the_direction_that_costs_less(situation):
 
 
 def test_a_controller_sees_what_the_environment_would_show(situation, make_env, small_text):
-    env = make_env(text=small_text, repair="none", train_steps=1, max_sparsity=0.5, calibration_blocks=4)
+    env = make_env(text=small_text, repair="none", train_steps=1, max_sparsity=0.5, calibration_blocks=4, **ALL_SIGNALS)
     seen, _ = env.reset(seed=0, options={"calibration": [0, 1, 2, 3], "flop_price": 4.0})
     found = observe(situation(level=0.5, loss=1.0, control_loss=1.0, age=np.zeros((4, 4)), decisions=3))
     skipped = {"age"}
