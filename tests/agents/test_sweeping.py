@@ -10,7 +10,7 @@ import tyro
 
 from plasticity_env import InputError
 from plasticity_env.agents.sweeping import SweepConfig, read_sweep, sweep
-from plasticity_env.agents.train_command import TrainConfig
+from plasticity_env.agents.training.train_config import TrainConfig
 
 FILE = Path(__file__).parents[2] / "scripts" / "configs" / "sweep.yaml"
 

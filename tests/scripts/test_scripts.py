@@ -134,7 +134,7 @@ def test_a_stopped_training_resumes(tmp_path, run_here):
         ("train_controller.py", ["--learning_rate", "inf"], "learning_rate must be above 0 and finite"),
         ("train_controller.py", ["--ent_coef", "nan"], "ent_coef must be a finite number"),
         ("train_controller.py", ["--gamma", "2"], "gamma must lie in [0, 1]"),
-        ("train_controller.py", ["--capacity", "99"], "--capacity is for the agents"),
+        ("train_controller.py", ["--capacity", "99"], "--capacity is for --agent sb3_ppo or"),
         ("train_controller.py", ["--neuron_order", "kfac"], "use it with units='heads+mlp'"),
         ("train_controller.py", ["--seed", "99999999999999999999"], "is more than 4294967295"),
         ("train_controller.py", ["--output_dir", "c.yaml"], "is a file, not a folder"),

@@ -18,7 +18,8 @@ from plasticity_env.cycle.page.story import (
     smooth,
     stages_of,
 )
-from plasticity_env.cycle.record import CONTROL, EXPERIMENT, EvaluationRow, RunRecord, StepRow
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow, StepRow
 from plasticity_env.plots.html import Figure
 from plasticity_env.plots.plotly_parts import band, panel_title, scale, upright
 

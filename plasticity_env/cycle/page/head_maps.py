@@ -20,7 +20,8 @@ from plasticity_env.cycle.page.story import (
     moments_of,
     short,
 )
-from plasticity_env.cycle.record import RunRecord, SignalsRow
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import SignalsRow
 from plasticity_env.plots.html import Figure
 from plasticity_env.plots.plotly_parts import head_axes, panel_title
 

@@ -22,7 +22,8 @@ from plasticity_env.cycle.page.story import (
     moments_of,
     phase_name,
 )
-from plasticity_env.cycle.record import RunRecord, SignalsRow
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import SignalsRow
 from plasticity_env.plots.charts import blank_figure, save_png
 from plasticity_env.plots.head_panels import DECISIONS, decision_legend, draw_decisions, small_map
 from plasticity_env.plots.visualize import visualize_head_entropy, visualize_head_gradients

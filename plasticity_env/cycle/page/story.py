@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from plasticity_env.cycle.record import EXPERIMENT, EvaluationRow, PruningEvent, RunRecord
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import EXPERIMENT, EvaluationRow, PruningEvent
 
 PHASE_NAMES = {"warmup": "warm-up", "fine_tuning": "fine-tuning"}
 EDITS = ("prune", "revive", "grow")
