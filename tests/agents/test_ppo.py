@@ -26,7 +26,7 @@ from tests.conftest import SMALL
 
 
 def make(env_id="plasticity/Heads-v0", **kwargs):
-    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, **kwargs})
+    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, "residual_signal": False, **kwargs})
 
 
 def test_advantages_equal_the_textbook_sum():
