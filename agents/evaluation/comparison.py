@@ -149,6 +149,9 @@ def compare(config: CompareConfig) -> Path:
         "batch_size": config.batch_size,
         "max_length": config.max_length,
         "device": config.device,
+        "signals": tuple(
+            dict.fromkeys(s for name, options, _ in players for s in controllers.make(name, **options).signals)
+        ),
     }
     arenas = [Arena(protocol, loaded, text, ENVIRONMENTS[config.env], repair=repair, **settings) for repair in repairs]
     folder = config.output_dir or new_run_folder("evaluate")
