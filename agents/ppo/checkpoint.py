@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from plasticity_env.common.digests import load_archive
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file
 from plasticity_env.envs.replay import EpisodeRecord
@@ -45,7 +46,7 @@ def read_state(folder: Path, ours: dict[str, Any], device: torch.device, key: st
     if not has_checkpoint(folder):
         return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        state: dict[str, Any] = load_archive(path, device)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = first_line(error, 120)
         raise InputError(f"the checkpoint {str(path)!r} cannot be read ({reason}): start in another folder") from error

@@ -125,7 +125,7 @@ class PPO(PolicyLearner):
             raise InputError(f"all environments of a training must be of one id, got {', '.join(sorted(kinds))}")
         super().__init__(config, network, folder, callback)
         self.envs = envs
-        self.one_edit = isinstance(envs[0].action_space, gym.spaces.Discrete)
+        self.one_edit = envs[0].get_wrapper_attr("kind") == "head_edit"
         self.heads = [env.observation_space["heads"].shape[0] for env in envs]  # type: ignore[index]
         self.slots = max(self.heads)
         self.num_updates = max(1, config.total_timesteps // (config.num_steps * len(envs)))

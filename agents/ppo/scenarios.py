@@ -323,7 +323,7 @@ class Stage:
 
 def rows_of(observations: Observation) -> list[Observation]:
     """The observation of each member of a group, from arrays of M of each."""
-    return [{name: values[row] for name, values in observations.items()} for row in range(len(observations["heads"]))]
+    return [observations.row(row) for row in range(len(observations["heads"]))]
 
 
 def choose_by(players: Sequence[Controller]) -> Choose:

@@ -45,8 +45,8 @@ class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def __init__(self, env: gym.Env[Any, Any], capacity: int) -> None:
         super().__init__(env)
-        self.one_edit = isinstance(env.action_space, spaces.Discrete)
-        self.ranks = isinstance(env.action_space, spaces.Box)
+        kind = env.get_wrapper_attr("kind")
+        self.one_edit, self.ranks = kind == "head_edit", kind == "head_rank"
         self.heads = env.observation_space["heads"].shape[0]  # type: ignore[index]
         if self.heads > capacity:
             raise InputError(

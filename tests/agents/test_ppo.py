@@ -21,7 +21,7 @@ from plasticity_env.agents.training.agent import find_agent
 from plasticity_env.agents.training.train_config import TrainConfig, make_environments
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
-from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES
+from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
 from tests.conftest import SMALL
 
 
@@ -86,6 +86,8 @@ def test_padded_head_edit_actions_reach_the_right_head():
 class Bandit(gym.Env):
     """Pruning head i pays +1 where its Fisher z-score is negative and -1 where not; one step an episode."""
 
+    kind = "heads"
+
     def __init__(self, heads: int):
         template = make().unwrapped
         self.observation_space = gym.spaces.Dict(
@@ -100,7 +102,8 @@ class Bandit(gym.Env):
         mask = np.zeros((self.heads, 4), dtype=np.int8)
         mask[:, :2] = 1
         shared = np.zeros(len(GLOBAL_FEATURES), dtype=np.float32)
-        self.observation = {"heads": self.tokens, "globals": shared, "action_mask": mask}
+        values = {"heads": self.tokens, "globals": shared, "action_mask": mask}
+        self.observation = Observation(self.kind, values)
         return self.observation, {}
 
     def step(self, action):

@@ -198,11 +198,12 @@ def test_learning_finds_the_heads_that_matter():
         def play(self, scenario, choose, members):
             random = np.random.default_rng(scenario.calibration[0])
             features = random.standard_normal((16, len(columns))).astype(np.float32)
-            seen = {
+            values = {
                 "heads": np.tile(features, (members, 1, 1)),
                 "globals": np.zeros((members, width), dtype=np.float32),
                 "action_mask": np.ones((members, 16), dtype=np.int8),
             }
+            seen = Observation("head_rank", values)
             scores = choose(seen)
             gone = torch.zeros(members, 16, dtype=torch.bool)
             gone.scatter_(1, torch.from_numpy(np.asarray(scores)).argsort(dim=1)[:, :8], True)
@@ -213,7 +214,7 @@ def test_learning_finds_the_heads_that_matter():
         def unit(self, scenario):
             return 1.0
 
-    from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES
+    from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
 
     columns, width = list(HEAD_FEATURES), len(GLOBAL_FEATURES)
     ranks = RankConfig(rounds="1", scenarios=4, group_size=8)
