@@ -245,7 +245,7 @@ class AttentionBlock(Site):
         for name in self.layout.projections:
             yield getattr(self.module, name)
 
-    def rows_of(self, projection: str, start: int) -> list[HeadSlice]:
+    def _rows(self, projection: str, start: int) -> list[HeadSlice]:
         return rows_of(getattr(self.module, projection), start, self.head_dim)
 
 
