@@ -116,7 +116,7 @@ class Arena:
         protocol: Protocol,
         loaded: LoadedModel,
         text: TextSplits,
-        env_id: str = "plasticity/Heads-v0",
+        env_id: str = "plasticity/Heads-v1",
         **settings: Any,
     ) -> None:
         self.protocol = protocol

@@ -119,7 +119,7 @@ class OnlineLearner:
         """Sample edits; the next `learn` is about them (about the latest, where several were sampled).
 
         Args:
-            observation: Of ``plasticity/Heads-v0``, an action mask of (N, 4).
+            observation: Of ``plasticity/Heads-v1``, an action mask of (N, 4).
         """
         actions, _ = self._policy(observation)
         edits = actions.sample(self.generator)  # (1, N)

@@ -198,7 +198,7 @@ def build(
     padded = [PadHeads(env, capacity or slots) for env in envs]
     vector = DummyVecEnv([lambda env=env: env for env in padded])  # type: ignore[misc]
     if maskable and padded[0].ranks:
-        raise InputError("MaskablePPO masks choices, and an action of plasticity/HeadRank-v0 is scores: use PPO there")
+        raise InputError("MaskablePPO masks choices, and an action of plasticity/HeadRank-v1 is scores: use PPO there")
     batch = config.num_steps * len(envs)
     if batch < 2:
         raise InputError(
