@@ -38,7 +38,7 @@ def test_every_module_of_the_table_is_where_it_says() -> None:
 def test_public_names_are_still_there(module: str) -> None:
     today = importlib.import_module(MODULES.get(module, module))
     wanted = [name.partition(":")[2] for name in NAMES if name.startswith(f"{module}:")]
-    assert [name for name in wanted if not hasattr(today, name)] == []
+    assert [name for name in wanted if not hasattr(today, name) and f"{module}.{name}" not in dict(ROWS)] == []
 
 
 def test_all_names_of_the_package_stay_in_all() -> None:
