@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.errors import InputError, check_least
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.episode import EpisodeState, draw_episode
 from plasticity_env.envs.make_workbench import make_workbench
@@ -173,6 +173,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             part of the observation, so this end belongs to the task), truncated (never, left to wrappers), info.
         """
         state = self._running_state()
+        self._training.refuse_moved_weights()
         edits, stop = self.edits_of(action)
         masks, invalid = self._task.resolve(state, edits, self._seen().allowed[0])
         request = Request(state.after(masks), state.calibration, state.reward)
@@ -275,8 +276,14 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             active: (L, H) mask to evaluate, repaired as this episode repairs; the present one when None.
             text: Another text whose split it is; repair still reads this episode's calibration blocks.
             spread: Take the blocks evenly over the split instead of from its start.
+
+        Raises:
+            InputError: ``blocks`` below 1, or an unknown split.
         """
+        if blocks is not None:
+            check_least("blocks", blocks, 1)
         state = self._any_state()
+        self.workbench.model.notice_changes()
         mask = state.active if active is None else active
         model = self.workbench.model
         trains = self.settings.train_steps > 0  # a frozen model gets its mask and repair anew whenever it is used

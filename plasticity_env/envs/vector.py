@@ -119,6 +119,10 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
                 self._randoms.append(seeding.np_random(each))
             elif each is not None and chosen[index]:
                 self._randoms[index] = seeding.np_random(each)
+        if self.workbench.weights_moved():
+            if not chosen.all():
+                raise InputError("the model's weights changed since the last reset: reset all environments")
+            self.workbench.accept_weights()
         self._episodes.turn([], None, self._generators(chosen), options)
         return self._observations(), self._episodes.infos(chosen)
 
@@ -133,6 +137,8 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         """
         if not self._episodes.states:
             raise gym.error.ResetNeeded("call reset() before anything else")
+        if self.workbench.weights_moved():
+            raise InputError("the model's weights changed since reset(): call reset() to go on with them")
         edits, over = self._edits(actions), self._episodes.over
         if over.any() and self._mode is AutoresetMode.DISABLED:
             raise gym.error.ResetNeeded(f"episodes {np.flatnonzero(over).tolist()} are over: reset() them (reset_mask)")

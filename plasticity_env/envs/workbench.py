@@ -84,6 +84,7 @@ class Workbench:
         self.residual, self.crossfit, self.want_latency = residual, residual and crossfit, want_latency
         self.flop_table: CostTable = flop_table(self.model, text.block_size)
         self.parameter_table: CostTable = parameter_table(self.model)
+        self._version = self.model.weight_version
         self.memo: Memo[Measurement] = Memo(8192)
         self.prefix = PrefixCache(self.model, prefix_bytes)
         self._dense = self.model.snapshot(weights=True) if want_kl else None
@@ -100,6 +101,23 @@ class Workbench:
         self._solver = SiteSolver(self.model, method, crossfit, self._moments)
         on_cpu = self.model.device.type == "cpu"
         self._tokens = CPU_TOKENS if sharing.tokens_per_pass is None and on_cpu else sharing.tokens_per_pass
+
+    def weights_moved(self) -> bool:
+        """Whether somebody else changed the model's weights since this bench was made or `accept_weights` was called."""
+        self.model.notice_changes()
+        return self.model.weight_version != self._version
+
+    def accept_weights(self) -> None:
+        """Take the model's weights as they are, all units open, for the dense ones from here on."""
+        self.model.set_active(torch.ones(self.model.shape, dtype=torch.bool))
+        self.model.undo_repair()
+        self._dense = self.model.snapshot(weights=True) if self.want_kl else None
+        self._teachers.clear()
+        self.own_change()
+
+    def own_change(self) -> None:
+        """Say that the weights' present version is of this bench's own making."""
+        self._version = self.model.weight_version
 
     def blocks(self, split: Split, indices: Indices) -> Tensor:
         """(B, T) token ids of some blocks of a split."""

@@ -26,7 +26,7 @@ from tests.conftest import SMALL
 
 
 def make(env_id="plasticity/Heads-v1", **kwargs):
-    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, **kwargs})
+    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, "residual_signal": False, **kwargs})
 
 
 def test_advantages_equal_the_textbook_sum():
@@ -193,14 +193,15 @@ def test_one_training_runs_over_models_of_several_sizes(env_id, context):
 
 
 @pytest.mark.parametrize("env", ["heads", "head_edit"])
-def test_the_language_model_learns_between_decisions(env, tmp_path):
+def test_the_language_model_learns_between_decisions(env, tmp_path, text_file):
     """A rollout needs no gradient, the fine-tuning within it does."""
     small = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 16, "envs_per_model": 2, "horizon": 2}
+    small["dataset"] = text_file  # the train split of the embedded text takes ten seconds to tokenise
     ppo = PPOConfig(total_timesteps=8, num_steps=2, num_minibatches=1, update_epochs=1)
     config = TrainConfig(env=env, train_steps=2, ppo=ppo, output_dir=tmp_path / "run", **small)
     folder = train(config)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
-    env = make(train_steps=2, max_length=16)
+    env = make(train_steps=2, max_length=16, dataset=text_file)
     env.reset(seed=0)
     model = env.unwrapped.model
     before = [parameter.detach().clone() for parameter in model.parameters()]

@@ -22,7 +22,7 @@ CONFIG = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_ep
 
 
 def make(env_id="plasticity/Heads-v1", **kwargs):
-    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, **kwargs})
+    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, "residual_signal": False, **kwargs})
 
 
 @pytest.mark.parametrize("env_id", ["plasticity/Heads-v1", "plasticity/HeadEdit-v1"])

@@ -106,6 +106,7 @@ def of_quarters():
     found = {}
     for order in ORDERS:
         settings = {**SMALL, "calibration_blocks": 16, "units": "heads+mlp", "neuron_order": order}
+        settings |= {"obs_signal": False, "residual_signal": False}
         env = gym.make("plasticity/Heads-v1", **settings).unwrapped
         env.reset(seed=0)
         model = env.workbench.model
