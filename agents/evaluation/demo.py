@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,9 +19,11 @@ from plasticity_env.agents.evaluation.comparison import CompareConfig, compare, 
 from plasticity_env.agents.evaluation.dashboard import write_dashboard
 from plasticity_env.agents.train_command import TrainConfig, train
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers import ANNController
+from plasticity_env.envs.settings import bounds
 from plasticity_env.plots.charts import learning_curve_png
 
 
@@ -79,9 +82,9 @@ def demo(config: DemoConfig) -> Path:
     comparisons = {"comparison": config.compare}
     if config.held_out_model:
         unseen = config.held_out if config.held_out.controllers else config.compare
-        comparisons["held_out"] = replace(unseen, model_name=config.held_out_model)
+        comparisons["held_out"] = fill(unseen, {"model_name": config.held_out_model})
         if config.held_out_units.controllers:
-            comparisons["held_out_units"] = replace(config.held_out_units, model_name=config.held_out_model)
+            comparisons["held_out_units"] = fill(config.held_out_units, {"model_name": config.held_out_model})
     for comparison in comparisons.values():
         prepare(comparison)  # fails here rather than after the training
     folder = config.folder or new_run_folder("demo")
@@ -112,7 +115,7 @@ def demo(config: DemoConfig) -> Path:
         title="plasticity-env demo",
         results=results,
         training=rows,
-        frames=episode_frames(training / "controller", plan, config.compare.model_name),
+        frames=episode_frames(training / "controller", plan, config.compare.settings.model_name),
         summary=_summary(config, plan, results, folder, seconds),
         files=files,
     )
@@ -138,9 +141,9 @@ def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tu
 
     player = controllers.load(controller)
     env: gym.Env[Any, Any] = gym.make(
-        ENVIRONMENTS[config.env], render_mode="rgb_array", **config.environment_kwargs(model)
+        ENVIRONMENTS[config.env], render_mode="rgb_array", **config.environment(model).kwargs()
     )
-    price = float(np.sqrt(config.flop_price[0] * config.flop_price[1]))
+    price = math.sqrt(math.prod(bounds(config.settings.flop_price)))
     options, at = {"flop_price": price}, f"at price {price:g}"
     if config.env == "head_rank":
         share = float(np.mean(config.rank.shares))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
@@ -22,6 +22,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.controllers import ANNController, Controller, PlasticityController, tuned_rule
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
+from plasticity_env.envs.settings import Settings
 from plasticity_env.model.loading import LoadedModel
 
 BISECTIONS = 10  # halvings of PlasticityController's aggressiveness: finer than one head in 1024
@@ -107,7 +108,7 @@ class Arena:
         env_id: Gymnasium id.
         loaded: The model.
         text: Its text.
-        **settings: Of the environment; horizon, limits and rounds are the protocol's.
+        settings: Of the environment; horizon, limits and rounds are the protocol's.
     """
 
     def __init__(
@@ -115,15 +116,15 @@ class Arena:
         protocol: Protocol,
         loaded: LoadedModel,
         text: TextSplits,
-        env_id: str = "plasticity/Heads-v0",
-        **settings: Any,
+        env_id: str,
+        settings: Settings,
     ) -> None:
         self.protocol = protocol
         self._ranks = env_id.endswith("HeadRank-v0")
         horizon = loaded.model.active.numel() if env_id.endswith("HeadEdit-v0") else protocol.rounds
-        fixed = {"horizon": horizon, "max_sparsity": 1.0, "min_heads_per_layer": 0, "model_name": loaded.name}
+        settings = replace(settings, horizon=horizon, max_sparsity=1.0, min_heads_per_layer=0, model_name=loaded.name)
         self.env: PlasticityEnv = gym.make(
-            env_id, loaded=loaded, text=text, disable_env_checker=True, **{**settings, **fixed}
+            env_id, loaded=loaded, text=text, disable_env_checker=True, **settings.kwargs()
         ).unwrapped  # type: ignore[assignment]
         if protocol.test_blocks is not None and protocol.test_blocks > len(text.blocks("test")):
             raise InputError(

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
+from plasticity_env.common.arguments import first_change
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file
 from plasticity_env.envs.replay import EpisodeRecord
+from plasticity_env.envs.settings import Settings
 
 if TYPE_CHECKING:
     from plasticity_env.agents.ppo.ppo import PPO
@@ -99,12 +101,12 @@ def read_state(folder: Path, ours: dict[str, Any], device: torch.device, key: st
     return state
 
 
-def check_arguments(path: Path, ours: dict[str, Any], names: Iterable[str]) -> None:
+def check_arguments(path: Path, ours: Any, names: Iterable[str]) -> None:
     """Compare arguments of a run that goes on with those that its folder holds.
 
     Args:
         path: YAML of the run's arguments; where there is none nothing is compared.
-        ours: Arguments of this training by name.
+        ours: Arguments of this training, a dataclass.
         names: Of those that must agree.
 
     Raises:
@@ -113,16 +115,15 @@ def check_arguments(path: Path, ours: dict[str, Any], names: Iterable[str]) -> N
     if not path.is_file():
         return
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        theirs = {**found, **found.get("rank", {})}
+        changed = first_change(ours, yaml.safe_load(path.read_text(encoding="utf-8")), names)
     except (yaml.YAMLError, TypeError, AttributeError) as error:
         raise InputError(f"{str(path)!r} holds no arguments of a training: start in another folder") from error
-    for name in names:
-        if theirs.get(name, ours[name]) != ours[name]:
-            raise InputError(
-                f"the run in {str(path.parent)!r} was trained with {name}={theirs[name]!r}, not {ours[name]!r}: "
-                "resume with the same arguments or start in another folder"
-            )
+    if changed is not None:
+        name, theirs, mine = changed
+        raise InputError(
+            f"the run in {str(path.parent)!r} was trained with {name}={theirs!r}, not {mine!r}: "
+            "resume with the same arguments or start in another folder"
+        )
 
 
 def _environment_state(env: Any) -> str:
@@ -134,7 +135,7 @@ def _go_on(env: Any, saved: str) -> Any:
     """Replay the running episode (rewards are deterministic), then put the random generator back."""
     data = json.loads(saved)
     record = data["record"]
-    if record["kwargs"] != env.unwrapped.settings.kwargs() or record["env_id"] != env.unwrapped.env_id:
+    if Settings.read(record["kwargs"]) != env.unwrapped.settings or record["env_id"] != env.unwrapped.env_id:
         raise InputError("the checkpoint's environments have other arguments than this training's: use the same ones")
     observation, _ = env.reset(seed=0, options=data["record"]["options"])
     for action in data["record"]["actions"]:

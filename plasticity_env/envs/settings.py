@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from plasticity_env.common.arguments import plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.growth.initial_weights import find_initial_weights
@@ -16,6 +17,10 @@ from plasticity_env.repair import find_repair
 from plasticity_env.strategies.neuron_order import find_order
 
 UNITS = ("heads", "heads+mlp")
+# names of arguments that belong together: what text is read, what the units are, how they are measured
+TEXT_ARGUMENTS = ("dataset", "dataset_config", "max_length")
+UNIT_ARGUMENTS = ("units", "mlp_blocks", "neuron_order")
+MEASURING_ARGUMENTS = (*TEXT_ARGUMENTS, "repair", "calibration_blocks", "batch_size", "device")
 # what ranges must lie above, and their largest value
 LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0), "pruned_share": (0.0, 0.99)}
 
@@ -66,9 +71,9 @@ class Settings:
     dataset_config: str | None = None
     mode: str = "adaptive"
     reward: str = "ppl_per_flop"
-    flop_price: float | Sequence[float] = (1.0, 16.0)
-    flop_budget: float | Sequence[float] = (0.75, 0.95)
-    pruned_share: float | Sequence[float] | None = None
+    flop_price: float | tuple[float, float] = (1.0, 16.0)
+    flop_budget: float | tuple[float, float] = (0.75, 0.95)
+    pruned_share: float | tuple[float, float] | None = None
     horizon: int = 8
     train_steps: int = 0
     learning_rate: float = 3e-4
@@ -93,8 +98,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            if isinstance(getattr(self, name), np.generic):
-                object.__setattr__(self, name, getattr(self, name).item())  # as JSON can hold it
+            value = getattr(self, name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())  # as JSON can hold it
+            elif isinstance(value, list | np.ndarray):
+                object.__setattr__(self, name, tuple(value.tolist() if isinstance(value, np.ndarray) else value))
         for name in ("reward", "repair", "growth_init", "neuron_order", "units"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
@@ -169,9 +177,8 @@ class Settings:
         return self.mlp_blocks if self.units == "heads+mlp" else 0
 
     def kwargs(self) -> dict[str, Any]:
-        """The arguments as JSON-able keyword arguments."""
-        values = asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        """The arguments as JSON-able keyword arguments; one that is None is left out."""
+        return {name: value for name, value in plain(self).items() if value is not None}
 
 
 def check_order_fits(neuron_order: str, units: str) -> None:

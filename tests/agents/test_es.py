@@ -12,10 +12,13 @@ import pytest
 
 from plasticity_env import controllers
 from plasticity_env.agents.es import CONTROLLER, HISTORY, ESConfig, LinearSearch
+from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.observation import head_column
+from tests.conftest import filled
 
-SMALL = ESConfig(
+SMALL = filled(
+    ESConfig,
     model_name="bard-gpt2-4x4",
     population=4,
     scenarios=1,
@@ -28,7 +31,7 @@ SMALL = ESConfig(
 
 
 def search(folder, **changes):
-    return LinearSearch(ESConfig(**{**SMALL.__dict__, **changes}), folder)
+    return LinearSearch(fill(SMALL, changes), folder)
 
 
 def test_a_cut_search_goes_on_as_if_it_had_not_been_cut(tmp_path):

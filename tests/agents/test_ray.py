@@ -22,7 +22,7 @@ from plasticity_env.agents.rllib.ray_tasks import map_tasks
 from plasticity_env.agents.sb3.sb3 import PadHeads
 from plasticity_env.agents.train_command import TrainConfig, train
 from tests.agents import ray_functions
-from tests.conftest import SMALL
+from tests.conftest import SMALL, filled
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
 CONFIG = PPOConfig(total_timesteps=24, num_steps=6, num_minibatches=2, update_epochs=1)
@@ -130,18 +130,18 @@ def test_a_run_resumes_from_its_folder(session, tmp_path):
     small = {"max_length": 32, "calibration_blocks": 4, "reward_blocks": 4, "envs_per_model": 1, "horizon": 3}
     small |= {"agent": "rllib_ppo", "output_dir": tmp_path / "run", "obs_signal": False, "residual_signal": False}
     with pytest.raises(InputError, match="no checkpoint in"):
-        train(TrainConfig(**small, ppo=CONFIG, resume=True))
+        train(filled(TrainConfig, **small, ppo=CONFIG, resume=True))
     half = PPOConfig(**{**CONFIG.__dict__, "total_timesteps": 12})
-    train(TrainConfig(**small, ppo=half))
+    train(filled(TrainConfig, **small, ppo=half))
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert state["global_step"] == 12
     with pytest.raises(InputError, match="holds a run already"):
-        train(TrainConfig(**small, ppo=half))
+        train(filled(TrainConfig, **small, ppo=half))
     with pytest.raises(InputError, match="total_timesteps=12, not 24"):
-        train(TrainConfig(**small, ppo=CONFIG, resume=True))
+        train(filled(TrainConfig, **small, ppo=CONFIG, resume=True))
     state["config"]["total_timesteps"] = 24
     torch.save(state, tmp_path / "run" / "checkpoint.pt")
-    train(TrainConfig(**small, ppo=CONFIG, resume=True))
+    train(filled(TrainConfig, **small, ppo=CONFIG, resume=True))
     steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss/policy"' in line]
     assert len(steps) == 4
     assert controllers.load(tmp_path / "run" / "controller").info["global_step"] == 24
@@ -277,11 +277,13 @@ def test_auto_takes_the_address_of_the_environment(monkeypatch):
 )
 def test_arguments_that_do_not_fit_are_refused(kwargs, message):
     with pytest.raises(InputError, match=message):
-        TrainConfig(**kwargs)
+        filled(TrainConfig, **kwargs)
 
 
 def test_nothing_is_written_where_no_ray_answers(tmp_path):
-    config = TrainConfig(agent="rllib_ppo", ray_address="127.0.0.1:1", output_dir=tmp_path / "run", max_length=32)
+    config = filled(
+        TrainConfig, agent="rllib_ppo", ray_address="127.0.0.1:1", output_dir=tmp_path / "run", max_length=32
+    )
     with pytest.raises(InputError, match="no Ray head node answers"):
         train(config)
     assert not (tmp_path / "run").exists()
