@@ -1,6 +1,6 @@
 # make demo   train a controller, compare it with the rules, open runs/demo/dashboard.html (QUICK=1: the same in a minute)
 # make test   run the tests (make test-slow: the slow ones, make test-all: all)
-# make lint   formatting, lint, types
+# make lint   formatting, lint, import contracts, types
 # make bench  speed of a step beside its floor and the naive way
 # Each sets up what it needs in .venv; only Python 3.11+ and make must be there.
 PYTHON ?= python3
@@ -35,6 +35,7 @@ test-all: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 bench: $(STAMP)
@@ -44,4 +45,4 @@ pictures: $(STAMP)
 	$(BIN)/python scripts/make_pictures.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

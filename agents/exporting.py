@@ -13,7 +13,6 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
-import plasticity_env  # noqa: F401  (registers the environments)
 from plasticity_env import controllers
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import flags, flat

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import gymnasium as gym
 import yaml
 
-import plasticity_env  # noqa: F401  (registers the environments)
 from plasticity_env import controllers
 from plasticity_env.agents.ppo.checkpoint import check_arguments, has_checkpoint
 from plasticity_env.agents.ppo.ppo import PPO, Callback, Metrics, PPOConfig

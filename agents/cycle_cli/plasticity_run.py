@@ -12,8 +12,9 @@ import torch
 from plasticity_env.agents.cycle_cli.deciding import decider_for
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
-from plasticity_env.cycle.experiment import NeuralPlasticityExperiment, settings_of
+from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
 from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_checks import settings_of
 from plasticity_env.cycle.run_comparison import ComparisonRow, compare_strategies, table_of
 from plasticity_env.cycle.run_settings import ExperimentSettings, check_strategy, new_run_path
 from plasticity_env.model.loading import embedded_models

@@ -22,7 +22,9 @@ from plasticity_env.plots.charts import (
     frontier_points,
     setting_of,
 )
-from plasticity_env.plots.html import NOT_MEASURED, Figures, facts, file_links, grid, plot, write_page
+from plasticity_env.plots.html import NOT_MEASURED, Cell, Figures, Plot, file_links, write_page
+
+_NOT_MEASURED = {name: None for name in ("about", "command", "dense", "frontiers", "tables", "maps")}
 
 
 def write_dashboard(
@@ -49,23 +51,37 @@ def write_dashboard(
     Raises:
         InputError: A frame is no (H, W, 3) uint8 picture.
     """
-    figures: Figures = {}
-    measured = results if results and results["rows"] else None
-    sections = [
-        ("Summary", facts(summary)),
-        ("Frontier", _frontier(measured, figures) if measured else NOT_MEASURED),
-        ("Comparison", _comparison(measured) if measured else NOT_MEASURED),
-        ("Learning curves", _learning(training or [], figures)),
-        ("Which heads go", _heads(measured, figures) if measured else NOT_MEASURED),
-        ("The environment, step by step", _stepper() if frames else NOT_MEASURED),
-        ("Files", file_links(files, path)),
-    ]
-    pictures = [{"caption": caption, "src": _data_uri(caption, picture)} for caption, picture in frames]
-    body = "\n".join(f"<section><h2>{name}</h2>\n{content}</section>" for name, content in sections)
-    write_page(path, title, body, {"figures": figures, "frames": pictures})
+    figures = Figures()
+    measured = _measured(results, figures) if results and results["rows"] else _NOT_MEASURED
+    write_page(
+        path,
+        "plasticity_env.agents.evaluation",
+        "dashboard.html",
+        title=title,
+        data={"figures": figures, "frames": [{"caption": c, "src": _data_uri(c, picture)} for c, picture in frames]},
+        facts=summary,
+        **measured,
+        curves=_learning(training or [], figures),
+        frames=bool(frames),
+        files=file_links(files, path),
+    )
 
 
-def _frontier(results: dict[str, Any], figures: Figures) -> str:
+def _measured(results: dict[str, Any], figures: Figures) -> dict[str, Any]:
+    """What the page shows of a comparison."""
+    tokens = f"{results['test_blocks']} blocks of {results['max_length']} tokens"
+    return {
+        "about": f"{results['model']} on {results['dataset']} ({results['mode']}), {tokens}, measured on {results['machine']}",
+        "command": results["command"],
+        "dense": f"{results['dense']['test_ppl']:.4g}",
+        "frontiers": _frontiers(results, figures),
+        "tables": _tables(results),
+        "maps": _maps(results, figures),
+    }
+
+
+def _frontiers(results: dict[str, Any], figures: Figures) -> list[Plot]:
+    """A figure a repair: perplexity over FLOPs kept."""
     points, dense = frontier_points(results), float(results["dense"]["test_ppl"])
     highest, lowest = max(point.high for point in points), min(dense, *(point.low for point in points))
     log = highest > 3 * lowest
@@ -100,14 +116,8 @@ def _frontier(results: dict[str, Any], figures: Figures) -> str:
         for index, (name, colour) in enumerate(controller_colours(results).items()):
             traces += _line(mine, name, colour, "solid" if index < len(PALETTE) else "dash")
         mark = {"x": [1.0], "y": [dense], "mode": "markers", "name": "dense", "meta": "ink", "marker": {"size": 11}}
-        cards.append(plot(figures, [*traces, {"type": "scatter", **mark}], layout, f"repair: {repair}"))
-    tokens = f"{results['test_blocks']} blocks of {results['max_length']} tokens"
-    about = (
-        f"{results['model']} on {results['dataset']} ({results['mode']}), {tokens}, measured on {results['machine']}"
-    )
-    note = "Lines are means over seeds, bands go from the best seed to the worst; further down is better."
-    command = f"<p class='note'><code>{html.escape(results['command'])}</code></p>"
-    return f'<p class="note">{html.escape(about)}. {note}</p>{grid(cards, "30rem")}{command}'
+        cards.append(figures.add(([*traces, {"type": "scatter", **mark}], layout), f"repair: {repair}"))
+    return cards
 
 
 def _line(points: list[FrontierPoint], controller: str, colour: str, dash: str) -> list[dict[str, Any]]:
@@ -149,8 +159,8 @@ def _line(points: list[FrontierPoint], controller: str, colour: str, dash: str) 
     return [band, mean] if len(line) > 1 else [mean]
 
 
-def _comparison(results: dict[str, Any]) -> str:
-    """A table a repair: a row a controller, a column a setting."""
+def _tables(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[Cell]]]]:
+    """A table a repair: its name, its columns, and a row a controller with a cell a setting."""
     rows = sorted(results["rows"], key=lambda row: (row["sparsity"] is None, row["sparsity"] or row["flop_price"] or 0))
     settings = list(dict.fromkeys(setting_of(row) for row in rows))
     tables = []
@@ -159,46 +169,38 @@ def _comparison(results: dict[str, Any]) -> str:
         for row in results["rows"]:
             if row["repair"] == repair:
                 cells[row["controller"], setting_of(row)].append(row)
-        tables.append(_table(repair, [name for name in settings if any(key[1] == name for key in cells)], cells))
-    dense = f"The dense model has {results['dense']['test_ppl']:.4g} at 100% of the FLOPs."
-    note = (
-        "Test perplexity, mean ± standard deviation over seeds; below it the share of FLOPs kept; bold: the lowest "
-        "mean of a column; –: not measured. A column's name sorts by it."
-    )
-    return f'<p class="note">{dense} {note}</p>{"".join(tables)}'
+        shown = [name for name in settings if any(key[1] == name for key in cells)]
+        tables.append((repair, ["controller", *shown, "seconds", "evaluations"], _rows(shown, cells)))
+    return tables
 
 
-def _table(repair: str, settings: list[str], cells: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+def _rows(settings: list[str], cells: dict[tuple[str, str], list[dict[str, Any]]]) -> list[list[Cell]]:
     means = {key: float(np.mean([row["test_ppl"] for row in rows])) for key, rows in cells.items()}
     columns = {name: [mean for key, mean in means.items() if key[1] == name] for name in settings}
     lines = []
     for controller in dict.fromkeys(key[0] for key in cells):
         every = [row for key, rows in cells.items() if key[0] == controller for row in rows]
-        line = [f'<th scope="row" data-value="{html.escape(controller)}">{html.escape(controller)}</th>']
+        line = [Cell(controller, controller)]
         for setting in settings:
             rows = cells.get((controller, setting))
             best = len(columns[setting]) > 1 and means.get((controller, setting)) == min(columns[setting])
-            line.append(_cell(rows, best) if rows else '<td class="none" title="not measured">–</td>')
+            line.append(_cell(rows, best) if rows else NOT_MEASURED)
         for key, digits in (("seconds", ".3g"), ("evaluations", ".4g")):
             mean = float(np.mean([row[key] for row in every]))
-            line.append(f'<td data-value="{mean}">{mean:{digits}}</td>')
-        lines.append(f"<tr>{''.join(line)}</tr>")
-    names = ["controller", *settings, "seconds", "evaluations"]
-    head = "".join(f'<th scope="col"><button type="button">{html.escape(name)}</button></th>' for name in names)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return f'<div class="card"><h3>repair: {html.escape(repair)}</h3><div class="scroll">{table}</div></div>'
+            line.append(Cell(f"{mean:{digits}}", mean))
+        lines.append(line)
+    return lines
 
 
-def _cell(rows: list[dict[str, Any]], best: bool) -> str:
+def _cell(rows: list[dict[str, Any]], best: bool) -> Cell:
     ppl = [row["test_ppl"] for row in rows]
     digits = ".2f" if max(ppl) < 1000 else ".4g"
     spread = f" ± {np.std(ppl, ddof=1):{digits}}" if len(ppl) > 1 else ""
-    flops = f"<small>{np.mean([row['flops_kept'] for row in rows]):.1%} FLOPs, n={len(ppl)}</small>"
-    mark = ' class="best"' if best else ""
-    return f'<td data-value="{np.mean(ppl)}"{mark}>{np.mean(ppl):{digits}}{spread}{flops}</td>'
+    small = f"{np.mean([row['flops_kept'] for row in rows]):.1%} FLOPs, n={len(ppl)}"
+    return Cell(f"{np.mean(ppl):{digits}}{spread}", float(np.mean(ppl)), "best" if best else "", small)
 
 
-def _learning(rows: list[dict[str, Any]], figures: Figures) -> str:
+def _learning(rows: list[dict[str, Any]], figures: Figures) -> list[Plot]:
     cards = []
     for index, (name, (steps, values)) in enumerate(curves_of(rows).items()):
         trace = {
@@ -211,30 +213,28 @@ def _learning(rows: list[dict[str, Any]], figures: Figures) -> str:
         }
         axes = {"xaxis": {"title": {"text": "environment steps"}, "nticks": 5}, "yaxis": {"nticks": 6}}
         layout = {"height": 250, "margin": {"l": 48, "r": 12, "t": 8, "b": 42}, "showlegend": False, **axes}
-        cards.append(plot(figures, [trace], layout, CURVES[name]))
-    return grid(cards, "19rem") if cards else NOT_MEASURED
+        cards.append(figures.add(([trace], layout), CURVES[name]))
+    return cards
 
 
-def _heads(results: dict[str, Any], figures: Figures) -> str:
+def _maps(results: dict[str, Any], figures: Figures) -> dict[str, list[Plot]]:
     """A heat map a controller for each setting, of which the page shows one setting at a time."""
     groups: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for row in results["rows"]:
         groups[setting_of(row)][row["controller"]].append(row["active"])
-    parts = []
-    for index, (setting, controllers) in enumerate(groups.items()):
-        cards = []
-        for controller, active in controllers.items():
-            share = 1.0 - np.mean(np.array(active, dtype=float), axis=0)  # (L, H)
-            cards.append(_heat_map(share, f"{controller}, {len(active)} rows", figures))
-        hidden = " hidden" if index else ""
-        parts.append(f'<div data-setting="{html.escape(setting)}"{hidden}>{grid(cards, "17rem")}</div>')
-    options = "".join(f"<option>{html.escape(setting)}</option>" for setting in groups)
-    choice = f'<label class="choice">Setting <select id="setting" autocomplete="off">{options}</select></label>'
-    note = "Share of the rows (seeds and repairs) in which a head is pruned: faint is never, strong is always."
-    return f'<p class="note">{note}</p>{choice}{"".join(parts)}'
+    return {
+        setting: [
+            _heat_map(
+                1.0 - np.mean(np.array(active, dtype=float), axis=0), f"{controller}, {len(active)} rows", figures
+            )
+            for controller, active in controllers.items()
+        ]
+        for setting, controllers in groups.items()
+    }
 
 
-def _heat_map(share: np.ndarray, heading: str, figures: Figures) -> str:
+def _heat_map(share: np.ndarray, heading: str, figures: Figures) -> Plot:
+    """The share (L, H) of the rows in which each head is pruned."""
     layers = share.shape[0]
     trace = {
         "type": "heatmap",
@@ -253,7 +253,7 @@ def _heat_map(share: np.ndarray, heading: str, figures: Figures) -> str:
         "xaxis": {"title": {"text": "head", "standoff": 4}, **bare},
         "yaxis": {"title": {"text": "layer", "standoff": 4}, "autorange": "reversed", **bare},
     }
-    return plot(figures, [trace], layout, heading)
+    return figures.add(([trace], layout), heading)
 
 
 def _data_uri(caption: str, picture: np.ndarray) -> str:
@@ -265,11 +265,3 @@ def _data_uri(caption: str, picture: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _stepper() -> str:
-    return """<figure class="card"><img id="frame" alt=""><figcaption id="caption"></figcaption>
-<div class="controls"><button type="button" id="back" aria-label="one step back">‹</button>
-<button type="button" id="play">Play</button><button type="button" id="next" aria-label="one step on">›</button>
-<input type="range" id="step" min="0" value="0" autocomplete="off" aria-label="step"><span id="count"></span></div>
-</figure>"""

@@ -98,8 +98,30 @@ def demo(config: DemoConfig) -> Path:
     for name, comparison in comparisons.items():
         players = comparison.controllers + ("" if name == "held_out_units" else trained)
         compare(replace(comparison, controllers=players, output_dir=folder / name))
+    page = write_demo_page(
+        config, folder, seconds, episode_frames(training / "controller", plan, config.compare.settings.model_name)
+    )
+    console.rule("3. Done")
+    for name in comparisons:
+        print(verdict(_results(folder / name)))
+    print(f"dashboard: {page}")
+    return folder
+
+
+def write_demo_page(config: DemoConfig, folder: Path, seconds: float, frames: list[tuple[str, np.ndarray]]) -> Path:
+    """Write ``dashboard.html`` and ``learning_curve.png`` from what the training and the comparisons left in the run folder.
+
+    Args:
+        config: Arguments of the demo.
+        folder: The run folder.
+        seconds: How long the training took.
+        frames: Captions and (H, W, 3) uint8 pictures of an episode.
+
+    Returns:
+        The page.
+    """
     results = _results(folder / "comparison")
-    rows = _rows(training / "metrics.jsonl")
+    rows = _rows(folder / "training" / "metrics.jsonl")
     learning_curve_png(rows, folder / "learning_curve.png")
     page = folder / "dashboard.html"
     files = sorted(
@@ -115,15 +137,11 @@ def demo(config: DemoConfig) -> Path:
         title="plasticity-env demo",
         results=results,
         training=rows,
-        frames=episode_frames(training / "controller", plan, config.compare.settings.model_name),
-        summary=_summary(config, plan, results, folder, seconds),
+        frames=frames,
+        summary=_summary(config, config.training(), results, folder, seconds),
         files=files,
     )
-    console.rule("3. Done")
-    for name in comparisons:
-        print(verdict(_results(folder / name)))
-    print(f"dashboard: {page}")
-    return folder
+    return page
 
 
 def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tuple[str, np.ndarray]]:

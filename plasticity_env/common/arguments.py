@@ -153,7 +153,9 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
         else:
             place = next((name for name, shown in inner.items() if key in shown), "")
             if not place:
-                raise unknown(f"key in {where}", key, kinds.keys() | {name for shown in inner.values() for name in shown})
+                raise unknown(
+                    f"key in {where}", key, kinds.keys() | {name for shown in inner.values() for name in shown}
+                )
             parts[place][inner[place][key]] = value
     for name, part in parts.items():
         if part:

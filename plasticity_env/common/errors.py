@@ -32,13 +32,3 @@ def first_line(error: BaseException, length: int = 160) -> str:
     """The first line of an exception's message, cut to ``length`` characters; its type's name where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:length] if lines else type(error).__name__
-
-
-def check_least(name: str, value: int, least: int) -> None:
-    """Refuse a number that is too small.
-
-    Raises:
-        InputError: It is.
-    """
-    if not value >= least:
-        raise InputError(f"{name} must be at least {least}, got {value!r}")

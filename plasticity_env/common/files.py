@@ -1,4 +1,4 @@
-"""Writing files and folders so that a crash in the middle loses nothing: to a temporary name, then renamed."""
+"""Files: where the package keeps its own, and writing so that a crash in the middle loses nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from plasticity_env.common.errors import InputError
+
+ZOO_FOLDER = Path(__file__).resolve().parents[1] / "zoo"
+"""Texts (`text/`) and models (`models/`) that come with the package."""
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

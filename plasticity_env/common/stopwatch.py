@@ -8,9 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor
-
-from plasticity_env.model.plastic_model import PlasticModel
 
 Clock = Literal["wall", "cpu"]
 CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -58,24 +55,3 @@ def ratio(above: list[float], below: list[float]) -> tuple[float, tuple[float, f
     """Median of the rounds' ratios, and (smallest, largest)."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     return statistics.median(ratios), (min(ratios), max(ratios))
-
-
-@torch.no_grad()
-def time_kept(model: PlasticModel, ids: Tensor, rounds: int = 5) -> float:
-    """Forward seconds of a masked model, compacted, over those of the dense model.
-
-    Args:
-        model: Its mask says what is removed; left as it is.
-        ids: (B, T) tokens of one forward.
-        rounds: Rounds after one that does not count; the median of their ratios is returned.
-    """
-    compacted, ids = model.compact(), ids.to(model.device)
-
-    def dense() -> None:
-        with model.using(None):
-            model.model(input_ids=ids, use_cache=False)
-
-    times = take_turns(
-        {"compact": lambda: compacted(input_ids=ids, use_cache=False), "dense": dense}, rounds, ids.device
-    )
-    return ratio(times["compact"], times["dense"])[0]

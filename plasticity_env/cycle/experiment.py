@@ -18,20 +18,20 @@ import torch
 import transformers
 
 from plasticity_env.common import cli
-from plasticity_env.common.errors import InputError
 from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import Tracker
 from plasticity_env.cycle import run_checkpoint as checkpoint
-from plasticity_env.cycle.deciders import Decider, StrategyDecider
+from plasticity_env.cycle.deciders import Decider
 from plasticity_env.cycle.page.refresh import Pages
 from plasticity_env.cycle.phases import PlasticityCycle
 from plasticity_env.cycle.record import CONTROL, EXPERIMENT, PhaseRow, RunRecord, RunWriter
 from plasticity_env.cycle.removal import remove
-from plasticity_env.cycle.run_settings import CONTROLLER, ExperimentSettings, new_run_path
+from plasticity_env.cycle.run_checks import check_run, refuse_used, settings_of, strategy_decider
+from plasticity_env.cycle.run_settings import ExperimentSettings, new_run_path
 from plasticity_env.cycle.summary import CYCLE_PHASES, summarise
-from plasticity_env.data.text import SPLITS, TextSplits, load_text
+from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.model.checkpoints import save_plastic
-from plasticity_env.model.loading import LoadedModel, check_positions, load_model
+from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.training import TrainStep
 
 Say = Callable[[str], None]
@@ -79,7 +79,7 @@ class NeuralPlasticityExperiment:
     ) -> None:
         self.settings = settings
         self.folder = new_run_path() if folder is None else Path(folder)
-        decider = decider or _strategy_decider(settings)
+        decider = decider or strategy_decider(settings)
         self.loaded = loaded or load_model(settings.model_name, mode=settings.pruning_mode, device=settings.device)
         self.text = text or load_text(
             settings.dataset,
@@ -87,7 +87,7 @@ class NeuralPlasticityExperiment:
             dataset_config=settings.dataset_config,
             block_size=settings.max_length,
         )
-        _check(self.loaded, self.text, settings)
+        check_run(self.loaded, self.text, settings)
         self.cycle = PlasticityCycle(settings, self.loaded, self.text, decider, control_from)
         self.plan = [*START, *((c, phase) for c in range(1, settings.cycles + 1) for phase in CYCLE_PHASES)]
         self._say, self._progress, self._keep_warm_start = say, progress, keep_warm_start
@@ -172,7 +172,7 @@ class NeuralPlasticityExperiment:
             InputError: No warm start there, or the folder is in use.
         """
         warm, folder = Path(warm), Path(folder)
-        _refuse_used(folder)
+        refuse_used(folder)
         saved = checkpoint.load(warm, settings.device, WARM_START)
         run = cls(
             settings,
@@ -218,7 +218,7 @@ class NeuralPlasticityExperiment:
         if self._finished:
             return RunRecord.read(self.folder)
         if self._position is None:
-            _refuse_used(self.folder)
+            refuse_used(self.folder)
         try:
             self._open()
             with self._bar or nullcontext():
@@ -353,47 +353,6 @@ class NeuralPlasticityExperiment:
         self._writer.log(sentence)
         if self._say:
             self._say(sentence)
-
-
-def settings_of(folder: str | Path) -> ExperimentSettings:
-    """The settings that a run was started with.
-
-    Raises:
-        InputError: No run there, or one of something else.
-    """
-    found = RunRecord.read(folder).config.get("settings")
-    if not isinstance(found, dict):
-        raise InputError(f"{str(folder)!r} holds a run, but not of this experiment: give the folder of one")
-    return ExperimentSettings.from_json(found)
-
-
-def _strategy_decider(settings: ExperimentSettings) -> Decider:
-    if settings.pruning_strategy == CONTROLLER:
-        raise InputError(
-            "pruning_strategy 'controller' needs a decider: hand the experiment a ControllerDecider "
-            "(plasticity_env.agents.cycle_cli.deciding.decider_for makes one of the settings)"
-        )
-    return StrategyDecider(settings.pruning_strategy, settings.prune_entropy)
-
-
-def _check(loaded: LoadedModel, text: TextSplits, settings: ExperimentSettings) -> None:
-    """Refuse what would only fail after the folder exists."""
-    if loaded.model.mlp_blocks:
-        raise InputError("the experiment prunes attention heads: load the model with mlp_blocks=0")
-    if loaded.model.mode != settings.pruning_mode:
-        raise InputError(
-            f"the model is in {loaded.model.mode} mode and the settings say {settings.pruning_mode}: load it with that mode"
-        )
-    for split in SPLITS:
-        text.blocks(split)
-    check_positions(loaded, settings.max_length)
-
-
-def _refuse_used(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            f"{str(folder)!r} exists already and is not an empty folder: choose another one, or resume the run in it"
-        )
 
 
 def _title(cycle: int, phase: str) -> str:

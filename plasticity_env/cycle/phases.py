@@ -39,7 +39,7 @@ OnStep = Callable[[str, TrainStep], None]  # arm, step
 
 
 class PlasticityCycle:
-    """Both arms, the decider, and one method a phase; `PHASES` of it are called by name.
+    """Both arms, the decider, and one method a phase, which `phase` calls by its name.
 
     Args:
         settings: What to do.

@@ -315,6 +315,17 @@ class RunRecord:
     events: list[PruningEvent]
     samples: list[Sample]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings, whether the configuration holds them in a part of their own or beside the rest."""
+        held = self.config.get("settings")
+        return held if isinstance(held, dict) else {k: v for k, v in self.config.items() if not isinstance(v, dict)}
+
+    @property
+    def has_control(self) -> bool:
+        """Whether anything was measured of the control arm."""
+        return any(row.arm == CONTROL for rows in (self.steps, self.evaluations) for row in rows)
+
     @classmethod
     def read(cls, folder: str | Path) -> RunRecord:
         """Read a run, finished or cut.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.files import new_folder
-from plasticity_env.common.stopwatch import time_kept
+from plasticity_env.model.compact.timing import time_kept
 from plasticity_env.model.flops import flops
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.stock.stock_files import prepare_export, write_export

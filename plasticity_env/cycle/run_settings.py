@@ -222,11 +222,6 @@ def check_strategy(name: str) -> str:
     return name
 
 
-def shared_settings(values: Any) -> ExperimentSettings:
-    """The settings among the fields of a bigger dataclass, such as the arguments of a script."""
-    return ExperimentSettings(**{name: getattr(values, name) for name in _names()})
-
-
 def new_run_path(root: Path = Path("runs/neural_plasticity")) -> Path:
     """``root/run_YYYYMMDD_HHMMSS``; nothing is made."""
     stem = f"run_{time.strftime('%Y%m%d_%H%M%S')}"

@@ -13,13 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
 
 Split = Literal["train", "calibration", "reward", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 EMBEDDED = ("shakespeare", "tiny_shakespeare")
 SHARED_BLOCKS = 64  # calibration and reward blocks cut from a source that is one single text
-_TEXT_FOLDER = Path(__file__).parents[1] / "zoo" / "text"
+_TEXT_FOLDER = ZOO_FOLDER / "text"
 
 
 @dataclass

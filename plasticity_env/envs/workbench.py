@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.stopwatch import time_kept
 from plasticity_env.data.text import Split, TextSplits, some_blocks
+from plasticity_env.model.compact.timing import time_kept
 from plasticity_env.model.flops import CostTable, flop_table, parameter_table
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.plastic_model import PlasticModel

@@ -30,7 +30,7 @@ class Candidates:
 
     @classmethod
     def make(
-        cls, model: PlasticModel, mask: Tensor, initial: NewWeights, generator: torch.Generator | None
+        cls, model: PlasticModel, mask: Tensor, initial: NewWeights[PlasticModel], generator: torch.Generator | None
     ) -> Candidates:
         """Make new weights for all units where ``mask`` ((L, U) boolean) is True; the model is left as it is."""
         made = cls({}, {})

@@ -1,6 +1,6 @@
 """What a grown unit starts from: random weights, a copy of a useful unit, or what the mirrored layer once had.
 
-Each is a `plasticity_env.model.plastic_model.NewWeights` for `PlasticModel.grow`; a new one is one class and one line in
+Each is a `plasticity_env.model.unit_weights.NewWeights` for `PlasticModel.grow`; a new one is one class and one line in
 `INITIAL_WEIGHTS`.
 """
 

@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
-_MODELS_FOLDER = Path(__file__).parents[1] / "zoo" / "models"
+_MODELS_FOLDER = ZOO_FOLDER / "models"
 
 
 class LoadedModel(NamedTuple):

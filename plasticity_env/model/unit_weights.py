@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from plasticity_env.model.layouts import AttentionBlock, HeadSlice, MlpBlock
 
-if TYPE_CHECKING:
-    from plasticity_env.model.plastic_model import PlasticModel
-
 Key = tuple[int, int, str]  # layer, index, kind: "unit" (a column of the mask) or "group" (a KV group)
+Model = TypeVar("Model", contravariant=True)
 
 
-class NewWeights(Protocol):
+class NewWeights(Protocol[Model]):
     """Where the weights of a grown unit come from."""
 
     def __call__(
-        self, model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
+        self, model: Model, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
     ) -> list[Tensor]:
         """New values of each piece, in its shape."""
         ...
@@ -80,7 +78,7 @@ class UnitWeights:
 
 
 def random_weights(
-    model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
+    model: object, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
 ) -> list[Tensor]:
     """Normal weights with the standard deviation of the piece's own parameter; zero biases."""
     device = generator.device if generator is not None else torch.device("cpu")

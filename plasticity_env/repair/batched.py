@@ -6,13 +6,12 @@ needs beside the shared weights is G alone; repaired rows exist for the length o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from plasticity_env.repair.methods import METHODS, RIDGE
+from plasticity_env.repair.methods import METHODS
 from plasticity_env.signals.batched_model import Projection
+from plasticity_env.signals.linalg import RIDGE, alike
 from plasticity_env.signals.moments import Moments
 
 
@@ -52,29 +51,6 @@ def project(
         if change.weight is not None:
             repaired[index] = change.weight
     return Projection(weight=repaired)
-
-
-def alike(kept: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Sort masks by how many inputs they keep, so that each lot can be solved in one call.
-
-    Args:
-        kept: (n, I) boolean, on the CPU.
-
-    Yields:
-        Numbers (k,) of the masks that keep S inputs, and those inputs (k, S) and the others (k, P).
-    """
-    counts = kept.sum(1)
-    order = kept.int().argsort(dim=1, descending=True, stable=True)  # kept inputs first, both in their order
-    for count in counts.unique().tolist():
-        rows = (counts == count).nonzero()[:, 0]
-        yield rows, order[rows, :count], order[rows, count:]
-
-
-def unit_corners(matrices: Tensor, unit_width: int) -> Tensor:
-    """Diagonal blocks of k matrices, one a unit: (k, u, W, W) from (k, u * W, u * W)."""
-    units = matrices.shape[1] // unit_width
-    cut = matrices.unflatten(2, (units, unit_width)).unflatten(1, (units, unit_width))  # (k, u, W, u, W)
-    return cut.diagonal(dim1=1, dim2=3).movedim(-1, 1)
 
 
 def _refit(repaired: Tensor, weight: Tensor, changed: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> None:

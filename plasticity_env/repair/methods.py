@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.moments import Moments
-
-RIDGE = 0.01  # lambda as a share of the mean diagonal of the second moments
 
 
 @dataclass(frozen=True)

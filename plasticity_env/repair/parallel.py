@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.repair.methods import METHODS, RIDGE
+from plasticity_env.repair.methods import METHODS
+from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.moments import Moments, Statistics
 
 

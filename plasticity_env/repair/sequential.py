@@ -23,7 +23,8 @@ from plasticity_env.model.contexts import frozen
 from plasticity_env.model.layer_stream import LayerCalls, layer_calls
 from plasticity_env.model.layouts import Site, transformer_layers
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.repair.methods import RIDGE, least_squares, solve
+from plasticity_env.repair.methods import least_squares, solve
+from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.moments import Moments, Statistics
 
 PULLS = (0.03, 0.1, 0.3, 1.0, 3.0, math.inf)  # infinity is the parallel solution itself

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.layouts import Site
-from plasticity_env.repair.batched import alike, unit_corners
+from plasticity_env.signals.linalg import alike, unit_corners
 from plasticity_env.signals.moments import Moments
 
 OBS_RIDGE = 0.01  # of the mean diagonal, as SparseGPT's default

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.repair.batched import alike, unit_corners
-from plasticity_env.repair.methods import RIDGE
+from plasticity_env.signals.linalg import RIDGE, alike, unit_corners
 from plasticity_env.signals.measure import gather
 from plasticity_env.signals.moments import Statistics
 from plasticity_env.signals.slopes import Projector, Projectors

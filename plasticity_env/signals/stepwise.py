@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plasticity_env.repair.batched import alike, unit_corners
+from plasticity_env.signals.linalg import alike, unit_corners
 
 
 def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int) -> tuple[Tensor, Tensor]:

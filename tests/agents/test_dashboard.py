@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import shutil
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from plasticity_env.agents.evaluation.dashboard import write_dashboard
 from plasticity_env.common.errors import InputError
@@ -22,7 +22,7 @@ HOSTILE = "a <script>alert(1)</script> & </script>"
 
 def results() -> dict[str, Any]:
     rows = []
-    for repair in ("none", "least_squares"):
+    for repair in ("none", HOSTILE):
         for name, worse in (("random", 9.0), ("taylor", 3.0), (HOSTILE, 5.0)):
             for sparsity in (0.25, 0.5):
                 for seed in range(2):
@@ -33,7 +33,7 @@ def results() -> dict[str, Any]:
     chosen = {"controller": "learned", "sparsity": None, "flop_price": 0.5, "test_ppl": 28.0, "seconds": 0.5}
     rows.append({**rows[0], **chosen})
     dense = {"test_loss": 3.4, "test_ppl": 30.0, "flops": 1e9, "heads": 4}
-    about = {"command": "python evaluate.py", "machine": "a laptop", "model": "tiny", "dataset": "text"}
+    about = {name: f"{name} {HOSTILE}" for name in ("command", "machine", "model", "dataset")}
     return {**about, "mode": "dummy", "test_blocks": 2, "max_length": 64, "dense": dense, "rows": rows}
 
 
@@ -43,9 +43,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture = path.with_name("frontier & more.png")
     picture.touch()
     training = [{"global_step": step, "loss/value": None if step == 2 else 1.0 / step} for step in range(1, 9)]
-    frames = [(f"step {step} <b>", np.full((24, 32, 3), 60 * step, np.uint8)) for step in range(4)]
+    frames = [(f"step {step} {HOSTILE}", np.full((24, 32, 3), 60 * step, np.uint8)) for step in range(4)]
     files = [picture, path.with_name("gone.json")]
-    facts = [("model <b>", "tiny")]
+    facts = [("model <b>", HOSTILE)]
     write_dashboard(
         path, title=HOSTILE, results=results(), training=training, frames=frames, summary=facts, files=files
     )
@@ -72,7 +72,9 @@ def test_plotly_is_in_once_and_nothing_is_loaded(page: Path) -> None:
 def test_text_from_outside_stays_text(page: Path) -> None:
     text = own_text(page)
     assert text.count("<script") == text.count("</script>") == 3
-    assert f"<title>{html.escape(HOSTILE)}</title>" in text
+    assert f"<title>{escape(HOSTILE)}</title>" in text
+    for name in ("command", "machine", "model", "dataset"):
+        assert f"{name} {escape(HOSTILE)}" in text
     assert "<b>" not in text.split('id="page-data"')[0]
 
 
@@ -124,8 +126,8 @@ select.selectedIndex = 1; select.dispatchEvent(new Event("change"));
 const groups = [...document.querySelectorAll("[data-setting]:not([hidden])")];
 out.shown = groups.map(group => group.dataset.setting).join("|");
 out.after = plots();
-document.getElementById("next").click();
-out.count = document.getElementById("count").textContent;
+document.getElementById("step-next").click();
+out.count = document.getElementById("step-label").textContent;
 const head = document.querySelector("thead th:nth-child(2)"); head.click();
 const names = () => [...head.closest("table").tBodies[0].rows].map(row => row.cells[0].textContent);
 out.up = names()[0]; out.uplast = names().at(-1); head.click(); out.down = names()[0]; out.downlast = names().at(-1);

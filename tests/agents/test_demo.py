@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import yaml
+from markupsafe import escape
+from plotly.offline import get_plotlyjs
 
 from plasticity_env.agents.evaluation.comparison import CompareConfig, compare
-from plasticity_env.agents.evaluation.demo import DemoConfig, verdict
+from plasticity_env.agents.evaluation.demo import DemoConfig, verdict, write_demo_page
+from plasticity_env.agents.train_command import TrainConfig
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
+from tests.agents.test_dashboard import HOSTILE, results
 from tests.conftest import filled
 
 
@@ -45,3 +50,24 @@ def test_a_shipped_network_is_called_by_its_name(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["units"], {row["controller"] for row in results["rows"]}) == ("heads+mlp", {"random", "ann:units"})
     assert "units' FLOPs" in (tmp_path / "table.txt").read_text()
+
+
+def test_the_demos_page_shows_hostile_names_as_text(tmp_path):
+    hostile = "</script><script>alert(1)</script>"
+    comparison = {**results(), "units": "heads"}
+    for name in ("comparison", "held_out"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(comparison))
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "metrics.jsonl").write_text('{"global_step": 1, "loss/value": 2.0}\n')
+    (tmp_path / "comparison" / "a <script>.json").touch()
+    config = DemoConfig(train=TrainConfig(model_name=hostile), held_out_model=hostile)
+    page = write_demo_page(config, tmp_path, 1.0, [(hostile, np.zeros((8, 8, 3), np.uint8))])
+    text = page.read_text(encoding="utf-8").replace(get_plotlyjs(), "")
+    assert text.count("<script") == text.count("</script>") == 3
+    assert f"<dt>Trained on</dt><dd>{escape(hostile)}</dd>" in text
+    assert f"<dt>Held-out model</dt><dd>model {escape(HOSTILE)}, heads: " in text
+    assert 'href="comparison/a%20%3Cscript%3E.json">comparison/a &lt;script&gt;.json</a>' in text
+    held = text.split('id="page-data">')[1].split("</script>")[0]
+    assert json.loads(held)["frames"][0]["caption"] == hostile
+    assert "Content-Security-Policy" in text

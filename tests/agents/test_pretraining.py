@@ -18,7 +18,6 @@ from plasticity_env.agents.pretraining.cards import Card
 from plasticity_env.agents.pretraining.corpus import (
     SEPARATOR,
     SPLITS,
-    ZOO_FOLDER,
     build_texts,
     clean,
     read_split,
@@ -29,6 +28,7 @@ from plasticity_env.agents.pretraining.muon import orthogonalize
 from plasticity_env.agents.pretraining.pretrain import latest_checkpoint, save_checkpoint, train
 from plasticity_env.agents.pretraining.recipe import Recipe, Stage, batch_at
 from plasticity_env.agents.pretraining.vocabulary import encode, pack
+from plasticity_env.common.files import ZOO_FOLDER
 
 BLOCK = 256
 ASSET_BUDGET = 16_000_000

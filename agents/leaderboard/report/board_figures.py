@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +12,16 @@ import numpy as np
 from plasticity_env.agents.leaderboard.report.labels import kind, label
 from plasticity_env.agents.leaderboard.statistics import Estimate, Results
 from plasticity_env.cycle.page.figures import scale
+from plasticity_env.plots.html import Figure
 
-Figure = tuple[list[dict[str, Any]], dict[str, Any]]
 SHOWN = 7  # players whose curves a frontier shows at first
 COLOURS = 12
 KIND_COLOURS = {"learned": "var:learned", "search": "var:search", "own rule": "var:own", "rule": "var:soft"}
+
+
+def _label(player: str) -> str:
+    """A player's label as text: Plotly reads tags."""
+    return html.escape(label(player))
 
 
 def colours(players: Sequence[str]) -> dict[str, str]:
@@ -37,12 +43,12 @@ def frontier(results: Results, order: Sequence[str]) -> Figure:
         spread = [float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in ppl]
         kept = results.flops[results.index(name)].mean(1)  # (S,)
         said = [
-            f"{label(name)}, {share:.0%} pruned: {values.mean():.2f} ± {deviation:.2f}"
+            f"{_label(name)}, {share:.0%} pruned: {values.mean():.2f} ± {deviation:.2f}"
             for share, values, deviation in zip(results.shares, ppl, spread, strict=True)
         ]
         learned, shown = kind(name) == "learned", [*shown, *(float(values.mean()) for values in ppl)]
         traces.append(
-            {"type": "scatter", "mode": "lines+markers", "name": label(name), "x": kept.tolist()}
+            {"type": "scatter", "mode": "lines+markers", "name": _label(name), "x": kept.tolist()}
             | {"y": [float(values.mean()) for values in ppl], "text": said, "hovertemplate": "%{text}<extra></extra>"}
             | {"error_y": {"type": "data", "array": spread, "thickness": 1, "width": 2, "color": chosen[name]}}
             | {"line": {"color": chosen[name], "width": 3.5 if learned else 1.8, "dash": _dash(name)}}
@@ -90,9 +96,9 @@ def intervals(found: dict[str, Estimate], title: str, marks: Sequence[float] = (
     for one in dict.fromkeys(kind(name) for name in names):
         own = [name for name in names if kind(name) == one]
         each = [found[name] for name in own]
-        said = [f"{label(n)}: {e.text(form)}" for n, e in zip(own, each, strict=True)]
+        said = [f"{_label(n)}: {e.text(form)}" for n, e in zip(own, each, strict=True)]
         traces.append(
-            {"type": "scatter", "mode": "markers", "x": [e.value for e in each], "y": [label(name) for name in own]}
+            {"type": "scatter", "mode": "markers", "x": [e.value for e in each], "y": [_label(name) for name in own]}
             | {"marker": {"size": 8, "color": KIND_COLOURS[one]}, "name": one, "text": said}
             | {"hovertemplate": "%{text}<extra></extra>"}
             | {
@@ -114,7 +120,7 @@ def intervals(found: dict[str, Estimate], title: str, marks: Sequence[float] = (
         "xaxis": {"title": {"text": title, "standoff": 6}, "zeroline": False}
         | ({"tick0": 1, "dtick": max(1, math.ceil(len(names) / 6))} if whole else {"nticks": 6})
         | (scale(ends) if not whole and min(ends) > 0 else {}),
-        "yaxis": {"categoryorder": "array", "categoryarray": [label(name) for name in reversed(names)]}
+        "yaxis": {"categoryorder": "array", "categoryarray": [_label(name) for name in reversed(names)]}
         | {"automargin": True, "tickfont": {"size": 11}, "fixedrange": True, "range": [-0.7, len(names) - 0.3]},
         "shapes": [
             {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 1, "dash": "dot"}}

@@ -20,9 +20,9 @@ from plasticity_env.cycle.page.story import (
     stages_of,
 )
 from plasticity_env.cycle.record import CONTROL, EXPERIMENT, EvaluationRow, RunRecord, StepRow
+from plasticity_env.plots.html import Figure
 
 Trace = dict[str, Any]
-Figure = tuple[list[Trace], dict[str, Any]]
 
 # Names of colours in the page's style sheet.
 INK, SOFT = "var:ink", "var:soft"
@@ -346,8 +346,3 @@ def _thin(rows: list[Any]) -> list[Any]:
     """At most ``_MOST_POINTS`` of the rows, evenly, the last one included."""
     every = math.ceil(len(rows) / _MOST_POINTS)
     return rows if every <= 1 else [*rows[:-1:every], rows[-1]]
-
-
-def has_control(record: RunRecord) -> bool:
-    """Whether anything was measured of the control arm."""
-    return any(row.arm == CONTROL for row in record.steps) or any(row.arm == CONTROL for row in record.evaluations)

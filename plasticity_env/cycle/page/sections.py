@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import math
-import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from plasticity_env.cycle.page.story import (
     DONE,
@@ -25,7 +22,7 @@ from plasticity_env.cycle.page.story import (
 )
 from plasticity_env.cycle.record import CONTROL, EXPERIMENT, EvaluationRow, PruningEvent, RunRecord, Sample
 from plasticity_env.cycle.run_settings import CONTROLLER
-from plasticity_env.plots.html import NOT_MEASURED, facts, grid
+from plasticity_env.plots.html import NOT_MEASURED, Cell, Link, file_links
 
 _SETTINGS = {
     "model_name": "model",
@@ -39,11 +36,40 @@ _SETTINGS = {
     "device": "device",
 }
 _MOST_FILES, _MOST_DECISIONS = 400, 3000
+_MISSING = NOT_MEASURED._replace(kind="none number")
 
 
-def summary(record: RunRecord) -> str:
-    """What was run, what it did to the model, and the settings behind it."""
-    settings = settings_of(record)
+def sections(record: RunRecord, page: Path) -> dict[str, Any]:
+    """What the template of the page names, figures excepted.
+
+    Args:
+        record: Of the run.
+        page: The HTML file, from which files are linked.
+    """
+    command, files = record.config.get("command"), _files(record, page)
+    about = {key: value for key, value in record.config.items() if key not in ("settings", "command")}
+    events = record.events[-_MOST_DECISIONS:]
+    return {
+        "verdict": verdict(record) if evaluations_of(record, EXPERIMENT) else "",
+        "facts": facts(record),
+        "command": " ".join(map(str, command)) if isinstance(command, list) else command,
+        "settings": [(str(name), _detail(value)) for name, value in {**record.settings, **about}.items()],
+        "split": shown_split(record),
+        "cycles": cycle_rows(record),
+        "filters": _filters(events),
+        "events": [(event, _decision(event)) for event in events],
+        "events_before": len(record.events) - len(events),
+        "phases": phase_rows(record),
+        "sample_cycles": sorted({sample.cycle for sample in record.samples if sample.when != "baseline"}),
+        "samples": _samples(record),
+        "files": _by_folder(files[:_MOST_FILES]),
+        "files_left": max(0, len(files) - _MOST_FILES),
+    }
+
+
+def facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Names and values of what was run and what it did to the model."""
+    settings = record.settings
     mine, control = evaluations_of(record, EXPERIMENT), evaluations_of(record, CONTROL)
     shown = settings | _growth(settings)
     pairs = [(name, short(shown[key])) for key, name in _SETTINGS.items() if shown.get(key) not in (None, "")]
@@ -51,23 +77,21 @@ def summary(record: RunRecord) -> str:
     if decider and decider != settings.get("pruning_strategy"):
         pairs.append(("who decides", short(decider)))
     if mine:
-        pairs.append(("perplexity before", short(mine[0].ppl)))
-        pairs.append(("perplexity now", short(mine[-1].ppl)))
-        pairs.append(("control arm now", short(control[-1].ppl) if control else "not measured"))
         total = heads_in_all(record)
-        pairs.append(("active heads", f"{mine[-1].active_heads}" + (f" of {total}" if total else "")))
-        pairs.append(("sparsity", f"{mine[-1].sparsity:.1%}"))
-        pairs.append(("FLOPs kept", f"{mine[-1].flops_kept:.1%}"))
+        pairs += [
+            ("perplexity before", short(mine[0].ppl)),
+            ("perplexity now", short(mine[-1].ppl)),
+            ("control arm now", short(control[-1].ppl) if control else "not measured"),
+            ("active heads", f"{mine[-1].active_heads}" + (f" of {total}" if total else "")),
+            ("sparsity", f"{mine[-1].sparsity:.1%}"),
+            ("FLOPs kept", f"{mine[-1].flops_kept:.1%}"),
+        ]
     counts = {edit: sum(event.edit == edit for event in record.events) for edit in EDITS}
     if record.events:
         pairs.append(("decisions", ", ".join(f"{count} {DONE[edit]}" for edit, count in counts.items() if count)))
     if record.phases:
         pairs.append(("time", _duration(sum(row.seconds for row in record.phases))))
-    said = f'<p class="verdict">{html.escape(verdict(record))}</p>' if mine else ""
-    command = record.config.get("command")
-    command = " ".join(map(str, command)) if isinstance(command, list) else command
-    line = f'<p class="note"><code>{html.escape(str(command))}</code></p>' if command else ""
-    return f"{said}{facts(pairs)}{line}{_all_settings(record)}"
+    return pairs
 
 
 def _growth(settings: dict[str, Any]) -> dict[str, str]:
@@ -106,13 +130,7 @@ def verdict(record: RunRecord) -> str:
     return f"{said} {beside}{later}"
 
 
-def settings_of(record: RunRecord) -> dict[str, Any]:
-    """The settings, whether the configuration holds them in a part of their own or beside the rest."""
-    held = record.config.get("settings")
-    return held if isinstance(held, dict) else {k: v for k, v in record.config.items() if not isinstance(v, dict)}
-
-
-def cycle_table(record: RunRecord) -> str:
+def cycle_rows(record: RunRecord) -> list[list[Cell]]:
     """A row a cycle: perplexity before, pruned, grown, trained, and the control arm's."""
     mine = evaluations_of(record, EXPERIMENT)
     rows = []
@@ -121,168 +139,106 @@ def cycle_table(record: RunRecord) -> str:
         held = [row for row in mine if row.cycle == cycle]
         if not held:
             continue
-        last = held[-1]
         pruned, grown = last_of(mine, cycle, "pruning"), last_of(mine, cycle, "growth")
         tuned = last_of(mine, cycle, "fine_tuning", "evaluation")
         control = reference(record, tuned) if tuned else None
-        cells = [_ppl(row) for row in (earlier[-1] if earlier else None, pruned, grown, tuned, control)]
         gap = tuned.ppl / control.ppl - 1 if tuned and control and control.ppl > 0 else None
-        kind = "" if gap is None else (" worse" if gap > 0 else " better")
-        cells.append(_share(gap, "+.1%", kind))
-        cells.append(_share(_recovered(record, pruned, tuned), ".0%"))
-        cells.append(_count(last.active_heads))
-        cells.append(_share(last.flops_kept, ".1%"))
-        rows.append(f'<tr><th scope="row" data-value="{cycle}">{cycle}</th>{"".join(cells)}</tr>')
-    if not rows:
-        return ""
-    names = [
-        "cycle",
-        "before",
-        "pruned",
-        "grown",
-        "trained",
-        "control",
-        "difference",
-        "recovered",
-        "active heads",
-        "FLOPs kept",
-    ]
-    note = (
-        f"Perplexity on the {shown_split(record)} text. Difference: trained against the control arm. Recovered: share of "
-        "the loss that pruning cost, over the control arm's, that is back in the end. –: not measured."
-    )
-    return f'<div class="card"><h3>Cycles</h3><p class="note">{html.escape(note)}</p>{_table(names, rows)}</div>'
+        side = "" if gap is None else (" worse" if gap > 0 else " better")
+        rows.append(
+            [
+                Cell(str(cycle), cycle),
+                *(_ppl(row) for row in (earlier[-1] if earlier else None, pruned, grown, tuned, control)),
+                _number(gap, "+.1%", side),
+                _number(_recovered(record, pruned, tuned), ".0%"),
+                _number(held[-1].active_heads, "d"),
+                _number(held[-1].flops_kept, ".1%"),
+            ]
+        )
+    return rows
 
 
-def decision_table(record: RunRecord) -> str:
-    """Every decision with the signals that led to it, and what to filter them by."""
-    if not record.events:
-        return ""
-    events = record.events[-_MOST_DECISIONS:]
-    cycles = sorted({event.cycle for event in events})
-    layers = sorted({event.layer for event in events})
-    filters = [
-        _select("edit", "edit", [(edit, DONE[edit]) for edit in EDITS if any(event.edit == edit for event in events)]),
-        _select("cycle", "cycle", [(str(cycle), str(cycle)) for cycle in cycles]),
-        _select("layer", "layer", [(str(layer), str(layer)) for layer in layers]),
-        '<label>words <input type="search" data-filter="words" autocomplete="off"></label>',
-        '<span id="decision-count"></span>',
-    ]
-    names = ["cycle", "step", "phase", "head", "edit", "decider", "reason", "signals"]
-    table = _table(names, [_decision(event) for event in events], "text", "tall", "decisions")
-    left = len(record.events) - len(events)
-    note = f'<p class="note">{left} earlier ones: see pruning_events.json.</p>' if left else ""
-    return f'<div class="card"><h3>Every decision</h3><div class="filters">{"".join(filters)}</div>{note}{table}</div>'
-
-
-def phase_table(record: RunRecord) -> str:
-    """A row a phase: steps, time, perplexity after it, and its details."""
-    if not record.phases:
-        return NOT_MEASURED
+def phase_rows(record: RunRecord) -> list[tuple[list[Cell], list[tuple[str, str]], bool]]:
+    """A row a phase: steps, time and perplexity after it; its details; and whether these are long."""
     mine = evaluations_of(record, EXPERIMENT)
     rows = []
     for row in record.phases:
         after = last_of(mine, row.cycle, row.phase)
-        heads = _count(after.active_heads if after else None)
-        steps = row.last_step - row.first_step
-        rows.append(
-            f'<tr><th scope="row" data-value="{row.cycle}">{row.cycle}</th><td>{phase_name(row.phase)}</td>'
-            f'<td class="number" data-value="{row.first_step}">{row.first_step}–{row.last_step}</td>'
-            f'<td class="number" data-value="{steps}">{steps}</td>'
-            f'<td class="number" data-value="{row.seconds}">{row.seconds:.1f}</td>{_ppl(after)}{heads}'
-            f'<td class="wrap">{_details(row.details)}</td></tr>'
-        )
-    names = ["cycle", "phase", "from–to step", "steps", "seconds", "perplexity", "active heads", "details"]
-    return f'<div class="card">{_table(names, rows, "text")}</div>'
+        cells = [
+            Cell(str(row.cycle), row.cycle),
+            Cell(phase_name(row.phase)),
+            Cell(f"{row.first_step}–{row.last_step}", row.first_step, "number"),
+            _number(row.last_step - row.first_step, "d"),
+            _number(row.seconds, ".1f"),
+            _ppl(after),
+            _number(after.active_heads if after else None, "d"),
+        ]
+        entries = [(phase_name(str(name)), _detail(value)) for name, value in row.details.items()]
+        rows.append((cells, entries, len(entries) > 4 or sum(len(said) for _, said in entries) >= 80))
+    return rows
 
 
-def samples(record: RunRecord) -> str:
-    """What the model wrote before anything, pruned, and recovered, side by side."""
-    if not record.samples:
-        return NOT_MEASURED
-    cycles = sorted({sample.cycle for sample in record.samples if sample.when != "baseline"})
-    options = "".join(f'<option value="{c}"{" selected" * (c == cycles[-1])}>{c}</option>' for c in cycles)
-    choice = ""
-    if len(cycles) > 1:
-        choice = f'<label class="choice">Cycle <select id="sample-cycle" autocomplete="off">{options}</select></label>'
-    parts = []
-    for prompt in dict.fromkeys(sample.prompt for sample in record.samples):
-        mine = [sample for sample in record.samples if sample.prompt == prompt]
-        cards = [_sample(sample, "baseline") for sample in mine if sample.when == "baseline"]
-        for cycle in cycles:
-            for when in ("pruned", "recovered"):
-                cards += [_sample(s, f"{when}, cycle {cycle}") for s in mine if (s.when, s.cycle) == (when, cycle)]
-        parts.append(f'<p class="prompt">Prompt: <b>{html.escape(prompt)}</b></p>{grid(cards, "17rem")}')
-    return f"{choice}{''.join(parts)}"
+def _filters(events: list[PruningEvent]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Choices that decisions are filtered by: value and text of each."""
+    edits = [(edit, DONE[edit]) for edit in EDITS if any(event.edit == edit for event in events)]
+    cycles, layers = sorted({event.cycle for event in events}), sorted({event.layer for event in events})
+    numbers = [(name, [(str(n), str(n)) for n in found]) for name, found in (("cycle", cycles), ("layer", layers))]
+    return [("edit", edits), *numbers]
 
 
-def files(record: RunRecord, page: Path) -> str:
-    """Links to everything in the run's folder, a list a subfolder."""
-    found = [file for file in sorted(record.folder.rglob("*")) if file.is_file() and file != page]
-    found = [f for f in found if not any(part.startswith(".") for part in f.relative_to(record.folder).parts)]
-    groups: dict[str, list[str]] = {}
-    for file in found[:_MOST_FILES]:
-        relative = file.relative_to(record.folder)
-        link = quote(Path(os.path.relpath(file, page.parent)).as_posix())
-        name = html.escape(relative.as_posix())
-        entry = f'<li><a href="{link}">{name}</a> <small>{_size(file.stat().st_size)}</small></li>'
-        groups.setdefault(relative.parts[0] if len(relative.parts) > 1 else "", []).append(entry)
-    lists = [
-        f'<div class="card"><h3>{html.escape(name) + "/" if name else "run"}</h3><ul class="files">{"".join(held)}</ul></div>'
-        for name, held in groups.items()
-    ]
-    more = f'<p class="note">and {len(found) - _MOST_FILES} more</p>' if len(found) > _MOST_FILES else ""
-    return (grid(lists, "19rem") if lists else '<p class="missing">none</p>') + more
-
-
-def _decision(event: PruningEvent) -> str:
+def _decision(event: PruningEvent) -> list[Cell]:
     signals = " · ".join(
         f"{name.replace('_', ' ')} {short(value, 3)}" for name, value in event.signals.items() if value is not None
     )
-    edit = f'<span class="edit {html.escape(event.edit)}">{html.escape(DONE.get(event.edit, event.edit))}</span>'
-    place = event.layer * 10_000 + event.head
-    return (
-        f'<tr data-edit="{html.escape(event.edit)}" data-cycle="{event.cycle}" data-layer="{event.layer}">'
-        f'<th scope="row" data-value="{event.cycle}">{event.cycle}</th><td data-value="{event.step}">{event.step}</td>'
-        f'<td>{phase_name(html.escape(event.phase))}</td><td data-value="{place}">{event.layer}.{event.head}</td>'
-        f'<td data-value="{html.escape(event.edit)}">{edit}</td><td>{html.escape(event.decider)}</td>'
-        f'<td class="wrap">{html.escape(event.reason)}</td><td class="wrap long">{html.escape(signals)}</td></tr>'
+    return [
+        Cell(str(event.cycle), event.cycle),
+        Cell(str(event.step), event.step),
+        Cell(phase_name(event.phase)),
+        Cell(f"{event.layer}.{event.head}", event.layer * 10_000 + event.head),
+        Cell(DONE.get(event.edit, event.edit), event.edit, f"edit {event.edit}"),
+        Cell(event.decider),
+        Cell(event.reason, kind="wrap"),
+        Cell(signals, kind="wrap long"),
+    ]
+
+
+def _samples(record: RunRecord) -> dict[str, list[Sample]]:
+    """By prompt, what the model wrote before anything, then pruned and recovered in every cycle."""
+    order = ("baseline", "pruned", "recovered")
+    samples = sorted(
+        (sample for sample in record.samples if sample.when in order),
+        key=lambda sample: (sample.when != "baseline", sample.cycle, order.index(sample.when)),
+    )
+    prompts = dict.fromkeys(sample.prompt for sample in record.samples)
+    return {prompt: [sample for sample in samples if sample.prompt == prompt] for prompt in prompts}
+
+
+def _files(record: RunRecord, page: Path) -> list[Link]:
+    """Links to everything in the run's folder that is not hidden."""
+    found = [file for file in sorted(record.folder.rglob("*")) if file.is_file() and file != page]
+    return file_links(
+        (f for f in found if not any(part.startswith(".") for part in f.relative_to(record.folder).parts)),
+        page,
+        record.folder,
     )
 
 
-def _select(name: str, label: str, options: list[tuple[str, str]]) -> str:
-    entries = "".join(f'<option value="{html.escape(value)}">{html.escape(said)}</option>' for value, said in options)
-    return (
-        f'<label>{label} <select data-filter="{name}" autocomplete="off"><option value="">all</option>{entries}'
-        "</select></label>"
-    )
+def _by_folder(links: list[Link]) -> dict[str, list[Link]]:
+    """Links by the first folder of their names; "" for the run's own files."""
+    groups: dict[str, list[Link]] = {}
+    for link in links:
+        folder, inside, _ = link.name.partition("/")
+        groups.setdefault(folder if inside else "", []).append(link)
+    return groups
 
 
-def _table(names: list[str], rows: list[str], kind: str = "", scroll: str = "", name: str = "") -> str:
-    head = "".join(f'<th scope="col"><button type="button">{html.escape(name)}</button></th>' for name in names)
-    identity = f' id="{name}"' if name else ""
-    return (
-        f'<div class="scroll {scroll}"><table class="{kind}"{identity}><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+def _ppl(row: EvaluationRow | None) -> Cell:
+    return _MISSING if row is None else Cell(short(row.ppl), row.ppl, "number")
 
 
-def _ppl(row: EvaluationRow | None) -> str:
-    if row is None:
-        return '<td class="none number" title="not measured">–</td>'
-    return f'<td class="number" data-value="{row.ppl}">{short(row.ppl)}</td>'
-
-
-def _count(value: int | None) -> str:
-    return (
-        '<td class="none number">–</td>' if value is None else f'<td class="number" data-value="{value}">{value}</td>'
-    )
-
-
-def _share(value: float | None, form: str, kind: str = "") -> str:
+def _number(value: float | None, form: str, side: str = "") -> Cell:
     if value is None or not math.isfinite(value):
-        return '<td class="none number" title="not measured">–</td>'
-    return f'<td class="number{kind}" data-value="{value}">{value:{form}}</td>'
+        return _MISSING
+    return Cell(f"{value:{form}}", value, f"number{side}")
 
 
 def _recovered(record: RunRecord, pruned: EvaluationRow | None, tuned: EvaluationRow | None) -> float | None:
@@ -295,18 +251,6 @@ def _recovered(record: RunRecord, pruned: EvaluationRow | None, tuned: Evaluatio
     return 1 - (tuned.loss - after.loss) / (pruned.loss - before.loss)
 
 
-def _details(details: dict[str, Any]) -> str:
-    """Few short entries in a line, many behind a click."""
-    held = {phase_name(str(name)): _detail(value) for name, value in details.items()}
-    line = " · ".join(
-        f"<span class='soft'>{html.escape(name)}</span> {html.escape(said)}" for name, said in held.items()
-    )
-    if sum(map(len, held.values())) < 80 and len(held) <= 4:
-        return line
-    pairs = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(said)}</dd>" for name, said in held.items())
-    return f'<details><summary>{len(held)} entries</summary><dl class="details">{pairs}</dl></details>'
-
-
 def _detail(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_detail(held)}" for name, held in value.items())
@@ -316,32 +260,9 @@ def _detail(value: Any) -> str:
     return short(value)
 
 
-def _all_settings(record: RunRecord) -> str:
-    about = {key: value for key, value in record.config.items() if key not in ("settings", "command")}
-    every = {**settings_of(record), **about}
-    pairs = "".join(
-        f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(_detail(value))}</dd>" for name, value in every.items()
-    )
-    return f'<details><summary>All settings</summary><dl class="details">{pairs}</dl></details>' if pairs else ""
-
-
-def _sample(sample: Sample, heading: str) -> str:
-    cycle = "" if sample.when == "baseline" else f' data-cycle="{sample.cycle}"'
-    text = html.escape(sample.text) or "<i>nothing</i>"
-    return f'<div class="card sample"{cycle}><h3>{html.escape(heading)}</h3><p>{text}</p></div>'
-
-
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _size(count: int) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:.3g} GB"

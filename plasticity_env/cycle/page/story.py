@@ -11,7 +11,6 @@ import numpy as np
 
 from plasticity_env.cycle.record import EXPERIMENT, EvaluationRow, PruningEvent, RunRecord
 
-PHASES = ("baseline", "warmup", "analysis", "pruning", "measure", "growth", "fine_tuning", "evaluation")
 PHASE_NAMES = {"warmup": "warm-up", "fine_tuning": "fine-tuning"}
 EDITS = ("prune", "revive", "grow")
 DONE = {"prune": "pruned", "revive": "revived", "grow": "grown"}

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.compact.classes import compact_classes
 from plasticity_env.model.compact.cuts import Cut, attention_cuts, mlp_cuts
-from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.gated_model import GatedModel
 
 Optimizer = torch.optim.Optimizer
 # Powers of a folded scale s: with W' = s W the gradient is 1/s times the old one, its square 1/s^2 times.
@@ -21,16 +21,17 @@ _MOMENTS = {"exp_avg": -1.0, "momentum_buffer": -1.0, "exp_avg_sq": -2.0, "max_e
 
 
 @torch.no_grad()
-def compact(model: PlasticModel, inplace: bool = False, optimizer: Optimizer | None = None) -> PreTrainedModel:
+def compact(model: GatedModel, inplace: bool = False, optimizer: Optimizer | None = None) -> PreTrainedModel:
     """Remove what is pruned for real: rows, columns, KV groups, and whole layers' attention and MLP.
 
+    A KV group goes with its last query head; a layer without heads (or without neurons) loses its attention (its MLP).
     Repairs stay and gates of growing units are folded into the rows that read them, so that the result computes what the
-    masked model computes. Hooks that others hung on the dense model (a `UNetSkip`, say) are not carried over.
+    masked model computes. Hooks that others hung on the dense model are not carried over.
 
     Args:
         model: Its mask says what goes. It is left as it is, unless ``inplace``.
         inplace: Give the dense weights up while the new ones are made, so that never two models lie in memory; the
-            masked model cannot be used any more.
+            masked model then only runs the compacted one, and refuses edits.
         optimizer: Over the masked model's parameters; from here on it serves the compacted model's, with its moments
             cut the same way (growing units: rescaled to their folded weights). None: there is none.
 
@@ -38,8 +39,10 @@ def compact(model: PlasticModel, inplace: bool = False, optimizer: Optimizer | N
         A Hugging Face causal LM with stock parameter names, on the same device and of the same type.
 
     Raises:
-        InputError: The optimizer keeps a state that cannot be cut; nothing changed.
+        InputError: The optimizer keeps a state that cannot be cut, or the model carries U-Net skips; nothing changed.
     """
+    if model.skip_flops:
+        raise InputError("a compacted model has no place for U-Net skips: call skip.remove() first")
     dense = cast(PreTrainedModel, model.model)
     cuts = model_cuts(model)
     if optimizer is not None:
@@ -70,7 +73,7 @@ def compact(model: PlasticModel, inplace: bool = False, optimizer: Optimizer | N
     return compacted
 
 
-def model_cuts(model: PlasticModel) -> dict[int, Cut]:
+def model_cuts(model: GatedModel) -> dict[int, Cut]:
     """What stays of every parameter that is cut, by its id."""
     active, gates = model.active, model.gates
     found: list[Cut] = []
@@ -87,7 +90,7 @@ def model_cuts(model: PlasticModel) -> dict[int, Cut]:
     return {id(cut.parameter): cut for cut in found}
 
 
-def _empty(model: PlasticModel) -> PreTrainedModel:
+def _empty(model: GatedModel) -> PreTrainedModel:
     """The compacted model without weights, on the meta device."""
     dense = cast(PreTrainedModel, model.model)
     active = model.active

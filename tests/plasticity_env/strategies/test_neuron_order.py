@@ -11,7 +11,7 @@ from plasticity_env import InputError, PlasticModel, TextSplits, load_model
 from plasticity_env.envs.shared_arrays import pack
 from plasticity_env.model.checkpoints import load_plastic, save_plastic
 from plasticity_env.model.loading import LoadedModel
-from plasticity_env.repair.methods import RIDGE
+from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.measure import sequence_losses
 from plasticity_env.strategies.neuron_order import ORDERS, kfac, neuron_sums, order_neurons
 from tests.conftest import SMALL, build

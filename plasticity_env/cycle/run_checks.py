@@ -1,0 +1,63 @@
+"""What a run asks for before anything is written: settings, a decider, a model and a text that fit, a free folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.cycle.deciders import Decider, StrategyDecider
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_settings import CONTROLLER, ExperimentSettings
+from plasticity_env.data.text import SPLITS, TextSplits
+from plasticity_env.model.loading import LoadedModel, check_positions
+
+
+def settings_of(folder: str | Path) -> ExperimentSettings:
+    """The settings that a run was started with.
+
+    Raises:
+        InputError: No run there, or one of something else.
+    """
+    found = RunRecord.read(folder).config.get("settings")
+    if not isinstance(found, dict):
+        raise InputError(f"{str(folder)!r} holds a run, but not of this experiment: give the folder of one")
+    return ExperimentSettings.from_json(found)
+
+
+def strategy_decider(settings: ExperimentSettings) -> Decider:
+    """The decider of the settings' pruning strategy.
+
+    Raises:
+        InputError: The strategy is a controller, which somebody has to make.
+    """
+    if settings.pruning_strategy == CONTROLLER:
+        raise InputError(
+            "pruning_strategy 'controller' needs a decider: hand the experiment a ControllerDecider "
+            "(plasticity_env.agents.cycle_cli.deciding.decider_for makes one of the settings)"
+        )
+    return StrategyDecider(settings.pruning_strategy, settings.prune_entropy)
+
+
+def check_run(loaded: LoadedModel, text: TextSplits, settings: ExperimentSettings) -> None:
+    """Refuse a model or text that would only fail after the folder exists.
+
+    Raises:
+        InputError: MLP blocks, another pruning mode, a split without text, or blocks too long for the model.
+    """
+    if loaded.model.mlp_blocks:
+        raise InputError("the experiment prunes attention heads: load the model with mlp_blocks=0")
+    if loaded.model.mode != settings.pruning_mode:
+        raise InputError(
+            f"the model is in {loaded.model.mode} mode and the settings say {settings.pruning_mode}: load it with that mode"
+        )
+    for split in SPLITS:
+        text.blocks(split)
+    check_positions(loaded, settings.max_length)
+
+
+def refuse_used(folder: Path) -> None:
+    """Raise an `InputError` where a folder holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{str(folder)!r} exists already and is not an empty folder: choose another one, or resume the run in it"
+        )

@@ -1,0 +1,199 @@
+"""A causal LM whose units have gates: where masks are applied, and which units are active and how far they are open.
+
+A unit is an attention head or, if asked for, a block of MLP neurons. Its output is multiplied by its gate: 0 where it is
+pruned, 1 where it is active, between them while it grows. Heads are gated in the attention function
+(`plasticity_env.model.attention`), MLP blocks by a hook on the MLP's output projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.model.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
+from plasticity_env.model.layouts import AttentionBlock, MlpBlock, Site, attention_blocks, cut_mlps
+
+
+class GatedModel(nn.Module):
+    """Hangs gates on a Hugging Face causal LM and leaves it usable as one; see `PlasticModel`, which edits it.
+
+    Args:
+        model: A causal LM of a registered architecture; it is edited in place.
+        mlp_blocks: Equal blocks into which each layer's MLP neurons are cut; 0 leaves heads as the only units.
+
+    Raises:
+        InputError: As `PlasticModel`; the model is left untouched.
+    """
+
+    def __init__(self, model: nn.Module, mlp_blocks: int = 0) -> None:
+        super().__init__()
+        blocks = attention_blocks(model)
+        mlps = cut_mlps(model, blocks[0].heads, mlp_blocks)
+        earlier = [block.module.plastic.state for block in blocks if hasattr(block.module, "plastic")]  # type: ignore[union-attr]
+        if any(state.gates is not None for state in earlier):  # type: ignore[union-attr]
+            raise InputError(
+                f"this {type(model).__name__} is pruned through a PlasticModel around it: hand that one over instead"
+            )
+        for state in earlier:
+            state.replaced = True  # type: ignore[union-attr]
+        self.model = model
+        self.training = model.training
+        self.blocks: list[AttentionBlock] = blocks
+        self.mlps: list[MlpBlock] = mlps
+        self.sites: list[Site] = [site for pair in zip(blocks, mlps, strict=True) for site in pair]
+        self.mlp_blocks = mlp_blocks
+        self._state = GateState()
+        for layer, block in enumerate(blocks):
+            block.module.plastic = LayerGate(self._state, layer, block.heads)  # type: ignore[assignment]
+        if mlp_blocks:
+            for mlp in mlps:
+                mlp.output.register_forward_pre_hook(MlpGate(LayerGate(self._state, mlp.layer, blocks[0].heads)))
+        model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
+        self._active = torch.ones(self.shape, dtype=torch.bool)
+        self._scale = torch.ones(self.shape)
+        self._warmup = torch.zeros(2, *self.shape)  # steps taken, steps in total
+        self._retired = False
+        self.skip_flops = 0.0
+
+    # -- a causal LM as before -----------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The wrapped model's forward, gates applied."""
+        return self.model(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The wrapped model's ``generate``, gates applied."""
+        return self.model.generate(*args, **kwargs)  # type: ignore[operator]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The wrapped model's state_dict, with its own (stock) names and shapes."""
+        return self.model.state_dict(*args, **kwargs)
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' type."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, units a layer); units are heads, then MLP blocks."""
+        return len(self.blocks), self.heads + self.mlp_blocks
+
+    @property
+    def heads(self) -> int:
+        """Query heads a layer."""
+        return self.blocks[0].heads
+
+    @property
+    def kv_heads(self) -> int:
+        """KV groups a layer (equal to the heads where keys and values are not shared)."""
+        return self.blocks[0].kv_heads
+
+    # -- gates -----------------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> Tensor:
+        """(L, U) boolean, True where a head is active; a copy."""
+        return self._active.clone()
+
+    @property
+    def scale(self) -> Tensor:
+        """(L, U) warm-up scale of each head, 1 when it is fully grown; a copy."""
+        return self._scale.clone()
+
+    @property
+    def gates(self) -> Tensor:
+        """(L, U) float: what each head's output is multiplied by."""
+        return self._active * self._scale
+
+    @property
+    def state(self) -> GateState:
+        """The state shared with the attention function; measuring passes borrow it."""
+        return self._state
+
+    @contextmanager
+    def using(self, gates: Tensor | None, recorder: Any = None) -> Iterator[None]:
+        """Run with other gates ((L, U), (B, L, H), or None for all open) and a recorder, then put the own ones back."""
+        self.refuse_if_retired()
+        before = self._state.gates, self._state.recorder
+        self._state.gates, self._state.recorder = gates, recorder
+        try:
+            yield
+        finally:
+            self._state.gates, self._state.recorder = before
+
+    @contextmanager
+    def open_gates(self) -> Iterator[None]:
+        """Be the dense model for a moment: every head counts as active and fully grown (repairs stay)."""
+        before = self._active, self._scale
+        self._active, self._scale = torch.ones_like(self._active), torch.ones_like(self._scale)
+        self._publish()
+        try:
+            yield
+        finally:
+            self._active, self._scale = before
+            self._publish()
+
+    def _publish(self) -> None:
+        gates = self.gates
+        self._state.gates = None if bool((gates == 1).all()) else gates.to(self.device)
+
+    def advance_warmup(self, steps: int = 1) -> None:
+        """Move every growing head's gate: scale(t) = s0 + (1 - s0) min(1, t / W)."""
+        growing = self._warmup[1] > self._warmup[0]
+        if not growing.any():
+            return
+        taken, total = self._warmup[0][growing], self._warmup[1][growing]
+        start = (self._scale[growing] - taken / total) / (1 - taken / total)  # s0, from where the gate is now
+        taken = torch.minimum(taken + steps, total)
+        self._scale[growing] = start + (1 - start) * taken / total
+        self._warmup[0][growing] = taken
+        self._publish()
+
+    # -- helpers -----------------------------------------------------------------------------------------------------
+
+    def group_is_dead(self, layer: int, unit: int) -> bool:
+        """Whether a unit is a head of a KV group without an active head."""
+        size = self.blocks[layer].group_size
+        start = unit // size * size
+        return unit < self.heads and not bool(self._active[layer, start : start + size].any())
+
+    def _check(self, mask: Tensor) -> Tensor:
+        self.refuse_if_retired()
+        mask = torch.as_tensor(mask).cpu()
+        if mask.dtype != torch.bool or tuple(mask.shape) != self.shape:
+            raise InputError(
+                f"a mask must be boolean of shape {self.shape} (layers, {'units' if self.mlp_blocks else 'heads'}), "
+                f"got {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
+            )
+        return mask
+
+    def refuse_if_retired(self) -> None:
+        """Raise an `InputError` where ``compact(inplace=True)`` gave the dense weights up, or a newer wrapper took over."""
+        if self._retired:
+            raise InputError(
+                "this model was compacted in place: nothing is left to edit, measure or export; wrap a dense model"
+            )
+        if self._state.replaced:
+            raise InputError("a newer PlasticModel was put around this model and took its place: use that one")
+
+    def retire(self, compacted: PreTrainedModel) -> None:
+        """Become a plain shell of the compacted model that took this one's weights."""
+        self.model = compacted
+        self._retired = True

@@ -1,0 +1,32 @@
+"""Masked second-moment matrices, many at once: which can be solved in one call, and the blocks of their units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+RIDGE = 0.01  # lambda of repairs and residuals, as a share of the mean diagonal of the second moments
+
+
+def alike(kept: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Sort masks by how many inputs they keep, so that each lot can be solved in one call.
+
+    Args:
+        kept: (n, I) boolean, on the CPU.
+
+    Yields:
+        Numbers (k,) of the masks that keep S inputs, and those inputs (k, S) and the others (k, P).
+    """
+    counts = kept.sum(1)
+    order = kept.int().argsort(dim=1, descending=True, stable=True)  # kept inputs first, both in their order
+    for count in counts.unique().tolist():
+        rows = (counts == count).nonzero()[:, 0]
+        yield rows, order[rows, :count], order[rows, count:]
+
+
+def unit_corners(matrices: Tensor, unit_width: int) -> Tensor:
+    """Diagonal blocks of k matrices, one a unit: (k, u, W, W) from (k, u * W, u * W)."""
+    units = matrices.shape[1] // unit_width
+    cut = matrices.unflatten(2, (units, unit_width)).unflatten(1, (units, unit_width))  # (k, u, W, u, W)
+    return cut.diagonal(dim1=1, dim2=3).movedim(-1, 1)
