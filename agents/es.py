@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
-from plasticity_env.common.arguments import first_change, flags, flat, plain
+from plasticity_env.common.arguments import check_counts, first_change, flags, flat, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
@@ -74,12 +74,7 @@ class ESConfig:
             raise InputError(f"unknown feature {unknown[0]!r}: known are {', '.join(HEAD_FEATURES)}")
         if self.start_feature not in self.features:
             raise InputError(f"start_feature {self.start_feature!r} must be one of the features")
-        for name in ("population", "scenarios", "generations"):
-            least = 4 if name == "population" else 1
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
-        if self.seed < 0:
-            raise InputError(f"seed must be at least 0, got {self.seed!r}")
+        check_counts(self, population=4, scenarios=1, generations=1, seed=0)
         if not self.rounds or min(self.rounds) < 1:
             raise InputError(f"rounds must be at least 1, got {self.rounds!r}")
         if not self.sigma > 0:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plasticity_env import controllers
 from plasticity_env.common import cli
-from plasticity_env.common.arguments import flags, flat
+from plasticity_env.common.arguments import check_counts, flags, flat
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.files import new_folder, write_text
 from plasticity_env.controllers import SCORES, RankedController
@@ -75,11 +75,7 @@ class ExportConfig:
             raise InputError("--uniform_heads is for --format uniform, and stands instead of --pruning_level")
         if self.rounds > 1 and self.format == "uniform":
             raise InputError(f"--format uniform prunes in one round, got {self.rounds}: leave --rounds out")
-        for name in ("test_blocks", "rounds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise InputError(f"seed must be at least 0, got {self.seed}")
+        check_counts(self, test_blocks=1, rounds=1, seed=0)
 
     @property
     def prunes(self) -> bool:

@@ -19,7 +19,7 @@ from plasticity_env.agents.ppo.rank_ppo import RankPPO
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
 from plasticity_env.agents.ppo.scenarios import MASKABLE_NEEDS_CHOICES, RankConfig, Stage, modes_of
 from plasticity_env.agents.rllib.ray_session import check_address, require_ray
-from plasticity_env.common.arguments import flags, nested, plain
+from plasticity_env.common.arguments import check_counts, flags, nested, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.files import write_text
@@ -82,10 +82,7 @@ class TrainConfig:
             raise unknown("agent", self.agent, AGENTS)
         if self.env not in ENVIRONMENTS:
             raise unknown("environment", self.env, ENVIRONMENTS)
-        if self.envs_per_model < 1:
-            raise InputError(f"envs_per_model must be at least 1, got {self.envs_per_model}")
-        if self.num_env_runners < 0:
-            raise InputError(f"num_env_runners must be at least 0, got {self.num_env_runners}")
+        check_counts(self, envs_per_model=1, num_env_runners=0)
         if self.agent != "rllib_ppo" and (self.num_env_runners or self.ray_address != "local"):
             raise InputError(f"--num_env_runners and --ray_address are for --agent rllib_ppo, not {self.agent}")
         if self.agent == "ppo" and self.capacity is not None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env import controllers
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError
 from plasticity_env.controllers import ANNController, Controller, PlasticityController, tuned_rule
 from plasticity_env.data.text import TextSplits
@@ -94,10 +95,7 @@ class Protocol:
                 raise InputError(f"a flop price must be positive, got {price!r}")
         if not self.sparsities and not self.prices:
             raise InputError("nothing to play: give at least one sparsity or one flop price")
-        if self.test_blocks is not None and self.test_blocks < 1:
-            raise InputError(f"test_blocks must be at least 1, got {self.test_blocks}")
-        if self.seeds < 1 or self.rounds < 1:
-            raise InputError(f"seeds and rounds must be at least 1, got {self.seeds} and {self.rounds}")
+        check_counts(self, test_blocks=1, seeds=1, rounds=1)
 
 
 class Arena:

@@ -11,7 +11,7 @@ import numpy as np
 
 from plasticity_env import controllers
 from plasticity_env.agents.train_command import ENVIRONMENTS
-from plasticity_env.common.arguments import flags
+from plasticity_env.common.arguments import check_counts, flags
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.envs.settings import Settings
 
@@ -50,10 +50,7 @@ def play(config: PlayConfig) -> None:
     """
     if config.env not in ENVIRONMENTS:
         raise unknown("environment", config.env, ENVIRONMENTS)
-    if config.seed < 0 or config.test_blocks < 1:
-        raise InputError(
-            f"seed must be at least 0 and test_blocks at least 1, got {config.seed} and {config.test_blocks}"
-        )
+    check_counts(config, seed=0, test_blocks=1)
     if config.render not in ("ansi", "human", "none"):
         raise InputError(f"unknown render {config.render!r}: use ansi, human or none")
     if config.sparsity is not None and not 0 <= config.sparsity < 1:

@@ -23,7 +23,7 @@ from plasticity_env.agents.ppo.checkpoint import has_checkpoint
 from plasticity_env.agents.ppo.ppo import Metrics, PPOConfig
 from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
 from plasticity_env.agents.train_command import AGENTS, TrainConfig, make_environments, make_learner
-from plasticity_env.common.arguments import first_change, flags, flat, plain
+from plasticity_env.common.arguments import check_counts, first_change, flags, flat, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError, first_line, unknown
 from plasticity_env.common.files import write_text
@@ -69,9 +69,7 @@ class CurvesConfig:
     """folder; a study in it goes on"""
 
     def __post_init__(self) -> None:
-        for name in ("total_timesteps", "evaluate_every", "seeds", "rounds", "held_out"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        check_counts(self, total_timesteps=1, evaluate_every=1, seeds=1, rounds=1, held_out=1)
         if not words(self.agents):
             raise InputError("agents is empty: name at least one")
         for agent in words(self.agents):

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
-from plasticity_env.common.arguments import flags, plain
+from plasticity_env.common.arguments import check_counts, flags, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.progress import Progress
@@ -57,15 +57,7 @@ class TuningConfig:
     """of the environments"""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("population", 4),
-            ("scenarios", 1),
-            ("generations", 1),
-            ("validation", 1),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
+        check_counts(self, population=4, scenarios=1, generations=1, validation=1, seed=0)
         if not self.sigma > 0:
             raise InputError(f"sigma must be positive, got {self.sigma!r}")
 

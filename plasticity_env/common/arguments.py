@@ -163,6 +163,18 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
     return replace(instance, **changes)  # type: ignore[type-var]
 
 
+def check_counts(instance: Any, **least: int) -> None:
+    """Refuse fields that are not whole numbers of at least so much; None is one that is not given.
+
+    Raises:
+        InputError: One of them is not.
+    """
+    for name, smallest in least.items():
+        value = getattr(instance, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < smallest):
+            raise InputError(f"{name} must be a whole number of at least {smallest}, got {value!r}")
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(each) for each in value]

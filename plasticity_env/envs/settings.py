@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from plasticity_env.common.arguments import plain
+from plasticity_env.common.arguments import check_counts, plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.growth.initial_weights import find_initial_weights
@@ -114,21 +114,8 @@ class Settings:
         for name, (above, most) in LIMITS.items():
             if name != "pruned_share" or self.pruned_share is not None:
                 check_range(name, getattr(self, name), above, most)
-        for name, low in (
-            ("horizon", 1),
-            ("train_steps", 0),
-            ("train_streams", 1),
-            ("grow_warmup_steps", 0),
-            ("min_heads_per_layer", 0),
-            ("mlp_blocks", 1),
-            ("calibration_blocks", 1),
-            ("reward_blocks", 1),
-            ("batch_size", 1),
-            ("max_length", 2),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+        check_counts(self, horizon=1, train_steps=0, train_streams=1, grow_warmup_steps=0, min_heads_per_layer=0)
+        check_counts(self, mlp_blocks=1, calibration_blocks=1, reward_blocks=1, batch_size=1, max_length=2)
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
         check_order_fits(self.neuron_order, self.units)

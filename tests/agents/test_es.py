@@ -73,7 +73,7 @@ def test_refuses_what_it_cannot_use(tmp_path):
         search(tmp_path, start_feature="depth", features=("fisher_z",))
     with pytest.raises(InputError, match="population"):
         search(tmp_path, population=1)
-    with pytest.raises(InputError, match="seed must be at least 0, got -1"):
+    with pytest.raises(InputError, match="seed must be a whole number of at least 0, got -1"):
         search(tmp_path, seed=-1)
     found = search(tmp_path, generations=1)
     found.run()

@@ -152,7 +152,7 @@ def checkpoint(tmp_path, tokenizer=None, **pruned):
         ({"units": "mlp"}, "unknown units 'mlp'"),
         ({"pruning_level": 1.0}, "pruning_level must lie in [0, 1)"),
         ({"calibration_blocks": 0}, "calibration_blocks must be a whole number of at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"uniform_heads": 2}, "--uniform_heads is for --format uniform"),
         ({"uniform_heads": 2, "format": "uniform", "pruning_level": 0.5}, "instead of --pruning_level"),
         ({"rounds": 2, "format": "uniform"}, "prunes in one round"),

@@ -272,7 +272,7 @@ def test_auto_takes_the_address_of_the_environment(monkeypatch):
     [
         ({"num_env_runners": 2}, "are for --agent rllib_ppo, not ppo"),
         ({"ray_address": "auto", "agent": "sb3_ppo"}, "are for --agent rllib_ppo, not sb3_ppo"),
-        ({"num_env_runners": -1, "agent": "rllib_ppo"}, "num_env_runners must be at least 0, got -1"),
+        ({"num_env_runners": -1, "agent": "rllib_ppo"}, "num_env_runners must be a whole number of at least 0, got -1"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(kwargs, message):

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import json
+from dataclasses import dataclass, fields, replace
 from typing import Annotated
 
 import pytest
 import yaml
 
 from plasticity_env import InputError
+from plasticity_env.agents.cycle_cli.grid_command import GridConfig
 from plasticity_env.agents.es import ESConfig
 from plasticity_env.agents.evaluation.comparison import CompareConfig
 from plasticity_env.agents.evaluation.play import PlayConfig
 from plasticity_env.agents.exporting import ExportConfig
 from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig
+from plasticity_env.agents.online import online_run
+from plasticity_env.agents.online.online_run import OnlineRunConfig
 from plasticity_env.agents.ppo.ppo import PPOConfig
 from plasticity_env.agents.studies.learning_curves import CurvesConfig
 from plasticity_env.agents.studies.rule_tuning import TuningConfig
 from plasticity_env.agents.train_command import ARGUMENTS, TrainConfig, check_resumed
 from plasticity_env.common.arguments import fill, first_change, flags, flat, nested, parse, plain
+from plasticity_env.common.files import write_text
 from plasticity_env.envs.settings import Settings
 from tests.conftest import filled
 
@@ -35,6 +40,11 @@ PINNED = {
     LeaderboardConfig: f"{TEXT} {UNITS} models repair mode reward_blocks device",
     ESConfig: "model_name dataset pruned_share repair calibration_blocks reward_blocks max_length device",
     TuningConfig: "model_name dataset pruned_share repair calibration_blocks reward_blocks max_length device",
+    OnlineRunConfig: "model_name dataset dataset_config device batch_size max_length warmup_steps finetuning_steps analyze_steps "
+    "cycles pruning_level learning_rate prune_entropy decision_every flop_price pruning_mode repair growth_init "
+    "growth_warmup_steps new_head_lr_multiplier reward_blocks test_blocks sample_tokens seed",
+    GridConfig: f"{TEXT} model_name pruning_strategy initial_weights initial_scale training_steps learning_rate "
+    "rate_decay_steps test_blocks device",
     CurvesConfig: "model_name calibration_blocks reward_blocks max_length device",
 }
 
@@ -104,10 +114,11 @@ def test_a_file_that_does_not_fit_is_refused(values, said):
 
 @pytest.mark.parametrize("arguments", [*PINNED])
 def test_what_is_written_is_read_again(arguments):
-    config = filled(arguments, calibration_blocks=3, max_length=48)
+    config = filled(arguments, batch_size=3, max_length=48)
     written = yaml.safe_load(yaml.safe_dump(plain(config)))
     assert fill(arguments(), written) == config
-    assert fill(arguments(), {**written, **written.pop("settings")}) == config
+    (place,) = (name for name, part in written.items() if isinstance(part, dict) and "max_length" in part)
+    assert fill(arguments(), {**written, **written.pop(place)}) == config
 
 
 def test_a_run_of_before_goes_on_and_is_told_from_others(tmp_path):
@@ -124,6 +135,18 @@ def test_a_run_of_before_goes_on_and_is_told_from_others(tmp_path):
             check_resumed(fill(config, {"train_rate": 0.2}))
         with pytest.raises(InputError, match=r"flop_price=\[1.0, 16.0\], not 4.0"):
             check_resumed(fill(config, {"flop_price": 4.0}))
+
+
+def test_an_online_run_of_before_goes_on(tmp_path):
+    """Its arguments were written side by side, those of the tracking nested."""
+    config = filled(OnlineRunConfig, dataset="shakespeare", finetuning_steps=3, controller=tmp_path / "mine")
+    before = plain(config)
+    before |= before.pop("experiment")
+    assert before["finetuning_steps"] == 3
+    write_text(tmp_path / online_run.ARGUMENTS, json.dumps(before))
+    begun = online_run._read_arguments(OnlineRunConfig(resume=tmp_path, verbose=True))
+    assert begun == replace(config, resume=tmp_path, verbose=True)
+    assert begun.settings().training_steps == 3
 
 
 def test_a_search_of_before_is_told_from_others():
