@@ -1,5 +1,6 @@
 # make demo   train a controller, compare it with the rules, open runs/demo/dashboard.html (QUICK=1: the same in a minute)
-# make test   run the tests (make test-slow: the slow ones, make test-all: all)
+# make test   run the tests (make test-slow: the slow ones, make test-all: all,
+#             make test-matrix: on one and two threads, without and with AVX2, each time in a random order)
 # make lint   formatting, lint, import contracts, types
 # make bench  speed of a step beside its floor and the naive way
 # Each sets up what it needs in .venv; only Python 3.11+ and make must be there.
@@ -10,7 +11,7 @@ STAMP := $(VENV)/.installed
 DEMO_CONFIG := scripts/configs/$(if $(QUICK),demo_quick,demo).yaml
 DEMO_FOLDER ?= runs/demo$(if $(QUICK),_quick,)
 
-.PHONY: demo test test-slow test-all lint bench pictures clean setup
+.PHONY: demo test test-slow test-all test-matrix lint bench pictures clean setup
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -31,6 +32,13 @@ test-slow: $(STAMP)
 
 test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+
+# Every setting is run, also after one that failed. A failure prints --random-order-seed=N: the same order again.
+test-matrix: $(STAMP)
+	failed=; for setting in OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2; do \
+	  echo "== $$setting"; env OMP_NUM_THREADS=1 $$setting $(BIN)/python -m pytest -m 'not slow' -q -n auto --dist worksteal \
+	    --random-order || failed="$$failed $$setting"; \
+	done; test -z "$$failed" || { echo "failed under:$$failed" >&2; exit 1; }
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

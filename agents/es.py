@@ -169,20 +169,24 @@ class LinearSearch:
         """
         with Progress("searching", self.config.generations, start=len(self.history)) as progress:
             while len(self.history) < self.config.generations:
-                candidates = self._search.ask()
-                told = self._play(np.array(candidates), self.scenarios(len(self.history)))
-                self._search.tell(candidates, told.fitness)
-                self.history.append(told)
-                self.save()
-                metrics = {
-                    "es/best": min(told.fitness),
-                    "es/mean": float(np.mean(told.fitness)),
-                    "es/sigma": float(self._search.sigma),
-                }
+                metrics = self.advance()
                 progress.advance(1, best=metrics["es/best"], mean=metrics["es/mean"])
                 if report is not None:
                     report(self.steps, metrics)
         return self.controller()
+
+    def advance(self) -> dict[str, float]:
+        """Play one generation and save; returns its metrics."""
+        candidates = self._search.ask()
+        told = self._play(np.array(candidates), self.scenarios(len(self.history)))
+        self._search.tell(candidates, told.fitness)
+        self.history.append(told)
+        self.save()
+        return {
+            "es/best": min(told.fitness),
+            "es/mean": float(np.mean(told.fitness)),
+            "es/sigma": float(self._search.sigma),
+        }
 
     def scenarios(self, generation: int) -> list[Scenario]:
         """What a generation plays: models in turn, shares spread over the range, everything else by the seed."""

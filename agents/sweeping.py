@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from plasticity_env.agents.train_command import TrainConfig
+from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common.arguments import flat
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.tracking import MODES, has_api_key

@@ -7,6 +7,11 @@
 
 from __future__ import annotations
 
+if __name__ != "plasticity_env.controllers":
+    raise ImportError(
+        "controllers is imported as plasticity_env.controllers: that is its only name, in a checkout and installed"
+    )
+
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +31,6 @@ from plasticity_env.controllers.scores import SCORES, ScoreController
 from plasticity_env.controllers.shipped import DEFAULT, UNTRAINED, shipped, shipped_folder
 from plasticity_env.controllers.tuned_rule import NAME as TUNED
 from plasticity_env.controllers.tuned_rule import make_tuned
-
-if __name__ != "plasticity_env.controllers":
-    raise ImportError(
-        "controllers is imported as plasticity_env.controllers: that is its only name, in a checkout and installed"
-    )
 
 __all__ = [
     "SCORES",

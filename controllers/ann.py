@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from plasticity_env.common.digests import check_manifest, write_manifest
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file, write_text
 from plasticity_env.controllers.base import Action, RankedController, allowed_edits, as_scores, wants_scores
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.envs.edits import KEEP, PRUNE
-from plasticity_env.envs.observation import Observation, global_columns, global_value, head_column
+from plasticity_env.envs.observation import Observation, global_columns, global_value, head_column, kind_of
 from plasticity_env.signals.slopes import KINDS, SCORES
 
 WEIGHTS, CONFIG = "controller.safetensors", "controller.json"
@@ -84,7 +85,7 @@ class ANNController(RankedController):
         if wants_scores(observation):
             return as_scores(self.importance(observation), np.ones(len(observation["heads"]), dtype=bool))
         edits, stop = self._logits(observation)
-        if observation["action_mask"].ndim == 2:
+        if kind_of(observation) == "heads":
             allowed = torch.from_numpy(allowed_edits(observation))
             return self._choose(edits.masked_fill(~allowed, -torch.inf)).astype(np.int64)
         joint = torch.cat([stop[None], (edits[:, 1:] - edits[:, :1]).T.flatten()])  # (1 + 3N,)
@@ -115,7 +116,7 @@ class ANNController(RankedController):
         shown = observation["globals"].copy()
         due = self._due(observation, np.ones(len(active))) / len(active)
         shown[global_columns(("target_share", "due_share"))] = self.sparsity, due
-        return {**observation, "globals": shown}
+        return observation.but(globals=shown)
 
     def check(self, observation: Observation) -> None:
         """Refuse an environment that does not measure what the network was trained to read.
@@ -160,6 +161,7 @@ class ANNController(RankedController):
         replace_file(folder / WEIGHTS, lambda path: save_file(weights, path))
         description = {"format": FORMAT, "network": self.network.config.to_json(), "info": self.info}
         write_text(folder / CONFIG, json.dumps(description, indent=1))
+        write_manifest(folder, WEIGHTS, CONFIG)
 
     @classmethod
     def load(cls, folder: str | Path, **options: Any) -> ANNController:
@@ -180,6 +182,7 @@ class ANNController(RankedController):
                 "as scripts/train_controller.py writes it"
             )
         try:
+            check_manifest(folder)
             description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             if description["format"] != FORMAT:
                 raise InputError(f"it has controller format {description['format']}, known is {FORMAT}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.edits import GROW, KEEP, PRUNE, REVIVE
-from plasticity_env.envs.observation import Observation, global_value, head_column
+from plasticity_env.envs.observation import Observation, global_value, head_column, kind_of
 
 Action = np.ndarray | int
 
@@ -33,16 +33,16 @@ class Controller(ABC):
 
 def wants_scores(observation: Observation) -> bool:
     """Whether the environment is HeadRank, whose action is a score for every head."""
-    return observation["action_mask"].shape == (len(observation["heads"]),)
+    return kind_of(observation) == "head_rank"
 
 
 def allowed_edits(observation: Observation) -> np.ndarray:
     """(N, 4) boolean over keep, prune, revive, grow, from the action mask of any environment."""
-    mask = observation["action_mask"].astype(bool)
-    if mask.ndim == 2:
+    mask, kind = observation["action_mask"].astype(bool), kind_of(observation)
+    if kind == "heads":
         return mask
     heads = len(observation["heads"])
-    if wants_scores(observation):
+    if kind == "head_rank":
         active = head_column(observation, "active") > 0.5
         return np.stack([np.ones(heads, dtype=bool), mask & active, mask & ~active, np.zeros(heads, dtype=bool)], 1)
     edits = mask[1:].reshape(3, heads).T  # (N, 3)
@@ -52,7 +52,7 @@ def allowed_edits(observation: Observation) -> np.ndarray:
 def sample_mask(observation: Observation) -> tuple[np.ndarray, ...] | np.ndarray:
     """The observation's mask as ``action_space.sample(mask=...)`` wants it: a tuple per head, or one flat array."""
     mask = observation["action_mask"].astype(np.int8)
-    return tuple(mask) if mask.ndim == 2 else mask
+    return tuple(mask) if kind_of(observation) == "heads" else mask
 
 
 def flat_mask(observation: Observation) -> np.ndarray:
@@ -64,7 +64,7 @@ def as_action(observation: Observation, edits: np.ndarray, urgency: np.ndarray) 
     """Put edits of all heads into the form that the environment takes.
 
     Args:
-        observation: Tells the environment by the shape of its mask.
+        observation: Says the kind of environment, and what it allows.
         edits: (N,) 0 keep, 1 prune, 2 revive, 3 grow; what is not allowed becomes keep.
         urgency: (N,) on HeadEdit the most urgent edit is made; no edit at all means stop. On HeadRank, where the environment
             says how many go, heads with the edit prune (and pruned ones without an edit) score below all others, the most
@@ -77,7 +77,7 @@ def as_action(observation: Observation, edits: np.ndarray, urgency: np.ndarray) 
         return as_scores(-urgency - np.where(gone, 2 * np.ptp(urgency) + 1.0, 0.0), active | ~gone)
     allowed = allowed_edits(observation)[np.arange(heads), edits]
     edits = np.where(allowed, edits, KEEP)
-    if observation["action_mask"].ndim == 2:
+    if kind_of(observation) == "heads":
         return edits.astype(np.int64)
     if (edits == KEEP).all():
         return 0
@@ -162,7 +162,7 @@ class RankedController(Controller):
     def _due(self, observation: Observation, cost: np.ndarray) -> float:
         """What should be gone after this decision, in units of ``cost``; whole heads where all cost the same."""
         total = self.sparsity * cost.sum()
-        if observation["action_mask"].ndim != 1:  # else one unit a step: the ranking is fresh each time
+        if kind_of(observation) != "head_edit":  # else one unit a step: the ranking is fresh each time
             taken = round(global_value(observation, "horizon") - global_value(observation, "steps_left"))
             total = (round(total) if (cost == 1).all() else total) * min(1.0, (taken + 1) / self.rounds)
         return round(total) if (cost == 1).all() else total

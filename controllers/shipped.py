@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from plasticity_env.common.errors import unknown
+from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.controllers.ann import CONFIG
 
 DEFAULT = "ranker"  # what "ann" is
 UNTRAINED = "untrained"
+LAB = "docs/lab/controllers"  # of the repository: networks that an experiment made and that no longer ship
+FORMER = ("cma_es", "crossfit", "in_sample", "tokens", "units_in_sample", "units_ordered")
 _FOLDER = Path(__file__).parent / "pretrained"
 
 
@@ -22,8 +24,10 @@ def shipped_folder(name: str = DEFAULT) -> Path:
     """Where a shipped controller lies: ``controller.safetensors``, ``controller.json``, ``README.md``.
 
     Raises:
-        InputError: None of this name is shipped.
+        InputError: No controller of this name ships.
     """
+    if name in FORMER:
+        raise InputError(f"controller 'ann:{name}' no longer ships: give its folder in the repository, {LAB}/{name}")
     if name not in shipped():
         raise unknown("shipped controller", name, [*shipped(), UNTRAINED])
     return _FOLDER / name

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from plasticity_env.agents.evaluation.demo import episode_frames
-from plasticity_env.agents.train_command import TrainConfig
+from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError

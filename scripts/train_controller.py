@@ -5,7 +5,8 @@ python scripts/train_controller.py --agent ppo --model_name bard-gpt2-4x4,bard-l
 
 from __future__ import annotations
 
-from plasticity_env.agents.train_command import TrainConfig, train
+from plasticity_env.agents.train_command import train
+from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
 
 

@@ -13,7 +13,8 @@ import torch
 from plasticity_env import PlasticModel, create_plasticity_trainer, load_model, measure
 from plasticity_env.agents.benchmarks.bench_options import Options
 from plasticity_env.agents.benchmarks.bench_step import step_rows
-from plasticity_env.agents.ppo.ppo import PPO, PPOConfig
+from plasticity_env.agents.ppo.ppo import PPO
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.rank_ppo import RankPPO
 from plasticity_env.agents.ppo.scenarios import RankConfig, Stage
 from plasticity_env.envs.edits import KEEP, PRUNE

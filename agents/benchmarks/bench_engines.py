@@ -21,10 +21,11 @@ import torch
 
 from plasticity_env.agents.benchmarks.bench_options import Options
 from plasticity_env.agents.ppo.padding import Batch, decide
-from plasticity_env.agents.ppo.ppo import PPOConfig
-from plasticity_env.agents.rllib.ray_session import ray_session, require_ray
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
+from plasticity_env.agents.rllib.ray_session import ray_session
 from plasticity_env.common import cli
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.packages import require
 from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.data.text import TextSplits, load_text
@@ -77,7 +78,7 @@ def engine_rows(options: Options) -> Iterator[EngineRow]:
     environments = _whole(options.envs, "envs", 1)
     runners = _whole(options.runners, "runners", 0)
     if runners:
-        require_ray("ray.rllib")
+        require("ray.rllib", "ray")
     for name in cli.words(options.models) or embedded_models():
         tokenizer = load_model(name).tokenizer
         for length, count in itertools.product(options.check(), environments):

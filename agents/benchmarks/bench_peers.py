@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import sys
 import warnings
 from typing import Any
 
 from torch import Tensor, nn
 
+from plasticity_env.common.packages import missing
 from plasticity_env.model.plastic_model import PlasticModel
 
 PEER = "torch-pruning"
@@ -26,7 +26,7 @@ def why_not(model: PlasticModel) -> str | None:
         return "it needs separate q, k and v projections"
     if block.group_size <= 2 or model.kv_heads <= 1:
         return f"it needs several KV groups of more than two heads, not {model.kv_heads} of {block.group_size}"
-    if importlib.util.find_spec("torch_pruning") is None:
+    if missing("torch_pruning", "bench") is not None:
         return "it is not installed (pip install -e '.[bench]')"
     return None
 

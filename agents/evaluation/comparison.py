@@ -15,7 +15,7 @@ from rich.table import Table
 
 from plasticity_env import controllers
 from plasticity_env.agents.evaluation.evaluation import Arena, Protocol, Row, results_json, summarise
-from plasticity_env.agents.train_command import ENVIRONMENTS
+from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import flags, plain
 from plasticity_env.common.errors import InputError, unknown

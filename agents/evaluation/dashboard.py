@@ -23,6 +23,7 @@ from plasticity_env.plots.charts import (
     setting_of,
 )
 from plasticity_env.plots.html import NOT_MEASURED, Cell, Figures, Plot, file_links, write_page
+from plasticity_env.plots.plotly_parts import head_axes
 
 _NOT_MEASURED = {name: None for name in ("about", "command", "dense", "frontiers", "tables", "maps")}
 
@@ -235,7 +236,6 @@ def _maps(results: dict[str, Any], figures: Figures) -> dict[str, list[Plot]]:
 
 def _heat_map(share: np.ndarray, heading: str, figures: Figures) -> Plot:
     """The share (L, H) of the rows in which each head is pruned."""
-    layers = share.shape[0]
     trace = {
         "type": "heatmap",
         "z": share.round(4).tolist(),
@@ -246,13 +246,8 @@ def _heat_map(share: np.ndarray, heading: str, figures: Figures) -> Plot:
         "showscale": False,
         "hovertemplate": "layer %{y}, head %{x}: pruned in %{z:.0%}<extra></extra>",
     }
-    bare = {"showgrid": False, "zeroline": False, "fixedrange": True, "nticks": 8}
-    layout = {
-        "height": 110 + 18 * min(layers, 24),
-        "margin": {"l": 40, "r": 8, "t": 6, "b": 38},
-        "xaxis": {"title": {"text": "head", "standoff": 4}, **bare},
-        "yaxis": {"title": {"text": "layer", "standoff": 4}, "autorange": "reversed", **bare},
-    }
+    layout = {"height": 110 + 18 * min(len(share), 24), "margin": {"l": 40, "r": 8, "t": 6, "b": 38}}
+    layout |= head_axes((len(share), share.shape[1]))
     return figures.add(([trace], layout), heading)
 
 

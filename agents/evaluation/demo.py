@@ -17,7 +17,9 @@ from rich.console import Console
 from plasticity_env import controllers
 from plasticity_env.agents.evaluation.comparison import CompareConfig, compare, prepare
 from plasticity_env.agents.evaluation.dashboard import write_dashboard
-from plasticity_env.agents.train_command import TrainConfig, train
+from plasticity_env.agents.train_command import train
+from plasticity_env.agents.training.agent import ENVIRONMENTS
+from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError
@@ -155,8 +157,6 @@ def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tu
     Returns:
         Captions and (H, W, 3) uint8 pictures, the dense model first.
     """
-    from plasticity_env.agents.train_command import ENVIRONMENTS
-
     player = controllers.load(controller)
     env: gym.Env[Any, Any] = gym.make(
         ENVIRONMENTS[config.env], render_mode="rgb_array", **config.environment(model).kwargs()

@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.registration import load_env_creator
 from torch import Tensor
 
 from plasticity_env import controllers
@@ -118,8 +119,9 @@ class Arena:
         settings: Settings,
     ) -> None:
         self.protocol = protocol
-        self._ranks = env_id.endswith("HeadRank-v0")
-        horizon = loaded.model.active.numel() if env_id.endswith("HeadEdit-v0") else protocol.rounds
+        kind = load_env_creator(gym.spec(env_id).entry_point).kind  # type: ignore[arg-type, union-attr]
+        self._ranks = kind == "head_rank"
+        horizon = loaded.model.active.numel() if kind == "head_edit" else protocol.rounds
         settings = replace(settings, horizon=horizon, max_sparsity=1.0, min_heads_per_layer=0, model_name=loaded.name)
         self.env: PlasticityEnv = gym.make(
             env_id, loaded=loaded, text=text, disable_env_checker=True, **settings.kwargs()

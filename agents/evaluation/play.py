@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from plasticity_env import controllers
-from plasticity_env.agents.train_command import ENVIRONMENTS
+from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.common.arguments import check_counts, flags
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.envs.settings import Settings

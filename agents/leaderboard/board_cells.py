@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from plasticity_env.agents.leaderboard.players import current_text
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.jsonl_table import CellFile
 
@@ -162,7 +163,7 @@ def parse(data: dict[str, Any]) -> Cell:
         KeyError, TypeError, ValueError: It is none.
     """
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-    values["board"] = Board(**data["board"])
+    values["board"], values["player"] = Board(**data["board"]), current_text(data["player"])
     values["kept"] = tuple(tuple(layer) for layer in data["kept"])
     values["rounds"] = tuple(tuple(mask) for mask in data["rounds"])
     cell = Cell(**values)

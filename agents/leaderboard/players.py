@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
@@ -12,8 +13,10 @@ from pathlib import Path
 
 from plasticity_env import controllers
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.moved import moved
 from plasticity_env.controllers import ANNController, Controller
 from plasticity_env.controllers.planners.planner import Planner, is_planner, make_planner
+from plasticity_env.controllers.shipped import FORMER, LAB
 from plasticity_env.controllers.tuned_rule import NAME as TUNED
 from plasticity_env.controllers.tuned_rule import tuned_options
 from plasticity_env.signals.slopes import KINDS, SCORES
@@ -26,6 +29,9 @@ SINGLE_SCORES = (
 OWN_SCORES = tuple(f"{kind}_{score}" for kind in KINDS for score in SCORES)
 RULE_ROUNDS = (1, 4)
 RULES = "rules"  # stands for all of these scores, each in one and in four rounds
+SAME_AS = {  # fingerprint of a player -> the one in cells of when its module lay elsewhere: the same code, the same network
+    "e1ef42d66d24": "fe9bf52ac7ce",  # agents.studies.ablations, which was controllers.ablations, around ann of 176413d258ab
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,21 @@ def read_player(text: str) -> Player:
     if Path(name).is_dir():
         return Player(name.rstrip("/"), "", int(rounds))
     name, _, option = name.partition(":")
-    return Player(name, option, int(rounds))
+    return Player(moved(name) if option else name, option, int(rounds))
+
+
+def current_text(text: str) -> str:
+    """The canonical form of a player today, where a cell was played under another one.
+
+    Args:
+        text: As the cell holds it. A function whose module has moved since is called by its new module, and a network
+            that shipped then (``ann:tokens``) by its folder.
+    """
+    name, _, rounds = text.rpartition("@")
+    kind, _, option = name.partition(":")
+    if kind == "ann" and option in FORMER:
+        return f"{LAB}/{option}@{rounds}"
+    return f"{moved(kind)}:{option}@{rounds}" if option else text
 
 
 def read_players(texts: Iterable[str]) -> list[Player]:
@@ -114,11 +134,27 @@ def fingerprint(player: Player, maker: Controller | Planner) -> str:
         for name, value in sorted(network.network.state_dict().items()):
             parts.append(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     if player.is_entry_point:
-        files = (inspect.getfile(importlib.import_module(player.name)), inspect.getfile(type(maker)))
-        parts += [Path(file).read_bytes() for file in dict.fromkeys(files)]
+        parts += map(_code, dict.fromkeys((player.name, type(maker).__module__)))
     if player.name == TUNED:
         parts.append(json.dumps(tuned_options(), sort_keys=True).encode())
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:12] if parts else ""
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()[:12] if parts else ""
+    return SAME_AS.get(digest, digest)
+
+
+def _code(module: str) -> bytes:
+    """A module's source; of one of this package without imports and docstrings, which change when files move."""
+    source = Path(inspect.getfile(importlib.import_module(module))).read_bytes()
+    if module.partition(".")[0] != "plasticity_env":
+        return source
+    passed: set[int] = set()  # numbers of lines
+    for node in ast.walk(ast.parse(source)):
+        left_out: ast.stmt | None = node if isinstance(node, ast.Import | ast.ImportFrom) else None
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            left_out = node.body[0]
+        if left_out is not None:
+            passed |= set(range(left_out.lineno, (left_out.end_lineno or left_out.lineno) + 1))
+    lines = source.decode().splitlines()
+    return "\n".join(line for number, line in enumerate(lines, 1) if line.strip() and number not in passed).encode()
 
 
 def _call(module: str, function: str) -> Controller | Planner:

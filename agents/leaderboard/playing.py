@@ -15,14 +15,15 @@ from torch import Tensor
 from plasticity_env.agents.leaderboard.board_cells import Board, Cell, Mask
 from plasticity_env.agents.leaderboard.players import Player, fingerprint
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.lru import Memo
 from plasticity_env.controllers import Controller
 from plasticity_env.controllers.planners.planner import MEASURING_PASS, Bill, Planner
 from plasticity_env.data.text import some_blocks
 from plasticity_env.envs.head_rank import HeadRankEnv
+from plasticity_env.envs.measurement import Measurement
 from plasticity_env.envs.observation import Observation
 from plasticity_env.envs.settings import Settings, bounds
 from plasticity_env.envs.shared_arrays import PackedModel, pack
-from plasticity_env.envs.workbench import Measurement, Memo
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import sequence_losses

@@ -16,6 +16,7 @@ from plasticity_env.agents.online.online import OnlineConfig, OnlineLearner
 from plasticity_env.agents.online.online_decider import OnlineDecider
 from plasticity_env.common.arguments import fill, flags, plain
 from plasticity_env.common.cli import words
+from plasticity_env.common.digests import load_archive
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import replace_file, write_text
 from plasticity_env.common.tracking import TrackingOptions
@@ -192,7 +193,7 @@ class _Files:
             InputError: Its files are missing or damaged.
         """
         try:
-            weights = torch.load(self.folder / WEIGHTS, map_location="cpu", weights_only=True)
+            weights = load_archive(self.folder / WEIGHTS)
             decider.learner.network.load_state_dict(weights)
             lines = (self.folder / HISTORY).read_text(encoding="utf-8").splitlines()
             decider.history = [json.loads(line) for line in lines]

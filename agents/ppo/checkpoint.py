@@ -1,4 +1,4 @@
-"""Checkpoints of PPO from which training goes on exactly: same weights, same draws, same episodes."""
+"""Checkpoints from which training goes on exactly: plain dictionaries of weights, draws, counts and running episodes."""
 
 from __future__ import annotations
 
@@ -7,66 +7,29 @@ import pickle
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
 
 from plasticity_env.common.arguments import first_change
+from plasticity_env.common.digests import load_archive
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.settings import Settings
 
-if TYPE_CHECKING:
-    from plasticity_env.agents.ppo.ppo import PPO
-
 NAME = "checkpoint.pt"
 
 
-def save_checkpoint(ppo: PPO, folder: Path) -> None:
-    """Write the whole state of a training into ``folder``; readable with ``torch.load(weights_only=True)``."""
-    state = {
-        "config": asdict(ppo.config),
-        "network": ppo.network.state_dict(),
-        "optimizer": ppo.optimizer.state_dict(),
-        "generator": ppo.generator.get_state(),
-        "global_step": ppo.global_step,
-        "update": ppo.update,
-        "returns": list(ppo.returns),
-        "environments": [_environment_state(env) for env in ppo.envs],
-    }
-    write_state(folder, state)
-
-
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write a training's state, tensors and plain values, into ``folder``."""
+    """Write a training's state, tensors and plain values, into ``folder``; ``torch.load(weights_only=True)`` reads it."""
     replace_file(folder / NAME, lambda path: torch.save(state, path))
 
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether ``folder`` holds a checkpoint."""
     return (folder / NAME).is_file()
-
-
-def load_checkpoint(ppo: PPO, folder: Path) -> bool:
-    """Put the state of ``folder``'s checkpoint into a PPO built with the same arguments; False where there is none.
-
-    Raises:
-        InputError: The checkpoint belongs to other arguments.
-    """
-    state = read_state(folder, asdict(ppo.config), ppo.device, "environments")
-    if state is None:
-        return False
-    if len(state["environments"]) != len(ppo.envs):
-        raise InputError(f"the checkpoint has {len(state['environments'])} environments, this training {len(ppo.envs)}")
-    ppo.network.load_state_dict(state["network"])
-    ppo.optimizer.load_state_dict(state["optimizer"])
-    ppo.generator.set_state(state["generator"].cpu())
-    ppo.global_step, ppo.update = state["global_step"], state["update"]
-    ppo.returns = list(state["returns"])
-    ppo.observations = [_go_on(env, saved) for env, saved in zip(ppo.envs, state["environments"], strict=True)]
-    return True
 
 
 def read_state(folder: Path, ours: dict[str, Any], device: torch.device, key: str) -> dict[str, Any] | None:
@@ -85,7 +48,7 @@ def read_state(folder: Path, ours: dict[str, Any], device: torch.device, key: st
     if not has_checkpoint(folder):
         return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        state: dict[str, Any] = load_archive(path, device)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = first_line(error, 120)
         raise InputError(f"the checkpoint {str(path)!r} cannot be read ({reason}): start in another folder") from error
@@ -126,19 +89,24 @@ def check_arguments(path: Path, ours: Any, names: Iterable[str]) -> None:
         )
 
 
-def _environment_state(env: Any) -> str:
+def environment_state(env: Any) -> str:
+    """The running episode of an environment and its random generator, as JSON."""
     record: EpisodeRecord = env.unwrapped.episode_record()
     return json.dumps({"record": asdict(record), "random": env.unwrapped.np_random.bit_generator.state})
 
 
-def _go_on(env: Any, saved: str) -> Any:
-    """Replay the running episode (rewards are deterministic), then put the random generator back."""
+def resume_environment(env: Any, saved: str) -> Any:
+    """Replay the running episode (rewards are deterministic), put the random generator back, return the observation.
+
+    Raises:
+        InputError: The environment has other arguments than the saved one.
+    """
     data = json.loads(saved)
     record = data["record"]
     if Settings.read(record["kwargs"]) != env.unwrapped.settings or record["env_id"] != env.unwrapped.env_id:
         raise InputError("the checkpoint's environments have other arguments than this training's: use the same ones")
-    observation, _ = env.reset(seed=0, options=data["record"]["options"])
-    for action in data["record"]["actions"]:
+    observation, _ = env.reset(seed=0, options=record["options"])
+    for action in record["actions"]:
         observation = env.step(action if isinstance(action, int) else torch.tensor(action).numpy())[0]
     env.unwrapped.np_random.bit_generator.state = data["random"]
     return observation

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity_env.controllers.base import allowed_edits, wants_scores
 from plasticity_env.controllers.network import HeadNetwork
 from plasticity_env.envs.edits import EDITS, PRUNE
 from plasticity_env.envs.observation import Observation
@@ -54,17 +55,12 @@ def pad(observations: list[Observation], slots: int) -> Batch:
         count = len(observation["heads"])
         heads[row, :count] = observation["heads"]
         valid[row, :count] = True
-        allowed = observation["action_mask"].astype(bool)
-        if allowed.shape == (count,):  # HeadRank: whether a score counts
-            mask[row, :count, PRUNE] = allowed
+        if wants_scores(observation):  # whether a score counts
+            mask[row, :count, PRUNE] = observation["action_mask"]
         else:
-            mask[row, :count] = allowed if allowed.ndim == 2 else _per_head(allowed, count)
+            mask[row, :count] = allowed_edits(observation)
     globals_ = np.stack([observation["globals"] for observation in observations])
     return Batch(torch.from_numpy(heads), torch.from_numpy(globals_), torch.from_numpy(mask), torch.from_numpy(valid))
-
-
-def _per_head(flat: np.ndarray, count: int) -> np.ndarray:
-    return np.concatenate([np.ones((count, 1), dtype=bool), flat[1:].reshape(3, count).T], 1)
 
 
 class MaskedCategoricals:

@@ -9,10 +9,9 @@ is 1: rewards are differences of a potential, so only the undiscounted return ca
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,110 +20,91 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plasticity_env.agents.ppo.checkpoint import load_checkpoint, save_checkpoint
+from plasticity_env.agents.ppo.checkpoint import environment_state, read_state, resume_environment, write_state
 from plasticity_env.agents.ppo.padding import Batch, decide, environment_action, pad
-from plasticity_env.common.cli import words
-from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
+from plasticity_env.common.errors import InputError
 from plasticity_env.controllers.ann import ANNController
-from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
-from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES, Observation
-from plasticity_env.model.loading import check_device
+from plasticity_env.controllers.network import HeadNetwork
+from plasticity_env.envs.observation import Observation
 
 Metrics = dict[str, float]
 Callback = Callable[[int, Metrics], None]
 
 
-@dataclass(frozen=True)
-class PPOConfig:
-    """Arguments of PPO."""
+class PolicyLearner:
+    """What stays from update to update: network, optimizer, random draws and counts.
 
-    total_timesteps: int = 8192
-    """environment steps in all"""
-    num_steps: int = 16
-    """steps of each environment in one rollout"""
-    learning_rate: float = 1e-3
-    """of Adam; falls linearly to 0"""
-    gamma: float = 1.0
-    """discount; 1 keeps the potential-based reward free of loops"""
-    gae_lambda: float = 0.95
-    """lambda of generalised advantage estimation"""
-    num_minibatches: int = 4
-    """minibatches of one epoch"""
-    update_epochs: int = 4
-    """epochs over each rollout"""
-    clip_coef: float = 0.2
-    """clipping of each head's probability ratio"""
-    ent_coef: float = 0.003
-    """weight of the mean entropy of a decision"""
-    vf_coef: float = 0.5
-    """weight of the value loss"""
-    max_grad_norm: float = 0.5
-    """gradient norm limit"""
-    factored_baseline: bool = True
-    """free each head's advantage of the estimated effects of the other heads' choices"""
-    target_kl: float = 0.05
-    """stop the epochs of an update once the mean KL of a decision exceeds this"""
-    width: int = 64
-    """hidden units of the network"""
-    context: str = "deep_sets"
-    """how heads see each other: deep_sets, attention or linear (not at all; HeadRank only)"""
-    keep_bias: float = 2.0
-    """initial logit of keep"""
-    head_features: str = ""
-    """columns of the observation that the network reads of each head, separated by commas; empty: all that fit any model"""
-    checkpoint_every: int = 1
-    """updates between checkpoints"""
-    seed: int = 1
-    """of network, rollouts and environments"""
-    device: str = "cpu"
-    """where the network lives"""
+    Args:
+        config: Arguments.
+        network: Network to go on with; a fresh one when None.
+        folder: Folder for checkpoints; None writes none.
+        callback: Called after each update with the number of environment steps and the metrics.
+    """
 
-    def __post_init__(self) -> None:
-        for name in ("total_timesteps", "num_steps", "num_minibatches", "update_epochs", "checkpoint_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
-        for name in ("learning_rate", "clip_coef", "max_grad_norm", "target_kl"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
-        for name in ("ent_coef", "vf_coef", "keep_bias"):
-            if not math.isfinite(getattr(self, name)):
-                raise InputError(f"{name} must be a finite number, got {getattr(self, name)!r}")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed must be a whole number of at least 0, got {self.seed!r}")
-        self.network_config()
-        check_device(self.device)
+    def __init__(
+        self, config: PPOConfig, network: HeadNetwork | None, folder: Path | None, callback: Callback | None
+    ) -> None:
+        self.config, self.folder, self.callback = config, folder, callback
+        torch.manual_seed(config.seed)
+        self.device = torch.device(config.device)
+        self.network = (config.make_network() if network is None else network).to(self.device).train()
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.global_step = self.update = 0
 
-    def network_config(self) -> NetworkConfig:
-        """Shape of the network.
+    def state(self) -> dict[str, Any]:
+        """Everything that the next update depends on, as tensors and plain values."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "global_step": self.global_step,
+            "update": self.update,
+        }
 
-        Raises:
-            InputError: A shape that does not fit, or features that no observation has.
-        """
-        features = tuple(words(self.head_features)) or NETWORK_HEAD_FEATURES
-        missing = [name for name in features if name not in HEAD_FEATURES]
-        if missing:
-            raise unknown("head feature", missing[0], HEAD_FEATURES)
-        return NetworkConfig(features, width=self.width, context=self.context, keep_bias=self.keep_bias)
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.global_step, self.update = state["global_step"], state["update"]
 
 
-def network_of(config: PPOConfig) -> HeadNetwork:
-    """A fresh network of the shape that the arguments give."""
-    return HeadNetwork(config.network_config())
+@dataclass
+class Rollout:
+    """T steps of E environments; their decisions, of K choices each, are flattened to M = T * E.
+
+    Attributes:
+        batch: M observations.
+        actions, log_probs: (M, K) of each choice.
+        others: (M, K) estimated effect of the other choices of the same decision.
+        rewards, values: (T, E), of each step and of the state before it.
+        dones: (T, E), 1 where an episode ended with this step, terminated or truncated.
+        bootstraps: (T, E), value of the final state where the episode was truncated, else 0.
+        last_values: (E,) of the state after the last step.
+    """
+
+    batch: Batch
+    actions: Tensor
+    log_probs: Tensor
+    others: Tensor
+    rewards: Tensor
+    values: Tensor
+    dones: Tensor
+    bootstraps: Tensor
+    last_values: Tensor
 
 
-class PPO:
+class PPO(PolicyLearner):
     """Trains a `HeadNetwork` in one or several environments.
 
     Args:
         envs: Gymnasium environments of this package, all of one id; models may differ in layers and heads.
         config: Arguments.
-        folder: Where checkpoints go; None writes none.
+        folder: Folder for checkpoints; None writes none.
         callback: Called after each update with the number of environment steps and the metrics.
-        network: To go on with; a fresh one when None.
+        network: Network to go on with; a fresh one when None.
 
     Raises:
         InputError: No environment, or ids that differ.
@@ -143,23 +123,14 @@ class PPO:
         kinds = {type(env.unwrapped).__name__ for env in envs}
         if len(kinds) > 1:
             raise InputError(f"all environments of a training must be of one id, got {', '.join(sorted(kinds))}")
-        self.envs, self.config, self.folder, self.callback = envs, config, folder, callback
-        self.one_edit = isinstance(envs[0].action_space, gym.spaces.Discrete)
+        super().__init__(config, network, folder, callback)
+        self.envs = envs
+        self.one_edit = envs[0].get_wrapper_attr("kind") == "head_edit"
         self.heads = [env.observation_space["heads"].shape[0] for env in envs]  # type: ignore[index]
         self.slots = max(self.heads)
-        torch.manual_seed(config.seed)
-        self.device = torch.device(config.device)
-        self.network = (network_of(config) if network is None else network).to(self.device).train()
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5)
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.global_step = self.update = 0
+        self.num_updates = max(1, config.total_timesteps // (config.num_steps * len(envs)))
         self.observations: list[Observation] = []
-        self.returns = [0.0] * len(envs)
-
-    @property
-    def num_updates(self) -> int:
-        """Updates in all."""
-        return max(1, self.config.total_timesteps // (self.config.num_steps * len(self.envs)))
+        self.returns = [0.0] * len(envs)  # so far, of the running episodes
 
     def train(self) -> ANNController:
         """Train to the end, from the latest checkpoint if `resume` loaded one, and return the controller."""
@@ -168,13 +139,15 @@ class PPO:
         while self.update < self.num_updates:
             started = time.perf_counter()
             rollout, episodes = self._rollout()
-            losses = self._learn(rollout)
+            advantages = self._advantages(rollout)
+            losses = self._update(rollout, advantages)
             self.update += 1
             metrics = {**episodes, **losses, "time/sps": rollout.rewards.numel() / (time.perf_counter() - started)}
             if self.callback is not None:
                 self.callback(self.global_step, metrics)
-            if self.folder is not None and (self.update % self.config.checkpoint_every == 0 or self._done):
-                save_checkpoint(self, self.folder)
+            due = self.update % self.config.checkpoint_every == 0 or self.update == self.num_updates
+            if self.folder is not None and due:
+                write_state(self.folder, self.state())
         return self.controller()
 
     def controller(self) -> ANNController:
@@ -182,30 +155,46 @@ class PPO:
         info = {"agent": "ppo", "global_step": self.global_step, "seed": self.config.seed}
         return ANNController(self.network, info=info)
 
-    def resume(self) -> bool:
-        """Load the latest checkpoint of the folder, so that `train` goes on exactly; False where there is none."""
-        return self.folder is not None and load_checkpoint(self, self.folder)
+    def state(self) -> dict[str, Any]:
+        episodes = {"returns": list(self.returns), "environments": [environment_state(env) for env in self.envs]}
+        return {"config": asdict(self.config), **super().state(), **episodes}
 
-    @property
-    def _done(self) -> bool:
-        return self.update >= self.num_updates
+    def resume(self) -> bool:
+        """Load the latest checkpoint of the folder, so that `train` goes on exactly; False where there is none.
+
+        Raises:
+            InputError: The checkpoint belongs to other arguments.
+        """
+        if self.folder is None:
+            return False
+        state = read_state(self.folder, asdict(self.config), self.device, "environments")
+        if state is None:
+            return False
+        saved = state["environments"]
+        if len(saved) != len(self.envs):
+            raise InputError(f"the checkpoint has {len(saved)} environments, this training {len(self.envs)}")
+        self.load_state(state)
+        self.returns = list(state["returns"])
+        self.observations = [resume_environment(env, data) for env, data in zip(self.envs, saved, strict=True)]
+        return True
+
+    # -- 1. rollout ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _rollout(self) -> tuple[Rollout, Metrics]:
         steps: list[tuple[Batch, Tensor, Tensor, Tensor, Tensor]] = []
-        rewards = torch.zeros(self.config.num_steps, len(self.envs))
-        dones = torch.zeros_like(rewards)  # the episode ended with this step
-        bootstraps = torch.zeros_like(rewards)  # value of the state in which it was truncated
+        rewards = torch.zeros(self.config.num_steps, len(self.envs))  # (T, E)
+        dones, bootstraps = torch.zeros_like(rewards), torch.zeros_like(rewards)
         finished: list[Metrics] = []
         for t in range(self.config.num_steps):
             batch = pad(self.observations, self.slots).to(self.device)
             decision = decide(self.network, batch, self.one_edit)
-            actions = decision.actions.sample(self.generator)
+            actions = decision.actions.sample(self.generator)  # (E, K)
             others = torch.zeros_like(decision.actions.valid, dtype=torch.float32)
             if self.config.factored_baseline and decision.effects is not None:
                 effect = decision.effects.gather(-1, actions[..., None])[..., 0]  # (E, K)
                 others = effect.sum(1, keepdim=True) - effect
-            steps.append((batch, actions, decision.actions.log_prob(actions), decision.value, others))
+            steps.append((batch, actions, decision.actions.log_prob(actions), others, decision.value))
             for i, env in enumerate(self.envs):
                 action = environment_action(actions[i].cpu().numpy(), self.heads[i], self.slots, self.one_edit)
                 observation, reward, terminated, truncated, info = env.step(action)
@@ -214,150 +203,170 @@ class PPO:
                 if terminated or truncated:
                     dones[t, i] = 1.0
                     if truncated and not terminated:  # cut off, not over: the rest is still worth its value
-                        bootstraps[t, i] = self._value(observation)
-                    finished.append(_episode_metrics(env, self.returns[i], info))
+                        bootstraps[t, i] = self._values([observation])[0]
+                    finished.append(episode_metrics(env, self.returns[i], info))
                     self.returns[i] = 0.0
                     observation, _ = env.reset()
                 self.observations[i] = observation
             self.global_step += len(self.envs)
-        last = decide(self.network, pad(self.observations, self.slots).to(self.device), self.one_edit).value
-        values = torch.stack([step[3] for step in steps]).cpu()  # (T, E)
-        advantages = generalised_advantages(
-            rewards, values, last.cpu(), dones, bootstraps, self.config.gamma, self.config.gae_lambda
-        )
+        seen, actions_taken, log_probs, effects, values = zip(*steps, strict=True)
         rollout = Rollout(
-            Batch.cat([step[0] for step in steps]),
-            torch.cat([step[1] for step in steps]),
-            torch.cat([step[2] for step in steps]),
-            advantages.flatten().to(self.device),
-            (advantages + values).flatten().to(self.device),
-            values.flatten(),
-            torch.cat([step[4] for step in steps]),
-            rewards,
+            batch=Batch.cat(list(seen)),
+            actions=torch.cat(actions_taken),
+            log_probs=torch.cat(log_probs),
+            others=torch.cat(effects),
+            rewards=rewards,
+            values=torch.stack(values).cpu(),
+            dones=dones,
+            bootstraps=bootstraps,
+            last_values=self._values(self.observations),
         )
-        means = {key: float(np.mean([m[key] for m in finished])) for key in finished[0]} if finished else {}
-        return rollout, means
+        return rollout, means(finished)
 
     @torch.no_grad()
-    def _value(self, observation: Observation) -> float:
-        return float(decide(self.network, pad([observation], self.slots).to(self.device), self.one_edit).value[0])
+    def _values(self, observations: list[Observation]) -> Tensor:
+        """(E,) expected returns of E observations, on the processor."""
+        return decide(self.network, pad(observations, self.slots).to(self.device), self.one_edit).value.cpu()
 
-    def _learn(self, rollout: Rollout) -> Metrics:
-        config = self.config
-        rate = config.learning_rate * (1 - self.update / self.num_updates)
-        self.optimizer.param_groups[0]["lr"] = rate
-        size = len(rollout.advantages)
-        minibatch = max(1, size // config.num_minibatches)
-        sums: list[Metrics] = []
-        for _ in range(config.update_epochs):
-            order = torch.randperm(size, generator=self.generator)
-            for start in range(0, size, minibatch):
-                index = order[start : start + minibatch].to(self.device)
-                sums.append(self._minibatch(rollout, index))
-            if sums[-1]["loss/approx_kl"] > config.target_kl:
-                break
-        metrics = {key: float(np.mean([s[key] for s in sums])) for key in sums[0]}
-        spread = float(rollout.returns.var())
-        error = float((rollout.returns.cpu() - rollout.values).var())
+    # -- 2. generalised advantage estimation (Schulman et al. 2016) ----------------------------------------------------
+
+    def _advantages(self, rollout: Rollout) -> Tensor:
+        """(T, E): how much better than expected each step turned out, by sums of temporal differences that fade."""
+        gamma, fading = self.config.gamma, self.config.gamma * self.config.gae_lambda
+        advantages, running = torch.zeros_like(rollout.rewards), torch.zeros_like(rollout.last_values)
+        following = rollout.last_values  # (E,) value of the state after step t
+        for t in reversed(range(len(rollout.rewards))):
+            going_on = 1 - rollout.dones[t]
+            after = going_on * following + rollout.dones[t] * rollout.bootstraps[t]
+            delta = rollout.rewards[t] + gamma * after - rollout.values[t]
+            running = delta + fading * going_on * running
+            advantages[t] = running
+            following = rollout.values[t]
+        return advantages
+
+    # -- 3. update -----------------------------------------------------------------------------------------------------
+
+    def _update(self, rollout: Rollout, advantages: Tensor) -> Metrics:
+        returns = (advantages + rollout.values).flatten()  # (M,)
+        all_advantages, all_returns = advantages.flatten().to(self.device), returns.to(self.device)
+
+        def choices(index: Tensor) -> Choices:
+            decision = decide(self.network, rollout.batch[index], self.one_edit)
+            actions, valid = rollout.actions[index], decision.actions.valid
+            log_probs = decision.actions.log_prob(actions)
+            advantages = all_advantages[index][:, None] - rollout.others[index]  # (b, K)
+            seen = advantages[valid]
+            advantages = (advantages - seen.mean()) / (seen.std(correction=0) + 1e-8)
+            value_loss = 0.5 * (decision.value - all_returns[index]).square().mean()
+            if self.config.factored_baseline and decision.effects is not None:
+                effect = decision.effects.gather(-1, actions[..., None])[..., 0].sum(1)  # (b,)
+                with_effects = decision.value.detach() + effect
+                value_loss = value_loss + 0.5 * (with_effects - all_returns[index]).square().mean()
+            entropies = decision.actions.entropy()
+            return Choices(log_probs, rollout.log_probs[index], advantages, valid, entropies, value_loss)
+
+        size = len(returns)
+        rate = self.config.learning_rate * (1 - self.update / self.num_updates)
+        metrics = clipped_update(self, rate, size, max(1, size // self.config.num_minibatches), choices)
+        spread, error = float(returns.var()), float((returns - rollout.values.flatten()).var())
         metrics["loss/explained_variance"] = 1 - error / spread if spread > 0 else 0.0
-        metrics["train/learning_rate"] = rate
         return metrics
 
-    def _minibatch(self, rollout: Rollout, index: Tensor) -> Metrics:
-        config = self.config
-        batch = rollout.batch[index]
-        decision = decide(self.network, batch, self.one_edit)
-        valid, actions, returns = decision.actions.valid, rollout.actions[index], rollout.returns[index]
-        log_ratio = decision.actions.log_prob(actions) - rollout.log_probs[index]  # (b, K), 0 where invalid
-        ratio = log_ratio.exp()
-        advantages = rollout.advantages[index][:, None] - rollout.others[index]  # (b, K)
-        seen = advantages[valid]
-        advantages = (advantages - seen.mean()) / (seen.std(correction=0) + 1e-8)
-        clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
-        decisions = valid.sum()
-        policy_loss = -(torch.minimum(ratio * advantages, clipped * advantages) * valid).sum() / decisions
-        value_loss = 0.5 * (decision.value - returns).square().mean()
-        if config.factored_baseline and decision.effects is not None:
-            effect = decision.effects.gather(-1, actions[..., None])[..., 0].sum(1)
-            value_loss = value_loss + 0.5 * (decision.value.detach() + effect - returns).square().mean()
-        entropy = decision.actions.entropy().sum() / decisions
-        loss = policy_loss - config.ent_coef * entropy + config.vf_coef * value_loss
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
-        self.optimizer.step()
-        with torch.no_grad():
-            outside = ((ratio - 1).abs() > config.clip_coef) & valid
-            return {
-                "loss/policy": float(policy_loss),
-                "loss/value": float(value_loss),
-                "loss/entropy": float(entropy),
-                "loss/approx_kl": float((((ratio - 1) - log_ratio) * valid).sum() / decisions),
-                "loss/clip_fraction": float(outside.sum() / decisions),
-            }
 
-
-@dataclass
-class Rollout:
-    """Experience of one rollout, time and environments flattened to M = T * E.
+@dataclass(frozen=True)
+class Choices:
+    """The b decisions of a minibatch, of K choices each, under the network as it is now.
 
     Attributes:
-        batch: M observations.
-        actions, log_probs: (M, K) of each decision.
-        advantages, returns, values: (M,).
-        others: (M, K) estimated effect of the other choices of the same decision.
-        rewards: (T, E).
+        log_probs: (b, K) log-probability of each choice now; 0 where there was none.
+        old_log_probs: (b, K) the same when the choices were made.
+        advantages: (b, K), or (b, 1) for all choices of a decision, normalised.
+        made: (b, K) boolean, False where there was nothing to choose.
+        entropies: (b, K) nats, 0 where there was nothing to choose.
+        value_loss: () loss of the critic; None where none learns.
     """
 
-    batch: Batch
-    actions: Tensor
     log_probs: Tensor
+    old_log_probs: Tensor
     advantages: Tensor
-    returns: Tensor
-    values: Tensor
-    others: Tensor
-    rewards: Tensor
+    made: Tensor
+    entropies: Tensor
+    value_loss: Tensor | None = None
 
 
-def generalised_advantages(
-    rewards: Tensor,
-    values: Tensor,
-    last_values: Tensor,
-    dones: Tensor,
-    bootstraps: Tensor,
-    gamma: float,
-    gae_lambda: float,
-) -> Tensor:
-    """Generalised advantage estimation (Schulman et al. 2016).
+def clipped_update(
+    learner: PolicyLearner, rate: float, decisions: int, minibatch: int, choices: Callable[[Tensor], Choices]
+) -> Metrics:
+    """Some epochs of gradient steps on the clipped objective, until the policy has moved by ``target_kl``.
 
     Args:
-        rewards, values: (T, E), of each step and of the state before it.
-        last_values: (E,) of the state after the last step.
-        dones: (T, E), 1 where an episode ended with this step, terminated or truncated.
-        bootstraps: (T, E), value of the final state where the episode was truncated, else 0.
-        gamma: Discount.
-        gae_lambda: Lambda.
+        learner: Owner of the network, optimizer and draws.
+        rate: Learning rate of this update.
+        decisions: M, how many decisions to learn from.
+        minibatch: Decisions in a gradient step.
+        choices: From (b,) numbers of decisions to what they are under the network as it is now.
 
     Returns:
-        (T, E) advantages.
+        Means of the losses over gradient steps.
     """
-    advantages, running = torch.zeros_like(rewards), torch.zeros_like(last_values)
-    following = last_values
-    for t in reversed(range(len(rewards))):
-        going_on = 1 - dones[t]
-        after = going_on * following + dones[t] * bootstraps[t]
-        delta = rewards[t] + gamma * after - values[t]
-        running = delta + gamma * gae_lambda * going_on * running
-        advantages[t] = running
-        following = values[t]
-    return advantages
+    config, steps = learner.config, list[Metrics]()
+    learner.optimizer.param_groups[0]["lr"] = rate
+    for _ in range(config.update_epochs):
+        order = torch.randperm(decisions, generator=learner.generator)
+        for start in range(0, decisions, minibatch):
+            index = order[start : start + minibatch].to(learner.device)
+            steps.append(_gradient_step(learner, choices(index)))
+        if steps[-1]["loss/approx_kl"] > config.target_kl:
+            break
+    return {**means(steps), "train/learning_rate": rate}
 
 
-def _episode_metrics(env: gym.Env[Any, Any], episode_return: float, info: dict[str, Any]) -> Metrics:
+def _gradient_step(learner: PolicyLearner, choices: Choices) -> Metrics:
+    config, made, advantages = learner.config, choices.made, choices.advantages
+    count = made.sum().clamp(min=1)
+    log_ratio = choices.log_probs - choices.old_log_probs  # (b, K), 0 where nothing was chosen
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
+    policy_loss = -(torch.minimum(ratio * advantages, clipped * advantages) * made).sum() / count
+    entropy = choices.entropies.sum() / count
+    loss = policy_loss - config.ent_coef * entropy
+    if choices.value_loss is not None:
+        loss = loss + config.vf_coef * choices.value_loss
+    learner.optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(learner.network.parameters(), config.max_grad_norm)
+    learner.optimizer.step()
+    with torch.no_grad():
+        outside = ((ratio - 1).abs() > config.clip_coef) & made
+        metrics = {
+            "loss/policy": float(policy_loss),
+            "loss/entropy": float(entropy),
+            "loss/approx_kl": float((((ratio - 1) - log_ratio) * made).sum() / count),
+            "loss/clip_fraction": float(outside.sum() / count),
+        }
+        if choices.value_loss is not None:
+            metrics["loss/value"] = float(choices.value_loss)
+    return metrics
+
+
+def means(rows: list[Metrics]) -> Metrics:
+    """The mean of each metric over rows that have the same ones; none of no rows."""
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} if rows else {}
+
+
+def episode_metrics(env: gym.Env[Any, Any], episode_return: float, info: dict[str, Any]) -> Metrics:
+    """What tracking shows of a finished episode.
+
+    Args:
+        env: The environment that it was played in.
+        episode_return: Sum of its rewards.
+        info: Of its last step.
+    """
+    base: Any = env.unwrapped
     return {
         "episode/return": episode_return,
         "episode/ppl": info["ppl"],
-        "episode/flops_kept": info["flops"] / env.unwrapped.dense_flops,  # type: ignore[attr-defined]
-        "episode/active_share": info["active_heads"] / env.unwrapped.head_slots,  # type: ignore[attr-defined]
+        "episode/flops_kept": info["flops"] / base.dense_flops,
+        "episode/active_share": info["active_heads"] / base.head_slots,
         "episode/invalid_actions": float(info["invalid_actions"]),
     }

@@ -60,4 +60,4 @@ def choose_shares(rises: np.ndarray, logs: np.ndarray) -> list[tuple[float, floa
 
 
 def _scores(controller: ANNController, observation: Observation) -> np.ndarray:
-    return np.asarray(controller.act({name: values[0] for name, values in observation.items()}))[None]
+    return np.asarray(controller.act(observation.row(0)))[None]

@@ -1,7 +1,7 @@
 """Proximal policy optimisation on `plasticity/HeadRank-v0`: groups play the same scenario, and the group is the baseline.
 
-Reads from top to bottom as the algorithm goes: scenarios, group advantages, update. An episode is a handful of rankings of all
-units, paid by the rise of the loss at its end, and steps of the environment are what costs. Hence:
+Reads from top to bottom as the algorithm goes: scenarios, group advantages, update (the one of `ppo`). An episode is a handful
+of rankings of all units, paid by the rise of the loss at its end, and steps of the environment are what costs. Hence:
 
 - Each scenario (model, mode, rounds, share, blocks) is played by a group in one native vector environment, and a member's
   advantage is its return minus the group's mean (Kool et al. 2019; as in GRPO, Shao et al. 2024): no critic has to learn how
@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plasticity_env.agents.ppo.checkpoint import read_state, write_state
 from plasticity_env.agents.ppo.padding import Batch, pad
 from plasticity_env.agents.ppo.plackett_luce import Picks, pick_entropies, pick_log_probs, picks_of, sample_scores
-from plasticity_env.agents.ppo.ppo import Callback, Metrics, PPOConfig, network_of
+from plasticity_env.agents.ppo.ppo import Callback, Choices, Metrics, PolicyLearner, clipped_update
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.scenarios import Played, Scenario, Stage
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import HeadNetwork
@@ -53,7 +54,7 @@ class Experience:
     advantages: Tensor
 
 
-class RankPPO:
+class RankPPO(PolicyLearner):
     """Trains a `HeadNetwork` to rank units.
 
     Args:
@@ -72,13 +73,8 @@ class RankPPO:
         folder: Path | None = None,
         callback: Callback | None = None,
     ) -> None:
-        self.stage, self.ranks, self.config, self.folder, self.callback = stage, stage.config, config, folder, callback
-        torch.manual_seed(config.seed)
-        self.device = torch.device(config.device)
-        self.network = (network_of(config) if network is None else network).to(self.device).train()
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5)
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.global_step = self.update = 0
+        super().__init__(config, network, folder, callback)
+        self.stage, self.ranks = stage, stage.config
 
     def train(self) -> ANNController:
         """Train to the end, from the latest checkpoint if `resume` loaded one, and return the controller."""
@@ -90,14 +86,14 @@ class RankPPO:
             metrics = _episode_metrics(played, [self.stage.unit(each.scenario) for each in played])
             experience = self._experience(played)
             self._count(sum(each.scenario.rounds * self.ranks.group_size for each in played))
-            metrics.update(self._learn(experience, before))
+            metrics.update(self._update(experience, before))
             self.update += 1
             metrics["time/sps"] = (self.global_step - before) / (time.perf_counter() - started)
             if self.callback is not None:
                 self.callback(self.global_step, metrics)
             done = self.global_step >= self.config.total_timesteps
             if self.folder is not None and (self.update % self.config.checkpoint_every == 0 or done):
-                self._save()
+                write_state(self.folder, self.state())
         return self.controller()
 
     def scenarios(self) -> list[Scenario]:
@@ -116,11 +112,14 @@ class RankPPO:
         state = None if self.folder is None else read_state(self.folder, self._arguments(), self.device, "optimizer")
         if state is None:
             return False
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-        self.global_step, self.update = state["global_step"], state["update"]
+        self.load_state(state)
         return True
+
+    def state(self) -> dict[str, Any]:
+        return {"config": self._arguments(), **super().state()}
+
+    def _arguments(self) -> dict[str, Any]:
+        return {**asdict(self.config), **asdict(self.ranks), "models": self.stage.models, "modes": self.stage.modes}
 
     # -- playing -------------------------------------------------------------------------------------------------------
 
@@ -155,47 +154,19 @@ class RankPPO:
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
-    def _learn(self, experience: Experience, before: int) -> Metrics:
-        config = self.config
-        rate = config.learning_rate * (1 - before / config.total_timesteps)
-        self.optimizer.param_groups[0]["lr"] = rate
-        size = len(experience.advantages)
-        minibatch = max(1, -(-size // config.num_minibatches))
-        sums: list[Metrics] = []
-        for _ in range(config.update_epochs):
-            order = torch.randperm(size, generator=self.generator)
-            for start in range(0, size, minibatch):
-                sums.append(self._minibatch(experience, order[start : start + minibatch].to(self.device)))
-            if sums[-1]["loss/approx_kl"] > config.target_kl:
-                break
-        metrics = {key: float(np.mean([each[key] for each in sums])) for key in sums[0]}
-        metrics["train/learning_rate"] = rate
-        return metrics
-
-    def _minibatch(self, experience: Experience, index: Tensor) -> Metrics:
-        config, picks = self.config, experience.picks[index]
-        logits = self._logits(experience.batch[index])
-        log_ratio = pick_log_probs(logits, picks) - experience.log_probs[index]  # (d, N), 0 where nothing was picked
-        ratio = log_ratio.exp()
+    def _update(self, experience: Experience, before: int) -> Metrics:
         spread = experience.advantages.square().mean().sqrt()
-        advantages = (experience.advantages[index] / (spread + 1e-8))[:, None]
-        clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
-        count = picks.picked.sum().clamp(min=1)
-        policy_loss = -(torch.minimum(ratio * advantages, clipped * advantages) * picks.picked).sum() / count
-        entropy = pick_entropies(logits, picks).sum() / count
-        loss = policy_loss - config.ent_coef * entropy
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
-        self.optimizer.step()
-        with torch.no_grad():
-            outside = ((ratio - 1).abs() > config.clip_coef) & picks.picked
-            return {
-                "loss/policy": float(policy_loss),
-                "loss/entropy": float(entropy),
-                "loss/approx_kl": float((((ratio - 1) - log_ratio) * picks.picked).sum() / count),
-                "loss/clip_fraction": float(outside.sum() / count),
-            }
+
+        def choices(index: Tensor) -> Choices:
+            picks, logits = experience.picks[index], self._logits(experience.batch[index])
+            log_probs = pick_log_probs(logits, picks)
+            advantages = (experience.advantages[index] / (spread + 1e-8))[:, None]  # (d, 1)
+            entropies = pick_entropies(logits, picks)
+            return Choices(log_probs, experience.log_probs[index], advantages, picks.picked, entropies)
+
+        size = len(experience.advantages)
+        rate = self.config.learning_rate * (1 - before / self.config.total_timesteps)
+        return clipped_update(self, rate, size, max(1, -(-size // self.config.num_minibatches)), choices)
 
     def _imitate(self, rule: str, count: int = WARM_SCENARIOS) -> None:
         """Fit the logits of active units to the ranking that a rule gives them, on scenarios that the rule plays."""
@@ -224,23 +195,6 @@ class RankPPO:
             loss.backward()
             optimizer.step()
 
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
-
-    def _arguments(self) -> dict[str, Any]:
-        return {**asdict(self.config), **asdict(self.ranks), "models": self.stage.models, "modes": self.stage.modes}
-
-    def _save(self) -> None:
-        assert self.folder is not None
-        state = {
-            "config": self._arguments(),
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "global_step": self.global_step,
-            "update": self.update,
-        }
-        write_state(self.folder, state)
-
 
 def group_advantages(played: list[Played], units: list[float]) -> np.ndarray:
     """(D,) advantage of every decision: scenarios in order, in each its turns, in each its members.
@@ -264,8 +218,9 @@ def group_advantages(played: list[Played], units: list[float]) -> np.ndarray:
 
 def _batch(observation: Observation, slots: int | None = None) -> Batch:
     count = len(observation["heads"])
-    rows = [{name: values[row] for name, values in observation.items()} for row in range(count)]
-    return pad(rows, observation["heads"].shape[1] if slots is None else slots)
+    return pad(
+        [observation.row(row) for row in range(count)], observation["heads"].shape[1] if slots is None else slots
+    )
 
 
 def _episode_metrics(played: list[Played], units: list[float]) -> Metrics:

@@ -28,10 +28,6 @@ from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.modes import PruningMode
 
 SMALLEST_RISE = 0.02  # nats; where the reference rises less, ratios would mostly be noise
-MASKABLE_NEEDS_CHOICES = (
-    "MaskablePPO masks choices, and an action of plasticity/HeadRank-v0 is scores (a Box): use --agent ppo or sb3_ppo with "
-    "--env head_rank, or --env heads or head_edit with sb3_maskable_ppo"
-)
 Choose = Callable[[Observation], np.ndarray]
 
 
@@ -278,7 +274,7 @@ class Stage:
         rule.reset(0)
 
         def choose(observation: Observation) -> np.ndarray:
-            return np.asarray(rule.act({key: values[0] for key, values in observation.items()}))[None]
+            return np.asarray(rule.act(observation.row(0)))[None]
 
         return self.play(scenario, choose, 1)
 
@@ -295,7 +291,7 @@ class Stage:
         for name in filter(None, (self.config.reference, self.config.warm_start)):
             rule = controllers.make(name)
             rule.reset(0)
-            rule.act({key: values[0] for key, values in observations.items()})
+            rule.act(observations.row(0))
 
     def _environment(self, scenario: Scenario, members: int) -> HeadRankVectorEnv:
         """Environments over the shared model: made anew, which takes milliseconds, so that nothing piles up."""

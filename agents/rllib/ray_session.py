@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -12,29 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.packages import require
 
 ANSWER_SECONDS = 5.0
 LOCAL_STORE_BYTES = 2**30  # of a local object store, at least
 WAYS = (
     "local (processes of this machine), auto (the cluster that this machine belongs to) or HOST:PORT of its head node"
 )
-
-
-def require_ray(package: str = "ray") -> None:
-    """Refuse where Ray is not installed.
-
-    Args:
-        package: "ray", or "ray.rllib" where that is needed.
-
-    Raises:
-        InputError: It is not.
-    """
-    try:
-        there = importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
-        there = False
-    if not there:
-        raise InputError(f"{package} is not installed: pip install -e '.[ray]'")
 
 
 def check_address(address: str, seconds: float = ANSWER_SECONDS) -> str:
@@ -83,7 +66,7 @@ def ray_session(address: str, cpus: int, store_bytes: int = 0) -> Iterator[Any]:
     Raises:
         InputError: Ray is not installed, or nothing answers.
     """
-    require_ray()
+    require("ray", "ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from plasticity_env.agents.rllib.ray_session import check_address, ray_session, require_ray
+from plasticity_env.agents.rllib.ray_session import check_address, ray_session
 from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.packages import require
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,7 +27,7 @@ def mapper(address: str | None, workers: int, device: str = "cpu") -> Callable[.
     """
     if address is None:
         return None
-    require_ray()
+    require("ray", "ray")
     check_address(address)
     return partial(map_tasks, address=address, workers=workers, gpus=0.0 if device == "cpu" else 1.0)
 

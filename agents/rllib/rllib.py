@@ -26,7 +26,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
 from plasticity_env.agents.ppo.checkpoint import read_state, write_state
-from plasticity_env.agents.ppo.ppo import Callback, Metrics, PPOConfig, network_of
+from plasticity_env.agents.ppo.ppo import Callback, Metrics, episode_metrics
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.rllib.ray_session import ray_session
 from plasticity_env.agents.rllib.rllib_envs import HeadRunner, describe, make_vector
 from plasticity_env.agents.rllib.rllib_module import HeadModule
@@ -78,7 +79,7 @@ class RLlibPPO:
         self.config, self.runners, self.address = config, runners, address
         self.folder, self.callback = folder, callback
         torch.manual_seed(config.seed)
-        self.network = network_of(config) if network is None else network
+        self.network = config.make_network() if network is None else network
         self.capacity = capacity or max(env.observation_space["heads"].shape[0] for env in envs)  # type: ignore[index]
         padded = [PadHeads(env, self.capacity) for env in envs]
         self._spaces = padded[0].observation_space, padded[0].action_space
@@ -253,17 +254,9 @@ class EpisodeMetrics(RLlibCallback):
     """Logs of each finished episode what the native PPO logs."""
 
     def on_episode_end(self, **kwargs: Any) -> None:  # type: ignore[override]
-        base = kwargs["env"].envs[kwargs["env_index"]].unwrapped
-        info = kwargs["episode"].get_infos(-1)
+        env, info = kwargs["env"].envs[kwargs["env_index"]], kwargs["episode"].get_infos(-1)
         chunks = [*kwargs.get("prev_episode_chunks", ()), kwargs["episode"]]
-        values = {
-            "return": sum(chunk.get_return() for chunk in chunks),
-            "ppl": info["ppl"],
-            "flops_kept": info["flops"] / base.dense_flops,
-            "active_share": info["active_heads"] / base.head_slots,
-            "invalid_actions": float(info["invalid_actions"]),
-        }
-        for name, value in values.items():
+        for name, value in episode_metrics(env, sum(chunk.get_return() for chunk in chunks), info).items():
             kwargs["metrics_logger"].log_value((EPISODE, name), value, reduce="item_series")
 
 
@@ -282,7 +275,7 @@ class _HeadPPO(RayPPO):
 def _metrics(result: dict[str, Any]) -> Metrics:
     """What tracking shows of an iteration."""
     finished = result["env_runners"].get(EPISODE, {})
-    metrics = {f"episode/{name}": float(sum(values) / len(values)) for name, values in finished.items() if len(values)}
+    metrics = {name: float(sum(values) / len(values)) for name, values in finished.items() if len(values)}
     losses = result["learners"][DEFAULT_MODULE_ID]
     metrics.update({name: float(losses[key]) for name, key in LOSSES.items() if key in losses})
     return metrics

@@ -21,8 +21,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from plasticity_env.agents.ppo.padding import Batch, environment_action, pad
-from plasticity_env.agents.ppo.ppo import Callback, PPOConfig
-from plasticity_env.agents.ppo.scenarios import MASKABLE_NEEDS_CHOICES
+from plasticity_env.agents.ppo.ppo import Callback, Metrics, episode_metrics, means
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.common.errors import InputError
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
@@ -45,8 +45,8 @@ class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def __init__(self, env: gym.Env[Any, Any], capacity: int) -> None:
         super().__init__(env)
-        self.one_edit = isinstance(env.action_space, spaces.Discrete)
-        self.ranks = isinstance(env.action_space, spaces.Box)
+        kind = env.get_wrapper_attr("kind")
+        self.one_edit, self.ranks = kind == "head_edit", kind == "head_rank"
         self.heads = env.observation_space["heads"].shape[0]  # type: ignore[index]
         if self.heads > capacity:
             raise InputError(
@@ -197,7 +197,7 @@ def build(
     padded = [PadHeads(env, capacity or slots) for env in envs]
     vector = DummyVecEnv([lambda env=env: env for env in padded])  # type: ignore[misc]
     if maskable and padded[0].ranks:
-        raise InputError(MASKABLE_NEEDS_CHOICES)
+        raise InputError("MaskablePPO masks choices, and an action of plasticity/HeadRank-v0 is scores: use PPO there")
     batch = config.num_steps * len(envs)
     if batch < 2:
         raise InputError(
@@ -249,7 +249,7 @@ class Report(BaseCallback):
     def __init__(self, callback: Callback) -> None:
         super().__init__()
         self._report = callback
-        self._finished: list[dict[str, float]] = []
+        self._finished: list[Metrics] = []
         self._returns: np.ndarray | None = None
 
     def _on_step(self) -> bool:
@@ -257,16 +257,8 @@ class Report(BaseCallback):
         self._returns = np.zeros(len(rewards)) if self._returns is None else self._returns
         self._returns += rewards
         for i in np.flatnonzero(dones):
-            env = self.training_env.envs[i].unwrapped  # type: ignore[attr-defined]
-            self._finished.append(
-                {
-                    "episode/return": float(self._returns[i]),
-                    "episode/ppl": infos[i]["ppl"],
-                    "episode/flops_kept": infos[i]["flops"] / env.dense_flops,
-                    "episode/active_share": infos[i]["active_heads"] / env.head_slots,
-                    "episode/invalid_actions": float(infos[i]["invalid_actions"]),
-                }
-            )
+            env = self.training_env.envs[i]  # type: ignore[attr-defined]
+            self._finished.append(episode_metrics(env, float(self._returns[i]), infos[i]))
             self._returns[i] = 0.0
         return True
 
@@ -278,6 +270,6 @@ class Report(BaseCallback):
 
     def _tell(self) -> None:
         if self._finished:
-            means = {key: float(np.mean([m[key] for m in self._finished])) for key in self._finished[0]}
+            metrics = means(self._finished)
             self._finished.clear()
-            self._report(self.num_timesteps, means)
+            self._report(self.num_timesteps, metrics)

@@ -57,7 +57,7 @@ class Altered(Controller):
             self._inner.check(observation)  # what it sees below may read as if it had not been measured
         heads = observation["heads"].copy()
         self._change(heads, observation, self.random)
-        return self._inner.act({**observation, "heads": heads})
+        return self._inner.act(observation.but(heads=heads))
 
 
 class FirstLook(Controller):

@@ -1,9 +1,9 @@
 """Learning curves of all agents at equal numbers of environment steps, on scenarios that none of them trains on.
 
-Every agent is a training as `scripts/train_controller.py` runs it (CMA-ES as `scripts/train_es.py`), on one model and
-`plasticity/HeadRank-v0` with the same rounds and shares; MaskablePPO, which needs choices, on `plasticity/Heads-v0`. Every
-so many steps its controller, as it then is, plays the same held-out scenarios. Points are appended to a JSON lines file as
-they are measured; a cut study goes on, from checkpoints where the agent keeps them.
+Every agent is a training as `scripts/train_controller.py` runs it, on one model and `plasticity/HeadRank-v0` with the same
+rounds and shares; one that does not train there, as MaskablePPO, on the first environment that it does train on. Every so many
+steps its controller, as it then is, plays the same held-out scenarios. Points are appended to a JSON lines file as they are
+measured; a cut study goes on, from checkpoints where the agent keeps them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
-from plasticity_env.agents.es import FEATURES, ESConfig, LinearSearch
-from plasticity_env.agents.ppo.checkpoint import has_checkpoint
-from plasticity_env.agents.ppo.ppo import Metrics, PPOConfig
+from plasticity_env.agents.es import FEATURES
+from plasticity_env.agents.ppo.ppo import Metrics
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
-from plasticity_env.agents.train_command import AGENTS, TrainConfig, make_environments, make_learner
+from plasticity_env.agents.training.agent import find_agent
+from plasticity_env.agents.training.train_config import TrainConfig, make_environments
 from plasticity_env.common.arguments import check_counts, first_change, flags, flat, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError, first_line, unknown
@@ -74,11 +74,10 @@ class CurvesConfig:
             raise InputError("agents is empty: name at least one")
         for agent in words(self.agents):
             name, _, context = agent.partition(":")
-            if name not in (*AGENTS, "es"):
-                raise unknown("agent", name, (*AGENTS, "es"))
-            if context and (name == "es" or context not in CONTEXTS):
-                if name == "es":
-                    raise InputError(f"agent {agent!r}: es searches linear rankings alone, write es")
+            record = find_agent(name)
+            if context and not record.network:
+                raise InputError(f"agent {agent!r}: {name} has a network of its own, write {name}")
+            if context not in ("", *CONTEXTS):
                 raise unknown("network", context, CONTEXTS)
 
 
@@ -146,7 +145,7 @@ class HeldOut:
         """A controller's rises, nats per token."""
 
         def choose(observation: Observation) -> np.ndarray:
-            return np.asarray(controller.act({name: values[0] for name, values in observation.items()}))[None]
+            return np.asarray(controller.act(observation.row(0)))[None]
 
         was = controller.network.training
         controller.network.eval()
@@ -173,18 +172,16 @@ def study(config: CurvesConfig, say: Callable[[str], None] = print) -> list[Poin
     _same_study(config)
     cells = CellFile(config.output_dir / CELLS, Point.parse, "this study")
     for agent in words(config.agents):
-        if agent.startswith("rllib") and find_spec("ray") is None:
-            say(f"{agent} is left out: Ray is not installed (pip install -e '.[ray]')")
+        missing = find_agent(agent.partition(":")[0]).missing()
+        if missing is not None:
+            say(f"{agent} is left out: {missing}")
             continue
         for seed in range(config.first_seed, config.first_seed + config.seeds):
             mine = [point for point in cells.read() if (point.agent, point.seed) == (agent, seed)]
             if any(point.final for point in mine):
                 continue
             see = _Evaluation(config, agent, seed, held_out, cells, say)
-            if agent == "es":
-                _search(config, seed, see)
-            else:
-                _learn(config, agent, seed, see)
+            _learn(config, agent, seed, see)
     found = latest(cells.read(), words(config.agents))
     if not found:
         raise InputError("nothing was played: install Ray, or ask for other --agents")
@@ -198,8 +195,9 @@ def latest(points: list[Point], agents: list[str]) -> list[Point]:
 
 
 def train_config(config: CurvesConfig, agent: str, seed: int) -> TrainConfig:
-    """The training of an agent other than CMA-ES."""
+    """The training of an agent."""
     name, _, context = agent.partition(":")
+    record = find_agent(name)
     size = {**SIZE, "learning_rate": LINEAR_RATE} if context == "linear" else SIZE
     ppo = PPOConfig(
         total_timesteps=config.total_timesteps,
@@ -212,13 +210,13 @@ def train_config(config: CurvesConfig, agent: str, seed: int) -> TrainConfig:
     folder = config.output_dir / RUNS / f"{agent.replace(':', '_')}_{seed}"
     return TrainConfig(
         agent=name,
-        env="heads" if name == "sb3_maskable_ppo" else "head_rank",
+        env="head_rank" if "head_rank" in record.envs else record.envs[0],
         model_name=config.settings.model_name,
         settings=replace(config.settings, horizon=config.rounds),
         ppo=ppo,
         rank=RankConfig(pruned_share=config.pruned_share, rounds=str(config.rounds), reference=config.reference),
         output_dir=folder,
-        resume=name in ("ppo", "rllib_ppo") and has_checkpoint(folder),
+        resume=record.can_resume(folder),
     )
 
 
@@ -252,31 +250,11 @@ class _Evaluation:
         self._say(f"{self._agent}, seed {self._seed}, {steps} steps: {point.ratio:.3f} {unit}")
 
 
-def _search(config: CurvesConfig, seed: int, see: See) -> None:
-    search_config = ESConfig(
-        model_name=config.settings.model_name,
-        settings=config.settings,
-        pruned_share=RankConfig(pruned_share=config.pruned_share).shares,
-        rounds=(config.rounds,),
-        reference=config.reference,
-        generations=1,
-        seed=seed,
-    )
-    search = LinearSearch(search_config, config.output_dir / RUNS / f"es_{seed}")
-    search.resume()
-    see(search.steps, search.controller(), False)
-    while search.steps < config.total_timesteps:
-        search.config = replace(search_config, generations=len(search.history) + 1)
-        controller = search.run()
-        see(search.steps, controller, False)
-    see(search.steps, search.controller(), True)
-
-
 def _learn(config: CurvesConfig, agent: str, seed: int, see: See) -> None:
     training = train_config(config, agent, seed)
     assert training.output_dir is not None
     envs = make_environments(training)
-    learner = make_learner(training, envs)
+    learner = find_agent(training.agent).learner(training, envs)
     if learner.start == 0:
         see(0, learner.now(), False)
     reached = learner.start

@@ -177,8 +177,7 @@ class ThresholdSearch:
                 member.reset(0)
 
             def choose(observation: Observation, members: list[PlasticityController] = members) -> np.ndarray:
-                rows = [{key: values[index] for key, values in observation.items()} for index in range(len(members))]
-                return np.stack([np.asarray(each.act(row)) for each, row in zip(members, rows, strict=True)])
+                return np.stack([np.asarray(each.act(observation.row(row))) for row, each in enumerate(members)])
 
             rises = self._stage.play(scenario, choose, len(members)).rises
             found.append(rises / self._stage.unit(scenario))

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.packages import require
 from plasticity_env.controllers.base import Action
 from plasticity_env.controllers.planners.searches import Greedy, SwapSearch
-from plasticity_env.controllers.planners.taylor import require_torch_pruning
 from plasticity_env.controllers.planners.torch_pruning import TorchPruning
 from plasticity_env.controllers.planners.trials import MEASURING_PASS, Bill, Planner, Trials
 from plasticity_env.envs.base import PlasticityEnv
@@ -62,7 +62,7 @@ def actions_to(env: Any, active: Tensor) -> list[Action]:
     base: PlasticityEnv = env.unwrapped
     state = base.get_state()["episode"]
     wanted, rounds = active.flatten(), base.settings.horizon - state.step
-    if base.env_id.endswith("HeadRank-v0"):
+    if base.kind == "head_rank":
         bench = base.workbench
         cost = bench.flop_table.marginal(torch.ones_like(active)).flatten() if bench.model.mlp_blocks else None
         order = (
@@ -70,7 +70,7 @@ def actions_to(env: Any, active: Tensor) -> list[Action]:
         )  # of the kept ones the dearest goes next
         scores = torch.where(wanted, 0.5 + 0.25 * order, -1.0).float().numpy()
         actions: list[Action] = [scores] * rounds
-    elif base.env_id.endswith("Heads-v0"):
+    elif base.kind == "heads":
         now = state.active.flatten()
         edits = torch.full(wanted.shape, KEEP)
         edits[now & ~wanted], edits[~now & wanted] = PRUNE, REVIVE
@@ -100,7 +100,7 @@ def _swap_search(size: str | None, **options: Any) -> Planner:
 def _torch_pruning(size: str | None, **options: Any) -> Planner:
     if size is not None:
         raise ValueError
-    require_torch_pruning()
+    require("torch_pruning", "bench")
     return TorchPruning(**options)
 
 

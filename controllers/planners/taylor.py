@@ -8,14 +8,13 @@ head, scores it and normalises each layer's scores by their mean, as it does bef
 from __future__ import annotations
 
 import copy
-import importlib.util
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.packages import require
 from plasticity_env.model.layouts import AttentionBlock, HeadSlice, attention_blocks
 from plasticity_env.model.plastic_model import PlasticModel
 
@@ -54,16 +53,6 @@ class PlainAttention(nn.Module):
         return wide.reshape(batch, self.heads, tokens, width)
 
 
-def require_torch_pruning() -> None:
-    """Refuse to go on without the library.
-
-    Raises:
-        InputError: torch-pruning is not installed.
-    """
-    if importlib.util.find_spec("torch_pruning") is None:
-        raise InputError("torch-pruning is not installed: pip install -e '.[bench]'")
-
-
 def taylor_importance(model: PlasticModel, ids: Tensor) -> Tensor:
     """torch-pruning's ``GroupTaylorImportance`` of every head.
 
@@ -77,7 +66,7 @@ def taylor_importance(model: PlasticModel, ids: Tensor) -> Tensor:
     Raises:
         InputError: torch-pruning is not installed.
     """
-    require_torch_pruning()
+    require("torch_pruning", "bench")
     with model.open_gates():
         whole: Any = copy.deepcopy(model.model)
     whole.set_attn_implementation("sdpa")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.base import PlasticityEnv
+from plasticity_env.envs.measurement import Request
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import HeadSignals
@@ -123,7 +124,7 @@ class Trials:
         """Signals of a mask on the calibration blocks: a measuring pass, the first time."""
         key = active.numpy().tobytes()
         if key not in self._signals:
-            found = self._bench.measure(active, self._state.calibration, self._state.reward)
+            (found,) = self._bench.measure([Request(active, self._state.calibration, self._state.reward)])
             self._signals[key] = found.signals
             self._losses[key] = found.loss
             self._bill.evaluations += MEASURING_PASS + 1

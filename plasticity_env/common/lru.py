@@ -1,4 +1,4 @@
-"""A store that forgets what was not used for longest once it holds too many bytes."""
+"""Stores that forget what was not used for longest: once they hold too many values, or too many bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,31 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
+
+
+class Memo(Generic[V]):
+    """A least-recently-used store that counts its hits."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.hits, self.misses = capacity, 0, 0
+        self._values: OrderedDict[Hashable, V] = OrderedDict()
+
+    def get(self, key: Hashable) -> V | None:
+        if key in self._values:
+            self._values.move_to_end(key)
+            self.hits += 1
+            return self._values[key]
+        self.misses += 1
+        return None
+
+    def put(self, key: Hashable, value: V) -> V:
+        self._values[key] = value
+        if len(self._values) > self.capacity:
+            self._values.popitem(last=False)
+        return value
+
+    def clear(self) -> None:
+        self._values.clear()
 
 
 class ByteCache(Generic[V]):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from plasticity_env.cycle.arms import Arm
 from plasticity_env.cycle.deciders import Decider, Decision, Situation, pruned_count
-from plasticity_env.cycle.record import SIGNALS, PruningEvent
+from plasticity_env.cycle.run_rows import SIGNALS, PruningEvent
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals.measure import HeadSignals

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.cycle.record import CONTROL, RunRecord, StepRow
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import CONTROL, StepRow
 from plasticity_env.cycle.run_settings import ExperimentSettings
 from plasticity_env.data.text import Split, TextSplits
 from plasticity_env.model.applied_repairs import OutputRepair

@@ -53,7 +53,7 @@ class ControllerDecider(Decider):
         return {"seen": [{name: torch.from_numpy(value) for name, value in seen.items()} for seen in self._seen]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._seen = [{name: value.numpy() for name, value in seen.items()} for seen in state["seen"]]
+        self._seen = [_shown({name: value.numpy() for name, value in seen.items()}) for seen in state["seen"]]
         for observation in self._seen:
             self.controller.act(observation)
 
@@ -112,11 +112,17 @@ def observe(situation: Situation, first: Tensor | None = None) -> Observation:
         "log_mlp_blocks": math.log1p(units - situation.model.heads),
     }
     hide = limits.mode is PruningMode.COMPRESSED
-    return {
-        "heads": head_tokens(state, [situation.signals], hide_pruned=hide)[0],
-        "globals": global_vectors(values, 1)[0],
-        "action_mask": allowed_edits(active, limits, costs).flatten(0, 1).numpy().astype(np.int8),  # (N, 4)
-    }
+    return _shown(
+        {
+            "heads": head_tokens(state, [situation.signals], hide_pruned=hide)[0],
+            "globals": global_vectors(values, 1)[0],
+            "action_mask": allowed_edits(active, limits, costs).flatten(0, 1).numpy().astype(np.int8),  # (N, 4)
+        }
+    )
+
+
+def _shown(values: dict[str, np.ndarray]) -> Observation:
+    return Observation("heads", values)
 
 
 def decision_of(situation: Situation, action: Any, reason: str) -> Decision:

@@ -24,9 +24,10 @@ from plasticity_env.cycle import run_checkpoint as checkpoint
 from plasticity_env.cycle.deciders import Decider
 from plasticity_env.cycle.page.refresh import Pages
 from plasticity_env.cycle.phases import PlasticityCycle
-from plasticity_env.cycle.record import CONTROL, EXPERIMENT, PhaseRow, RunRecord, RunWriter
+from plasticity_env.cycle.record import RunRecord, RunWriter
 from plasticity_env.cycle.removal import remove
 from plasticity_env.cycle.run_checks import check_run, refuse_used, settings_of, strategy_decider
+from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, PhaseRow
 from plasticity_env.cycle.run_settings import ExperimentSettings, new_run_path
 from plasticity_env.cycle.summary import CYCLE_PHASES, summarise
 from plasticity_env.data.text import TextSplits, load_text

@@ -14,16 +14,8 @@ from torch import Tensor
 from plasticity_env.cycle.apply import Edited, aged, events_of, grow_chosen, prune_to, repair
 from plasticity_env.cycle.arms import SPLITS_SHOWN, Arm, ControlArm, RecordedControl, TrainedControl
 from plasticity_env.cycle.deciders import Decider, Decision, Situation, pruned_count
-from plasticity_env.cycle.record import (
-    CONTROL,
-    EXPERIMENT,
-    SIGNALS,
-    EvaluationRow,
-    RunWriter,
-    Sample,
-    SignalsRow,
-    StepRow,
-)
+from plasticity_env.cycle.record import RunWriter
+from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, SIGNALS, EvaluationRow, Sample, SignalsRow, StepRow
 from plasticity_env.cycle.run_settings import ExperimentSettings
 from plasticity_env.cycle.samples import prompt_ids, write_on
 from plasticity_env.cycle.stabilisation import stabilisation

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.digests import load_archive, plain_name
+from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import new_folder, replace_file, write_text
 from plasticity_env.cycle.record import EVENTS, ROWS
 from plasticity_env.model.checkpoints import load_plastic, save_plastic
@@ -85,7 +86,7 @@ def load(folder: Path, device: str = "cpu", name: str | None = None) -> Saved:
     place = folder / "models" / f"resume_{pointer['name']}"
     loaded = load_plastic(place / MODEL, device=device)
     try:
-        state = torch.load(place / STATE, map_location="cpu", weights_only=True)
+        state = load_archive(place / STATE)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise InputError(f"{str(place / STATE)!r} cannot be read: it is damaged ({error})") from error
     return Saved(loaded, state, pointer["position"])
@@ -120,6 +121,11 @@ def _pointer(folder: Path, name: str | None = None) -> dict[str, Any] | None:
     path = folder / (POINTER if name is None else f"models/resume_{name}.json")
     try:
         pointer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:
         return None
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is damaged: it is no JSON ({first_line(error)})") from error
+    if not isinstance(pointer, dict) or not isinstance(pointer.get("position"), dict) or "keep" not in pointer:
+        raise InputError(f"{str(path)!r} is damaged: it does not say where the run goes on from")
+    plain_name(pointer.get("name"))  # it becomes part of a path
     return pointer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from plasticity_env.cycle.record import Stabilisation
+from plasticity_env.cycle.run_rows import Stabilisation
 
 PATIENCE = 2  # windows in a row that must not improve: one may be a hard batch
 

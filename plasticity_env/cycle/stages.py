@@ -10,7 +10,8 @@ from pathlib import Path
 
 from plasticity_env.common.files import write_text
 from plasticity_env.cycle.page.story import evaluations_of, moments_of
-from plasticity_env.cycle.record import CONTROL, EXPERIMENT, RunRecord
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT
 from plasticity_env.cycle.summary import summarise
 
 SIGNS = ".oxrg"  # pruned, active, just pruned, just revived, just grown, in the order of `story`'s states

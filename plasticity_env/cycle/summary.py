@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from plasticity_env.cycle.record import CONTROL, EXPERIMENT, EvaluationRow, RunRecord
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow
 
 CYCLE_PHASES = ("analysis", "pruning", "measure", "growth", "fine_tuning", "evaluation")
 SPLIT = "test"

@@ -40,11 +40,19 @@ class TokenBatch(NamedTuple):
 Batches = Callable[[int], Tensor | TokenBatch]
 
 
+def holds_target(attention_mask: Tensor) -> Tensor:
+    """(B,) boolean, True for rows of a (B, T) mask that hold a token to predict: two neighbouring tokens of text."""
+    return (attention_mask[:, 1:] * attention_mask[:, :-1]).sum(1) > 0
+
+
 def token_batch(batch: Any) -> TokenBatch:
     """What a data loader yields, as a `TokenBatch`.
 
     Args:
         batch: (B, T) token ids; a mapping with ``input_ids`` and maybe ``attention_mask``; or a pair of these two.
+
+    Returns:
+        The batch, without sequences that hold no token to predict (unless there are no others).
 
     Raises:
         InputError: Something else, an empty batch, or sequences shorter than two tokens.
@@ -59,9 +67,13 @@ def token_batch(batch: Any) -> TokenBatch:
         raise InputError(f"a batch must be (B, T) token ids or a dict with input_ids, got {type(batch).__name__}")
     if found.input_ids.ndim != 2 or found.input_ids.shape[0] < 1 or found.input_ids.shape[1] < 2:
         raise InputError(f"input_ids must be (sequences >= 1, tokens >= 2), got {tuple(found.input_ids.shape)}")
-    if found.attention_mask is not None and bool((found.attention_mask != 0).all()):
-        return TokenBatch(found.input_ids)
-    return found
+    ids, mask = found
+    if mask is None or bool((mask != 0).all()):
+        return TokenBatch(ids)
+    if mask.shape != ids.shape:
+        raise InputError(f"attention_mask must have the shape of input_ids {tuple(ids.shape)}, got {tuple(mask.shape)}")
+    text = holds_target(mask)
+    return TokenBatch(ids[text], mask[text]) if bool(text.any()) else found
 
 
 class BlockBatches:

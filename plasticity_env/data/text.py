@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import os
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,11 +18,14 @@ from transformers import PreTrainedTokenizerBase
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
+from plasticity_env.common.lru import ByteCache
 
 Split = Literal["train", "calibration", "reward", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 EMBEDDED = ("shakespeare", "tiny_shakespeare")
 SHARED_BLOCKS = 64  # calibration and reward blocks cut from a source that is one single text
+TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods", ".feather", ".arrow", ".orc")  # their syntax would be read as prose
+_TOKENS: ByteCache[Tensor] = ByteCache(64 * 2**20)  # by tokenizer and text: several environments tokenise a text once
 _TEXT_FOLDER = ZOO_FOLDER / "text"
 
 
@@ -59,13 +65,27 @@ class TextSplits:
 
 def pack(tokenizer: PreTrainedTokenizerBase, text: str, block_size: int) -> Tensor:
     """Tokenise a text and cut it into full blocks, (n, block_size) int64; the remainder is dropped."""
-    longest = tokenizer.model_max_length
-    tokenizer.model_max_length = int(1e30)  # blocks are cut here: no warning about long texts
-    try:
-        ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
-    finally:
-        tokenizer.model_max_length = longest
-    return ids[: len(ids) // block_size * block_size].view(-1, block_size)
+    ids = _token_ids(tokenizer, text)
+    return ids[: len(ids) // block_size * block_size].view(-1, block_size).clone()
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """(N,) int64; read-only, as the next call with the same tokenizer and text may return the same tensor."""
+    backend = getattr(
+        tokenizer, "backend_tokenizer", None
+    )  # only fast tokenizers have one, which says all that it does
+    key = None if backend is None else tuple(hashlib.sha256(s.encode()).digest() for s in (backend.to_str(), text))
+    ids = None if key is None else _TOKENS.get(key)
+    if ids is None:
+        longest = tokenizer.model_max_length
+        tokenizer.model_max_length = int(1e30)  # blocks are cut by `pack`: no warning about long texts
+        try:
+            ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+        finally:
+            tokenizer.model_max_length = longest
+        if key is not None:
+            _TOKENS.put(key, ids, ids.nbytes)
+    return ids
 
 
 def some_blocks(ids: Tensor, blocks: int | None, spread: bool = False) -> Tensor:
@@ -79,7 +99,7 @@ def some_blocks(ids: Tensor, blocks: int | None, spread: bool = False) -> Tensor
 
 
 def load_text(
-    dataset: str,
+    dataset: str | PathLike[str],
     tokenizer: PreTrainedTokenizerBase,
     *,
     dataset_config: str | None = None,
@@ -93,6 +113,9 @@ def load_text(
     goes to `datasets`: train and test are its own splits, the two halves of its validation split are calibration and
     reward; a set without these splits is cut like one text.
 
+    Text files are UTF-8, with or without a byte order mark; suffixes are read without regard to case; ``~`` is the home
+    folder. Rows of JSON lines end at a line feed, and blank ones are passed over.
+
     Args:
         dataset: Embedded name, path, or the name of a data set on the hub.
         tokenizer: Of the model that will read the text.
@@ -103,15 +126,16 @@ def load_text(
         The splits.
 
     Raises:
-        InputError: Nothing of this name, no network, or a text too short for four splits.
+        InputError: Nothing of this name, no network, a table whose syntax is no prose, or a text too short for four splits.
     """
+    dataset = os.fspath(dataset)
     if block_size < 2:
         raise InputError(f"max_length {block_size} is too short: a block needs at least 2 tokens")
-    path = Path(dataset)
+    path = Path(dataset).expanduser()
     if dataset in EMBEDDED:
         texts = {s: gzip.decompress((_TEXT_FOLDER / f"{s}.txt.gz").read_bytes()).decode() for s in SPLITS}
         return TextSplits("shakespeare", block_size, tokenizer, texts)
-    if path.suffix in (".txt", ".jsonl", ".json", ".parquet") or path.exists():
+    if path.suffix.lower() in (".txt", ".jsonl", ".json", ".parquet", *TABLES) or path.exists():
         return _cut(path.name, _read(path), tokenizer, block_size)
     texts = _from_hub(dataset, dataset_config)
     if set(texts) != set(SPLITS):
@@ -122,26 +146,65 @@ def load_text(
 def _read(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"no text at {str(path)!r}: give a .txt, .jsonl or .parquet file, or 'shakespeare'")
-    if path.suffix in (".jsonl", ".json"):
-        try:
-            rows: list[Any] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-            return "\n".join(row["text"] for row in rows)
-        except (ValueError, KeyError, TypeError) as error:  # UnicodeDecodeError is a ValueError
-            raise InputError(f"{str(path)!r} is not JSON lines with a 'text' field each ({error})") from error
-    if path.suffix == ".parquet":
-        from datasets import Dataset
-
-        try:
-            table = Dataset.from_parquet(str(path))
-        except Exception as error:  # pyarrow and datasets raise many unrelated types
-            raise InputError(f"{str(path)!r} is not a parquet file ({first_line(error)})") from error
-        if "text" not in table.column_names:
-            raise InputError(f"{str(path)!r} has no 'text' column, only {', '.join(table.column_names)}")
-        return "\n".join(table["text"])
+    suffix = path.suffix.lower()
+    if suffix in TABLES:
+        raise InputError(
+            f"{str(path)!r} is a table, whose syntax is not prose: save its text column as a .txt, .jsonl or .parquet file"
+        )
+    if suffix == ".parquet":
+        return "\n".join(_parquet_rows(path))
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    return (
+        "\n".join(_json_rows(path, text))
+        if suffix in (".jsonl", ".json")
+        else text.replace("\r\n", "\n").replace("\r", "\n")
+    )
+
+
+def _json_rows(path: Path, text: str) -> list[str]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"line {number} of {str(path)!r} is not JSON ({first_line(error)}): each line must be an object with a "
+                "'text' field"
+            ) from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise InputError(f"line {number} of {str(path)!r} is not an object whose 'text' field is a string")
+        rows.append(row["text"])
+    return rows
+
+
+def _parquet_rows(path: Path) -> list[str]:
+    from datasets import Dataset
+
+    try:
+        table = Dataset.from_parquet(str(path))
+    except Exception as error:  # pyarrow and datasets raise many unrelated types
+        raise InputError(f"{str(path)!r} is not a parquet file ({first_line(error)})") from error
+    return _text_column(table, str(path))
+
+
+def _text_column(table: Any, where: str) -> list[str]:
+    """The strings of a table's text column.
+
+    Raises:
+        InputError: There is no such column, or a row of it holds no string.
+    """
+    if "text" not in table.column_names:
+        raise InputError(f"{where!r} has no 'text' column, only {', '.join(table.column_names)}")
+    rows = list(table["text"])
+    for number, row in enumerate(rows):
+        if not isinstance(row, str):
+            raise InputError(f"row {number} of {where!r} holds {type(row).__name__} in its 'text' column, not a string")
+    return rows
 
 
 def _cut(name: str, text: str, tokenizer: PreTrainedTokenizerBase, block_size: int) -> TextSplits:
@@ -175,16 +238,14 @@ def _from_hub(dataset: str, config: str | None) -> dict[Split, str]:
         ) from error
     if "train" not in loaded:
         raise InputError(f"data set {dataset!r} has no train split, only {', '.join(loaded)}")
-    column = "text" if "text" in loaded["train"].column_names else None
-    if column is None:
-        raise InputError(f"data set {dataset!r} has no 'text' column, only {loaded['train'].column_names}")
+    train = _text_column(loaded["train"], dataset)
     if "validation" not in loaded or "test" not in loaded:
-        return {"train": "\n".join(loaded["train"][column])}
-    validation = loaded["validation"][column]
+        return {"train": "\n".join(train)}
+    validation = _text_column(loaded["validation"], dataset)
     half = len(validation) // 2
     return {
-        "train": "\n".join(loaded["train"][column]),
+        "train": "\n".join(train),
         "calibration": "\n".join(validation[:half]),
         "reward": "\n".join(validation[half:]),
-        "test": "\n".join(loaded["test"][column]),
+        "test": "\n".join(_text_column(loaded["test"], dataset)),
     }

@@ -18,13 +18,15 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.episode import EpisodeState, draw_episode
 from plasticity_env.envs.make_workbench import make_workbench
-from plasticity_env.envs.observation import Observation, observation_space
+from plasticity_env.envs.measurement import Request
+from plasticity_env.envs.observation import EnvKind, Observation, observation_space
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.rewards import Terms
 from plasticity_env.envs.settings import settings_for
 from plasticity_env.envs.task import Task, View
 from plasticity_env.envs.training_env import Training
 from plasticity_env.envs.workbench import Workbench
+from plasticity_env.model.contexts import in_plain_mode
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.plots.rendering import ansi, picture, show
@@ -43,6 +45,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}  # noqa: RUF012
     env_id: ClassVar[str]
+    kind: ClassVar[EnvKind]
     default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
 
     def __init__(
@@ -59,6 +62,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self.settings = settings_for(self.default_share, settings)
         self.workbench: Workbench = workbench or make_workbench(self.settings, loaded, text)
         self._task = Task(self.settings, self.workbench)
+        self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
         self.head_slots = self._task.slots
         self.action_space = self._action_space(self.head_slots)
         self.observation_space = observation_space(  # type: ignore[assignment]
@@ -87,6 +91,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
 
     # -- Gymnasium's interface -------------------------------------------------------------------------------------------
 
+    @in_plain_mode
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -103,14 +108,16 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         super().reset(seed=seed)
         bench = self.workbench
         draw = draw_episode(self.settings, bench.text, self.np_random, dict(options or {}))
+        self._task.check_targets(draw.share, draw.budget)
         reference = self._training.start(draw.stream, draw.reward)
         active = torch.ones(bench.model.shape, dtype=torch.bool)
-        measurement = bench.measure(active, draw.calibration, draw.reward)
+        (measurement,) = bench.measure([Request(active, draw.calibration, draw.reward)])
         state = EpisodeState.start(draw, measurement, reference or (measurement.loss,), bench.model.shape)
         self._record = EpisodeRecord(self.env_id, self.settings.kwargs(), draw.options(), (), ())
         _, observation, info = self._enter(state, 0)
         return observation, info
 
+    @in_plain_mode
     def go_on(
         self,
         text: TextSplits | None = None,
@@ -145,9 +152,10 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             bench.read(text)
         super().reset(seed=seed)
         draw = draw_episode(self.settings, bench.text, self.np_random, dict(options or {}))
+        self._task.check_targets(draw.share, draw.budget)
         assert draw.stream is not None
         self._training.go_on(draw.stream)
-        measurement = bench.measure(before.active, draw.calibration, draw.reward)
+        (measurement,) = bench.measure([Request(before.active, draw.calibration, draw.reward)])
         state = EpisodeState.start(draw, measurement, tuple(reference or (measurement.loss,)), bench.model.shape)
         share = self._task.pruned_share(before.active)
         state = replace(state, active=before.active, age=before.age, start_share=share)
@@ -155,6 +163,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         _, observation, info = self._enter(state, 0)
         return observation, info
 
+    @in_plain_mode
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Edit, train if asked to, measure, pay.
 
@@ -165,9 +174,16 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         state = self._running_state()
         edits, stop = self.edits_of(action)
         masks, invalid = self._task.resolve(state, edits, self._seen().allowed[0])
-        if state.stream is not None:
-            self._training.edit_and_train(state, masks)
-        measurement = self.workbench.measure(state.after(masks), state.calibration, state.reward)
+        request = Request(state.after(masks), state.calibration, state.reward)
+        before = None if state.stream is None else self.get_state()  # a frozen model gets its mask anew each time
+        try:
+            if state.stream is not None:
+                self._training.edit_and_train(state, masks)
+            (measurement,) = self.workbench.measure([request])
+        except BaseException:
+            if before is not None:
+                self.set_state(before)
+            raise
         state = state.then(masks, measurement, done=stop or state.step + 1 >= self.settings.horizon)
         reward, observation, info = self._enter(state, invalid)
         self._record = None if self._record is None else self._record.then(action, reward)
@@ -241,6 +257,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         state = self._running_state()
         return state.after(self._task.resolve(state, self.edits_of(action)[0])[0])
 
+    @in_plain_mode
     def evaluate(
         self,
         split: str = "test",
@@ -288,8 +305,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._state, reward, terms = self._task.pay(state, float(view.flops[0]))
         if self.render_mode == "human":
             self.render()
-        observation = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
-        return reward, observation, self._info(self._state, terms, invalid)
+        shown = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
+        return reward, Observation(self.kind, shown), self._info(self._state, terms, invalid)
 
     def _look(self, state: EpisodeState) -> View:
         return self._task.view([state], self.workbench.model.scale)

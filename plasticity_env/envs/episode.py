@@ -14,9 +14,9 @@ from torch import Tensor
 from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.edits import EditMasks
+from plasticity_env.envs.measurement import Indices, Measurement
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.envs.settings import LIMITS, Settings, bounds, check_range
-from plasticity_env.envs.workbench import Indices, Measurement
 
 
 @dataclass(frozen=True)

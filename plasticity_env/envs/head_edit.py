@@ -55,6 +55,7 @@ class HeadEditEnv(PlasticityEnv):
     """
 
     env_id = "plasticity/HeadEdit-v0"
+    kind = "head_edit"
 
     def _action_space(self, heads: int) -> gym.spaces.Space[Any]:
         return gym.spaces.Discrete(1 + len(EDIT_ORDER) * heads)

@@ -55,6 +55,7 @@ class HeadRankEnv(PlasticityEnv):
     """
 
     env_id = "plasticity/HeadRank-v0"
+    kind = "head_rank"
     default_share = (0.1, 0.6)
 
     def _action_space(self, heads: int) -> gym.spaces.Space[Any]:

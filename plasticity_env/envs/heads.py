@@ -69,6 +69,7 @@ class HeadsEnv(PlasticityEnv):
     """
 
     env_id = "plasticity/Heads-v0"
+    kind = "heads"
 
     def _action_space(self, heads: int) -> gym.spaces.Space[Any]:
         return gym.spaces.MultiDiscrete([len(EDITS)] * heads)

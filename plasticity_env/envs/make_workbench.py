@@ -6,18 +6,22 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.envs.settings import Settings
+from plasticity_env.envs.sharing import ALONE, Sharing
 from plasticity_env.envs.workbench import Workbench
-from plasticity_env.model.loading import LoadedModel, load_model
+from plasticity_env.model.loading import LoadedModel, check_tokenizer, load_model
 from plasticity_env.strategies.neuron_order import order_neurons
 
 
-def make_workbench(settings: Settings, loaded: LoadedModel | None, text: TextSplits | None) -> Workbench:
+def make_workbench(
+    settings: Settings, loaded: LoadedModel | None, text: TextSplits | None, sharing: Sharing = ALONE
+) -> Workbench:
     """Load what is not given, and put it onto a workbench.
 
     Args:
         settings: Of the environment.
         loaded: A model to use instead of ``settings.model_name``.
         text: Text to use instead of ``settings.dataset``.
+        sharing: How many masks it serves, and what these may take.
 
     Raises:
         InputError: Nothing of that name, or model, text and settings do not fit each other.
@@ -41,7 +45,8 @@ def make_workbench(settings: Settings, loaded: LoadedModel | None, text: TextSpl
         want_latency=find_reward(settings.reward).needs_latency,
         residual=settings.residual_signal,
         crossfit=settings.crossfit_signal,
-        prefix_bytes=0 if settings.train_steps else settings.prefix_mb * 2**20,
+        prefix_bytes=0 if settings.train_steps or sharing.masks > 1 else settings.prefix_mb * 2**20,
+        sharing=sharing,
     )
 
 
@@ -62,6 +67,8 @@ def load_model_and_text(
 
 
 def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> None:
+    if loaded.tokenizer is not None:  # a checkpoint may come without one, and its text with ids
+        check_tokenizer(loaded.tokenizer, loaded.model.model, loaded.name)
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
     if longest is not None and text.block_size > longest:
         raise InputError(f"max_length {text.block_size} exceeds the {longest} positions of {loaded.name!r}")

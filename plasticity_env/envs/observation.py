@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
+from plasticity_env.common.errors import InputError
 from plasticity_env.signals.measure import HeadSignals
 from plasticity_env.signals.slopes import KINDS, SCORES
 
@@ -110,7 +112,7 @@ NETWORK_HEAD_FEATURES = tuple(
 )
 NETWORK_GLOBAL_FEATURES = tuple(name for name in GLOBAL_FEATURES if name not in {"steps_left", "horizon", "flop_price"})
 
-Observation = dict[str, np.ndarray]
+EnvKind = Literal["heads", "head_edit", "head_rank"]
 _SIGNALS = tuple(name for name in HEAD_FEATURES if name in HeadSignals.__dataclass_fields__)  # the raw ones
 # columns whose z-score is of the log
 _LOGGED = (
@@ -134,6 +136,41 @@ _HEAD_INDEX = {name: index for index, name in enumerate(HEAD_FEATURES)}
 _GLOBAL_INDEX = {name: index for index, name in enumerate(GLOBAL_FEATURES)}
 _HEAD_BOUNDS = np.array(list(HEAD_FEATURES.values()), dtype=np.float32)
 _GLOBAL_BOUNDS = np.array(list(GLOBAL_FEATURES.values()), dtype=np.float32)
+
+
+class Observation(dict[str, np.ndarray]):
+    """``heads``, ``globals`` and ``action_mask``, with the kind of environment that shows them; else a dictionary like any other.
+
+    Args:
+        kind: Of the environment.
+        values: Arrays by name.
+    """
+
+    def __init__(self, kind: EnvKind, values: Mapping[str, np.ndarray]) -> None:
+        super().__init__(values)
+        self.kind = kind
+
+    def but(self, **values: np.ndarray) -> Observation:
+        """The same with other values."""
+        return Observation(self.kind, {**self, **values})
+
+    def row(self, index: int) -> Observation:
+        """What one environment of several shows."""
+        return Observation(self.kind, {name: values[index] for name, values in self.items()})
+
+
+def kind_of(observation: Mapping[str, np.ndarray]) -> EnvKind:
+    """The kind of environment that shows this.
+
+    Raises:
+        InputError: A plain dictionary, which does not say.
+    """
+    if not isinstance(observation, Observation):
+        raise InputError(
+            f"an observation must say its environment's kind, got a plain {type(observation).__name__}: hand over what the "
+            "environment returned, or Observation('heads', ...), 'head_edit' or 'head_rank' from plasticity_env.envs.observation"
+        )
+    return observation.kind
 
 
 @dataclass(frozen=True)

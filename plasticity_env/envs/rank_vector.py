@@ -23,6 +23,7 @@ class HeadRankVectorEnv(HeadsVectorEnv):
     ```
     """
 
+    kind = HeadRankEnv.kind
     default_share = HeadRankEnv.default_share
 
     def action_masks(self) -> np.ndarray:

@@ -36,12 +36,24 @@ def rank_edits(scores: Tensor, state: EpisodeState, task: Task) -> Tensor:
     due = round(due) if task.counts_units else due
     spent = 0.0 if task.revives else float(cost[~active].sum())
     order = scores.flatten().double().masked_fill(~candidates, torch.inf).argsort(stable=True)[: int(candidates.sum())]
+    spared = _spared(scores, candidates.view(task.shape), task).flatten()
+    order = order[~spared[order]]
     gone = torch.zeros_like(active)
     gone[order[spent + cost[order].cumsum(0) <= due + 1e-9]] = True
     edits = torch.full(active.shape, KEEP, dtype=torch.int64)
     edits[gone & active] = PRUNE
     edits[~gone & ~active & candidates] = REVIVE
     return edits.view(task.shape)
+
+
+def _spared(scores: Tensor, candidates: Tensor, task: Task) -> Tensor:
+    """(L, U) boolean: each layer's highest-scored heads, as many as must stay, so that what is due is taken from the others."""
+    least = task.settings.min_heads_per_layer
+    spared = torch.zeros(task.shape, dtype=torch.bool)
+    if least:
+        ranked = scores[:, : task.heads].double().masked_fill(~candidates[:, : task.heads], -torch.inf)
+        spared[:, : task.heads].scatter_(1, ranked.topk(least, 1).indices, True)
+    return spared
 
 
 def read_scores(action: Any, shape: tuple[int, ...]) -> Tensor:

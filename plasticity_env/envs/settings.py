@@ -30,40 +30,40 @@ class Settings:
     """All arguments of the environments; JSON-able, so that a run can be written down and repeated.
 
     Attributes:
-        model_name: Embedded name, Hugging Face folder or hub name, or GGUF file.
-        dataset: "shakespeare", a path, or a hub data set.
+        model_name: An embedded name, a Hugging Face folder or hub name, or a GGUF file.
+        dataset: Text: shakespeare, a path, or a hub data set.
         dataset_config: Configuration of a hub data set.
-        mode: "adaptive" or "compressed".
+        mode: adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent).
         reward: Name in the reward registry.
         flop_price: Price of a nat of log FLOPs: a number, or a range sampled log-uniformly at reset.
         flop_budget: Share of dense FLOPs to reach under the "budget" reward: a number, or a range sampled uniformly.
         pruned_share: HeadRank only: share of all heads (with units="heads+mlp": of the units' FLOPs) that is pruned when the
             horizon is over: a number, or a range sampled uniformly at reset.
         horizon: Decisions an episode.
-        train_steps: Fine-tuning steps between decisions; 0 freezes the model.
-        learning_rate: Of those steps.
-        train_streams: How many fixed streams of training text (with their control arms) resets draw from.
-        grow_warmup_steps: Training steps until a grown head's gate is 1.
-        growth_init: What a grown head starts from: "random", "copy" or "transfer" (see `plasticity_env.growth`).
-        repair: "none", "bias", "scale", "least_squares", "sequential", "sequential_mlp" or a control of these two,
-            "sequential_unweighted", "sequential_mlp_unweighted" (see `plasticity_env.repair`).
+        train_steps: Fine-tuning steps of the language model between decisions; 0 freezes it.
+        learning_rate: Learning rate of those steps.
+        train_streams: Fixed streams of training text, each with its control arm, that resets draw from.
+        grow_warmup_steps: Fine-tuning steps until a grown head's gate is 1.
+        growth_init: What a grown head starts from: random, copy or transfer (see `plasticity_env.growth`).
+        repair: How the units that stay make up for those that go: none, bias, scale, least_squares, sequential or
+            sequential_mlp; the controls of the last two end in _unweighted (see `plasticity_env.repair`).
         max_sparsity: Largest share of heads that may be pruned, in [0, 1].
         min_heads_per_layer: Fewest active heads of a layer.
-        units: What can be pruned: "heads", or "heads+mlp" for blocks of MLP neurons as well.
+        units: What can be pruned: heads, or heads+mlp for blocks of MLP neurons as well (shares are then of the units' FLOPs).
         mlp_blocks: Equal blocks into which each layer's neurons are cut, with units="heads+mlp".
-        neuron_order: In which order a layer's neurons are before they are cut, with units="heads+mlp": "stored" (as the model
-            has them), "token_fisher" or "kfac" (dearest first; see `plasticity_env.strategies.neuron_order`).
-        calibration_blocks: Blocks that score and repair, drawn at reset.
-        reward_blocks: Blocks that pay, drawn at reset.
+        neuron_order: Order of a layer's neurons before they are cut, with units="heads+mlp": stored (as the model has them),
+            token_fisher or kfac (most important first; see `plasticity_env.strategies.neuron_order`).
+        calibration_blocks: Blocks of text that score and repair, drawn at reset.
+        reward_blocks: Blocks of text that rewards are measured on, drawn at reset.
         batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
         max_length: Tokens a block.
-        obs_signal: Compute the OBS score, (H*D)^3 a layer and step.
-        residual_signal: Compute the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
-        crossfit_signal: Compute them cross-fitted as well (two more matrices a site); only with the residual scores.
+        obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
+        residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
+        crossfit_signal: Measure them cross-fitted as well (two more matrices a site); only with the residual scores.
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; 0 always runs whole forwards. The loss is the same. The vector environment
             has no use for it.
-        device: "cpu", "cuda", "cuda:0", ...
+        device: Device to run on: cpu, cuda, cuda:0, ...
     """
 
     model_name: str = "bard-gpt2-4x4"

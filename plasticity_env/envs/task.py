@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity_env.common.errors import InputError
 from plasticity_env.envs.edits import EditMasks, Limits, allowed_edits, resolve
 from plasticity_env.envs.episode import EpisodeState
 from plasticity_env.envs.observation import HeadState, global_vectors, head_tokens
 from plasticity_env.envs.rewards import Outcome, RewardRule, Terms, find_reward
-from plasticity_env.envs.settings import Settings
+from plasticity_env.envs.settings import Settings, bounds
 from plasticity_env.envs.workbench import Workbench
 from plasticity_env.model.modes import PruningMode
 
@@ -86,6 +87,43 @@ class Task:
     def pruned_share(self, active: Tensor) -> float:
         """Share of the units (or of their FLOPs) that an (L, U) mask prunes."""
         return float(self.unit_costs[~active].sum() / self.unit_costs.sum())
+
+    @cached_property
+    def barest(self) -> Tensor:
+        """(L, U) mask with as much pruned as the limits allow, the most expensive units first."""
+        active = torch.ones(self.shape, dtype=torch.bool)
+        kept = max(self.settings.min_heads_per_layer, 0)
+        prunable = active.clone()
+        prunable[:, :kept] = False
+        if not kept:
+            prunable[0, 0] = False  # one head of the model stays
+        order = self.unit_costs.masked_fill(~prunable, -1.0).flatten().argsort(descending=True, stable=True)
+        active.view(-1)[order[: min(int(prunable.sum()), self.limits(None).max_pruned)]] = False
+        return active
+
+    def check_targets(self, share: float | Sequence[float] | None, budget: float | Sequence[float] | None) -> None:
+        """Refuse targets that the limits let no episode reach.
+
+        Args:
+            share: Of the units to prune, a number or a range; None where the task has no such target.
+            budget: Share of the dense FLOPs to reach, read where the reward wants one.
+
+        Raises:
+            InputError: The end of a range that asks for most cannot be reached under `max_sparsity` and
+                `min_heads_per_layer`.
+        """
+        limits = f"max_sparsity {self.settings.max_sparsity!r} and min_heads_per_layer {self.settings.min_heads_per_layer} allow"
+        if share is not None and bounds(share)[1] > self.pruned_share(self.barest) + 1e-9:
+            raise InputError(
+                f"pruned_share {share!r} cannot be reached: {limits} at most {self.pruned_share(self.barest):.3f} of the "
+                "units to go; ask for less, or relax them"
+            )
+        least = self.flop_table.total(self.barest) / self.dense_flops
+        if budget is not None and self.rule.needs_budget and bounds(budget)[0] < least - 1e-9:
+            raise InputError(
+                f"flop_budget {budget!r} cannot be reached: {limits} no fewer than {least:.3f} of the dense FLOPs; ask for "
+                "more, relax them, or prune MLP blocks too (units='heads+mlp')"
+            )
 
     def limits(self, budget: float | Tensor | None) -> Limits:
         """What no sequence of edits may break, given the share of the dense FLOPs to reach ((n,) for n states)."""

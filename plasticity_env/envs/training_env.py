@@ -11,8 +11,9 @@ import torch
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.edits import EditMasks
 from plasticity_env.envs.episode import EpisodeState
+from plasticity_env.envs.measurement import Indices
 from plasticity_env.envs.settings import Settings
-from plasticity_env.envs.workbench import Indices, Workbench
+from plasticity_env.envs.workbench import Workbench
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.plastic_model import Snapshot
 from plasticity_env.training.stream import FineTuner, control_arm

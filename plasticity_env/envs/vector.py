@@ -15,12 +15,12 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
-from plasticity_env.envs.batched_bench import BatchedBench
 from plasticity_env.envs.edits import EDITS
 from plasticity_env.envs.episode import EpisodeState
 from plasticity_env.envs.make_workbench import make_workbench
-from plasticity_env.envs.observation import Observation, observation_space
+from plasticity_env.envs.observation import EnvKind, Observation, observation_space
 from plasticity_env.envs.settings import settings_for
+from plasticity_env.envs.sharing import Sharing
 from plasticity_env.envs.task import Task
 from plasticity_env.envs.vector_episodes import Episodes, Infos
 from plasticity_env.model.loading import LoadedModel
@@ -59,6 +59,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         InputError: Settings that environments in one batch cannot have.
     """
 
+    kind: ClassVar[EnvKind] = "heads"
     default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
 
     def __init__(
@@ -82,10 +83,12 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             )
         self._mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": RENDER_MODES, "render_fps": 2, "autoreset_mode": self._mode}
-        self.workbench = make_workbench(self.settings, loaded, text)
-        self.bench = BatchedBench(self.workbench, num_envs, tokens_per_pass, memory_share)
+        sharing = Sharing(num_envs, tokens_per_pass, memory_share)
+        self.workbench = make_workbench(self.settings, loaded, text, sharing)
+        self.workbench.model.requires_grad_(False)
         self._task = Task(self.settings, self.workbench)
-        self._episodes = Episodes(self._task, self.bench, num_envs, self._show_mask)
+        self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
+        self._episodes = Episodes(self._task, self.workbench, num_envs, self._show_mask)
         self._randoms: list[tuple[np.random.Generator, int]] = []
         self.head_slots = self._task.slots
         self.single_action_space = self._single_action_space()
@@ -205,8 +208,9 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     def _observations(self, index: int | None = None) -> Observation:
         view = self._episodes.view
-        found = {"heads": view.heads, "globals": view.globals, "action_mask": self._episodes.action_mask()}
-        return {name: values.copy() if index is None else values[index] for name, values in found.items()}
+        shown = {"heads": view.heads, "globals": view.globals, "action_mask": self._episodes.action_mask()}
+        found = Observation(self.kind, {name: values.copy() for name, values in shown.items()})
+        return found if index is None else found.row(index)
 
     def _final(self, done: np.ndarray) -> Infos:
         """What "SameStep" says of the episodes that ended."""

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.envs.batched_bench import BatchedBench, Request
 from plasticity_env.envs.episode import EpisodeState, draw_episode
+from plasticity_env.envs.measurement import Request
 from plasticity_env.envs.rewards import Terms
 from plasticity_env.envs.task import Task, View
+from plasticity_env.envs.workbench import Workbench
 
 Infos = dict[str, Any]
 
@@ -35,7 +36,7 @@ class Episodes:
     def __init__(
         self,
         task: Task,
-        bench: BatchedBench,
+        bench: Workbench,
         count: int,
         show_mask: Callable[[np.ndarray], np.ndarray] = lambda allowed: allowed.astype(np.int8),
     ) -> None:
@@ -69,8 +70,10 @@ class Episodes:
         Returns:
             (N,) rewards in nats; 0 for episodes that start or rest.
         """
-        text, settings = self._bench.workbench.text, self._task.settings
+        text, settings = self._bench.text, self._task.settings
         draws = {index: draw_episode(settings, text, random, options) for index, random in starting.items()}
+        for draw in draws.values():
+            self._task.check_targets(draw.share, draw.budget)
         masks = {}
         for index in going_on:
             assert edits is not None

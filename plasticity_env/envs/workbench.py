@@ -1,73 +1,42 @@
-"""A model, its texts, and a memo of what was measured: the part of an environment that forks may share."""
+"""A model, its texts, and a memo of what was measured: the part of an environment that forks may share.
+
+Masks are measured as a batch; a single environment asks for one. Two ways bring a mask to the forward. A bench of one environment
+lets the model itself carry the mask and its repair, so that what did not change since the last one is used again: repairs and
+projectors of layers, and the reward forward up to the first changed layer. A bench of many runs masks side by side over the dense
+weights; what a mask changes of them, its repair, exists for the length of a pass.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+import math
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.lru import Memo
 from plasticity_env.data.text import Split, TextSplits, some_blocks
+from plasticity_env.envs.measurement import Indices, Measurement, Request
+from plasticity_env.envs.sharing import ALONE, CPU_TOKENS, Sharing, texts_kept
+from plasticity_env.envs.site_solver import SiteSolver
 from plasticity_env.model.compact.timing import time_kept
 from plasticity_env.model.flops import CostTable, flop_table, parameter_table
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.model.prefix_reuse import PrefixCache
-from plasticity_env.repair import Statistics, find_repair, repair_in_order, repair_sites
-from plasticity_env.signals.measure import HeadSignals, gather, mean_loss, measure
-from plasticity_env.signals.residual import residual_projector
+from plasticity_env.repair.parallel import carry
+from plasticity_env.repair.registry import find_repair
+from plasticity_env.repair.sequential import repair_in_order
+from plasticity_env.signals.batched_model import Projection, projected
+from plasticity_env.signals.dense_moments import DenseMoments
+from plasticity_env.signals.measure import DIVERGED, mean_loss, measure_many, sequence_losses
+from plasticity_env.signals.moments import Moments
 from plasticity_env.signals.slopes import Projector
-
-V = TypeVar("V")
-Indices = tuple[int, ...]
-STATISTICS_BYTES = 2e9  # for moments of calibration texts, beyond those of one text and its halves
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a state of the model is worth: signals on the calibration batch, loss (and KL, and time) on the reward batch."""
-
-    signals: HeadSignals
-    loss: float
-    kl: float | None
-    time_kept: float | None = None
-
-
-class Memo(Generic[V]):
-    """A least-recently-used store that counts its hits."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity, self.hits, self.misses = capacity, 0, 0
-        self._values: OrderedDict[Hashable, V] = OrderedDict()
-
-    def get(self, key: Hashable) -> V | None:
-        if key in self._values:
-            self._values.move_to_end(key)
-            self.hits += 1
-            return self._values[key]
-        self.misses += 1
-        return None
-
-    def put(self, key: Hashable, value: V) -> V:
-        self._values[key] = value
-        if len(self._values) > self.capacity:
-            self._values.popitem(last=False)
-        return value
-
-    def clear(self) -> None:
-        self._values.clear()
-
-
-def texts_kept(model: PlasticModel, budget: float) -> int:
-    """How many texts' moments to remember: two texts and their halves (6), of a model where these take more bytes one (3)."""
-    gated = [site for site in model.sites if model.active[site.layer, site.columns].numel()]
-    size = 8.0 * sum(len(site.output_weight()) ** 2 for site in gated)
-    return 6 if 6 * size <= budget else 3
 
 
 class Workbench:
@@ -84,6 +53,7 @@ class Workbench:
         want_kl: Whether measurements include the KL divergence to the dense model.
         want_latency: Whether measurements include the time that is left of a forward when pruned units are removed.
         prefix_bytes: For hidden states that forwards on reward and test text may start from; see `PrefixCache`.
+        sharing: How many masks it serves, and what these may take.
     """
 
     def __init__(
@@ -99,6 +69,7 @@ class Workbench:
         crossfit: bool = False,
         want_latency: bool = False,
         prefix_bytes: float = 0.0,
+        sharing: Sharing = ALONE,
     ) -> None:
         self.model: PlasticModel = loaded.model
         self.tokenizer = loaded.tokenizer
@@ -110,46 +81,45 @@ class Workbench:
         self.parameter_table: CostTable = parameter_table(self.model)
         self.memo: Memo[Measurement] = Memo(8192)
         self.prefix = PrefixCache(self.model, prefix_bytes)
-        self._statistics: Memo[Statistics] = Memo(texts_kept(self.model, STATISTICS_BYTES))
         self._dense = self.model.snapshot(weights=True) if want_kl else None
         self._teachers: Memo[Tensor] = Memo(2)
         self._times: Memo[float] = Memo(8192)
         self._split_losses: Memo[float] = Memo(8192)
         self._repaired_for: Hashable = None
-        self._projectors: dict[tuple[str, int], tuple[Hashable, Projector]] = {}  # what each was made for
         self._way = find_repair(repair)
         self._parallel = self._way.method is not None and not self._way.sequential
+        # a sequential repair rewrites weights layer by layer, which masks in one batch cannot share: one after the other
+        self._carries = sharing.masks == 1 or self._way.sequential
+        self._moments = DenseMoments(self.model, texts_kept(self.model, sharing), packed=sharing.masks > 1)
+        method, crossfit = self._way.method if self._parallel else None, self.crossfit
+        self._solver = SiteSolver(self.model, method, crossfit, self._moments)
+        on_cpu = self.model.device.type == "cpu"
+        self._tokens = CPU_TOKENS if sharing.tokens_per_pass is None and on_cpu else sharing.tokens_per_pass
 
     def blocks(self, split: Split, indices: Indices) -> Tensor:
         """(B, T) token ids of some blocks of a split."""
         return self.text.blocks(split)[list(indices)]
 
-    def measure(self, active: Tensor, calibration: Indices, reward: Indices) -> Measurement:
-        """Measure a mask; afterwards the model carries it (and its repair, see `install`, unless the memo knew the answer).
+    def measure(self, requests: Sequence[Request]) -> list[Measurement]:
+        """Measure masks, each on its own blocks; what the memo knows is not measured again.
 
         Args:
-            active: (L, H) boolean.
-            calibration: Blocks that score and repair.
-            reward: Blocks that pay.
+            requests: Afterwards the model of a bench of one carries the last mask (and its repair, see `install`, unless the
+                memo knew the answer); that of a bench of many is as it was.
         """
-        teacher = self.teacher(reward) if self.want_kl else None
-        self.model.set_active(active)
-        key = self.key(active, self.model.gates, calibration, reward)
-        known = self.memo.get(key)
-        if known is not None:
-            return known
-        self._install_repair(calibration)
-        signals = self._signals(calibration)
-        rewards = self.blocks("reward", reward)
-        if teacher is not None:
-            loss, kl = self._loss_and_kl(teacher, rewards, reward)
-        else:
-            loss, kl = mean_loss(self.model, rewards, self.batch_size, self.prefix, ("reward", reward)), None
-        return self.memo.put(key, Measurement(replace(signals, statistics=None), loss, kl, self.time_kept(active)))
+        keys = [self.key(each.active, each.calibration, each.reward) for each in requests]
+        found = {key: self.memo.get(key) for key in keys}
+        missing = {key: each for key, each in zip(keys, requests, strict=True) if found[key] is None}
+        for lot in self._lots(missing):
+            for key, measurement in zip(lot, self._measure([missing[key] for key in lot]), strict=True):
+                found[key] = self.memo.put(key, measurement)
+        if self._carries and requests:
+            self.model.set_active(requests[-1].active)
+        return [found[key] for key in keys]  # type: ignore[misc]
 
-    def key(self, active: Tensor, gates: Tensor, calibration: Indices, reward: Indices) -> tuple[Hashable, ...]:
-        """Under what the memo knows a mask: everything that its measurement depends on."""
-        version = self.model.weight_version
+    def key(self, active: Tensor, calibration: Indices, reward: Indices) -> tuple[Hashable, ...]:
+        """Under what the memo knows an (L, U) mask: everything that its measurement depends on."""
+        gates, version = active * self.model.scale, self.model.weight_version
         return calibration, reward, gates.numpy().tobytes(), active.numpy().tobytes(), version, self.repair
 
     @torch.no_grad()
@@ -186,8 +156,8 @@ class Workbench:
 
     def install(self, active: Tensor, calibration: Indices) -> None:
         """Put a mask and its repair onto the model without measuring it."""
-        self.model.set_active(active)
-        self._install_repair(calibration)
+        assert self._carries
+        self._repair(active[None], [calibration], self.blocks("calibration", calibration)[None], scores=False)
 
     def split_loss(
         self,
@@ -232,7 +202,7 @@ class Workbench:
             reward: Blocks that pay.
         """
         self.model.set_active(active)
-        key = self.key(active, self.model.gates, calibration, reward)
+        key = self.key(active, calibration, reward)
         measured = self.memo.get(key)
         known = self._split_losses.get(key) if measured is None else measured.loss
         if known is not None:
@@ -256,7 +226,7 @@ class Workbench:
         self.forget()
         self._teachers.clear()
         self._split_losses.clear()
-        self._projectors.clear()
+        self._solver.forget()
         self._repaired_for = None
 
     def forget(self) -> None:
@@ -264,119 +234,146 @@ class Workbench:
         self.memo.clear()
         self._split_losses.clear()
         self.prefix.clear()
-        self._statistics.clear()
+        self.keep_only(())
 
-    def _signals(self, calibration: Indices) -> HeadSignals:
-        statistics = self.model.state.gates is None and self._parallel and not self.residual
-        projectors = self._residual_projectors("all", calibration) if self.residual else None
-        crossfit = None
-        if halves := self.halves(calibration):
-            crossfit = self._residual_projectors("second", halves[1]), self._residual_projectors("first", halves[0])
-        signals = measure(
+    def keep_only(self, calibrations: Collection[Indices]) -> None:
+        """Forget the moments of all other calibration texts."""
+        self._solver.keep_only(calibrations)
+
+    # -- a lot of masks ------------------------------------------------------------------------------------------------
+
+    def _lots(self, requests: Mapping[Hashable, Request]) -> Iterator[list[Hashable]]:
+        """What is measured side by side: equally many blocks, moments known or not, and no more tokens than a pass holds."""
+        alike: dict[Hashable, list[Hashable]] = defaultdict(list)
+        for key, request in requests.items():
+            blocks = request.calibration, request.reward
+            alike[len(blocks[0]), len(blocks[1]), self._solver.knows(blocks[0])].append(key)
+        for keys in alike.values():
+            tokens = len(requests[keys[0]].calibration) * self.text.block_size
+            size = 1 if self._carries else len(keys) if self._tokens is None else max(1, self._tokens // tokens)
+            yield from (keys[start : start + size] for start in range(0, len(keys), size))
+
+    def _measure(self, requests: Sequence[Request]) -> list[Measurement]:
+        teacher = self.teacher(requests[0].reward) if self.want_kl and self._carries else None
+        active = torch.stack([request.active for request in requests])  # (n, L, U)
+        calibrations = [request.calibration for request in requests]
+        ids = torch.stack([self.blocks("calibration", each) for each in calibrations])  # (n, B, T)
+        projections, projectors = self._repair(active, calibrations, ids, self.residual)
+        gates = self.model.gates[None] if self._carries else active.float()
+        dense = bool((gates == 1).all())
+        signals = measure_many(
             self.model,
-            self.blocks("calibration", calibration),
-            batch_size=self.batch_size,
+            ids,
+            gates,
+            projections=projections,
+            batch_size=self._sequences(len(requests)),
             obs=self.obs,
-            statistics=statistics,
-            projectors=projectors,
-            crossfit=crossfit,
+            statistics=dense and self._parallel and not self.residual,  # repair then needs no forward of its own
+            projectors=projectors[0] if projectors else None,
+            crossfit=(projectors[2], projectors[1]) if len(projectors) > 1 else None,
         )
-        if statistics:  # the dense stream was measured: repair needs no pass of its own
-            assert signals.statistics is not None
-            self._statistics.put((calibration, self.model.weight_version), signals.statistics)
-        return signals
+        for calibration, seen in zip(calibrations, signals, strict=True):
+            if seen.statistics is not None:
+                sites, device = seen.statistics.sites.items(), self.model.device
+                there = {site: Moments(of.gram[None].to(device), of.mean[None].to(device)) for site, of in sites}
+                self._moments.put([calibration], there)
+        losses, kls = self._pay(requests, active, projections, teacher)
+        return [
+            Measurement(replace(seen, statistics=None), loss, kl, self.time_kept(request.active))
+            for request, seen, loss, kl in zip(requests, signals, losses, kls, strict=True)
+        ]
 
-    def halves(self, calibration: Indices) -> tuple[Indices, Indices] | None:
-        """The calibration blocks cut in two for the cross-fitted scores; None where these are not wanted.
+    def _sequences(self, masks: int) -> int:
+        """Sequences of each of so many masks in one pass."""
+        if self._carries:
+            return self.batch_size
+        return 1 << 30 if self._tokens is None else max(1, self._tokens // (masks * self.text.block_size))
 
-        Of a single block both halves are that block: what it teaches is all there is.
-        """
-        if not self.crossfit:
-            return None
-        middle = len(calibration) // 2
-        return calibration[:middle] or calibration, calibration[middle:]
-
-    def _dense_statistics(self, calibration: Indices) -> Statistics:
-        """Moments of the dense stream on calibration blocks: one forward, then remembered."""
-        key = (calibration, self.model.weight_version)
-        known = self._statistics.get(key)
-        if known is not None:
-            return known
-        halves = self.halves(calibration)
-        if halves and len(calibration) > 1:  # each block is read once
-            parts = [self._gathered(half) for half in halves]
-            return self._statistics.put(key, Statistics.pooled(parts))
-        return self._gathered(calibration)
-
-    def _gathered(self, calibration: Indices) -> Statistics:
-        key = (calibration, self.model.weight_version)
-        known = self._statistics.get(key)
-        if known is not None:
-            return known
-        with self.model.dense():
-            found = gather(self.model, self.blocks("calibration", calibration), self.batch_size)
-        return self._statistics.put(key, found)
-
-    def _residual_projectors(self, part: str, calibration: Indices) -> dict[int, Projector]:
-        """One a site for the present mask; only sites whose units changed are solved anew.
+    def _repair(
+        self, active: Tensor, calibrations: Sequence[Indices], ids: Tensor, scores: bool
+    ) -> tuple[dict[int, Projection], list[dict[int, Projector]]]:
+        """Put a mask and its repair onto the model that carries it, or find those of n masks that lie side by side.
 
         Args:
-            part: Of the calibration blocks; what was solved for it last is kept.
-            calibration: The blocks of this part.
-        """
-        active = self.model.active
-        dense = self._dense_statistics(calibration) if part == "all" else self._gathered(calibration)
-        for index, moments in dense.sites.items():
-            site = self.model.sites[index]
-            kept = site.kept_inputs(active)
-            key = (calibration, self.model.weight_version, kept.numpy().tobytes())
-            if self._projectors.get((part, index), (None,))[0] != key:
-                found = residual_projector(moments.gram, kept, site.unit_width)
-                self._projectors[part, index] = key, found.to(self.model.device)
-        return {index: self._projectors[part, index][1] for index in dense.sites}
+            active: (n, L, U).
+            calibrations, ids: Calibration blocks of each, and their (n, B, T) tokens.
+            scores: Whether residual scores want projectors.
 
-    def _install_repair(self, calibration: Indices) -> None:
-        if self._way.method is None:
-            return
-        key: Hashable = (calibration, self.model.weight_version)
+        Returns:
+            Repairs of masks that lie side by side, by site, and projectors as `SiteSolver.solve` returns them.
+        """
+        if self._carries:
+            self.model.set_active(active[0])
         if self._way.sequential:
-            self._install_in_order((key, self.model.gates.numpy().tobytes()), calibration)
-            return
-        if self.model.state.gates is None:
-            return  # whatever a site carried went when its units came back
-        if key != self._repaired_for:
+            self._repair_in_order(calibrations[0], ids[0])
+        repairs = self._parallel and not bool(active.all())  # else what a site carried went when its units came back
+        if not repairs and not scores:
+            return {}, []
+        key = (*calibrations, self.model.weight_version)
+        if self._carries and repairs and key != self._repaired_for:
             self.model.undo_repair()
             self._repaired_for = key
-        statistics = self._dense_statistics(calibration)
-        done = set(self.model.repaired_sites)
-        repair_sites(self.model, self._way.method, statistics, [site for site in statistics.sites if site not in done])
+        done = self.model.repaired_sites
+        projections, projectors = self._solver.solve(active, calibrations, ids, self._sequences(len(ids)), scores, done)
+        if not self._carries:
+            return projections, projectors
+        for site, projection in projections.items():
+            carry(self.model, site, projection)
+        return {}, projectors
 
-    def _install_in_order(self, key: Hashable, calibration: Indices) -> None:
+    def _repair_in_order(self, calibration: Indices, ids: Tensor) -> None:
         """A sequential repair is one whole: made anew unless every site still carries what it left there."""
+        key = calibration, self.model.weight_version, self.model.gates.numpy().tobytes()
         if (key, self._carried()) == self._repaired_for:
             return
         self._repaired_for = None
-        ids = self.blocks("calibration", calibration)
         repair_in_order(self.model, ids, mlp=self._way.mlp, weighted=self._way.weighted, batch_size=self.batch_size)
         self._repaired_for = key, self._carried()
 
     def _carried(self) -> frozenset[int]:
         return frozenset(repair.serial for repair in self.model.repairs.values())
 
+    # -- the reward batch ----------------------------------------------------------------------------------------------
+
     @torch.no_grad()
-    def _loss_and_kl(self, teacher: Tensor, ids: Tensor, reward: Indices) -> tuple[float, float]:
-        losses, divergences = [], []
-        pairs = list(zip(ids.split(self.batch_size), teacher.split(self.batch_size), strict=True))
-        for number, (chunk, reference) in enumerate(pairs):
-            with self.prefix.resumed((("reward", reward), number), len(pairs)):
-                log_probs = self.log_probs(chunk)
-            targets = chunk[:, 1:, None].to(log_probs.device)
-            losses.append(-log_probs.gather(-1, targets).double().mean((1, 2)))
-            reference = reference.to(log_probs.device)
-            divergences.append(
-                F.kl_div(log_probs, reference, reduction="none", log_target=True).sum(-1).double().mean(1)
-            )
-        return float(torch.cat(losses).mean()), float(torch.cat(divergences).mean())
+    def _pay(
+        self, requests: Sequence[Request], active: Tensor, projections: dict[int, Projection], teacher: Tensor | None
+    ) -> tuple[list[float], list[float | None]]:
+        """Mean loss of each request on its reward blocks, and the KL divergence to the dense model where it is wanted."""
+        ids = torch.stack([self.blocks("reward", request.reward) for request in requests])  # (n, b, T)
+        chunks = ids.split(self._sequences(len(requests)), 1)
+        losses, divergences, read = [], [], 0
+        for number, chunk in enumerate(chunks):
+            rows = chunk.flatten(0, 1).to(self.model.device)
+            with (
+                self._side_by_side(active, projections, chunk.shape[1]),
+                self.prefix.resumed((("reward", requests[0].reward), number), len(chunks)),
+            ):
+                if not self.want_kl:
+                    loss = sequence_losses(self.model, rows)
+                else:
+                    log_probs = self.log_probs(rows)
+                    loss = -log_probs.gather(-1, rows[:, 1:, None]).double().mean((1, 2))
+            losses.append(loss.double().unflatten(0, chunk.shape[:2]))
+            if self.want_kl:
+                seen = slice(read, read := read + chunk.shape[1])
+                reference = self.log_probs(rows) if teacher is None else teacher[seen].to(rows.device)
+                apart = F.kl_div(log_probs, reference, reduction="none", log_target=True).sum(-1).double().mean(1)
+                divergences.append(apart.unflatten(0, chunk.shape[:2]))
+        found: list[float] = torch.cat(losses, 1).mean(1).tolist()
+        if not all(math.isfinite(loss) for loss in found):
+            raise InputError(DIVERGED)
+        return found, torch.cat(divergences, 1).mean(1).tolist() if divergences else [None] * len(found)
+
+    @contextmanager
+    def _side_by_side(self, active: Tensor, projections: dict[int, Projection], each: int) -> Iterator[None]:
+        """Gates and repairs of n masks for a batch of ``each`` sequences a mask, unless the model itself carries its mask."""
+        if self._carries:
+            yield
+            return
+        gates = None if bool(active.all()) else active.float().to(self.model.device).repeat_interleave(each, 0)
+        with self.model.using(gates), projected(self.model, projections):
+            yield
 
     def log_probs(self, ids: Tensor) -> Tensor:
         """(B, T - 1, V) next-token log-probabilities of the model as it is, for (B, T) token ids."""

@@ -42,11 +42,13 @@ class GateState:
             U units a layer are H heads, then MLP blocks.
         recorder: Set for the length of one measuring pass.
         replaced: A newer `PlasticModel` was put around the same model; this state reaches its layers no longer.
+        heard: Where a set, names of the further arguments that attention modules hand over are added to it.
     """
 
     gates: Tensor | None = None
     recorder: Recorder | None = None
     replaced: bool = False
+    heard: set[str] | None = None
 
 
 @dataclass
@@ -83,6 +85,8 @@ def plastic_attention(
     """
     link: LayerGate | None = getattr(module, "plastic", None)
     recorder = link.state.recorder if link is not None else None
+    if link is not None and link.state.heard is not None:
+        link.state.heard |= {name for name, value in kwargs.items() if value is not None}
     if link is not None and recorder is not None:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         out = recorder.attend(link.layer, query, key, value, attention_mask, scale)

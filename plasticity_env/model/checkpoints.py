@@ -19,12 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
 
+from plasticity_env.common.digests import check_manifest, load_archive, plain_name, write_manifest
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import new_folder, replace_file, write_text
 from plasticity_env.model.applied_repairs import OutputRepair
-from plasticity_env.model.loading import LoadedModel, check_device, without_bars
+from plasticity_env.model.guards import masked_weights
+from plasticity_env.model.loading import LOADING, LoadedModel, check_device, read_tokenizer, without_bars
 from plasticity_env.model.plastic_model import PlasticModel, Snapshot
 
 FORMAT = 1
@@ -136,6 +138,7 @@ def save_plastic(
         if training is not None:
             torch.save(training, folder / TRAINING)
         write_text(folder / DESCRIPTION, json.dumps(contents.description))
+        write_manifest(folder, "*.safetensors", "*.safetensors.index.json", "config.json", DESCRIPTION, TRAINING)
 
 
 def load_plastic(path: str | Path, *, name: str | None = None, device: str | torch.device = "cpu") -> LoadedModel:
@@ -187,13 +190,12 @@ def _contents(model: PlasticModel, name: str | None, tokenizer: bool) -> _Conten
         aside |= {f"repair.{site}.{part}": t for part in _PARTS if (t := getattr(repair, part)) is not None}
     for (layer, index, kind), tensors in snapshot.saved.items():
         aside |= {f"saved.{kind}.{layer}.{index}.{position}": t for position, t in enumerate(tensors)}
-    weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    weights = masked_weights(model.model)
     names = {id(parameter): key for key, parameter in model.model.named_parameters()}
     gates = model.gates
     for layer, unit in (gates != 1).nonzero().tolist():
         rows = model.pieces(layer, unit, "unit")[-1]  # the output rows
         aside[f"rows.{layer}.{unit}"] = rows.data.clone()
-        rows.narrow(weights[names[id(rows.parameter)]]).mul_(float(gates[layer, unit]))
     for site in _first_biases(snapshot.repairs):  # a name that the stock configuration does not know
         key = names[id(model.sites[site].output.bias)]
         aside[f"bias.{key}"] = weights.pop(key)
@@ -212,13 +214,29 @@ def _contents(model: PlasticModel, name: str | None, tokenizer: bool) -> _Conten
     return _Contents(description, weights, aside)
 
 
+def _read_gates(said: dict[str, Any], model: PlasticModel) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask, scales and warm-ups of a description.
+
+    Raises:
+        InputError: They are not of the model's shape, or say what no model can be in.
+    """
+    active, scale, warmup = torch.tensor(said["active"]), torch.tensor(said["scale"]), torch.tensor(said["warmup"])
+    if tuple(active.shape) != model.shape or scale.shape != active.shape or warmup.shape != (2, *active.shape):
+        raise InputError(f"its mask is {tuple(active.shape)}, its model {model.shape}")
+    if not bool(((active == 0) | (active == 1)).all()) or not bool(active[:, : model.heads].any()):
+        raise InputError("its mask must hold zeros and ones, with one active head at least")
+    if not bool(((scale > 0) & (scale <= 1)).all()):
+        raise InputError("its scales must lie above 0 and at most at 1")
+    if not bool(torch.isfinite(warmup).all() and (warmup[0] >= 0).all() and (warmup[0] <= warmup[1]).all()):
+        raise InputError("its warm-ups must be finite, taken steps at most the steps in total")
+    return active.bool(), scale, warmup.float()
+
+
 def _restore(hf_model: Any, contents: _Contents) -> PlasticModel:
     """Wrap a stock model that holds the checkpoint's weights, and bring everything else back."""
     said, aside = contents.description, contents.aside
     model = PlasticModel(hf_model.eval(), said["mode"], said["mlp_blocks"])
-    active = torch.tensor(said["active"]).bool()
-    if tuple(active.shape) != model.shape:
-        raise InputError(f"its mask is {tuple(active.shape)}, its model {model.shape}")
+    active, scale, warmup = _read_gates(said, model)
     version = model.weight_version
     model.weights_changed()
     weights = {key: value.detach().clone() for key, value in hf_model.state_dict().items()}
@@ -242,8 +260,8 @@ def _restore(hf_model: Any, contents: _Contents) -> PlasticModel:
     model.restore(
         Snapshot(
             active=active,
-            scale=torch.tensor(said["scale"]),
-            warmup=torch.tensor(said["warmup"]),
+            scale=scale,
+            warmup=warmup,
             saved={key: [tensors[i] for i in range(len(tensors))] for key, tensors in saved.items()},
             repairs={
                 site: OutputRepair(
@@ -261,27 +279,28 @@ def _restore(hf_model: Any, contents: _Contents) -> PlasticModel:
 
 
 def _read_folder(path: Path) -> Checkpoint:
+    check_manifest(path)
     description = _checked(json.loads((path / DESCRIPTION).read_text(encoding="utf-8")))
     aside = load_file(path / TENSORS)
-    with without_bars():
-        hf_model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
-        tokenizer: Any = AutoTokenizer.from_pretrained(path) if description["tokenizer"] else None
+    with without_bars(), LOADING:
+        hf_model = AutoModelForCausalLM.from_pretrained(path, dtype="auto", trust_remote_code=False)
+        tokenizer: Any = read_tokenizer(path) if description["tokenizer"] else None
     loaded = LoadedModel(_restore(hf_model, _Contents(description, {}, aside)), tokenizer, description["name"])
     there = (path / TRAINING).exists()
-    training = torch.load(path / TRAINING, weights_only=True, map_location="cpu") if there else None
+    training = load_archive(path / TRAINING) if there else None
     return Checkpoint(loaded, dict(description.get("notes", {})), training)
 
 
 def _read_file(path: Path) -> Checkpoint:
-    whole = torch.load(path, weights_only=True, map_location="cpu")
+    whole = load_archive(path)
     if not isinstance(whole, dict):
         raise InputError(f"it holds a {type(whole).__name__}")
     description = _checked(whole["plastic"])
     with tempfile.TemporaryDirectory() as folder:
         for file, content in whole["files"].items():
-            (Path(folder) / Path(file).name).write_bytes(content.numpy().tobytes())
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder) if description["tokenizer"] else None
+            (Path(folder) / plain_name(file)).write_bytes(content.numpy().tobytes())
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer: Any = read_tokenizer(folder) if description["tokenizer"] else None
         generation = GenerationConfig.from_pretrained(folder)
     hf_model = AutoModelForCausalLM.from_config(config, dtype=next(iter(whole["weights"].values())).dtype)
     hf_model.generation_config = generation

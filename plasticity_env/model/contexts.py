@@ -1,17 +1,39 @@
-"""A model as it is for measuring: in evaluation mode, nothing of it learning."""
+"""A model as it is for measuring: in evaluation mode, nothing of it learning, in plain arithmetic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
-from plasticity_env.model.plastic_model import PlasticModel
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
-def frozen(model: PlasticModel) -> Iterator[None]:
+def plain_mode() -> Iterator[None]:
+    """Plain arithmetic whatever torch mode the caller is in: no autocast, no inference mode, gradients where asked for."""
+    off = [torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda")]
+    with torch.inference_mode(False), off[0], off[1], torch.enable_grad():
+        yield
+
+
+def in_plain_mode(function: F) -> F:
+    """The same function, run in `plain_mode`."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with plain_mode():
+            return function(*args, **kwargs)
+
+    return run  # type: ignore[return-value]
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradient for any parameter, so that backward computes none; put back afterwards."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with evaluating(model):

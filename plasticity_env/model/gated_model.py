@@ -17,7 +17,10 @@ from transformers import PreTrainedModel
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
+from plasticity_env.model.contexts import evaluating, plain_mode
+from plasticity_env.model.guards import MaskedSaver, refuse_other_attention
 from plasticity_env.model.layouts import AttentionBlock, MlpBlock, Site, attention_blocks, cut_mlps
+from plasticity_env.model.proof import probe_ids, probe_logits, prove_gates, refuse_meta, refuse_own_attention
 
 
 class GatedModel(nn.Module):
@@ -26,22 +29,25 @@ class GatedModel(nn.Module):
     Args:
         model: A causal LM of a registered architecture; it is edited in place.
         mlp_blocks: Equal blocks into which each layer's MLP neurons are cut; 0 leaves heads as the only units.
+        prove: Hold the wrapped model against the stock one on a probe of 64 random ids (see `plasticity_env.model.proof`).
 
     Raises:
         InputError: As `PlasticModel`; the model is left untouched.
     """
 
-    def __init__(self, model: nn.Module, mlp_blocks: int = 0) -> None:
+    def __init__(self, model: nn.Module, mlp_blocks: int = 0, prove: bool = True) -> None:
         super().__init__()
         blocks = attention_blocks(model)
         mlps = cut_mlps(model, blocks[0].heads, mlp_blocks)
-        earlier = [block.module.plastic.state for block in blocks if hasattr(block.module, "plastic")]  # type: ignore[union-attr]
-        if any(state.gates is not None for state in earlier):  # type: ignore[union-attr]
+        self._earlier: list[LayerGate | None] = [getattr(block.module, "plastic", None) for block in blocks]
+        if any(link is not None and link.state.gates is not None for link in self._earlier):
             raise InputError(
                 f"this {type(model).__name__} is pruned through a PlasticModel around it: hand that one over instead"
             )
-        for state in earlier:
-            state.replaced = True  # type: ignore[union-attr]
+        refuse_meta(model)
+        refuse_own_attention(model)
+        with evaluating(model), plain_mode():
+            stock = probe_logits(model, probe_ids(model)) if prove else None
         self.model = model
         self.training = model.training
         self.blocks: list[AttentionBlock] = blocks
@@ -49,12 +55,14 @@ class GatedModel(nn.Module):
         self.sites: list[Site] = [site for pair in zip(blocks, mlps, strict=True) for site in pair]
         self.mlp_blocks = mlp_blocks
         self._state = GateState()
-        for layer, block in enumerate(blocks):
-            block.module.plastic = LayerGate(self._state, layer, block.heads)  # type: ignore[assignment]
-        if mlp_blocks:
-            for mlp in mlps:
-                mlp.output.register_forward_pre_hook(MlpGate(LayerGate(self._state, mlp.layer, blocks[0].heads)))
-        model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
+        self._hang()
+        if stock is not None:
+            try:
+                with evaluating(model), plain_mode():
+                    prove_gates(model, self._state, self.sites, self.shape, stock)
+            except BaseException:
+                self.let_go()
+                raise
         self._active = torch.ones(self.shape, dtype=torch.bool)
         self._scale = torch.ones(self.shape)
         self._warmup = torch.zeros(2, *self.shape)  # steps taken, steps in total
@@ -62,6 +70,39 @@ class GatedModel(nn.Module):
         self.skip_flops = 0.0
 
     # -- a causal LM as before -----------------------------------------------------------------------------------
+
+    def _hang(self) -> None:
+        """Put links, gates and guards onto the model."""
+        self._handles, self._stock_attention = [], self.model.config._attn_implementation  # type: ignore[union-attr]
+        for link in self._earlier:
+            if link is not None:
+                link.state.replaced = True
+        for layer, block in enumerate(self.blocks):
+            block.module.plastic = LayerGate(self._state, layer, block.heads)  # type: ignore[assignment]
+            self._handles.append(block.module.register_forward_pre_hook(refuse_other_attention))
+        for mlp in self.mlps if self.mlp_blocks else ():
+            gate = MlpGate(LayerGate(self._state, mlp.layer, self.heads))
+            self._handles.append(mlp.output.register_forward_pre_hook(gate))
+        self.model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
+        self.model.save_pretrained = MaskedSaver(self.model)  # type: ignore[assignment]
+
+    def let_go(self) -> None:
+        """Take everything off the model that wrapping hung on it: it is as it was, an earlier wrapper's links included.
+
+        Its weights stay as edits left them. This wrapper cannot be used any more.
+        """
+        for handle in self._handles:
+            handle.remove()
+        for block, link in zip(self.blocks, self._earlier, strict=True):
+            del block.module.plastic
+            if link is not None:
+                link.state.replaced = False
+                block.module.plastic = link  # type: ignore[assignment]
+        if not any(self._earlier):
+            del self.model.save_pretrained
+        if self._stock_attention != IMPLEMENTATION:
+            self.model.set_attn_implementation(self._stock_attention)  # type: ignore[operator]
+        self._state.replaced = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped model's forward, gates applied."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from transformers.pytorch_utils import Conv1D
 from plasticity_env.common.errors import InputError
 
 Split = Literal["separate", "fused", "interleaved"]
+SiteKind = Literal["attention", "mlp"]
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # types of weights that can be cut and repaired
 
 
 @dataclass(frozen=True)
@@ -143,17 +145,25 @@ class Site:
     """A projection that reads units and writes to the residual stream: what a repair may change.
 
     Attributes:
+        kind: Whose output it is; each layer has one of each, the attention's first.
         output: The projection (``nn.Linear`` or GPT-2's ``Conv1D``).
         layer: Which layer it belongs to.
         columns: The units that it reads, as columns of an (L, U) mask; empty where its units are not gated.
         unit_width: Inputs of one unit.
     """
 
+    kind: ClassVar[SiteKind]
     layout: Layout
     output: nn.Module
     layer: int
     columns: slice
     unit_width: int
+
+    @property
+    def index(self) -> int:
+        """Its place in ``PlasticModel.sites``, by which moments, projectors and repairs are kept."""
+        kinds = get_args(SiteKind)
+        return len(kinds) * self.layer + kinds.index(self.kind)
 
     def output_slice(self, unit: int) -> HeadSlice:
         """Input rows of the output projection that read this unit."""
@@ -170,12 +180,16 @@ class Site:
         """Whether a norm stands between the projection and the residual stream."""
         return self.layout.post_norm
 
+    @property
+    def gated(self) -> bool:
+        """Whether what it reads are units of the mask."""
+        return self.columns.start < self.columns.stop
+
     def kept_inputs(self, active: Tensor) -> Tensor:
-        """(inputs,) boolean, True for inputs of active units, from an (L, U) mask; all True where no unit is gated."""
-        units = active[self.layer, self.columns]
-        if not len(units):
-            return torch.ones(_in_features(self.output), dtype=torch.bool)
-        return units.repeat_interleave(self.unit_width)
+        """(..., inputs) boolean, True for inputs of active units, from (..., L, U) masks; all True where no unit is gated."""
+        if not self.gated:
+            return torch.ones(*active.shape[:-2], _in_features(self.output), dtype=torch.bool)
+        return active[..., self.layer, self.columns].repeat_interleave(self.unit_width, -1)
 
 
 class AttentionBlock(Site):
@@ -187,6 +201,8 @@ class AttentionBlock(Site):
         heads, kv_heads, head_dim: Sizes; query head ``h`` reads KV group ``h // (heads // kv_heads)``.
     """
 
+    kind = "attention"
+
     def __init__(self, module: nn.Module, layout: Layout, layer: int = 0) -> None:
         self.module = module
         self.layout = layout
@@ -196,10 +212,24 @@ class AttentionBlock(Site):
         self.unit_width = self.head_dim
         self.heads = _in_features(self.output) // self.head_dim
         self.columns = slice(0, self.heads)
-        if layout.split == "separate":
-            self.kv_heads = _out_features(getattr(module, layout.projections[1])) // self.head_dim
-        else:
-            self.kv_heads = self.heads
+        self.kv_heads = self._count_groups()
+        if not self.kv_heads or self.heads % self.kv_heads:
+            raise InputError(
+                f"the layout does not fit {type(module).__name__}: {self.heads} query heads of width {self.head_dim} and "
+                f"{self.kv_heads} key heads; a fused projection whose groups interleave has no layout yet"
+            )
+
+    def _count_groups(self) -> int:
+        """KV groups, from the rows of the projections; 0 where these do not fit the layout."""
+        names, query_rows = self.layout.projections, self.heads * self.head_dim
+        rows = [_out_features(getattr(self.module, name)) for name in names]
+        if self.layout.split == "separate":
+            fits = rows[0] == query_rows and rows[1] == rows[2] and rows[1] % self.head_dim == 0
+            return rows[1] // self.head_dim if fits else 0
+        both = rows[0] - query_rows  # keys and values
+        fits = both > 0 and both % (2 * self.head_dim) == 0
+        groups = both // (2 * self.head_dim) if fits else 0
+        return groups if self.layout.split == "fused" or groups == self.heads else 0
 
     @property
     def group_size(self) -> int:
@@ -218,8 +248,8 @@ class AttentionBlock(Site):
         if self.layout.split == "separate":
             return self._rows(names[1], group * d) + self._rows(names[2], group * d)
         if self.layout.split == "fused":
-            width = self.heads * d
-            return self._rows(names[0], width + group * d) + self._rows(names[0], 2 * width + group * d)
+            keys, values = self.heads * d, (self.heads + self.kv_heads) * d  # where they begin
+            return self._rows(names[0], keys + group * d) + self._rows(names[0], values + group * d)
         return self._rows(names[0], 3 * group * d + d) + self._rows(names[0], 3 * group * d + 2 * d)
 
     def projections(self) -> Iterator[nn.Module]:
@@ -249,11 +279,25 @@ class MlpBlock(Site):
         InputError: The neurons cannot be cut into so many equal blocks.
     """
 
+    kind = "mlp"
+
     def __init__(self, module: nn.Module, layout: Layout, layer: int, heads: int, count: int) -> None:
         self.module, self.layout, self.layer, self.count = module, layout, layer, count
+        missing = [name for name in (*layout.mlp_inputs, layout.mlp_output) if not hasattr(module, name)]
+        if missing:
+            raise InputError(
+                f"the layout does not fit {type(module).__name__}, which has no {missing[0]!r}: a mixture of experts has none "
+                "yet; name the MLP's projections with Layout(mlp=..., mlp_inputs=..., mlp_output=...)"
+            )
         self.inputs: list[nn.Module] = [getattr(module, name) for name in layout.mlp_inputs]
         self.output = getattr(module, layout.mlp_output)
         self.width = _in_features(self.output)
+        for name, projection in zip(layout.mlp_inputs, self.inputs, strict=True):
+            if _out_features(projection) % self.width:
+                raise InputError(
+                    f"the layout does not fit {type(module).__name__}: {name!r} makes {_out_features(projection)} values, "
+                    f"{layout.mlp_output!r} reads {self.width} neurons"
+                )
         if count < 0 or (count and self.width % count):
             divisors = [n for n in range(1, 65) if self.width % n == 0]
             raise InputError(f"{self.width} neurons do not make {count} equal blocks: use one of {divisors}")
@@ -265,17 +309,29 @@ class MlpBlock(Site):
 
         Weights get memory of their own, as others may read where they lie.
         """
-        pieces = [piece for module in self.inputs for piece in _rows(module, 0, self.width)]
+        pieces = self._input_rows(0, self.width)
         pieces.append(
             HeadSlice(_parameter(self.output, "weight"), int(not isinstance(self.output, Conv1D)), 0, self.width)
         )
-        for piece in pieces:
-            piece.parameter.data = piece.parameter.data.index_select(piece.dim, order)
+        permuted = [piece.data.index_select(piece.dim, order) for piece in pieces]
+        whole = {id(piece.parameter): piece.parameter for piece in pieces}
+        for parameter in whole.values():
+            parameter.data = parameter.data.clone()
+        for piece, values in zip(pieces, permuted, strict=True):
+            piece.data.copy_(values)
 
     def input_slices(self, block: int) -> list[HeadSlice]:
         """Rows of the input projections (weights and biases) that make a block's neurons."""
-        start = block * self.unit_width
-        return [piece for module in self.inputs for piece in _rows(module, start, self.unit_width)]
+        return self._input_rows(block * self.unit_width, self.unit_width)
+
+    def _input_rows(self, start: int, length: int) -> list[HeadSlice]:
+        """Rows that make some neurons; a fused projection (gates, then ups) makes each neuron's values with several."""
+        return [
+            piece
+            for module in self.inputs
+            for offset in range(0, _out_features(module), self.width)
+            for piece in _rows(module, offset + start, length)
+        ]
 
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:
@@ -340,7 +396,13 @@ def _rows(module: nn.Module, start: int, length: int) -> list[HeadSlice]:
 
 def _parameter(module: nn.Module, name: str) -> nn.Parameter:
     parameter = getattr(module, name)
-    assert isinstance(parameter, nn.Parameter)
+    plain = isinstance(parameter, nn.Parameter) and type(parameter.data) is Tensor
+    if not plain or parameter.dtype not in PLAIN or (name == "weight" and parameter.ndim != 2):
+        kind = str(getattr(parameter, "dtype", type(parameter).__name__)).removeprefix("torch.")
+        raise InputError(
+            f"the {name} of a {type(module).__name__} is no plain matrix of floating-point numbers ({kind}): a quantised or "
+            "packed model cannot be pruned, load it in float32, bfloat16 or float16"
+        )
     return parameter
 
 

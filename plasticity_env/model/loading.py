@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
+from plasticity_env.model.contexts import in_plain_mode
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
+LOADING = threading.Lock()  # transformers patches torch for the whole process while it builds a model
 _MODELS_FOLDER = ZOO_FOLDER / "models"
 
 
@@ -48,8 +54,9 @@ def model_card(name: str) -> dict[str, Any]:
     return card
 
 
+@in_plain_mode
 def load_model(
-    name_or_path: str,
+    name_or_path: str | PathLike[str],
     *,
     mode: str | PruningMode = PruningMode.ADAPTIVE,
     device: str | torch.device = "cpu",
@@ -72,9 +79,10 @@ def load_model(
         InputError: Nothing there, no network, an unknown architecture, or a device that this machine lacks.
     """
     device = check_device(device)
+    name_or_path = os.fspath(name_or_path)
     source, name = name_or_path, name_or_path
     extra: dict[str, Any] = {}
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if name_or_path in embedded_models():
         source = str(_MODELS_FOLDER / name_or_path)
     elif path.suffix == ".gguf":
@@ -84,7 +92,7 @@ def load_model(
         if hasattr(transformers, "GgufConfig"):  # later versions keep weights packed where they have a kernel for it
             extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
     elif path.is_dir():
-        name = path.resolve().name
+        source, name = str(path), path.resolve().name
         if not (path / "config.json").exists():
             raise InputError(
                 f"{name_or_path!r} is no Hugging Face folder (no config.json); a GGUF file is named itself"
@@ -94,12 +102,13 @@ def load_model(
                 f"{name_or_path!r} is a checkpoint of a pruned model: read it with plasticity_env.load_plastic, or make a "
                 "stock model of it with scripts/export_model.py"
             )
-    elif path.is_absolute() or name_or_path.startswith("."):
+    elif path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1:
         raise InputError(f"no model at {name_or_path!r}; embedded are {', '.join(embedded_models())}")
     try:
         with without_bars(), nullcontext() if Path(source).exists() else hub_or_cache():
-            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=extra.get("gguf_file"))
-            hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **extra)
+            tokenizer = read_tokenizer(source, gguf_file=extra.get("gguf_file"))
+            with LOADING:
+                hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **extra)
             if extra:
                 _forget_quantization(hf_model)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
@@ -107,8 +116,33 @@ def load_model(
             f"cannot load model {name_or_path!r} ({first_line(error)}); without a network use an "
             f"embedded model ({', '.join(embedded_models())}), a folder or a GGUF file"
         ) from error
+    check_tokenizer(tokenizer, hf_model, name_or_path)
     hf_model.to(device)  # type: ignore[arg-type]
     return LoadedModel(PlasticModel(hf_model.eval(), mode, mlp_blocks), tokenizer, name)
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: nn.Module, name: str) -> None:
+    """Refuse a tokenizer that is empty, or makes ids that a Hugging Face model has no embedding row for.
+
+    Raises:
+        InputError: It is one.
+    """
+    rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if len(tokenizer) == 0:
+        raise InputError(
+            f"{name!r} holds no tokenizer (no tokenizer.json or vocabulary): save the model's own beside it"
+        )
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"the tokenizer of {name!r} has {len(tokenizer)} tokens, the model's embedding {rows} rows: call "
+            "model.resize_token_embeddings(len(tokenizer)) and save both again"
+        )
+
+
+def read_tokenizer(source: str | Path, **options: Any) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder or the hub; code that lies beside it is never run."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    return tokenizer
 
 
 def _forget_quantization(model: Any) -> None:

@@ -59,25 +59,35 @@ class PlasticModel(GatedModel):
         model: A causal LM of a registered architecture; it is edited in place.
         mode: Whether pruned units may come back.
         mlp_blocks: Equal blocks into which each layer's MLP neurons are cut; 0 leaves heads as the only units.
+        prove: Hold the wrapped model against the stock one on a probe of 64 random ids: with open gates its logits are the
+            same, and each layer's gates reach them.
 
     All masks and gates are (L, U), U units a layer: columns [0, H) are heads, [H, U) MLP blocks.
 
     Attributes:
         blocks: L attention blocks.
         mlps: L MLPs.
-        sites: The 2L projections that write to the residual stream, in execution order: ``sites[2 * l]`` is layer l's
-            attention output, ``sites[2 * l + 1]`` its MLP output.
+        sites: The projections that write to the residual stream, in execution order; each knows its ``index``, ``layer``
+            and ``kind``.
         neuron_order: How the neurons of each MLP lie (see `plasticity_env.strategies.neuron_order`).
         skip_flops: FLOPs per token of the U-Net skips on this model (see `plasticity_env.growth.UNetSkip`).
 
     Raises:
-        InputError: The architecture has no layout, its MLPs no so many equal blocks, or another `PlasticModel` prunes this
+        InputError: The architecture has no layout, its attention does something that gated attention does not compute, its
+            weights are no plain matrices, its MLPs no so many equal blocks, or another `PlasticModel` prunes this
             model; the model is left untouched. (One that prunes nothing is replaced: it refuses edits from then on.)
     """
 
-    def __init__(self, model: nn.Module, mode: str | PruningMode = PruningMode.ADAPTIVE, mlp_blocks: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        mode: str | PruningMode = PruningMode.ADAPTIVE,
+        mlp_blocks: int = 0,
+        *,
+        prove: bool = True,
+    ) -> None:
         mode = PruningMode.parse(mode)  # before anything is hung on the model
-        super().__init__(model, mlp_blocks)
+        super().__init__(model, mlp_blocks, prove)
         self.mode = mode
         self.neuron_order = "stored"
         self._weights = UnitWeights(self.blocks, self.mlps)
@@ -125,8 +135,8 @@ class PlasticModel(GatedModel):
         if bool(mask.any()) and not bool((self._active & ~mask)[:, : self.heads].any()):
             raise InputError("pruning all heads of the model leaves no attention at all: keep at least one head active")
         self._undo_repairs_of(mask)
+        self._active = self._active & ~mask
         for layer, unit in mask.nonzero().tolist():
-            self._active[layer, unit] = False
             self._weights.save(layer, unit, "unit")
             if self.group_is_dead(layer, unit):
                 self._weights.save(layer, unit // self.blocks[layer].group_size, "group")
@@ -275,9 +285,11 @@ class PlasticModel(GatedModel):
 
     # -- real removal --------------------------------------------------------------------------------------------------
 
-    def compact(self, inplace: bool = False, optimizer: torch.optim.Optimizer | None = None) -> PreTrainedModel:
+    def compact(
+        self, inplace: bool = False, optimizer: torch.optim.Optimizer | None = None, *, prove: bool = True
+    ) -> PreTrainedModel:
         """A physically smaller Hugging Face causal LM that computes what this model computes; see `model.compact.compact`."""
-        return compact(self, inplace, optimizer)
+        return compact(self, inplace, optimizer, prove=prove)
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 

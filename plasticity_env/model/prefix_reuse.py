@@ -122,7 +122,10 @@ class PrefixCache:
             gates = torch.ones(model.shape)
         rows = [row.numpy().tobytes() for row in gates.detach().cpu()]
         serials = {index: repair.serial for index, repair in repairs.items()}
-        layers = tuple((row, serials.get(2 * i), serials.get(2 * i + 1)) for i, row in enumerate(rows))
+        layers = tuple(
+            (row, serials.get(block.index), serials.get(mlp.index))
+            for row, block, mlp in zip(rows, model.blocks, model.mlps, strict=True)
+        )
         return (model.weight_version, model.dtype, model.device), layers
 
 

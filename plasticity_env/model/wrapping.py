@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from plasticity_env.model.attention import IMPLEMENTATION, LayerGate
-from plasticity_env.model.layouts import attention_blocks
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
@@ -41,21 +39,8 @@ def plastic_view(model: nn.Module) -> Iterator[PlasticModel]:
     if isinstance(model, PlasticModel):
         yield model
         return
-    links, implementation = _links(model), model.config._attn_implementation  # type: ignore[union-attr]
     view = as_plastic(model)
     try:
         yield view
     finally:
-        for block, link in zip(view.blocks, links, strict=True):
-            if link is None:
-                del block.module.plastic
-            else:
-                link.state.replaced = False
-                block.module.plastic = link  # type: ignore[assignment]
-        if implementation != IMPLEMENTATION:
-            model.set_attn_implementation(implementation)  # type: ignore[operator]
-
-
-def _links(model: nn.Module) -> list[LayerGate | None]:
-    """What an earlier wrapper hung on the attention modules."""
-    return [getattr(block.module, "plastic", None) for block in attention_blocks(model)]
+        view.let_go()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,16 @@ from plasticity_env.plots.tensor_image import new_figure, to_array
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+    from matplotlib.patches import Patch
+
+DECISIONS = {  # what a head is after a decision, and its colour
+    "stays active": "#3b7fae",
+    "pruned before": "#d9dad7",
+    "pruned now": "#d55e00",
+    "revived": "#b795ea",
+    "grown": "#2fa37e",
+}
 
 
 def head_figure(shape: tuple[int, ...], panels: int) -> tuple[Figure, list[Axes]]:
@@ -59,6 +70,45 @@ def draw_outlines(panel: Axes, mask: np.ndarray, colour: str) -> None:
     for layer, head in zip(*mask.nonzero(), strict=True):
         box = Rectangle((head - 0.45, layer - 0.45), 0.9, 0.9, fill=False, edgecolor=colour, linewidth=2.0)
         panel.add_patch(box)
+
+
+def draw_decisions(panel: Axes, states: np.ndarray) -> None:
+    """Cells (L, H) in the colours of what they are after a decision: places in `DECISIONS`."""
+    from matplotlib.colors import ListedColormap
+
+    panel.imshow(states, cmap=ListedColormap(list(DECISIONS.values())), vmin=-0.5, vmax=4.5, aspect="auto")
+    _few_ticks(panel, states.shape)
+    draw_grid(panel, states.shape)
+
+
+def decision_legend(names: Iterable[str], counts: Mapping[str, int] | None = None) -> list[Patch]:
+    """What the colours of decisions mean, and how many heads each stands for."""
+    from matplotlib.patches import Patch
+
+    said = {name: f"{name} ({counts[name]})" if counts else name for name in names}
+    return [Patch(facecolor=DECISIONS[name], edgecolor="#888", label=text) for name, text in said.items()]
+
+
+def small_map(panel: Axes, grid: np.ndarray, active: np.ndarray, grids: Sequence[np.ndarray], log: bool) -> AxesImage:
+    """Draw one of several (L, H) grids whose colours mean the same, pruned heads crossed out; returns its image."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    known = np.concatenate([each[np.isfinite(each)] for each in grids])
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    norm = Normalize(min(0.0, low), high if high > min(0.0, low) else low + 1.0)
+    if log:
+        norm = LogNorm(max(float(known[known > 0].min()), high * 1e-6), high)
+    image = panel.imshow(grid, cmap="Blues", norm=norm, aspect="auto")
+    layers, heads = np.nonzero(~active)
+    panel.scatter(heads, layers, marker="x", color="#c24a00", s=26 if max(grid.shape) <= 8 else 12, linewidths=1.2)
+    _few_ticks(panel, grid.shape)
+    return image
+
+
+def _few_ticks(panel: Axes, shape: tuple[int, ...]) -> None:
+    for axis, count in ((panel.xaxis, shape[1]), (panel.yaxis, shape[0])):
+        axis.set_ticks(range(0, count, max(1, -(-count // 6))))
+    panel.tick_params(labelsize=7)
 
 
 def head_values(values: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:

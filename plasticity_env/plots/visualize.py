@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention_maps import attention_maps
 from plasticity_env.plots.head_panels import (
+    DECISIONS,
+    decision_legend,
     draw_crosses,
-    draw_grid,
+    draw_decisions,
     draw_outlines,
     head_axes,
     head_figure,
@@ -39,13 +41,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DECISIONS = {  # what a head is after a decision, and its colour
-    "stays active": "#3b7fae",
-    "pruned before": "#d9dad7",
-    "pruned now": "#d55e00",
-    "revived": "#b795ea",
-    "grown": "#2fa37e",
-}
 _MOST_CELLS = 320  # more cells hold no numbers
 _MOST_PANELS = 96
 
@@ -133,9 +128,6 @@ def visualize_pruning_decisions(
     Raises:
         InputError: Masks of different shapes, or of other types than boolean.
     """
-    from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
-
     pruned = head_mask(pruned, "pruned")
     shape = pruned.shape
     before = np.ones(shape, bool) if active is None else head_mask(active, "active", shape)
@@ -151,21 +143,15 @@ def visualize_pruning_decisions(
         draw_outlines(panels[0], pruned, DECISIONS["pruned now"])
         head_axes(panels[0], shape)
     panel = panels[-1]
-    panel.imshow(states, cmap=ListedColormap(list(DECISIONS.values())), vmin=-0.5, vmax=4.5, aspect="auto")
+    draw_decisions(panel, states)
     head_axes(panel, shape)
-    draw_grid(panel, shape)
     after = np.isin(states, (0, 3, 4)).sum(1)
     for layer, count in enumerate(after):
         words = f"{count} of {shape[1]}"
         panel.annotate(words, (1.015, layer), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     panel.set_title(f"{int(after.sum())} of {states.size} heads active afterwards", loc="left", fontsize=10)
-    occurring = [(name, colour) for index, (name, colour) in enumerate(DECISIONS.items()) if (states == index).any()]
-    handles = [
-        Patch(
-            facecolor=colour, edgecolor="#888", label=f"{name} ({int((states == list(DECISIONS).index(name)).sum())})"
-        )
-        for name, colour in occurring
-    ]
+    counts = {name: int((states == index).sum()) for index, name in enumerate(DECISIONS)}
+    handles = decision_legend([name for name, count in counts.items() if count], counts)
     room = max(2, int(figure.bbox.width / figure.dpi / 1.6))  # entries of a line
     figure.legend(handles=handles, loc="outside lower center", ncols=min(room, len(handles)), frameon=False, fontsize=9)
     return _finish(figure, title, save_path)

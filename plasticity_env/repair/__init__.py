@@ -1,9 +1,10 @@
 """Repair: let the units that stay make up for those that go, without training."""
 
-from plasticity_env.repair.methods import METHODS, Change, bias, least_squares, scale
+from plasticity_env.repair.methods import METHODS, bias, least_squares, scale
 from plasticity_env.repair.parallel import repair_sites
 from plasticity_env.repair.registry import REPAIRS, Repair, find_repair
 from plasticity_env.repair.sequential import repair_in_order
+from plasticity_env.signals.batched_model import Projection
 from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.moments import Moments, Statistics
 
@@ -11,8 +12,8 @@ __all__ = [
     "METHODS",
     "REPAIRS",
     "RIDGE",
-    "Change",
     "Moments",
+    "Projection",
     "Repair",
     "Statistics",
     "bias",

@@ -1,50 +1,37 @@
-"""Repairs as pure functions from (weights, statistics, mask) to a change of one projection.
+"""Repairs as pure functions from (weights, statistics, masks) to what n masks want in the place of one projection.
 
-Each takes the dense projection, the moments of its input in the dense stream and the kept inputs, and touches nothing.
+Each takes the dense projection, the moments of its input in each mask's dense stream and the kept inputs, and touches nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from plasticity_env.signals.linalg import RIDGE
+from plasticity_env.signals.batched_model import Projection
+from plasticity_env.signals.linalg import RIDGE, alike
 from plasticity_env.signals.moments import Moments
 
-
-@dataclass(frozen=True)
-class Change:
-    """What a repair does to a projection.
-
-    Attributes:
-        weight: (I, E) the new projection, or None to leave it.
-        bias: (E,) to add to the bias, or None.
-    """
-
-    weight: Tensor | None = None
-    bias: Tensor | None = None
+Method = Callable[[Tensor, Moments, Tensor, int, float], Projection]
 
 
-Method = Callable[[Tensor, Moments, Tensor, int, float], Change]
-
-
-def bias(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int = 1, ridge: float = RIDGE) -> Change:
+def bias(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int = 1, ridge: float = RIDGE) -> Projection:
     """Fold the mean output of the pruned inputs into the bias.
 
     Args:
         weight: (I, E) dense projection.
-        moments: Of its input.
-        kept: (I,) boolean, True for inputs that stay.
+        moments: Of its input, ``mean`` (n, I).
+        kept: (n, I) boolean on the CPU, True for inputs that stay.
         unit_width, ridge: Not used.
     """
     moments.check()
-    return Change(bias=((moments.mean * ~kept) @ weight.to(moments.mean.dtype)).to(weight.dtype))
+    gone = (moments.mean * ~kept.to(weight.device)) @ weight.to(moments.mean.dtype)
+    return Projection(bias=gone.to(weight.dtype))
 
 
-def scale(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Change:
+def scale(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Projection:
     """Rescale each kept unit's rows by one factor, chosen together by least squares.
 
     min over s of E||sum_u s_u x_u W_u - x W||^2 + lambda ||s - 1||^2, whose normal equations are
@@ -52,66 +39,75 @@ def scale(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int, ridge
 
     Args:
         weight: (I, E) dense projection.
-        moments: Of its input.
-        kept: (I,) boolean, whole units.
+        moments: Of its input, ``gram`` (n, I, I).
+        kept: (n, I) boolean on the CPU, whole units.
         unit_width: Inputs of a unit.
         ridge: lambda as a share of the mean diagonal of C.
     """
     moments.check()
-    if bool(kept.all()) or not bool(kept.any()):
-        return Change()
     dense = weight.to(moments.gram.dtype)
-    units = len(kept) // unit_width
-    overlap = moments.gram * (dense @ dense.t())  # (I, I)
-    overlap = overlap.view(units, unit_width, units, unit_width).sum((1, 3))  # (U, U)
-    stay = kept.view(units, unit_width)[:, 0]
-    system, wanted = overlap[stay][:, stay], overlap[stay].sum(1)
-    penalty = ridge * overlap.diagonal().mean().clamp(min=1e-12)
-    factors = torch.ones(units, dtype=dense.dtype, device=dense.device)
-    eye = torch.eye(len(system), dtype=dense.dtype, device=dense.device)
-    factors[stay] = torch.linalg.solve(system + penalty * eye, wanted + penalty)
-    return Change(weight=(dense * factors.repeat_interleave(unit_width)[:, None]).to(weight.dtype))
+    units = weight.shape[0] // unit_width
+    overlap = moments.gram * (dense @ dense.t())  # (n, I, I)
+    overlap = overlap.unflatten(2, (units, unit_width)).unflatten(1, (units, unit_width)).sum((2, 4))  # (n, U, U)
+    penalty = ridge * overlap.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)  # (n,)
+    factors = torch.ones(overlap.shape[:2], dtype=dense.dtype, device=dense.device)
+    for rows, inside, outside in alike(kept[:, ::unit_width]):
+        if inside.shape[1] and outside.shape[1]:
+            system = overlap[rows[:, None, None], inside[:, :, None], inside[:, None]]  # (k, S, S)
+            system.diagonal(dim1=1, dim2=2).add_(penalty[rows, None])
+            wanted = overlap[rows[:, None], inside].sum(2) + penalty[rows, None]  # (k, S)
+            factors[rows[:, None], inside] = torch.linalg.solve(system, wanted)
+    return Projection(weight=(dense * factors.repeat_interleave(unit_width, 1)[:, :, None]).to(weight.dtype))
 
 
-def least_squares(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int = 1, ridge: float = RIDGE) -> Change:
+def least_squares(
+    weight: Tensor, moments: Moments, kept: Tensor, unit_width: int = 1, ridge: float = RIDGE
+) -> Projection:
     """Refit the rows of the kept inputs so that they best reproduce the dense output: ridge regression around the old rows.
 
-    W_S' = (G_SS + lambda I)^-1 (G_S: W + lambda W_S), lambda = ridge * mean(diag G), the closed form of
-    min ||X_S W_S' - X W||^2 + lambda ||W_S' - W_S||^2.
+    W_S' = W_S + A W_P with A = (G_SS + lambda I)^-1 G_SP, S the kept and P the pruned inputs and lambda = ridge * mean(diag G),
+    the closed form of min ||X_S W_S' - X W||^2 + lambda ||W_S' - W_S||^2.
 
     Args:
         weight: (I, E) dense projection.
-        moments: Of its input.
-        kept: (I,) boolean.
+        moments: Of its input, ``gram`` (n, I, I).
+        kept: (n, I) boolean on the CPU.
         unit_width: Not used.
         ridge: lambda as a share of the mean diagonal of G.
 
     Returns:
-        Repaired kept rows; rows of pruned inputs as they were.
+        Repaired kept rows; rows of pruned inputs as they were, and all rows where none or all are kept.
 
     Raises:
         InputError: Statistics that are not finite.
     """
     moments.check()
-    if bool(kept.all()) or not bool(kept.any()):
-        return Change()
     gram, dense = moments.gram, weight.to(moments.gram.dtype)
-    repaired = weight.clone()
-    repaired[kept] = solve(gram[kept][:, kept], gram[kept] @ dense, dense[kept], ridge, gram).to(weight.dtype)
-    return Change(weight=repaired)
+    repaired = weight.repeat(len(kept), 1, 1)  # (n, I, E)
+    penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)  # (n,)
+    for rows, inside, outside in alike(kept):
+        if inside.shape[1] and outside.shape[1]:
+            here, down = rows[:, None, None], inside[:, :, None]
+            system, wanted = (
+                gram[here, down, inside[:, None]],
+                gram[here, down, outside[:, None]],
+            )  # (k, S, S), (k, S, P)
+            system.diagonal(dim1=1, dim2=2).add_(penalty[rows, None])
+            mix = torch.cholesky_solve(wanted, torch.linalg.cholesky(system))  # A
+            repaired[rows[:, None], inside] = (dense[inside] + mix @ dense[outside]).to(weight.dtype)
+    return Projection(weight=repaired)
 
 
-def solve(system: Tensor, wanted: Tensor, rows: Tensor, ridge: float, gram: Tensor | None = None) -> Tensor:
+def solve(system: Tensor, wanted: Tensor, rows: Tensor, ridge: float) -> Tensor:
     """Ridge regression around given rows: (G + lambda I)^-1 (wanted + lambda rows).
 
     Args:
         system: (S, S) second moments of the inputs.
         wanted: (S, E) second moments of inputs and targets.
         rows: (S, E) what the ridge pulls to.
-        ridge: lambda as a share of the mean diagonal of ``gram``.
-        gram: (I, I); ``system`` when None.
+        ridge: lambda as a share of the mean diagonal of ``system``.
     """
-    penalty = ridge * (system if gram is None else gram).diagonal().mean().clamp(min=1e-12)
+    penalty = ridge * system.diagonal().mean().clamp(min=1e-12)
     damped = system + penalty * torch.eye(len(system), dtype=system.dtype, device=system.device)
     return torch.cholesky_solve(wanted + penalty * rows, torch.linalg.cholesky(damped))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.repair.methods import METHODS
+from plasticity_env.signals.batched_model import Projection
 from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.moments import Moments, Statistics
 
@@ -26,18 +27,20 @@ def repair_sites(
         InputError: Statistics that are not finite or too short for the ridge; the model is untouched.
     """
     statistics.check(ridge)
-    active, changes = model.active, {}
     chosen = list(statistics.sites if sites is None else sites)
     model.undo_repair(chosen)
+    changes = {}
     for index in chosen:
         site = model.sites[index]
-        kept = site.kept_inputs(active)
-        if bool(kept.all()) or index not in statistics.sites:
-            continue
-        weight = site.output_weight()
-        moments = statistics.sites[index]
-        moved = Moments(moments.gram.to(weight.device), moments.mean.to(weight.device))
-        changes[index] = METHODS[method](weight, moved, kept.to(weight.device), site.unit_width, ridge)
+        kept = site.kept_inputs(model.active)[None]
+        if index in statistics.sites and not bool(kept.all()):
+            of = statistics.sites[index]
+            moments = Moments(of.gram[None].to(model.device), of.mean[None].to(model.device))
+            changes[index] = METHODS[method](site.output_weight(), moments, kept, site.unit_width, ridge)
     for index, change in changes.items():
-        if change.weight is not None or change.bias is not None:
-            model.apply_repair(index, change.weight, change.bias)
+        carry(model, index, change)
+
+
+def carry(model: PlasticModel, site: int, change: Projection) -> None:
+    """Put the repair of a single mask onto a model that carries this mask."""
+    model.apply_repair(site, *(None if part is None else part[0] for part in (change.weight, change.bias)))

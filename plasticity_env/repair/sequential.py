@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.contexts import frozen
 from plasticity_env.model.layer_stream import LayerCalls, layer_calls
-from plasticity_env.model.layouts import Site, transformer_layers
+from plasticity_env.model.layouts import Site, SiteKind, transformer_layers
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.repair.methods import least_squares, solve
 from plasticity_env.signals.linalg import RIDGE
@@ -68,7 +68,8 @@ def repair_in_order(
         return
     first = int((~active).any(1).nonzero()[0, 0])
     widest = max(site.output_weight().shape[0] for site in (model.sites if mlp else model.blocks))
-    Statistics({2 * first: Moments(torch.zeros(1, 1), torch.zeros(widest))}, input_ids.numel()).check(ridge)
+    shape = Moments(torch.zeros(1, 1), torch.zeros(widest))
+    Statistics({model.blocks[first].index: shape}, input_ids.numel()).check(ridge)
     try:
         with frozen(model):
             _refit_all(model, first, [*input_ids.split(batch_size)], mlp, ridge, pull, weighted)
@@ -91,12 +92,10 @@ def _refit_all(
     for layer in range(first, len(layers)):
         with model.open_gates():
             seen = [_watch(layers[layer], h, c, layer, model) for h, c in zip(dense, chunks, strict=True)]
-        for offset in range(2):
-            index = 2 * layer + offset
-            site = model.sites[index]
-            if not (mlp and offset) and bool(site.kept_inputs(active).all()):
+        for site in (model.blocks[layer], model.mlps[layer]):
+            if not (mlp and site.kind == "mlp") and bool(site.kept_inputs(active).all()):
                 continue
-            _refit(model, index, layers[layer], layer, dense, pruned, chunks, seen, ridge, pull, weighted)
+            _refit(model, site, layers[layer], dense, pruned, chunks, seen, ridge, pull, weighted)
         pruned = [_run(layers[layer], h, chunk, layer) for h, chunk in zip(pruned, chunks, strict=True)]
         dense = [watched.output for watched in seen]
 
@@ -105,8 +104,8 @@ class _Watched:
     """What one run of a layer showed: inputs and outputs of its two sites, and its output."""
 
     def __init__(self) -> None:
-        self.inputs: dict[int, Tensor] = {}
-        self.outputs: dict[int, Tensor] = {}
+        self.inputs: dict[SiteKind, Tensor] = {}
+        self.outputs: dict[SiteKind, Tensor] = {}
         self.output: Tensor = torch.empty(0)
 
 
@@ -117,12 +116,11 @@ def _run(module: nn.Module, hidden: Tensor, chunk: LayerCalls, layer: int) -> Te
 
 def _watch(module: nn.Module, hidden: Tensor, chunk: LayerCalls, layer: int, model: PlasticModel) -> _Watched:
     watched, hooks = _Watched(), []
-    for offset in range(2):
-        site: Site = model.sites[2 * layer + offset]
+    for site in (model.blocks[layer], model.mlps[layer]):
 
-        def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, offset: int = offset) -> None:
-            watched.inputs[offset] = args[0].flatten(0, -2)  # (b * T, I), gated
-            watched.outputs[offset] = output.flatten(0, -2)  # (b * T, E)
+        def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, kind: SiteKind = site.kind) -> None:
+            watched.inputs[kind] = args[0].flatten(0, -2)  # (b * T, I), gated
+            watched.outputs[kind] = output.flatten(0, -2)  # (b * T, E)
 
         hooks.append(site.output.register_forward_hook(note))
     try:
@@ -135,9 +133,8 @@ def _watch(module: nn.Module, hidden: Tensor, chunk: LayerCalls, layer: int, mod
 
 def _refit(
     model: PlasticModel,
-    index: int,
+    site: Site,
     module: nn.Module,
-    layer: int,
     dense: list[Tensor],
     pruned: list[Tensor],
     chunks: list[LayerCalls],
@@ -147,7 +144,6 @@ def _refit(
     weighted: bool,
 ) -> None:
     """Refit one site: regress the dense output plus the stream's error on what the site reads now."""
-    site, offset = model.sites[index], index % 2
     weight = site.output_weight()
     kept = site.kept_inputs(model.active).to(weight.device)
     if not bool(kept.any()):
@@ -158,17 +154,17 @@ def _refit(
     tokens = 0
     bias = site.output.bias
     for h, p, chunk, was in zip(dense, pruned, chunks, seen, strict=True):
-        rows = was.inputs[offset].float()
+        rows = was.inputs[site.kind].float()
         before += (rows.t() @ rows).double()
-        now = _watch(module, p, chunk, layer, model)
-        target = was.outputs[offset].float()
+        now = _watch(module, p, chunk, site.layer, model)
+        target = was.outputs[site.kind].float()
         if not site.normed:  # what is written is added to the stream as it is: make up for its error so far
             target = target + (h - p).flatten(0, -2).float()
-            if offset:
-                target = target + was.outputs[0].float() - now.outputs[0].float()
+            if site.kind == "mlp":
+                target = target + was.outputs["attention"].float() - now.outputs["attention"].float()
         if bias is not None:
             target = target - bias.data.float()  # type: ignore[union-attr, operator]
-        inputs = now.inputs[offset][:, kept].float()
+        inputs = now.inputs[site.kind][:, kept].float()
         if weighted:
             share = row_weights(was.output)
             inputs, target = inputs * share, target * share
@@ -178,11 +174,13 @@ def _refit(
         tokens += len(inputs)
     both = halves[0] + halves[1]
     Moments(both.gram, both.wanted).check()
-    parallel = least_squares(weight, Moments(before / tokens, before.diagonal()), kept, ridge=ridge).weight
-    repaired = weight.clone() if parallel is None else parallel
+    dense_moments = Moments(before[None] / tokens, before.diagonal()[None])
+    parallel = least_squares(weight, dense_moments, kept[None].cpu(), ridge=ridge).weight
+    assert parallel is not None
+    repaired = parallel[0]
     anchor = repaired[kept].double()
     repaired[kept] = both.solution(anchor, chosen_pull(halves, anchor) if pull is None else pull).to(weight.dtype)
-    model.apply_repair(index, repaired, None)
+    model.apply_repair(site.index, repaired, None)
 
 
 def row_weights(stream: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.data.batches import holds_target
 from plasticity_env.model.contexts import frozen
+from plasticity_env.model.inputs import check_ids, text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.model.prefix_reuse import PrefixCache
 from plasticity_env.signals.attention_entropy import Kernel
@@ -108,11 +110,12 @@ def measure(
     Args:
         model: Its current gates and weights are what is measured.
         input_ids: (B, T) token ids, T >= 2.
-        attention_mask: (B, T), 1 for text and 0 for padding; padding counts nowhere. None when nothing is padded.
+        attention_mask: (B, T), 1 for text and 0 for padding, which counts nowhere; a sequence without a token to predict is
+            left out. None when nothing is padded.
         batch_size: Sequences in one pass; the result does not depend on it.
         obs: Also compute the OBS score (one (H*D)^3 factorisation a layer).
         statistics: Also return the moments of the units' outputs.
-        projectors: (I, I) of `residual_projector` by site, for the present mask; adds the residual scores.
+        projectors: (1, I, I) of `residual_projector` by site, for the present mask; adds the residual scores.
         crossfit: Projectors for the first B // 2 sequences, fitted on the others, and for those, fitted on the first; adds the
             cross-fitted residual scores.
 
@@ -124,6 +127,16 @@ def measure(
     """
     if input_ids.ndim != 2 or input_ids.shape[0] < 1 or input_ids.shape[1] < 2:
         raise InputError(f"input_ids must be (sequences >= 1, tokens >= 2), got {tuple(input_ids.shape)}")
+    check_ids(model, input_ids)
+    if attention_mask is not None:
+        if attention_mask.shape != input_ids.shape:
+            raise InputError(
+                f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)}, got {tuple(attention_mask.shape)}"
+            )
+        text = holds_target(attention_mask)
+        if not bool(text.any()):
+            raise InputError("the text holds no token to predict: all of it is padding")
+        input_ids, attention_mask = input_ids[text], attention_mask[text]
     (found,) = measure_many(
         model,
         input_ids[None],
@@ -161,7 +174,7 @@ def measure_many(
         attention_mask: (B, T), 1 for text; None when nothing is padded. Only with one version.
         batch_size: Sequences of each version in one pass.
         obs, statistics: As `measure` takes them.
-        projectors: (I, I), or (n, I, I) of each version, of `residual_projector` by site.
+        projectors: (1, I, I), or (n, I, I) of each version, of `residual_projector` by site.
         crossfit: Two of these, as `measure` takes them.
 
     Returns:
@@ -200,7 +213,7 @@ def measure_many(
         "fisher": gradient.square().mean(1),
         "revive": torch.where(gates.cpu() > 0, 0.0, -signed),
         **recorder.units(gates, weights_of(model, projections), obs),
-        **recorder.slopes.scores(recorder.tokens, model.heads),
+        **recorder.slopes.scores(recorder.tokens),
     }
     moments = recorder.statistics() if statistics else [None] * versions
     empty = {
@@ -267,7 +280,7 @@ def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tens
     Returns:
         (B,) float32, differentiable.
     """
-    extra = {} if attention_mask is None else {"attention_mask": attention_mask}
+    extra = text_mask_inputs(model, attention_mask)
     logits = model.model(input_ids=input_ids, use_cache=False, **extra).logits  # (B, T, V)
     targets = F.pad(input_ids[:, 1:], (0, 1), value=-100)  # the last position predicts nothing; no copy of the logits
     if attention_mask is not None:
@@ -293,7 +306,11 @@ def mean_loss(
         batch_size: Sequences in one pass.
         prefix: Of this model: reuses what did not change since the last call on the same batch.
         batch: Names the tokens for it.
+
+    Raises:
+        InputError: Ids that the model has no row or position for, or a loss that is not finite.
     """
+    check_ids(model, input_ids)
     chunks, losses = input_ids.split(batch_size), []
     for number, chunk in enumerate(chunks):
         with nullcontext() if prefix is None else prefix.resumed((batch, number), len(chunks)):

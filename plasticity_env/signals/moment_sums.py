@@ -27,7 +27,7 @@ class SiteSums:
     """
 
     def __init__(self, sites: Sequence[Site], units: int, full: bool, device: torch.device, groups: int = 1) -> None:
-        self._sites, self._units, self._full, self._groups = sites, units, full, groups
+        self.sites, self._units, self._full, self._groups = sites, units, full, groups
         self._width = sites[0].unit_width
         layers, inputs = len(sites), units * self._width
         shape = (inputs, inputs) if full else (units, self._width, self._width)
@@ -38,10 +38,7 @@ class SiteSums:
     def add(self, layer: int, rows: Tensor) -> None:
         """Add the input rows (tokens, I) of one layer's projection."""
         rows = rows.float()
-        if self._full and self._groups == 1:
-            self._moments[layer, 0] += (rows.t() @ rows).double()
-            self._mean[layer, 0] += rows.sum(0, dtype=torch.float64)
-        elif self._full:
+        if self._full:
             cut = rows.view(self._groups, -1, rows.shape[-1])  # (n, tokens, I)
             self._moments[layer] += (cut.transpose(1, 2) @ cut).double()
             self._mean[layer] += cut.sum(1, dtype=torch.float64)
@@ -103,32 +100,28 @@ class SiteSums:
         factor = gates.to(self._moments.device, self._moments.dtype).repeat_interleave(self._width, 2)  # (n, L, I)
         factor = factor.transpose(0, 1)  # (L, n, I)
         gram = self._moments / tokens * factor[..., :, None] * factor[..., None, :]
-        if self._groups == 1:
-            return obs_scores(gram[:, 0], torch.cat(list(weights)), factor[:, 0] > 0, self._width)[None]
-        scores = [obs_scores(g, w, f > 0, self._width) for g, w, f in zip(gram, weights, factor, strict=True)]
-        return torch.stack(scores, 1)
+        rows = [weight.to(gram.dtype).unflatten(1, (self._units, self._width)) for weight in weights]
+        squares = torch.stack([(of @ of.mT).expand(self._groups, -1, -1, -1) for of in rows])  # (L, n, U, W, W)
+        return torch.stack([obs_scores(gram[:, n], squares[:, n], factor[:, n] > 0) for n in range(self._groups)])
 
 
-def obs_scores(gram: Tensor, weights: Tensor, kept: Tensor, unit_width: int) -> Tensor:
+def obs_scores(gram: Tensor, squares: Tensor, kept: Tensor) -> Tensor:
     """Optimal-brain-surgeon score of removing each unit at once, the kept inputs refitted.
 
     1/2 tr(W_u^T [(H^-1)_uu]^-1 W_u) with H = X^T X / tokens + ridge (ZipLM, Kurtic et al. 2023).
 
     Args:
         gram: (n, I, I) second moments of an output projection's input, float64.
-        weights: (n or 1, I, E) output projections.
+        squares: (n, U, W, W) W_u W_u^T of its units, U * W = I.
         kept: (n, I) boolean, the inputs that are still there.
-        unit_width: Inputs of one unit.
 
     Returns:
         (n, U) float32 on the CPU; 0 for units that are gone.
     """
-    diagonal = gram.diagonal(dim1=1, dim2=2)
+    diagonal, unit_width = gram.diagonal(dim1=1, dim2=2), squares.shape[2]
     kept = kept.cpu()
     live = kept.sum(1).clamp(min=1).to(gram.device)
     ridge = (OBS_RIDGE * (diagonal * kept.to(gram.device)).sum(1) / live).clamp(min=1e-12)  # (n,)
-    rows = weights.to(gram.dtype).unflatten(1, (-1, unit_width))  # (n or 1, U, W, E)
-    squares = (rows @ rows.transpose(2, 3)).expand(len(gram), -1, -1, -1)  # (n, U, W, W)
     scores = torch.zeros(squares.shape[:2], dtype=gram.dtype, device=gram.device)
     for lot, inside, _ in alike(kept):
         if not inside.shape[1]:

@@ -35,15 +35,15 @@ class SignalRecorder:
     def __init__(self, model: PlasticModel, gram: bool, groups: int = 1, moments_only: bool = False) -> None:
         layers, units = model.shape
         device = model.device
-        self._heads, self._groups = model.heads, groups
+        self._model, self._heads, self._groups = model, model.heads, groups
         self._entropy = torch.zeros(2, groups, layers, units, dtype=torch.float64, device=device)  # nats, normalised
         self._queries = torch.zeros(layers, dtype=torch.float64, device=device)
         self._sums = [SiteSums(model.blocks, model.heads, gram, device, groups)]
         if model.mlp_blocks:
             self._sums.append(SiteSums(model.mlps, model.mlp_blocks, gram, device, groups))
-        self._last = 2 * layers - 1 - (model.mlp_blocks == 0) if moments_only else None  # site
+        self._last = next(site for site in reversed(model.sites) if site.gated) if moments_only else None
         self.tokens = 0  # of each group
-        self.slopes = SlopeSums(model.shape, groups, device)
+        self.slopes = SlopeSums(model.sites, model.shape, groups, device)
 
     def begin(
         self,
@@ -80,7 +80,7 @@ class SignalRecorder:
             self._note_entropy(layer, entropy, mask)
             self._note_output(layer, out.detach())
         out = out.transpose(1, 2)  # (b, T, H, D)
-        return self.slopes.tap(2 * layer, out.flatten(2), slice(0, self._heads)).view(out.shape)
+        return self.slopes.tap(self._model.blocks[layer], out.flatten(2)).view(out.shape)
 
     def _note_entropy(self, layer: int, entropy: Tensor, mask: Tensor | None) -> None:
         key = 0 if mask is None else id(mask)
@@ -100,15 +100,15 @@ class SignalRecorder:
     def _note_output(self, layer: int, out: Tensor) -> None:
         rows = out.transpose(1, 2).flatten(2)  # (b, T, H*D)
         self._sums[0].add(layer, self._text_rows(rows))
-        if self._last == 2 * layer:
+        if self._last is self._model.blocks[layer]:
             raise PassOver
 
     def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:
         with torch.no_grad():
             self._sums[1].add(layer, self._text_rows(neurons.detach()))
-        if self._last == 2 * layer + 1:
+        if self._last is self._model.mlps[layer]:
             raise PassOver
-        return self.slopes.tap(2 * layer + 1, neurons, slice(self._heads, None))
+        return self.slopes.tap(self._model.mlps[layer], neurons)
 
     def _text_rows(self, rows: Tensor) -> Tensor:
         rows = rows.flatten(0, -2)  # (b*T, I)
@@ -124,8 +124,8 @@ class SignalRecorder:
         """
         found: dict[str, list[Tensor]] = {"magnitude": [], "activation": [], "fluctuation": [], "obs": []}
         cuts = (gates[..., : self._heads], gates[..., self._heads :])
-        for offset, (sums, cut) in enumerate(zip(self._sums, cuts, strict=False)):
-            of_kind = [weights[2 * layer + offset] for layer in range(gates.shape[1])]
+        for sums, cut in zip(self._sums, cuts, strict=False):
+            of_kind = [weights[site.index] for site in sums.sites]
             found["magnitude"].append(sums.magnitude(of_kind))
             found["activation"].append(sums.activation(self.tokens, of_kind))
             found["fluctuation"].append(sums.fluctuation(self.tokens, of_kind))
@@ -136,8 +136,8 @@ class SignalRecorder:
     def moments(self) -> dict[int, Moments]:
         """Moments of every site: ``gram`` (n, I, I) and ``mean`` (n, I); only with ``gram``."""
         found: dict[int, Moments] = {}
-        for offset, sums in enumerate(self._sums):
-            found |= {2 * layer + offset: moments for layer, moments in enumerate(sums.moments(self.tokens))}
+        for sums in self._sums:
+            found |= {site.index: of for site, of in zip(sums.sites, sums.moments(self.tokens), strict=True)}
         return dict(sorted(found.items()))
 
     def statistics(self) -> list[Statistics]:

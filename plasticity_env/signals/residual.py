@@ -24,26 +24,19 @@ from plasticity_env.signals.slopes import Projector, Projectors
 
 
 def residual_projector(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Projector:
-    """Matrix that takes a projection's input to every kept unit's residual, given the other kept units.
+    """Matrices that take a projection's input to every kept unit's residual, given the other kept units, for n masks or texts.
 
     With B = (G_SS + lambda I)^-1, the columns of unit u are B_:u (B_uu)^-1 (the block inverse holds the regression of u on
     the rest).
 
     Args:
-        gram: (I, I) float64 second moments of the input in the dense stream.
-        kept: (I,) boolean, whole units.
+        gram: (n, I, I) float64 second moments of the input in the dense stream.
+        kept: (n, I) boolean on the CPU, whole units.
         unit_width: Inputs of a unit.
         ridge: lambda as a share of the mean diagonal of G.
 
     Returns:
-        P and B: ``x @ P`` holds r_u in unit u's columns; rows and columns of pruned units are 0.
-    """
-    found = residual_projectors(gram[None], kept[None], unit_width, ridge)
-    return Projector(found.matrix[0], found.inverse[0])
-
-
-def residual_projectors(gram: Tensor, kept: Tensor, unit_width: int, ridge: float = RIDGE) -> Projector:
-    """The same for n sites of one shape at once: (n, I, I) from ``gram`` (n, I, I) and ``kept`` (n, I).
+        P and B, (n, I, I): ``x @ P`` holds r_u in unit u's columns; rows and columns of pruned units are 0.
 
     Raises:
         InputError: Second moments that are not finite.
@@ -68,7 +61,7 @@ def residual_projectors(gram: Tensor, kept: Tensor, unit_width: int, ridge: floa
 
 
 def model_projectors(model: PlasticModel, statistics: Statistics) -> dict[int, Projector]:
-    """(I, I) projectors of every site that was measured, for a model's present mask, on its device.
+    """(1, I, I) projectors of every site that was measured, for a model's present mask, on its device.
 
     Args:
         model: Its active units are the kept ones.
@@ -78,7 +71,8 @@ def model_projectors(model: PlasticModel, statistics: Statistics) -> dict[int, P
     found = {}
     for index, moments in statistics.sites.items():
         site = model.sites[index]
-        found[index] = residual_projector(moments.gram, site.kept_inputs(active), site.unit_width).to(model.device)
+        gram, kept = moments.gram[None].to(model.device), site.kept_inputs(active)[None]
+        found[index] = residual_projector(gram, kept, site.unit_width)
     return found
 
 

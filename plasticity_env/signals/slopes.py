@@ -15,13 +15,14 @@ a mean over sequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from plasticity_env.model.layouts import Site
 from plasticity_env.signals.stepwise import eliminate
 
 KINDS = ("residual", "crossfit")
@@ -34,16 +35,12 @@ class Projector:
     """How the kept units of a site, or of n versions of it, predict one another.
 
     Attributes:
-        matrix: (I, I) or (n, I, I) float32 P: ``x @ P`` holds the residual of unit u, which is kept, in its columns.
+        matrix: (n or 1, I, I) float32 P: ``x @ P`` holds the residual of unit u, which is kept, in its columns.
         inverse: The same of float64: (G_SS + lambda I)^-1. In both, rows and columns of pruned units are 0.
     """
 
     matrix: Tensor
     inverse: Tensor
-
-    def to(self, device: torch.device) -> Projector:
-        """On a device."""
-        return Projector(self.matrix.to(device), self.inverse.to(device))
 
 
 Projectors = Mapping[int, Projector]  # by site
@@ -53,13 +50,14 @@ class SlopeSums:
     """Sums over what the taps of a measuring pass see, for n groups of sequences.
 
     Args:
+        sites: Of the model.
         shape: (L, U) of the model.
         groups: n; a pass holds equally many sequences of each, group after group.
         device: Where to sum.
     """
 
-    def __init__(self, shape: tuple[int, int], groups: int, device: torch.device) -> None:
-        self._shape, self._groups, self._device = shape, groups, device
+    def __init__(self, sites: Sequence[Site], shape: tuple[int, int], groups: int, device: torch.device) -> None:
+        self._sites, self._shape, self._groups, self._device = sites, shape, groups, device
         self._parts: list[dict[str, Projectors]] = []  # of the sequences, by what they are projected with
         self._slopes: dict[str, list[Tensor]] = {}  # of every pass, (n, b, L, U)
         self._squares: dict[str, Tensor] = {}  # (n, L, U)
@@ -85,43 +83,41 @@ class SlopeSums:
             self._slopes.setdefault(kind, []).append(torch.zeros(shape, device=self._device))
             self._squares.setdefault(kind, torch.zeros(self._groups, *self._shape, device=self._device))
 
-    def tap(self, site: int, rows: Tensor, columns: slice) -> Tensor:
-        """Pass on the (b, T, I), or (b * T, I), input of a site's projection, whose units are these columns of a layer."""
-        if not any(site in found for found in self._parts[-1].values()):
+    def tap(self, site: Site, rows: Tensor) -> Tensor:
+        """Pass on the (b, T, I), or (b * T, I), input of a site's projection."""
+        if not any(site.index in found for found in self._parts[-1].values()):
             return rows
         kept = rows.detach()
-        found: Tensor = _Tap.apply(rows, self.leaf, lambda slope: self._note(site, kept, slope, columns))
+        found: Tensor = _Tap.apply(rows, self.leaf, lambda slope: self._note(site, kept, slope))
         return found
 
-    def _note(self, site: int, rows: Tensor, gradient: Tensor, columns: slice) -> None:
-        units = len(range(*columns.indices(self._shape[1])))
+    def _note(self, site: Site, rows: Tensor, gradient: Tensor) -> None:
         cut, back = (
             each.float().reshape(self._groups, -1, rows.shape[-1]) for each in (rows, gradient)
         )  # (n, b * T, I)
         if self._padding is not None:
             cut = cut * self._padding.reshape(1, -1, 1)
         part = len(self._parts) - 1
-        for sums, key, seen in ((self._inputs, (part, site), cut), (self._gradients, site, back)):
+        for sums, key, seen in ((self._inputs, (part, site.index), cut), (self._gradients, site.index, back)):
             outer = seen.mT @ seen
             sums[key] = sums[key] + outer if key in sums else outer  # type: ignore[index]
         for kind, projectors in self._parts[-1].items():
-            residual = cut @ projectors[site].matrix  # columns of pruned units are 0
+            residual = cut @ projectors[site.index].matrix  # columns of pruned units are 0
             passed = self._slopes[kind][-1]
             slopes = (
-                (residual * back).unflatten(2, (units, -1)).sum(3).unflatten(1, (passed.shape[1], -1))
+                (residual * back).unflatten(2, (-1, site.unit_width)).sum(3).unflatten(1, (passed.shape[1], -1))
             )  # (n, b, T, u)
-            passed[:, :, site // 2, columns] = slopes.sum(2)
-            self._squares[kind][:, site // 2, columns] += slopes.square().sum((1, 2))
+            passed[:, :, site.layer, site.columns] = slopes.sum(2)
+            self._squares[kind][:, site.layer, site.columns] += slopes.square().sum((1, 2))
 
-    def scores(self, tokens: int, heads: int) -> dict[str, Tensor]:
+    def scores(self, tokens: int) -> dict[str, Tensor]:
         """(n, L, U) float32 on the CPU, by ``{kind}_{score}``, of the kinds that were tapped.
 
         Args:
             tokens: Of each group, that counted.
-            heads: Units of a layer that are heads.
         """
         found: dict[str, Tensor] = {}
-        costs = self._kfac(heads)
+        costs = self._kfac()
         for kind, chunks in self._slopes.items():
             slopes = torch.cat(chunks, 1)  # (n, B, L, U)
             sequences = slopes.shape[1]
@@ -138,37 +134,35 @@ class SlopeSums:
             }
         return found
 
-    def _kfac(self, heads: int) -> dict[str, Tensor]:
+    def _kfac(self) -> dict[str, Tensor]:
         """(2, n, L, U) of each kind: K-FAC of every unit alone and in its turn, summed over the parts."""
         costs = {kind: torch.zeros(2, self._groups, *self._shape, device=self._device) for kind in self._slopes}
         for lot in self._lots():
-            gradients = [self._gradients[site] for _, site, _, _ in lot]
+            gradients = [self._gradients[site.index] for _, site, _, _ in lot]
             inverses = [inverse.expand_as(gradients[0]) for _, _, inverse, _ in lot]
-            columns = slice(heads, None) if lot[0][1] % 2 else slice(0, heads)
-            width = gradients[0].shape[-1] // len(range(*columns.indices(self._shape[1])))
-            found = eliminate(
-                torch.cat(inverses), torch.cat([inputs for *_, inputs in lot]), torch.cat(gradients), width
-            )
+            moments = torch.cat([inputs for *_, inputs in lot])
+            found = eliminate(torch.cat(inverses), moments, torch.cat(gradients), lot[0][1].unit_width)
             for index, (kind, site, _, _) in enumerate(lot):
                 mine = slice(index * self._groups, (index + 1) * self._groups)
-                costs[kind][:, :, site // 2, columns] += torch.stack([each[mine] for each in found])
+                costs[kind][:, :, site.layer, site.columns] += torch.stack([each[mine] for each in found])
         return costs
 
-    def _lots(self) -> list[list[tuple[str, int, Tensor, Tensor]]]:
+    def _lots(self) -> list[list[tuple[str, Site, Tensor, Tensor]]]:
         """Kind, site, inverse and inputs' moments of all that is to be eliminated.
 
         In lots of one sort of unit and one shape, none too large to be held at once.
         """
-        lots: dict[tuple[int, int], list[list[tuple[str, int, Tensor, Tensor]]]] = {}
+        lots: dict[tuple[str, int], list[list[tuple[str, Site, Tensor, Tensor]]]] = {}
         for kind in self._slopes:
             for projectors in {id(part[kind]): part[kind] for part in self._parts}.values():
                 parts = [index for index, part in enumerate(self._parts) if part[kind] is projectors]
-                for site in projectors.keys() & self._gradients.keys():
-                    inputs = torch.stack([self._inputs[part, site] for part in parts]).sum(0)
-                    mine = lots.setdefault((site % 2, inputs.shape[-1]), [[]])
+                for index in projectors.keys() & self._gradients.keys():
+                    site = self._sites[index]
+                    inputs = torch.stack([self._inputs[part, index] for part in parts]).sum(0)
+                    mine = lots.setdefault((site.kind, inputs.shape[-1]), [[]])
                     if mine[-1] and (len(mine[-1]) + 1) * inputs.numel() > ELIMINATED:
                         mine.append([])
-                    mine[-1].append((kind, site, projectors[site].inverse, inputs))
+                    mine[-1].append((kind, site, projectors[index].inverse, inputs))
         return [lot for of_shape in lots.values() for lot in of_shape]
 
 

@@ -9,8 +9,19 @@ that the repair was fitted on, the prices of the turns add up to what all that w
 turns are left out.
 
 Three matrices hold the state: B = (G_SS + lambda I)^-1 of the units S that are left, Z = B X B with the second moments X of the
-text that is scored, and the second moments H of the gradients. Unit u has the residual covariance B_uu^-1 Z_uu B_uu^-1. When j
-goes, all three change by one congruence, M -> T M T^T with T = I - B_:j B_jj^-1 e_j^T, and lose their rows and columns of j.
+text that is scored, and the second moments H of the gradients. Unit u has the residual covariance B_uu^-1 Z_uu B_uu^-1, so
+
+    cost of u = tr(B_uu^-1 Z_uu B_uu^-1 H_uu).
+
+When j goes, all three change by one congruence, M -> T M T^T with T = I + L e_j^T and L = -B_:j B_jj^-1, and lose their rows and
+columns of j. Written out,
+
+    M -> M + L N^T + N L^T with N = M_:j + L M_jj / 2, which for B itself is B -> B + L B_j:.
+
+The costs read no more than the units' own corners M_uu, so only these are kept up to date. Row j of today's M is made of the
+first one's and of the L and N of the turns t before:
+
+    M_j: = first M_j: + sum_t (N_t)_j L_t^T + (L_t)_j N_t^T, and B_j: = first B_j: + sum_t ((B_t:)_j)^T L_t^T.
 """
 
 from __future__ import annotations
@@ -40,61 +51,62 @@ def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int
     for rows, inside, _ in alike(kept):
         if not inside.shape[1]:
             continue
-        here, down, across = (
+        site, row, column = (
             index.to(inverse.device) for index in (rows[:, None, None], inside[:, :, None], inside[:, None])
         )
-        solver, inputs, slopes = (
-            matrix[here, down, across].to(inverse.dtype) for matrix in (inverse, moment, gradient)
-        )
-        names = (inside[:, ::unit_width] // unit_width).to(inverse.device)  # (k, s)
-        first, turns = _in_turn(solver, solver @ inputs @ solver, slopes, unit_width)
-        alone[here[:, 0], names] = first
-        in_turn[here[:, 0], names] = turns
+        b, x, h = (matrix[site, row, column].to(inverse.dtype) for matrix in (inverse, moment, gradient))
+        units = (inside[:, ::unit_width] // unit_width).to(inverse.device)  # (k, s) their numbers
+        alone[site[:, 0], units], in_turn[site[:, 0], units] = _in_turn(b, b @ x @ b, h, unit_width)
     return alone, in_turn
 
 
-def _in_turn(solver: Tensor, seen: Tensor, gradient: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Costs alone and in turn, (k, s) each, from B, Z and H, (k, s * W, s * W) each, of units that are all there.
-
-    M -> T M T^T adds L N^T + N L^T to M, L = -B_:j B_jj^-1 and N = M_:j + L M_jj / 2, so a column of today's M is made of the
-    first one's and of the L and N of the turns before; of the rest no more than the units' own corners is kept up to date.
-    """
-    sites, size = solver.shape[:2]
+def _in_turn(b: Tensor, z: Tensor, h: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Costs alone and in turn, (k, s) each, from B, Z and H, (k, s * W, s * W) each, of units that are all there."""
+    sites, size = b.shape[:2]
     units = size // width
-    row, inside = torch.arange(sites, device=solver.device), torch.arange(width, device=solver.device)
-    corners = [unit_corners(matrix, width).clone() for matrix in (solver, seen, gradient)]  # (k, s, W, W) each
-    away = torch.zeros(sites, units, dtype=torch.bool, device=solver.device)
-    identity = torch.eye(width, dtype=solver.dtype, device=solver.device)
-    down = torch.empty_like(solver)  # the transposed L of all turns, one below the other
-    rows, *others = (torch.empty_like(solver) for _ in range(3))  # the same of B_j:, and of the N of Z and H
-    first = turns = solver.new_zeros(sites, units)
-    level = solver.new_zeros(sites)
+    site, offset = torch.arange(sites, device=b.device), torch.arange(width, device=b.device)
+    b_uu, z_uu, h_uu = (unit_corners(matrix, width).clone() for matrix in (b, z, h))  # (k, s, W, W) each
+    identity = torch.eye(width, dtype=b.dtype, device=b.device)
+    l_all, b_all, n_of_z, n_of_h = (torch.empty_like(b) for _ in range(4))  # L^T, B_j: and N^T, turn below turn
+    gone = torch.zeros(sites, units, dtype=torch.bool, device=b.device)
+    level, in_turn = b.new_zeros(sites), b.new_zeros(sites, units)
+    alone = in_turn
+
+    def by_unit(rows: Tensor) -> Tensor:  # (k, W, S) -> (k, s, W, W)
+        return rows.view(sites, width, units, width).transpose(1, 2)
+
     for turn in range(units):
-        scale = torch.linalg.inv(corners[0] + identity * away[..., None, None])
-        costs = ((scale @ corners[1] @ scale) * corners[2]).sum((2, 3)).clamp(min=0)  # (k, s)
-        if not turn:
-            first, turns = costs, torch.zeros_like(costs)
-        chosen = costs.masked_fill(away, torch.inf).argmin(1)
-        level = torch.maximum(level, costs[row, chosen])
-        turns[row, chosen] = level
-        away[row, chosen] = True
+        # Cost of every unit: tr(B_uu^-1 Z_uu B_uu^-1 H_uu).
+        b_uu_inverse = torch.linalg.inv(b_uu + identity * gone[..., None, None])  # (k, s, W, W)
+        costs = ((b_uu_inverse @ z_uu @ b_uu_inverse) * h_uu).sum((2, 3)).clamp(min=0)  # (k, s)
+        if turn == 0:
+            alone = costs
+        j = costs.masked_fill(gone, torch.inf).argmin(1)  # (k,) the cheapest goes
+        level = torch.maximum(level, costs[site, j])
+        in_turn[site, j] = level
+        gone[site, j] = True
         if turn == units - 1:
             break
-        mine = chosen[:, None] * width + inside  # (k, W)
-        past, now = slice(0, turn * width), slice(turn * width, (turn + 1) * width)
-        of_mine = mine[:, None].expand(-1, turn * width, -1)
-        before = down[:, past]
-        factor = before.gather(2, of_mine).mT
-        across = solver[row[:, None], mine].baddbmm_(rows[:, past].gather(2, of_mine).mT, before)  # (k, W, S)
-        step = -scale[row, chosen] @ across  # -1 in its own columns, so that these become 0
-        down[:, now], rows[:, now] = step, across
-        cut, changed = (each.view(sites, width, units, width).transpose(1, 2) for each in (step, across))
-        corners[0] += cut.mT @ changed
-        for matrix, halves, corner in zip((seen, gradient), others, corners[1:], strict=True):
-            kept = halves[:, past]
-            half = matrix[row[:, None], mine].baddbmm_(kept.gather(2, of_mine).mT, before).baddbmm_(factor, kept)
-            half.baddbmm_(corner[row, chosen], step, alpha=0.5)
-            halves[:, now] = half
-            change = cut.mT @ half.view(sites, width, units, width).transpose(1, 2)
-            corner += change + change.mT
-    return first, turns
+        # L^T = -B_jj^-1 B_j: with B_j: = first B_j: + sum_t ((B_t:)_j)^T L_t^T.
+        rows_of_j = j[:, None] * width + offset  # (k, W)
+        before, now = slice(0, turn * width), slice(turn * width, (turn + 1) * width)
+        at_j = rows_of_j[:, None].expand(-1, turn * width, -1)  # (k, t * W, W)
+        l_before = l_all[:, before]  # (k, t * W, S)
+        l_j = l_before.gather(2, at_j).mT  # (k, W, t * W)
+        b_j = b[site[:, None], rows_of_j].baddbmm_(b_all[:, before].gather(2, at_j).mT, l_before)  # (k, W, S)
+        l_now = -b_uu_inverse[site, j] @ b_j  # (k, W, S), -1 in its own columns, so that these become 0
+        l_all[:, now], b_all[:, now] = l_now, b_j
+        # B_uu -> B_uu + L_u B_ju.
+        l_u = by_unit(l_now).mT
+        b_uu += l_u @ by_unit(b_j)
+        for m, m_uu, n_all in ((z, z_uu, n_of_z), (h, h_uu, n_of_h)):
+            # N^T = M_j: + M_jj L^T / 2 with M_j: = first M_j: + sum_t (N_t)_j L_t^T + (L_t)_j N_t^T.
+            n_before = n_all[:, before]
+            n_j = n_before.gather(2, at_j).mT
+            n_now = m[site[:, None], rows_of_j].baddbmm_(n_j, l_before).baddbmm_(l_j, n_before)  # (k, W, S)
+            n_now.baddbmm_(m_uu[site, j], l_now, alpha=0.5)
+            n_all[:, now] = n_now
+            # M_uu -> M_uu + L_u N_u^T + N_u L_u^T.
+            l_n = l_u @ by_unit(n_now)
+            m_uu += l_n + l_n.mT
+    return alone, in_turn

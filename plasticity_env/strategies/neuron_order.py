@@ -58,8 +58,8 @@ def kfac(sums: NeuronSums) -> Tensor:
     With B = (X + lambda I)^-1, X the sum of x x^T, what the others leave of neuron i is x B_:i / B_ii.
     """
     assert sums.inputs is not None
-    everyone = torch.ones(len(sums.inputs), dtype=torch.bool, device=sums.inputs.device)
-    inverse = residual_projector(sums.inputs, everyone, unit_width=1).inverse
+    everyone = torch.ones(1, len(sums.inputs), dtype=torch.bool)
+    inverse = residual_projector(sums.inputs[None], everyone, unit_width=1).inverse[0]
     left = (inverse * (sums.inputs @ inverse)).sum(0) / inverse.diagonal().square()
     return left.clamp(min=0) * sums.gradients
 

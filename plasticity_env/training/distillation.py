@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.model.inputs import text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel, Snapshot
 
 
@@ -49,7 +50,7 @@ class Distillation:
     @torch.no_grad()
     def teach(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The teacher's logits, (B, T, V)."""
-        extra = {} if attention_mask is None else {"attention_mask": attention_mask}
+        extra = text_mask_inputs(self.teacher, attention_mask)
         logits: Tensor = self.teacher(input_ids=input_ids, use_cache=False, **extra).logits
         return logits
 

@@ -16,6 +16,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.interrupts import interrupts_between_steps
 from plasticity_env.data.batches import Batches, TokenBatch, as_batches, token_batch
 from plasticity_env.model.contexts import evaluating
+from plasticity_env.model.inputs import text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import DIVERGED
 from plasticity_env.training.distillation import Distillation, distillation_loss, not_half
@@ -183,7 +184,7 @@ class PlasticityTrainer:
         """Sums over a micro-batch's tokens of the loss and, with a teacher, of the divergence from it."""
         ids, mask = batch
         targets = batch.targets  # (B, T)
-        extra = {} if mask is None else {"attention_mask": mask}
+        extra = text_mask_inputs(self.model, mask)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed_precision):
             logits = self.model(input_ids=ids, use_cache=False, **extra).logits  # (B, T, V)
             wanted = None if self.distillation is None else self.distillation.teach(ids, mask)

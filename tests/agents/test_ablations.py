@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plasticity_env import HEAD_FEATURES, controllers
-from plasticity_env.agents.studies.ablations import ablations
+from plasticity_env.agents.studies import ablations
 from plasticity_env.envs.observation import head_columns
 
 
@@ -82,7 +82,7 @@ def test_the_first_look_is_the_only_one(observation):
     player = ablations.first_look()
     player.reset(0)
     first = player.act(observation)
-    changed = {**observation, "heads": observation["heads"][::-1].copy()}
+    changed = observation.but(heads=observation["heads"][::-1].copy())
     assert np.array_equal(player.act(changed), first)
     player.reset(0)
     assert not np.array_equal(player.act(changed), first)

@@ -24,7 +24,7 @@ def mask_in(folder):
     return torch.tensor(json.loads((folder / "export.json").read_text())["active"]).bool()
 
 
-@pytest.mark.parametrize("strategy", ["fisher", "random", "entropy_low", "obs", "ann", "ann:tokens"])
+@pytest.mark.parametrize("strategy", ["fisher", "random", "entropy_low", "obs", "ann", "ann:units"])
 def test_masked_prunes_the_asked_share_by_any_strategy(tmp_path, strategy):
     config = filled(
         ExportConfig, model_name=GPT2, pruning_level=0.25, strategy=strategy, output_path=tmp_path / "it", **FAST

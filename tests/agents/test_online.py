@@ -12,7 +12,7 @@ import torch
 from plasticity_env import InputError
 from plasticity_env.agents.online.online import OnlineConfig, OnlineLearner
 from plasticity_env.controllers import ANNController, HeadNetwork, NetworkConfig
-from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, head_columns
+from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation, head_columns
 
 
 def learner(seed=0, **options):
@@ -25,11 +25,12 @@ def observation(heads, seed=0, mask=None):
     if mask is None:
         mask = np.ones((heads, 4), dtype=np.int8)
         mask[:, 1:] = random.integers(0, 2, (heads, 3))
-    return {
+    values = {
         "heads": random.standard_normal((heads, len(HEAD_FEATURES))).astype(np.float32),
         "globals": random.standard_normal(len(GLOBAL_FEATURES)).astype(np.float32),
         "action_mask": mask,
     }
+    return Observation("heads", values)
 
 
 def test_log_probabilities_are_those_of_brute_force():

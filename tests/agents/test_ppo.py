@@ -13,13 +13,16 @@ import yaml
 from plasticity_env import InputError
 from plasticity_env.agents.ppo.checkpoint import write_state
 from plasticity_env.agents.ppo.padding import MaskedCategoricals, decide, environment_action, pad
-from plasticity_env.agents.ppo.ppo import PPO, PPOConfig, generalised_advantages
+from plasticity_env.agents.ppo.ppo import PPO, Rollout
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.scenarios import RankConfig
-from plasticity_env.agents.train_command import TrainConfig, check_resumed, make_environments, make_learner, train
+from plasticity_env.agents.train_command import check_resumed, train
+from plasticity_env.agents.training.agent import find_agent
+from plasticity_env.agents.training.train_config import TrainConfig, make_environments
 from plasticity_env.common.arguments import fill, flat, plain
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
-from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES
+from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
 from tests.conftest import SMALL, filled
 
 
@@ -36,7 +39,10 @@ def test_advantages_equal_the_textbook_sum():
     bootstraps = torch.zeros(steps, 1, dtype=torch.float64)
     dones[2] = dones[4] = 1.0
     bootstraps[4] = 1.5  # truncated after step 4, terminated after step 2
-    found = generalised_advantages(rewards, values, last, dones, bootstraps, gamma, lam)
+    ppo = PPO([Bandit(2)], PPOConfig(gamma=gamma, gae_lambda=lam))
+    nothing = torch.zeros(0)
+    batch = pad([ppo.envs[0].reset(seed=0)[0]], 2)
+    found = ppo._advantages(Rollout(batch, nothing, nothing, nothing, rewards, values, dones, bootstraps, last))
     after = torch.cat([values[1:], last[None]])
     after[2], after[4] = 0.0, 1.5
     deltas = rewards + gamma * after - values
@@ -81,6 +87,8 @@ def test_padded_head_edit_actions_reach_the_right_head():
 class Bandit(gym.Env):
     """Pruning head i pays +1 where its Fisher z-score is negative and -1 where not; one step an episode."""
 
+    kind = "heads"
+
     def __init__(self, heads: int):
         template = make().unwrapped
         self.observation_space = gym.spaces.Dict(
@@ -95,7 +103,8 @@ class Bandit(gym.Env):
         mask = np.zeros((self.heads, 4), dtype=np.int8)
         mask[:, :2] = 1
         shared = np.zeros(len(GLOBAL_FEATURES), dtype=np.float32)
-        self.observation = {"heads": self.tokens, "globals": shared, "action_mask": mask}
+        values = {"heads": self.tokens, "globals": shared, "action_mask": mask}
+        self.observation = Observation(self.kind, values)
         return self.observation, {}
 
     def step(self, action):
@@ -153,7 +162,7 @@ def test_a_checkpoint_of_another_agent_is_refused(env, tmp_path):
     config = filled(TrainConfig, env=env, output_dir=tmp_path, resume=True, **small)
     write_state(tmp_path, {"config": {}, "rllib": {}, "global_step": 8})
     with pytest.raises(InputError, match="is of another agent"):
-        make_learner(config, make_environments(config))
+        find_agent(config.agent).learner(config, make_environments(config))
 
 
 def test_truncation_bootstraps_and_termination_does_not():
@@ -165,10 +174,11 @@ def test_truncation_bootstraps_and_termination_does_not():
     config = PPOConfig(total_timesteps=8, num_steps=4, num_minibatches=1, update_epochs=1)
     ppo = PPO([gym.wrappers.TimeLimit(Endless(4), 2)], config)
     ppo.observations = [ppo.envs[0].reset(seed=0)[0]]
-    final = ppo._value(ppo.observations[0])
+    final = float(ppo._values(ppo.observations)[0])
     rollout, _ = ppo._rollout()
+    returns = ppo._advantages(rollout) + rollout.values
     # steps 1 and 3 end by the time limit: return = reward + value of the final state (this env never changes within one)
-    assert rollout.returns[1] == pytest.approx(1.0 + final, abs=1e-4)
+    assert returns[1, 0] == pytest.approx(1.0 + final, abs=1e-4)
 
 
 @pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])

@@ -11,7 +11,7 @@ import torch
 
 from plasticity_env import InputError, controllers
 from plasticity_env.agents.ppo.plackett_luce import Picks, pick_entropies, pick_log_probs, picks_of, sample_scores
-from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.price_shares import PRICES, SHARES, choose_shares, price_shares
 from plasticity_env.agents.ppo.rank_ppo import RankPPO, group_advantages
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
@@ -199,11 +199,12 @@ def test_learning_finds_the_heads_that_matter():
         def play(self, scenario, choose, members):
             random = np.random.default_rng(scenario.calibration[0])
             features = random.standard_normal((16, len(columns))).astype(np.float32)
-            seen = {
+            values = {
                 "heads": np.tile(features, (members, 1, 1)),
                 "globals": np.zeros((members, width), dtype=np.float32),
                 "action_mask": np.ones((members, 16), dtype=np.int8),
             }
+            seen = Observation("head_rank", values)
             scores = choose(seen)
             gone = torch.zeros(members, 16, dtype=torch.bool)
             gone.scatter_(1, torch.from_numpy(np.asarray(scores)).argsort(dim=1)[:, :8], True)
@@ -214,7 +215,7 @@ def test_learning_finds_the_heads_that_matter():
         def unit(self, scenario):
             return 1.0
 
-    from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES
+    from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
 
     columns, width = list(HEAD_FEATURES), len(GLOBAL_FEATURES)
     ranks = RankConfig(rounds="1", scenarios=4, group_size=8)

@@ -16,11 +16,12 @@ import torch
 
 from plasticity_env import InputError, controllers
 from plasticity_env.agents.ppo.padding import environment_action
-from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.rllib.ray_session import check_address, ray_session
 from plasticity_env.agents.rllib.ray_tasks import map_tasks
 from plasticity_env.agents.sb3.sb3 import PadHeads
-from plasticity_env.agents.train_command import TrainConfig, train
+from plasticity_env.agents.train_command import train
+from plasticity_env.agents.training.train_config import TrainConfig
 from tests.agents import ray_functions
 from tests.conftest import SMALL, filled
 
@@ -270,8 +271,8 @@ def test_auto_takes_the_address_of_the_environment(monkeypatch):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"num_env_runners": 2}, "are for --agent rllib_ppo, not ppo"),
-        ({"ray_address": "auto", "agent": "sb3_ppo"}, "are for --agent rllib_ppo, not sb3_ppo"),
+        ({"num_env_runners": 2}, "--num_env_runners is for --agent rllib_ppo, not ppo"),
+        ({"ray_address": "auto", "agent": "sb3_ppo"}, "--ray_address is for --agent rllib_ppo, not sb3_ppo"),
         ({"num_env_runners": -1, "agent": "rllib_ppo"}, "num_env_runners must be a whole number of at least 0, got -1"),
     ],
 )

@@ -11,10 +11,11 @@ import torch
 from stable_baselines3.common.env_checker import check_env
 
 from plasticity_env import InputError, controllers
-from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.scenarios import RankConfig
 from plasticity_env.agents.sb3 import sb3
-from plasticity_env.agents.train_command import TrainConfig, train
+from plasticity_env.agents.train_command import train
+from plasticity_env.agents.training.train_config import TrainConfig
 from tests.conftest import SMALL, filled
 
 CONFIG = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=1)
@@ -119,7 +120,7 @@ def test_scores_far_out_keep_their_order_and_padding_is_cut_off():
 
 
 def test_maskable_ppo_is_refused_where_actions_are_scores():
-    with pytest.raises(InputError, match=r"masks choices.*--agent ppo or sb3_ppo"):
+    with pytest.raises(InputError, match=r"masks choices.*use PPO"):
         sb3.build([make_rank()], CONFIG, maskable=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from plasticity_env import InputError
 from plasticity_env.agents.sweeping import SweepConfig, read_sweep, sweep
-from plasticity_env.agents.train_command import TrainConfig
+from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common.arguments import parse
 
 FILE = Path(__file__).parents[2] / "scripts" / "configs" / "sweep.yaml"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from plasticity_env import InputError, controllers
 from plasticity_env.controllers import ANNController, HeadNetwork, NetworkConfig, PlasticityController
-from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES
+from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
 
 
 def observe(head=None, mode="heads", count=12, allow_revive=True, **globals_):
@@ -27,7 +29,9 @@ def observe(head=None, mode="heads", count=12, allow_revive=True, **globals_):
     mask = np.stack([np.ones(count), active, ~active & allow_revive, np.zeros(count)], 1).astype(np.int8)
     if mode == "head_edit":
         mask = np.concatenate([[1], mask[:, 1:].T.reshape(-1)]).astype(np.int8)
-    return {"heads": heads, "globals": vector, "action_mask": mask}
+    if mode == "head_rank":
+        mask = np.ones(count, dtype=np.int8)
+    return Observation(mode, {"heads": heads, "globals": vector, "action_mask": mask})
 
 
 @pytest.mark.parametrize(
@@ -52,11 +56,17 @@ def test_a_score_prunes_its_least_important_heads(name, column, sign):
     assert one == 1 + int(np.argmin(sign * values))
 
 
+def test_an_observation_that_does_not_say_its_kind_is_refused():
+    with pytest.raises(InputError, match="must say its environment's kind, got a plain dict"):
+        controllers.make("fisher").act(dict(observe()))
+    copies = (copy.deepcopy(observe(mode="head_edit")), pickle.loads(pickle.dumps(observe(mode="head_edit"))))
+    assert [each.kind for each in copies] == ["head_edit", "head_edit"]
+
+
 def test_the_rule_orders_heads_on_headrank():
     """Those within the thresholds go first; then by gradient, less the weight of the entropy."""
     entropy, gradient = np.linspace(0, 1, 12), np.random.default_rng(3).permutation(12) / 12
-    seen = observe({"entropy_normalized": entropy, "gradient": gradient}, count=12)
-    seen["action_mask"] = np.ones(12, dtype=np.int8)
+    seen = observe({"entropy_normalized": entropy, "gradient": gradient}, mode="head_rank")
     plain = PlasticityController("high", aggressiveness=0.0).act(seen)  # nothing is within: gradient alone
     assert plain.argsort().tolist() == gradient.argsort().tolist()
     heavy = PlasticityController("high", aggressiveness=0.0, entropy_weight=100.0).act(seen)

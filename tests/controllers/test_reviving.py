@@ -17,10 +17,7 @@ ACTIVE = np.array([1] * 8 + [0] * 4)
 def look(rank=True, **columns):
     gain = np.where(ACTIVE, 0.0, 1.0)
     given = {"active": ACTIVE, "fisher": SCORES, "revive": gain, "age": np.full(12, 3), **columns}
-    observation = observe(given)
-    if rank:
-        observation["action_mask"] = np.ones(12, dtype=np.int8)
-    return observation
+    return observe(given, mode="head_rank" if rank else "heads")
 
 
 def kept(scores, count=8):

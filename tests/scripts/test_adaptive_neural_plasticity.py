@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import torch
 
@@ -14,21 +10,17 @@ from plasticity_env import load_plastic
 from plasticity_env.controllers import ANNController, HeadNetwork, NetworkConfig
 from plasticity_env.cycle import RunRecord
 
-ROOT = Path(__file__).parents[2]
+SCRIPT = "adaptive_neural_plasticity.py"
 
 
-def run(*arguments):
-    command = [sys.executable, str(ROOT / "scripts" / "adaptive_neural_plasticity.py"), *map(str, arguments)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-
-
-def test_a_quick_run_leaves_its_files(tmp_path):
+def test_a_quick_run_leaves_its_files(tmp_path, run_here):
     text = tmp_path / "text.txt"
     text.write_text("To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer. " * 600)
     folder = tmp_path / "run"
     sizes = ("--max_length", 32, "--cycles", 1, "--pruning_mode", "compressed", "--pruning_level", 0.5)
-    done = run("--quick_test", "--verbose", "--dataset", text, *sizes, "--entropy_threshold", 0, "--output_dir", folder)
+    done = run_here(
+        SCRIPT, "--quick_test", "--verbose", "--dataset", text, *sizes, "--entropy_threshold", 0, "--output_dir", folder
+    )
     assert done.returncode == 0, done.stderr
     assert f"run: {folder}" in done.stdout
     assert "may be pruned" in done.stderr
@@ -58,8 +50,8 @@ def test_a_quick_run_leaves_its_files(tmp_path):
     assert all("reward" in entry for entry in history)
 
 
-def test_bad_input_is_one_sentence(tmp_path):
-    result = run("--quick_test", "--controller_lr", -1, "--output_dir", tmp_path / "run")
+def test_bad_input_is_one_sentence(tmp_path, run_here):
+    result = run_here(SCRIPT, "--quick_test", "--controller_lr", -1, "--output_dir", tmp_path / "run")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("error: controller_lr must be at least 0, got -1.0")
     assert not (tmp_path / "run").exists()

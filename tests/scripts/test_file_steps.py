@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import os
-import runpy
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,7 +22,6 @@ from plasticity_env.steps.opening import StepText
 from plasticity_env.training import HeadLRManager
 from tests.plasticity_env.training.rows import GPT2, LLAMA, head_rows, weights
 from tests.scripts.interrupting import hearing_ctrl_c
-from tests.scripts.test_scripts import ROOT, run
 
 SMALL = ["--dataset", "text.txt", "--max_length", "16", "--calibration_blocks", "16", "--test_blocks", "8"]
 
@@ -106,31 +102,21 @@ def check_chain(name, paths, said):
     return third
 
 
-def test_three_scripts_hand_a_pth_file_on(there):
-    paths, lines = commands(GPT2, ".pth")
+@pytest.mark.parametrize(("name", "suffix"), [(GPT2, ".pth"), (LLAMA, "")])
+def test_three_scripts_hand_a_checkpoint_on(there, run_here, name, suffix):
+    """A file, and a folder that stock transformers reads."""
+    paths, lines = commands(name, suffix)
     said = ""
     for path, line in zip(paths, lines, strict=True):
-        done = run(*line, cwd=there)
+        done = run_here(*line)
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith(f"checkpoint: {path}\n")
         said += done.stdout
-    check_chain(GPT2, paths, said)
-
-
-def test_three_scripts_hand_a_folder_on(there):
-    """In one process, which is quicker: each script as ``__main__`` with its own command line."""
-    paths, lines = commands(LLAMA, "")
-    program = "import runpy, sys\n"
-    for script, *arguments in lines:
-        program += f"sys.argv = {[script, *arguments]!r}\n"
-        program += f"runpy.run_path({str(ROOT / 'scripts' / script)!r}, run_name='__main__')\n"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", program], cwd=there, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    third = check_chain(LLAMA, paths, done.stdout)
-    stock = tf.AutoModelForCausalLM.from_pretrained(there / paths[2])  # stock transformers reads a folder
-    ids = torch.arange(3, 19)[None]
-    assert torch.allclose(stock(input_ids=ids).logits, third(input_ids=ids).logits, atol=1e-4)
+    third = check_chain(name, paths, said)
+    if not suffix:
+        stock = tf.AutoModelForCausalLM.from_pretrained(there / paths[2])
+        ids = torch.arange(3, 19)[None]
+        assert torch.allclose(stock(input_ids=ids).logits, third(input_ids=ids).logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("where", [".pth", ""])
@@ -267,14 +253,8 @@ def test_each_step_takes_a_repair_and_both_directions(there):
         ),
     ],
 )
-def test_bad_input_is_one_sentence_exit_2_and_nothing_is_written(
-    there, monkeypatch, capsys, script, arguments, sentence
-):
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
-    assert left.value.code == 2
-    assert capsys.readouterr().err == f"error: {sentence}\n"
+def test_bad_input_is_one_sentence_exit_2_and_nothing_is_written(there, run_here, script, arguments, sentence):
+    assert run_here(script, *arguments) == (2, "", f"error: {sentence}\n")
     assert [path.name for path in there.iterdir()] == ["text.txt"]
 
 

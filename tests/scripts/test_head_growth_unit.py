@@ -11,6 +11,7 @@ SCRIPT = "test_head_growth_unit.py"
 
 
 def test_it_says_what_was_checked(tmp_path):
+    """In a process of its own: pytest runs within."""
     done = run(SCRIPT, "--select", "schedule or emptiest", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "ok      the schedule is the line of the formula" in done.stdout
@@ -18,8 +19,8 @@ def test_it_says_what_was_checked(tmp_path):
     assert done.stdout.endswith("2 properties of head growth in 2 cases: ok\n")
 
 
-def test_nothing_to_run_is_one_sentence_exit_2(tmp_path):
-    done = run(SCRIPT, "--select", "no_such_property", cwd=tmp_path)
+def test_nothing_to_run_is_one_sentence_exit_2(run_here):
+    done = run_here(SCRIPT, "--select", "no_such_property")
     assert done.returncode == 2
     assert done.stderr == "error: no growth test matches --select 'no_such_property'\n"
 

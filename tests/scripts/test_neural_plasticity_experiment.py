@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+SCRIPT = "neural_plasticity_experiment.py"
 
 
-def run(*arguments):
-    command = [sys.executable, str(ROOT / "scripts" / "neural_plasticity_experiment.py"), *map(str, arguments)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-
-
-def test_a_quick_grid_leaves_its_files_and_goes_on_where_it_was_cut(tmp_path):
+def test_a_quick_grid_leaves_its_files_and_goes_on_where_it_was_cut(tmp_path, run_here):
     text, folder = tmp_path / "text.txt", tmp_path / "grid"
     text.write_text("To be, or not to be, that is the question: whether 'tis nobler in the mind. " * 400)
     arguments = [
@@ -32,7 +22,7 @@ def test_a_quick_grid_leaves_its_files_and_goes_on_where_it_was_cut(tmp_path):
         2,
     ]
     arguments += ["--growth_percentages", "0.2", "--output_dir", folder, "--save_visualizations"]
-    first = run(*arguments)
+    first = run_here(SCRIPT, *arguments)
     assert first.returncode == 0, first.stderr
     assert "| 30% | none | revive | 20% |" in first.stdout
     cells = folder / "cells.jsonl"
@@ -42,13 +32,13 @@ def test_a_quick_grid_leaves_its_files_and_goes_on_where_it_was_cut(tmp_path):
     assert (folder / "visualizations" / "recovery.png").stat().st_size > 10_000
     assert json.loads((folder / "config.json").read_text())["setting"]["training_steps"] == 2
     cells.write_text("".join(line + "\n" for line in lines[:4]) + lines[4][:50])
-    again = run(*arguments)
+    again = run_here(SCRIPT, *arguments)
     assert again.stdout == first.stdout
     assert sum(line.startswith("seed 0") for line in again.stderr.splitlines()) == 1
 
 
-def test_bad_input_is_one_sentence(tmp_path):
-    result = run("--quick_test", "--pruning_levels", "0.1,1.2", "--output_dir", tmp_path / "grid")
+def test_bad_input_is_one_sentence(tmp_path, run_here):
+    result = run_here(SCRIPT, "--quick_test", "--pruning_levels", "0.1,1.2", "--output_dir", tmp_path / "grid")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == "error: pruning_levels must lie in [0, 1), got 1.2"
     assert not (tmp_path / "grid").exists()

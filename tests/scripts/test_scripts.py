@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -29,31 +28,13 @@ def run(script, *arguments, cwd, env=None):
     )
 
 
-@pytest.fixture
-def run_here(tmp_path, monkeypatch, capsys):
-    """Run a script inside this process (importing torch takes longer than most of them); gives exit code, output, errors."""
-
-    def go(script, *arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        monkeypatch.delenv("WANDB_API_KEY", raising=False)
-        path = str(ROOT / "scripts" / script)
-        monkeypatch.setattr(sys, "argv", [path, *arguments])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(path, run_name="__main__")
-        written = capsys.readouterr()
-        return stop.value.code or 0, written.out, written.err
-
-    return go
+SMALL = ["--reward_blocks", "4", "--envs_per_model", "2", "--num_steps", "4", "--num_minibatches", "2", *FAST]
+TRAIN = ["train_controller.py", "--total_timesteps", "32", *SMALL]
 
 
-def train(tmp_path, *more, agent="ppo"):
-    small = ["--reward_blocks", "4", "--envs_per_model", "2", "--num_steps", "4", "--num_minibatches", "2"]
-    return run("train_controller.py", "--agent", agent, "--total_timesteps", "32", *small, *FAST, *more, cwd=tmp_path)
-
-
-def test_train_then_evaluate_then_play(tmp_path):
-    done = train(tmp_path, "--track", "--output_dir", "run", "--seed", "3")
+def test_train_then_evaluate_then_play(tmp_path, run_here):
+    """The first in a process of its own: importing all that it needs takes most of the time."""
+    done = run(*TRAIN, "--track", "--output_dir", "run", "--seed", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr  # piped output stays plain
     assert "wandb sync --id" in done.stdout + done.stderr
@@ -66,11 +47,10 @@ def test_train_then_evaluate_then_play(tmp_path):
     assert list(folder.glob("tensorboard/events*"))
     assert list(folder.glob("wandb/offline-run-*"))
 
-    done = run(
+    done = run_here(
         "evaluate_controllers.py",
         *["--controllers", "keep_all,random,plasticity,run/controller", "--sparsities", "0.25,0.5", "--seeds", "2"],
         *["--flop_prices", "2", "--repair", "none,least_squares", "--test_blocks", "4", "--output_dir", "eval", *FAST],
-        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "eval" / "results.json").read_text())
@@ -84,10 +64,9 @@ def test_train_then_evaluate_then_play(tmp_path):
     assert (tmp_path / "eval" / "frontier.png").stat().st_size > 10_000
     assert "plasticity" in (tmp_path / "eval" / "table.txt").read_text()
 
-    done = run(
+    done = run_here(
         "play_episode.py",
         *["--controller", "run/controller", "--reward_blocks", "4", "--test_blocks", "2", "--record", "e.json", *FAST],
-        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "test perplexity" in done.stdout
@@ -95,19 +74,18 @@ def test_train_then_evaluate_then_play(tmp_path):
 
 
 @pytest.mark.parametrize("agent", ["sb3_ppo", "sb3_maskable_ppo"])
-def test_stable_baselines3_trains_from_the_same_script(tmp_path, agent):
-    done = train(tmp_path, "--output_dir", "run", agent=agent)
+def test_stable_baselines3_trains_from_the_same_script(tmp_path, agent, run_here):
+    done = run_here(*TRAIN, "--agent", agent, "--output_dir", "run")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "controller" / "controller.json").exists()
 
 
-def test_a_yaml_file_gives_defaults_and_flags_override(tmp_path):
+def test_a_yaml_file_gives_defaults_and_flags_override(tmp_path, run_here):
     (tmp_path / "c.yaml").write_text("total_timesteps: 8\nnum_steps: 4\nenvs_per_model: 1\nlearning_rate: 0.01\n")
-    done = run(
+    done = run_here(
         "train_controller.py",
         *["--config", "c.yaml", "--output_dir", "run", "--learning_rate", "0.02", "--reward_blocks", "4", *FAST],
         *["--num_minibatches", "1"],
-        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     resolved = (tmp_path / "run" / "config.yaml").read_text()
@@ -115,10 +93,10 @@ def test_a_yaml_file_gives_defaults_and_flags_override(tmp_path):
     assert "learning_rate: 0.02" in resolved
 
 
-def test_a_stopped_training_resumes(tmp_path):
-    assert train(tmp_path, "--output_dir", "run", "--checkpoint_every", "1").returncode == 0
+def test_a_stopped_training_resumes(tmp_path, run_here):
+    assert run_here(*TRAIN, "--output_dir", "run", "--checkpoint_every", "1").returncode == 0
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    done = train(tmp_path, "--output_dir", "run", "--checkpoint_every", "1", "--resume")
+    done = run_here(*TRAIN, "--output_dir", "run", "--checkpoint_every", "1", "--resume")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() == rows  # it was done already
 
@@ -156,7 +134,7 @@ def test_a_stopped_training_resumes(tmp_path):
         ("train_controller.py", ["--learning_rate", "inf"], "learning_rate must be above 0 and finite"),
         ("train_controller.py", ["--ent_coef", "nan"], "ent_coef must be a finite number"),
         ("train_controller.py", ["--gamma", "2"], "gamma must lie in [0, 1]"),
-        ("train_controller.py", ["--capacity", "99"], "--capacity is for the agents"),
+        ("train_controller.py", ["--capacity", "99"], "--capacity is for --agent sb3_ppo or"),
         ("train_controller.py", ["--neuron_order", "kfac"], "use it with units='heads+mlp'"),
         ("train_controller.py", ["--seed", "99999999999999999999"], "is more than 4294967295"),
         ("train_controller.py", ["--output_dir", "c.yaml"], "is a file, not a folder"),
@@ -203,33 +181,33 @@ def test_bad_input_is_one_sentence_exit_2_and_nothing_written(tmp_path, run_here
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_finished_run_is_not_overwritten(tmp_path):
-    assert train(tmp_path, "--output_dir", "run").returncode == 0
+def test_a_finished_run_is_not_overwritten(tmp_path, run_here):
+    assert run_here(*TRAIN, "--output_dir", "run").returncode == 0
     before = (tmp_path / "run" / "config.yaml").read_text()
     for more, message in (
         (["--horizon", "2"], "holds a run already"),
         (["--agent", "sb3_ppo"], "holds a run already"),
         (["--resume", "--learning_rate", "0.5"], "was trained with learning_rate"),
     ):
-        done = train(tmp_path, "--output_dir", "run", *more)
+        done = run_here(*TRAIN, "--output_dir", "run", *more)
         assert done.returncode == 2
         assert message in done.stderr
         assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
-def test_a_run_that_was_cut_before_its_first_row_is_begun_again(tmp_path):
+def test_a_run_that_was_cut_before_its_first_row_is_begun_again(tmp_path, run_here):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").touch()
-    done = train(tmp_path, "--output_dir", "run")
+    done = run_here(*TRAIN, "--output_dir", "run")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "controller" / "controller.json").is_file()
 
 
-def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
-    assert train(tmp_path, "--output_dir", "run").returncode == 0
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path, run_here):
+    assert run_here(*TRAIN, "--output_dir", "run").returncode == 0
     path = tmp_path / "run" / "controller" / "controller.json"
     path.write_text(path.read_text().replace('"width": 64', '"width": 32'))
-    done = run("evaluate_controllers.py", "--controllers", "run/controller", *FAST, cwd=tmp_path)
+    done = run_here("evaluate_controllers.py", "--controllers", "run/controller", *FAST)
     assert done.returncode == 2
     assert "shape" in done.stderr
 
@@ -243,11 +221,10 @@ def test_help_reads(run_here, script):
     assert "usage" in output
 
 
-def test_the_benchmark_prints_one_json_line_a_row(tmp_path):
-    done = run(
+def test_the_benchmark_prints_one_json_line_a_row(tmp_path, run_here):
+    done = run_here(
         "benchmark.py",
         *["step", "--models", "bard-gpt2-4x4", "--lengths", "32,64", "--tokens", "128", "--rounds", "1"],
-        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]

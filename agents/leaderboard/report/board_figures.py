@@ -11,8 +11,8 @@ import numpy as np
 
 from plasticity_env.agents.leaderboard.report.labels import kind, label
 from plasticity_env.agents.leaderboard.statistics import Estimate, Results
-from plasticity_env.cycle.page.figures import scale
 from plasticity_env.plots.html import Figure
+from plasticity_env.plots.plotly_parts import head_axes, scale
 
 SHOWN = 7  # players whose curves a frontier shows at first
 COLOURS = 12
@@ -138,8 +138,6 @@ def head_map(shape: tuple[int, int], low: float, high: float, title: str) -> Fig
         low, high: Of its colours; shares where high is at most 1.
         title: Of its colours.
     """
-    layers, units = shape
-    bare = {"showgrid": False, "zeroline": False, "fixedrange": True, "tick0": 0}
     bar = {"thickness": 9, "outlinewidth": 0, "xpad": 4, "nticks": 6, "title": {"text": title, "side": "right"}}
     if high <= 1:
         bar["tickformat"] = ".0%"
@@ -154,12 +152,9 @@ def head_map(shape: tuple[int, int], low: float, high: float, title: str) -> Fig
     heat |= {"xgap": 1.5, "ygap": 1.5, "hovertemplate": "layer %{y}, unit %{x}: %{customdata}<extra></extra>"}
     heat |= {"colorscale": [[0, "var:first"], [0.5, "var:middle"], [1, "var:last"]], "hoverongaps": True}
     layout = {
-        "height": 96 + min(22, max(12, 440 // layers)) * layers,
+        "height": 96 + min(22, max(12, 440 // shape[0])) * shape[0],
         "margin": {"l": 38, "r": 4, "t": 6, "b": 40},
         "showlegend": False,
-        "xaxis": {"title": {"text": "head", "standoff": 4}, "range": [-0.5, units - 0.5], **bare}
-        | {"dtick": max(1, math.ceil(units / 9))},
-        "yaxis": {"title": {"text": "layer", "standoff": 4}, "range": [layers - 0.5, -0.5], **bare}
-        | {"dtick": max(1, math.ceil(layers / 10))},
+        **head_axes(shape, (10, 9)),
     }
     return [heat], layout

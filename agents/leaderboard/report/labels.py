@@ -12,8 +12,11 @@ KINDS = ("learned", "search", "own rule", "rule")
 
 
 def label(player: str) -> str:
-    """A player's text, a long path by its last two parts."""
+    """A player's text; a long path and a long module by their last two parts."""
     name, at, rounds = player.rpartition("@")
+    module, colon, function = name.partition(":")
+    if colon and module.count(".") > 1:
+        return f"{'.'.join(module.split('.')[-2:])}:{function}{at}{rounds}"
     parts = Path(name).parts
     return f"{'/'.join(parts[-2:])}{at}{rounds}" if len(parts) > 2 else player
 

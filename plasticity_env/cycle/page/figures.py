@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from plasticity_env.cycle.page.story import (
@@ -13,19 +12,20 @@ from plasticity_env.cycle.page.story import (
     evaluations_of,
     finite,
     last_step,
-    log_ticks,
     moment_name,
     moments_of,
+    phase_name,
     smooth,
     stages_of,
 )
-from plasticity_env.cycle.record import CONTROL, EXPERIMENT, EvaluationRow, RunRecord, StepRow
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow, StepRow
 from plasticity_env.plots.html import Figure
+from plasticity_env.plots.plotly_parts import band, panel_title, scale, upright
 
 Trace = dict[str, Any]
 
 # Names of colours in the page's style sheet.
-INK, SOFT = "var:ink", "var:soft"
 ARM_COLOURS = {EXPERIMENT: "var:experiment", CONTROL: "var:control"}
 EDIT_COLOURS = {edit: f"var:{edit}" for edit in EDITS}
 EDIT_MARKS = {"prune": "triangle-down", "revive": "diamond", "grow": "triangle-up"}
@@ -56,7 +56,7 @@ def process(record: RunRecord) -> Figure | None:
     shapes, labels = _phase_bands(record)
     stable = record.stabilisation.stabilised_at if record.stabilisation else None
     if stable is not None:
-        shapes.append(_line(stable, INK, "dash"))
+        shapes.append(upright(stable, "var:ink", "dash", name="warm-up is stable"))
     ppl = [row.ppl for arm in ARM_COLOURS for row in evaluations_of(record, arm)]
     layout = {
         "height": 620,
@@ -93,7 +93,7 @@ def comparison(record: RunRecord) -> Figure | None:
             traces.append(_evaluations(arm, rows, at, "y"))
             traces.append(_shares(arm, rows, at, [row.sparsity for row in rows], "y2", "sparsity"))
             traces.append(_shares(arm, rows, at, [row.flops_kept for row in rows], "y3", "FLOPs kept"))
-    shapes, labels = _cycle_bands(mine)
+    shapes, labels = cycle_bands(mine)
     kept = [row.flops_kept for row in mine if math.isfinite(row.flops_kept)]
     layout = {
         "height": 560,
@@ -137,11 +137,11 @@ def warmup(record: RunRecord) -> Figure | None:
         ends = [(at + 1) * found.window if whole else at + 1 for at in range(len(found.smoothed))]
         traces.append(
             {"type": "scatter", "x": ends, "y": finite(found.smoothed), "mode": "lines+markers", "name": "mean"}
-            | {"line": {"color": INK, "width": 2, "shape": "linear"}, "marker": {"size": 6}}
+            | {"line": {"color": "var:ink", "width": 2, "shape": "linear"}, "marker": {"size": 6}}
             | {"hovertemplate": f"mean of {found.window} steps up to %{{x}}: %{{y:.4f}}<extra></extra>"}
         )
     if found and found.stabilised_at is not None:
-        shapes.append(_line(found.stabilised_at, "var:grow", "dash"))
+        shapes.append(upright(found.stabilised_at, "var:grow", "dash"))
         right = found.stabilised_at > 0.6 * len(losses)
         labels.append(
             {"x": found.stabilised_at, "y": 1, "yref": "paper", "yanchor": "top", "showarrow": False}
@@ -180,18 +180,6 @@ def training_curve(record: RunRecord, name: str) -> Figure | None:
         "yaxis": {"nticks": 5, "exponentformat": "e", "rangemode": "tozero"},
     }
     return (traces, layout) if traces else None
-
-
-def scale(values: Sequence[float | None]) -> dict[str, Any]:
-    """Entries of an axis that shows positive values: logarithmic with ordinary numbers where they differ much."""
-    ticks = log_ticks(values)
-    return {"type": "log", "tickvals": ticks, "tickformat": "~g"} if ticks else {"tickformat": "~g"}
-
-
-def panel_title(text: str, top: float) -> dict[str, Any]:
-    """What a panel shows, above its left corner."""
-    place = {"x": 0, "y": top, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
-    return {"text": text, "showarrow": False, "font": {"size": 12, "color": SOFT}, **place}
 
 
 def _loss(arm: str, rows: list[StepRow]) -> list[Trace]:
@@ -295,10 +283,12 @@ def _phase_bands(record: RunRecord) -> tuple[list[dict[str, Any]], list[dict[str
         if step.arm == EXPERIMENT and key not in {(row.cycle, row.phase) for row in record.phases[-40:]}:
             low, high = spans.get(key, (step.step - 1, step.step))
             spans[key] = min(low, step.step - 1), max(high, step.step)
-    shapes = [_band(low, high, BANDS.get(phase, "var:other")) for (_, phase), (low, high) in spans.items()]
+    shapes = [
+        band(low, high, BANDS.get(phase, "var:other"), phase_name(phase)) for (_, phase), (low, high) in spans.items()
+    ]
     edits = sorted({event.step for event in record.events})
     if len(edits) <= _MOST_LINES:
-        shapes += [_line(step, SOFT, "solid", 0.8) for step in edits]
+        shapes += [upright(step, "var:soft", "solid", 0.8) for step in edits]
     reach: dict[int, tuple[int, int]] = {}
     for (cycle, _), (low, high) in spans.items():
         former = reach.get(cycle, (low, high))
@@ -306,12 +296,12 @@ def _phase_bands(record: RunRecord) -> tuple[list[dict[str, Any]], list[dict[str
     return shapes, _cycle_names({cycle: (low + high) / 2 for cycle, (low, high) in reach.items()}, "warm-up")
 
 
-def _cycle_bands(rows: list[EvaluationRow]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def cycle_bands(rows: list[EvaluationRow]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Every other cycle shaded, where the horizontal axis counts evaluations."""
     reach: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
         reach.setdefault(row.cycle, []).append(index)
-    shapes = [_band(min(at) - 0.5, max(at) + 0.5, "var:other") for cycle, at in reach.items() if cycle % 2]
+    shapes = [band(min(at) - 0.5, max(at) + 0.5, "var:other") for cycle, at in reach.items() if cycle % 2]
     return shapes, _cycle_names({cycle: (min(at) + max(at)) / 2 for cycle, at in reach.items()}, "start")
 
 
@@ -324,18 +314,8 @@ def _cycle_names(middles: dict[int, float], before: str) -> list[dict[str, Any]]
             continue
         text = before if not cycle else (f"cycle {cycle}" if len(cycles) <= 3 else str(cycle))
         place = {"x": middle, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
-        labels.append({"text": text, "font": {"size": 11, "color": SOFT}, **place})
+        labels.append({"text": text, "font": {"size": 11, "color": "var:soft"}, **place})
     return labels
-
-
-def _band(low: float, high: float, colour: str) -> dict[str, Any]:
-    span = {"x0": low, "x1": high, "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
-    return {"type": "rect", "fillcolor": colour, "line": {"width": 0}, **span}
-
-
-def _line(at: float, colour: str, dash: str, width: float = 1.4) -> dict[str, Any]:
-    span = {"x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "opacity": 0.6}
-    return {"type": "line", "line": {"color": colour, "width": width, "dash": dash}, **span}
 
 
 def _key(row: EvaluationRow) -> tuple[int, str, int]:

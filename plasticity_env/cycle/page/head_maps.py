@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from plasticity_env.cycle.page.figures import EDIT_COLOURS, Figure, panel_title
+from plasticity_env.cycle.page.figures import EDIT_COLOURS
 from plasticity_env.cycle.page.story import (
     DONE,
     EDITS,
@@ -20,7 +20,10 @@ from plasticity_env.cycle.page.story import (
     moments_of,
     short,
 )
-from plasticity_env.cycle.record import RunRecord, SignalsRow
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import SignalsRow
+from plasticity_env.plots.html import Figure
+from plasticity_env.plots.plotly_parts import head_axes, panel_title
 
 STATE_NAMES = ("pruned", "active", "pruned now", "revived now", "grown now")
 STATE_COLOURS = ("var:off", "var:on", "var:prune", "var:revive", "var:grow")
@@ -151,19 +154,13 @@ def _map(grids: list[np.ndarray], log: bool) -> Figure:
     size = 9 if heads <= 8 else 7
     pruned = {"symbol": "x", "size": size, "color": "var:prune", "line": {"color": "var:card", "width": 1}}
     fresh = {"symbol": "circle", "size": size, "color": "var:grow", "line": {"color": "var:card", "width": 1}}
-    bare = {"showgrid": False, "zeroline": False, "fixedrange": True}
     layout = {
         "height": 100 + 24 * min(layers, 16),
         "margin": {"l": 36, "r": 4, "t": 6, "b": 38},
         "showlegend": False,
-        "xaxis": {"title": {"text": "head", "standoff": 4}, "range": [-0.5, heads - 0.5], **_whole(heads), **bare},
-        "yaxis": {"title": {"text": "layer", "standoff": 4}, "range": [layers - 0.5, -0.5], **_whole(layers), **bare},
+        **head_axes((layers, heads)),
     }
     return [heat, {**mark, "marker": pruned}, {**mark, "marker": fresh}], layout
-
-
-def _whole(count: int) -> dict[str, Any]:
-    return {"tick0": 0, "dtick": max(1, math.ceil(count / 8))}
 
 
 def _marks(row: SignalsRow) -> tuple[dict[str, list[int]], dict[str, list[int]]]:

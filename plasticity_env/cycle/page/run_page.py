@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from plasticity_env.cycle.page import figures as drawn
-from plasticity_env.cycle.page import head_maps, stage_charts
-from plasticity_env.cycle.page import page_charts as charts
-from plasticity_env.cycle.page.cycle_charts import cycle_pictures
+from plasticity_env.cycle.page import head_maps
+from plasticity_env.cycle.page.head_pictures import head_pictures
+from plasticity_env.cycle.page.phase_figures import before_and_after, improvement, multi_cycle
 from plasticity_env.cycle.page.sections import sections
-from plasticity_env.cycle.page.story import DONE, cycles_of, phase_name, stages_of
+from plasticity_env.cycle.page.story import DONE, cycles_of, headline, phase_name, stages_of
 from plasticity_env.cycle.record import RunRecord
+from plasticity_env.plots.figure_png import figure_png
 from plasticity_env.plots.html import Figures, write_page
 
+_ROOM = "plasticity_env.cycle.page"
 PAGE = "dashboards/dashboard.html"
 _AFTER = {"pruning": "after pruning", "growth": "after growth", "fine_tuning": "after fine-tuning"}
 _AFTER["evaluation"] = "at evaluation"
@@ -52,15 +54,20 @@ def write_charts(record: RunRecord) -> list[Path]:
         Those that could be drawn from what was measured.
     """
     dashboards, pictures = record.folder / "dashboards", record.folder / "visualizations"
+    cycles = len(cycles_of(record))
     kinds = (
-        (charts.complete_process_png, dashboards / "complete_process.png"),
-        (charts.multi_cycle_png, dashboards / "multi_cycle_process.png"),
-        (charts.attention_heatmaps_png, dashboards / "attention_heatmaps.png"),
-        (stage_charts.active_heads_png, pictures / "active_heads_by_stage.png"),
-        (stage_charts.before_and_after_png, pictures / "perplexity_by_phase.png"),
-        (stage_charts.improvement_png, pictures / "improvement_over_cycles.png"),
+        (drawn.process, dashboards / "complete_process.png", "the complete process"),
+        (multi_cycle, dashboards / "multi_cycle_process.png", f"{cycles} cycle{'s' * (cycles != 1)}"),
+        (before_and_after, pictures / "perplexity_by_phase.png", "perplexity before (ring) and after (dot) each phase"),
+        (improvement, pictures / "improvement_over_cycles.png", "improvement over cycles"),
     )
-    return [path for draw, path in kinds if draw(record, path)] + cycle_pictures(record, pictures)
+    written = []
+    for draw, path, said in kinds:
+        figure = draw(record)
+        if figure is not None:
+            figure_png(figure, path, headline(record, said), _ROOM, "run.css")
+            written.append(path)
+    return written + head_pictures(record, dashboards, pictures)
 
 
 def write_dashboard(record: RunRecord, path: Path) -> None:
@@ -80,7 +87,7 @@ def write_dashboard(record: RunRecord, path: Path) -> None:
     reason = told.reason.rstrip(".") if told else "the warm-up has not been judged yet"
     write_page(
         path,
-        "plasticity_env.cycle.page",
+        _ROOM,
         "run.html",
         title=f"Neural plasticity: {record.settings.get('model_name') or record.folder.name}",
         data={"figures": figures, "moments": moments},

@@ -20,7 +20,8 @@ from plasticity_env.cycle.page.story import (
     short,
     shown_split,
 )
-from plasticity_env.cycle.record import CONTROL, EXPERIMENT, EvaluationRow, PruningEvent, RunRecord, Sample
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow, PruningEvent, Sample
 from plasticity_env.cycle.run_settings import CONTROLLER
 from plasticity_env.plots.html import NOT_MEASURED, Cell, Link, file_links
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from plasticity_env.cycle.record import EXPERIMENT, EvaluationRow, PruningEvent, RunRecord
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import EXPERIMENT, EvaluationRow, PruningEvent
 
 PHASE_NAMES = {"warmup": "warm-up", "fine_tuning": "fine-tuning"}
 EDITS = ("prune", "revive", "grow")
@@ -91,6 +92,13 @@ def smooth(values: Sequence[float | None], width: int) -> list[float | None]:
     start = (width - 1) // 2
     means = sums[start : start + len(held)] / np.maximum(counts[start : start + len(held)], 1)
     return [float(mean) if there else None for mean, there in zip(means, known, strict=True)]
+
+
+def headline(record: RunRecord, said: str) -> str:
+    """The model and what is shown, above a picture; a run that is not finished says so."""
+    status = record.config.get("status", "")
+    cut = f" ({status})" if status in ("stopped", "failed", "running") else ""
+    return f"{record.settings.get('model_name') or record.folder.name}: {said}{cut}"
 
 
 def shown_split(record: RunRecord) -> str | None:
@@ -182,18 +190,6 @@ def reference(record: RunRecord, row: EvaluationRow) -> EvaluationRow | None:
     same = [other for other in control if (other.cycle, other.phase) == (row.cycle, row.phase)]
     same = same or [other for other in control if other.step == row.step]
     return same[-1] if same else None
-
-
-def log_ticks(values: Iterable[float | None], factor: float = 3.0) -> list[float]:
-    """Ticks of a logarithmic axis for positive values that differ by more than ``factor``; empty: a linear one will do."""
-    held = [value for value in values if value is not None and math.isfinite(value) and value > 0]
-    if not held or max(held) <= factor * min(held):
-        return []
-    ratio = max(held) / min(held)
-    digits = (1, 1.5, 2, 3, 4, 5, 7) if ratio < 12 else ((1, 2, 5) if ratio < 200 else (1,))
-    powers = range(math.floor(math.log10(min(held))), math.ceil(math.log10(max(held))) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in digits]
-    return ticks[:: max(1, len(ticks) // 24)]
 
 
 def heavy_tailed(grids: Sequence[np.ndarray]) -> bool:

@@ -13,7 +13,9 @@ from transformers import PreTrainedModel
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.compact.classes import compact_classes
 from plasticity_env.model.compact.cuts import Cut, attention_cuts, mlp_cuts
+from plasticity_env.model.contexts import evaluating, plain_mode
 from plasticity_env.model.gated_model import GatedModel
+from plasticity_env.model.proof import probe_ids, probe_logits, prove_removal
 
 Optimizer = torch.optim.Optimizer
 # Powers of a folded scale s: with W' = s W the gradient is 1/s times the old one, its square 1/s^2 times.
@@ -21,7 +23,9 @@ _MOMENTS = {"exp_avg": -1.0, "momentum_buffer": -1.0, "exp_avg_sq": -2.0, "max_e
 
 
 @torch.no_grad()
-def compact(model: GatedModel, inplace: bool = False, optimizer: Optimizer | None = None) -> PreTrainedModel:
+def compact(
+    model: GatedModel, inplace: bool = False, optimizer: Optimizer | None = None, *, prove: bool = True
+) -> PreTrainedModel:
     """Remove what is pruned for real: rows, columns, KV groups, and whole layers' attention and MLP.
 
     A KV group goes with its last query head; a layer without heads (or without neurons) loses its attention (its MLP).
@@ -34,12 +38,15 @@ def compact(model: GatedModel, inplace: bool = False, optimizer: Optimizer | Non
             masked model then only runs the compacted one, and refuses edits.
         optimizer: Over the masked model's parameters; from here on it serves the compacted model's, with its moments
             cut the same way (growing units: rescaled to their folded weights). None: there is none.
+        prove: Hold the result against the masked model on a probe of 64 random ids (see `plasticity_env.model.proof`).
 
     Returns:
         A Hugging Face causal LM with stock parameter names, on the same device and of the same type.
 
     Raises:
-        InputError: The optimizer keeps a state that cannot be cut, or the model carries U-Net skips; nothing changed.
+        InputError: The optimizer keeps a state that cannot be cut, the model carries U-Net skips or an adapter, or the result
+            does not compute what the masked model computes; nothing changed (but for a failed proof ``inplace``, which
+            finds the dense weights gone).
     """
     if model.skip_flops:
         raise InputError("a compacted model has no place for U-Net skips: call skip.remove() first")
@@ -49,9 +56,18 @@ def compact(model: GatedModel, inplace: bool = False, optimizer: Optimizer | Non
         _check_optimizer(optimizer, dense)
     compacted = _empty(model)
     target = dict(compacted.named_parameters(remove_duplicate=False))
+    own = dict(dense.named_parameters(remove_duplicate=False))
+    unfilled = sorted(set(target) - set(own))
+    if unfilled:
+        raise InputError(
+            f"the smaller model has {unfilled[0]!r}, which this model holds under another name or not at all: merge adapters "
+            "into the weights (peft: merge_and_unload()) before it is compacted"
+        )
+    with evaluating(dense), plain_mode():
+        masked = probe_logits(dense, probe_ids(dense)) if prove else None
     moved: dict[int, nn.Parameter | None] = {}
     sources = {id(parameter): parameter for parameter in dense.parameters()}
-    for name, parameter in list(dense.named_parameters(remove_duplicate=False)):
+    for name, parameter in own.items():
         if name not in target:
             moved.setdefault(id(parameter), None)
             continue
@@ -64,6 +80,9 @@ def compact(model: GatedModel, inplace: bool = False, optimizer: Optimizer | Non
         if name in buffers:
             owner, _, leaf = name.rpartition(".")
             compacted.get_submodule(owner)._buffers[leaf] = buffer.clone()
+    if masked is not None:
+        with evaluating(compacted), plain_mode():
+            prove_removal(compacted, masked)
     if optimizer is not None:
         _carry(optimizer, sources, moved, cuts)
     if inplace:

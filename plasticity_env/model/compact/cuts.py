@@ -74,7 +74,12 @@ def mlp_cuts(mlp: MlpBlock, neurons: Sequence[int], scale: Sequence[float] | Non
         scale: What each of them is multiplied by; None: 1.
     """
     kept, factors = tuple(neurons), None if scale is None else tuple(scale)
-    rows = [Cut(module, name, _row_dim(module, name), kept) for module in mlp.inputs for name in _names(module)]
+    rows = [
+        Cut(module, name, dim, _repeated(kept, mlp.width, getattr(module, name).shape[dim]))
+        for module in mlp.inputs
+        for name in _names(module)
+        for dim in [_row_dim(module, name)]
+    ]
     return [*rows, Cut(mlp.output, "weight", 1 - _row_dim(mlp.output, "weight"), kept, factors)]
 
 
@@ -97,6 +102,11 @@ def _cut(module: nn.Module, name: str, pieces: list[HeadSlice], scale: tuple[flo
     own = sorted((p for p in pieces if p.parameter is getattr(module, name)), key=lambda piece: piece.start)
     kept = tuple(i for piece in own for i in range(piece.start, piece.start + piece.length))
     return Cut(module, name, own[0].dim if own else 0, kept, scale)
+
+
+def _repeated(kept: tuple[int, ...], width: int, size: int) -> tuple[int, ...]:
+    """Rows that stay of a projection that makes ``size // width`` values of each neuron, one kind after the other."""
+    return tuple(offset + index for offset in range(0, size, width) for index in kept)
 
 
 def _names(module: nn.Module) -> list[str]:

@@ -114,7 +114,7 @@ def check_export(folder: Path, model: PlasticModel, tokens: int = 24) -> float:
     """
     ids = torch.randint(0, model.config.vocab_size, (1, tokens), generator=torch.Generator().manual_seed(0))
     with without_bars():
-        loaded = AutoModelForCausalLM.from_pretrained(folder).eval()
+        loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval()
     own = model(input_ids=ids.to(model.device), use_cache=False).logits.double().cpu()
     difference = float((loaded(input_ids=ids, use_cache=False).logits.double() - own).norm() / own.norm())
     tolerance = max(TOLERANCES.get(dtype, 1e-1) for dtype in (loaded.dtype, model.dtype))

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from plasticity_env.cycle.record import (
+from plasticity_env.cycle.record import RunWriter
+from plasticity_env.cycle.run_rows import (
     EvaluationRow,
     PhaseRow,
     PruningEvent,
-    RunWriter,
     Sample,
     SignalsRow,
     Stabilisation,

@@ -18,7 +18,8 @@ from markupsafe import escape
 from plasticity_env.common.errors import InputError
 from plasticity_env.cycle.page.run_page import PAGE, write_pages
 from plasticity_env.cycle.page.sections import facts
-from plasticity_env.cycle.record import PhaseRow, RunRecord, RunWriter
+from plasticity_env.cycle.record import RunRecord, RunWriter
+from plasticity_env.cycle.run_rows import PhaseRow
 from tests.plasticity_env.cycle.fake_run import write_fake_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

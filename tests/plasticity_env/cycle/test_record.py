@@ -9,12 +9,11 @@ import math
 import pytest
 
 from plasticity_env import InputError
-from plasticity_env.cycle.record import (
+from plasticity_env.cycle.record import RunRecord, RunWriter
+from plasticity_env.cycle.run_rows import (
     EvaluationRow,
     PhaseRow,
     PruningEvent,
-    RunRecord,
-    RunWriter,
     Sample,
     SignalsRow,
     Stabilisation,

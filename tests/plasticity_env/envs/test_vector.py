@@ -13,10 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from plasticity_env import HEAD_FEATURES, InputError, load_model
-from plasticity_env.repair.batched import project
-from plasticity_env.repair.methods import METHODS
-from plasticity_env.signals.moments import Moments
-from plasticity_env.signals.packed_moments import pack, unpack
+from plasticity_env.signals.dense_moments import packed_size
 from tests.conftest import SMALL
 
 TOLERANCE = 1e-5  # relative, or absolute below 1; a batch of another shape rounds differently
@@ -78,6 +75,7 @@ VARIANTS = [
     {"model_name": "bard-llama-4x8", "min_heads_per_layer": 2},
     {"calibration_blocks": 3},
     {"calibration_blocks": 1},
+    {"repair": "sequential", "residual_signal": False},
 ]
 
 
@@ -95,6 +93,15 @@ def test_equals_single_environments(make_vec, make_sync, kwargs):
         assert done.tolist() == its[2].tolist()
         assert not cut.any()
         assert ours.observation_space.contains(seen)
+
+
+def test_a_single_mask_is_a_batch_of_one(make_vec, make_env):
+    ours, single = make_vec(1, residual_signal=True), make_env(repair="least_squares")
+    seen, expected = ours.reset(seed=5)[0], single.reset(seed=5)[0]
+    for action in actions(3, 1, 16):
+        assert all(np.array_equal(seen[name][0], expected[name]) for name in expected)
+        (seen, reward, *_), (expected, its, *_) = ours.step(action), single.step(action[0])
+        assert reward[0] == its
 
 
 def test_same_step_autoreset_equals_gymnasiums(make_vec, make_sync):
@@ -216,8 +223,8 @@ def test_an_environment_more_costs_under_two_percent_of_the_model(make_vec, smal
     one, few, many = size(single, True), *(size(make_vec(n, model_name=model_name), False) for n in (16, 40))
     assert (few - one) / 15 < 0.02 * model
     assert (many - one) / 39 < 0.02 * model
-    widths = [site.output_weight().shape[0] for site in single.workbench.model.sites[::2]]
-    text = sum(4 * width * (width + 1) // 2 for width in widths)  # moments are kept by whole texts
+    widths = [site.output_weight().shape[0] for site in single.workbench.model.blocks]
+    text = sum(map(packed_size, widths))  # moments are kept by whole texts
     assert (size(make_vec(48, model_name=model_name), False) - many - text) / 8 < 0.02 * model
 
 
@@ -243,7 +250,6 @@ def test_gymnasiums_wrappers_and_attributes(make_vec):
     ("kwargs", "message"),
     [
         ({"train_steps": 1}, "train_steps 1 needs weights of its own.*vectorization_mode='sync'"),
-        ({"repair": "sequential"}, "rewrites weights layer by layer.*none, bias, scale, least_squares"),
         ({"num_envs": 0}, "num_envs must be a whole number of at least 1"),
         ({"tokens_per_pass": 0}, "tokens_per_pass must be"),
         ({"memory_share": -1}, "memory_share must be at least 0"),
@@ -271,32 +277,3 @@ def test_bad_calls_are_refused(make_vec):
             envs.step(wrong)
     with pytest.raises(InputError, match=r"reset_mask must be boolean of shape \(2,\)"):
         envs.reset(options={"reset_mask": np.array([False, False])})
-
-
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_versions_are_repaired_as_one_by_one(method):
-    random = torch.Generator().manual_seed(0)
-    x = torch.randn(6, 50, 12, generator=random, dtype=torch.float64)
-    moments = Moments(x.transpose(1, 2) @ x / 50, x.mean(1))
-    weight = torch.randn(12, 7, generator=random)
-    kept = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=torch.bool)
-    kept = kept.repeat_interleave(4, 1)
-    found = project(method, weight, moments, kept, 4)
-    for index in range(6):
-        change = METHODS[method](weight, Moments(moments.gram[index], moments.mean[index]), kept[index], 4, 0.01)
-        if found.weight is not None:
-            expected = weight if change.weight is None else change.weight
-            torch.testing.assert_close(found.weight[index], expected, rtol=1e-4, atol=1e-5)
-        if found.bias is not None:
-            torch.testing.assert_close(found.bias[index], torch.zeros(7) if change.bias is None else change.bias)
-
-
-def test_packed_moments_come_back():
-    x = torch.randn(3, 40, 5, dtype=torch.float64)
-    moments = {4: Moments((x.transpose(1, 2) @ x).float().double(), x.mean(1).float().double())}
-    for means, numbers in ((True, 15 + 5), (False, 15)):
-        packed = pack(moments, means)
-        assert sum(each.nbytes for each in packed) == 3 * 4 * numbers
-        back = unpack(packed)
-        assert torch.equal(back[4].gram, moments[4].gram)
-        assert torch.equal(back[4].mean, moments[4].mean) if means else back[4].mean.isnan().all()

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from plasticity_env import InputError, PlasticModel, load_model, load_text, mean_loss, measure
+from plasticity_env.envs.measurement import Request
 from plasticity_env.model.layouts import transformer_layers
-from plasticity_env.repair import Moments, bias, least_squares, repair_in_order, repair_sites, scale
+from plasticity_env.repair import METHODS, Moments, bias, least_squares, repair_in_order, repair_sites, scale
 from plasticity_env.repair.sequential import PULLS, Regression, chosen_pull
 from tests.conftest import build
 
@@ -22,7 +23,7 @@ def test_least_squares_minimises_its_objective():
     )
     weight = torch.randn(12, 5, generator=generator, dtype=torch.float64)
     gram, kept = x.t() @ x / len(x), torch.arange(12) % 3 != 0
-    repaired = least_squares(weight, Moments(gram, x.mean(0)), kept, ridge=0.01).weight
+    repaired = least_squares(weight, Moments(gram[None], x.mean(0)[None]), kept[None], ridge=0.01).weight[0]
     penalty = 0.01 * gram.diagonal().mean()
     free = weight[kept].clone().requires_grad_()
     residual = x[:, kept] @ free - x @ weight
@@ -42,8 +43,8 @@ def test_least_squares_minimises_its_objective():
 def test_bias_repair_is_the_mean_output_of_what_was_pruned():
     weight, mean = torch.randn(6, 3).double(), torch.randn(6).double()
     kept = torch.tensor([True, True, False, False, True, True])
-    moments = Moments(torch.eye(6).double(), mean)
-    assert torch.allclose(bias(weight, moments, kept).bias, mean[2:4] @ weight[2:4])
+    moments = Moments(torch.eye(6).double()[None], mean[None])
+    assert torch.allclose(bias(weight, moments, kept[None]).bias, mean[2:4] @ weight[2:4])
 
 
 @pytest.mark.parametrize("method", ["bias", "least_squares"])
@@ -90,9 +91,30 @@ def test_repair_lowers_the_loss_on_text_it_never_saw():
 
 
 def test_statistics_that_are_not_finite_are_refused():
-    gram = torch.full((4, 4), float("nan"), dtype=torch.float64)
+    gram = torch.full((1, 4, 4), float("nan"), dtype=torch.float64)
     with pytest.raises(InputError, match="not finite"):
-        least_squares(torch.zeros(4, 2), Moments(gram, gram[0]), torch.tensor([True, True, False, False]))
+        least_squares(torch.zeros(4, 2), Moments(gram, gram[:, 0]), torch.tensor([[True, True, False, False]]))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_masks_together_are_repaired_as_one_by_one(method):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 50, 12, generator=random, dtype=torch.float64)
+    moments = Moments(x.mT @ x / 50, x.mean(1))
+    weight = torch.randn(12, 7, generator=random)
+    kept = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=torch.bool)
+    kept = kept.repeat_interleave(4, 1)
+    found = METHODS[method](weight, moments, kept, 4, 0.01)
+    for index in range(6):
+        own = Moments(moments.gram[index : index + 1], moments.mean[index : index + 1])
+        alone = METHODS[method](weight, own, kept[index : index + 1], 4, 0.01)
+        for together, one in ((found.weight, alone.weight), (found.bias, alone.bias)):
+            assert (together is None) == (one is None)
+            if one is not None:
+                torch.testing.assert_close(together[index], one[0])
+    for index in (0, 4):  # with all, or none, there is nothing to refit
+        if found.weight is not None:
+            assert torch.equal(found.weight[index], weight)
 
 
 def test_scale_minimises_its_objective_over_factors_of_units():
@@ -102,8 +124,9 @@ def test_scale_minimises_its_objective_over_factors_of_units():
     weight = torch.randn(12, 5, generator=generator, dtype=torch.float64)
     kept = torch.ones(12, dtype=torch.bool)
     kept[3:6] = False  # units of three inputs
-    change = scale(weight, Moments(x.t() @ x / len(x), x.mean(0)), kept, 3, ridge=0.02)
-    factors = (change.weight / weight)[:, 0].view(4, 3)
+    moments = Moments((x.t() @ x / len(x))[None], x.mean(0)[None])
+    change = scale(weight, moments, kept[None], 3, ridge=0.02)
+    factors = (change.weight[0] / weight)[:, 0].view(4, 3)
     assert torch.allclose(factors, factors[:, :1].expand(4, 3))  # one factor a unit
     units = torch.stack([x[:, 3 * u : 3 * u + 3] @ weight[3 * u : 3 * u + 3] for u in range(4)])  # (4, tokens, 5)
     penalty = 0.02 * units.square().sum((1, 2)).mean() / len(x)
@@ -254,10 +277,11 @@ def test_a_sequential_repair_is_whole_again_after_another_mask_was_only_looked_u
     one, other, dense = (torch.ones(4, 4, dtype=torch.bool) for _ in range(3))
     one[1, 0] = one[2, 1] = False
     other[1, 0] = False
-    losses = [bench.measure(mask, state.calibration, state.reward).loss for mask in (dense, one, other)]
+    requests = [Request(mask, state.calibration, state.reward) for mask in (dense, one, other)]
+    losses = [found.loss for found in bench.measure(requests)]
     bench.install(one, state.calibration)
     sites = bench.model.repaired_sites
-    bench.measure(other, state.calibration, state.reward)  # the memo knows it: some of the repair goes
+    bench.measure(requests[-1:])  # the memo knows it: some of the repair goes
     assert bench.model.repaired_sites != sites
     bench._split_losses.clear()
     bench.memo.clear()

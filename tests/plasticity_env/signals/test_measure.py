@@ -92,9 +92,9 @@ def test_magnitude_activation_and_moments_equal_brute_force(architecture, ids):
     for layer, block in enumerate(model.blocks):
         weight, x = block.output_weight(), seen[layer].flatten(0, 1)  # (H*D, E), (B*T, H*D)
         assert torch.allclose(
-            signals.statistics.sites[2 * layer].gram.float(), x.t() @ x / len(x), rtol=1e-3, atol=1e-5
+            signals.statistics.sites[block.index].gram.float(), x.t() @ x / len(x), rtol=1e-3, atol=1e-5
         )
-        assert torch.allclose(signals.statistics.sites[2 * layer].mean.float(), x.mean(0), rtol=1e-3, atol=1e-5)
+        assert torch.allclose(signals.statistics.sites[block.index].mean.float(), x.mean(0), rtol=1e-3, atol=1e-5)
         for head in range(4):
             span = slice(head * block.head_dim, (head + 1) * block.head_dim)
             assert signals.magnitude[layer, head] == pytest.approx(float(weight[span].norm()), rel=1e-4)
@@ -156,7 +156,7 @@ def test_obs_is_the_error_of_the_best_refit_without_the_head(architecture, ids):
     model = PlasticModel(build(architecture))
     signals = measure(model, ids, statistics=True)
     for layer, block in enumerate(model.blocks):
-        weight, gram = block.output_weight().double(), signals.statistics.sites[2 * layer].gram
+        weight, gram = block.output_weight().double(), signals.statistics.sites[block.index].gram
         hessian = gram + OBS_RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
         for head in range(4):
             kept = torch.ones(len(gram), dtype=torch.bool)

@@ -8,10 +8,11 @@ import torch
 
 from plasticity_env import PlasticModel, mean_loss, measure
 from plasticity_env.envs.observation import HEAD_FEATURES, head_column
-from plasticity_env.envs.workbench import texts_kept
+from plasticity_env.envs.sharing import texts_kept
 from plasticity_env.repair import RIDGE, least_squares
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals.measure import gather
+from plasticity_env.signals.moments import Moments
 from plasticity_env.signals.residual import crossfit_projectors, model_projectors, residual_projector
 from plasticity_env.signals.slopes import SCORES
 from plasticity_env.strategies.pruning import ResidualFisherStrategy, measure_for
@@ -24,7 +25,7 @@ def test_the_projector_leaves_what_ridge_regression_on_the_kept_units_cannot_exp
     x = torch.randn(200, 12, generator=generator, dtype=torch.float64) @ mix
     kept = torch.tensor([1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1], dtype=torch.bool)
     gram = x.t() @ x / len(x)
-    residual = (x @ residual_projector(gram, kept, 3).matrix.double()).view(-1, 4, 3)
+    residual = (x @ residual_projector(gram[None], kept[None], 3).matrix[0].double()).view(-1, 4, 3)
     penalty = RIDGE * gram.diagonal().mean()
     for unit in (0, 2, 3):
         mine = torch.arange(3 * unit, 3 * unit + 3)
@@ -41,11 +42,11 @@ def test_the_slope_is_that_of_fading_a_unit_out_while_the_others_take_over(archi
     model = PlasticModel(build(architecture), mlp_blocks=4)
     statistics = measure(model, ids, statistics=True).statistics
     one = ids[:1]
-    site = model.sites[2 * 1 + (unit >= model.heads)]
+    site = (model.mlps if unit >= model.heads else model.blocks)[1]
     column = unit - site.columns.start
     projectors = {
         index: residual_projector(
-            moments.gram, torch.ones(len(moments.mean), dtype=torch.bool), model.sites[index].unit_width
+            moments.gram[None], torch.ones(1, len(moments.mean), dtype=torch.bool), model.sites[index].unit_width
         )
         for index, moments in statistics.sites.items()
     }
@@ -53,7 +54,8 @@ def test_the_slope_is_that_of_fading_a_unit_out_while_the_others_take_over(archi
     kept = torch.ones(len(site.output_weight()), dtype=torch.bool)
     kept[column * site.unit_width : (column + 1) * site.unit_width] = False
     weight = site.output_weight().clone()
-    repaired = least_squares(weight, statistics.sites[2 + (unit >= model.heads)], kept).weight
+    seen = statistics.sites[site.index]
+    repaired = least_squares(weight, Moments(seen.gram[None], seen.mean[None]), kept[None]).weight[0]
     repaired[~kept] = 0
     losses = []
     for step in (0.02, -0.02):
@@ -72,8 +74,8 @@ def test_a_copied_head_is_free_to_go(ids):
     for first, second in zip(model.pieces(0, 1, "group"), model.pieces(0, 2, "group"), strict=True):
         second.data.copy_(first.data)
     statistics = measure(model, ids, statistics=True).statistics
-    everything = torch.ones(64, dtype=torch.bool)
-    projectors = {i: residual_projector(m.gram, everything, 16, ridge=1e-6) for i, m in statistics.sites.items()}
+    everything = torch.ones(1, 64, dtype=torch.bool)
+    projectors = {i: residual_projector(m.gram[None], everything, 16, ridge=1e-6) for i, m in statistics.sites.items()}
     signals = measure(model, ids, projectors=projectors)
     assert signals.residual_fisher[0, 1] < 1e-6 * signals.fisher[0, 1]
     assert signals.residual_fisher[0, 2] < 1e-6 * signals.fisher[0, 2]
@@ -155,9 +157,9 @@ def test_without_the_setting_there_are_none_and_all_else_is_the_same(make_env):
 @pytest.mark.parametrize("blocks", [0, 4])
 def test_moments_of_two_texts_are_remembered_where_they_fit_and_of_one_where_not(architecture, blocks, ids):
     model = PlasticModel(build(architecture), mlp_blocks=blocks)
-    size = sum(moments.gram.nbytes for moments in gather(model, ids).sites.values())
-    assert texts_kept(model, 6 * size) == 6
-    assert texts_kept(model, 6 * size - 1) == 3
+    size = sum(moments.gram.nbytes + moments.mean.nbytes for moments in gather(model, ids).sites.values())
+    assert texts_kept(model, budget=6 * size) == 6
+    assert texts_kept(model, budget=6 * size - 1) == 3
 
 
 @pytest.mark.parametrize("units", [0, 4])

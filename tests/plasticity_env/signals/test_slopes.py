@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -92,11 +94,12 @@ def test_with_independent_tokens_all_agree_and_the_averaged_ones_vary_less():
     draws, tokens, width = 400, 16, 3
     generator = torch.Generator().manual_seed(0)
     rows, back = (torch.randn(draws, tokens, width, generator=generator) for _ in range(2))
-    sums = SlopeSums((1, 1), draws, torch.device("cpu"))
+    site = SimpleNamespace(index=0, layer=0, kind="attention", columns=slice(0, 1), unit_width=width)
+    sums = SlopeSums([site], (1, 1), draws, torch.device("cpu"))
     alone = Projector(torch.eye(width), torch.eye(width, dtype=torch.float64))
     sums.begin({"residual": {0: alone}}, draws, None)
-    (sums.tap(0, rows, slice(0, 1)) * back).sum().backward()
-    found = {name: value.flatten() for name, value in sums.scores(tokens, 1).items()}
+    (sums.tap(site, rows) * back).sum().backward()
+    found = {name: value.flatten() for name, value in sums.scores(tokens).items()}
     fisher, token_fisher, kfac = (found[f"residual_{score}"] for score in ("fisher", "token_fisher", "kfac"))
     torch.testing.assert_close(fisher, (rows * back).sum((1, 2)).square())
     assert float(token_fisher.mean()) == pytest.approx(float(fisher.mean()), rel=0.2)

@@ -1,0 +1,93 @@
+"""Arguments of PPO, which every agent that trains the `HeadNetwork` by policy gradients takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from plasticity_env.common.cli import words
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
+from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES
+from plasticity_env.model.loading import check_device
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Arguments of PPO."""
+
+    total_timesteps: int = 8192
+    """environment steps in all"""
+    num_steps: int = 16
+    """steps of each environment in one rollout"""
+    learning_rate: float = 1e-3
+    """of Adam; falls linearly to 0"""
+    gamma: float = 1.0
+    """discount; 1 keeps the potential-based reward free of loops"""
+    gae_lambda: float = 0.95
+    """lambda of generalised advantage estimation"""
+    num_minibatches: int = 4
+    """minibatches of one epoch"""
+    update_epochs: int = 4
+    """epochs over each rollout"""
+    clip_coef: float = 0.2
+    """clipping of each head's probability ratio"""
+    ent_coef: float = 0.003
+    """weight of the mean entropy of a decision"""
+    vf_coef: float = 0.5
+    """weight of the value loss"""
+    max_grad_norm: float = 0.5
+    """gradient norm limit"""
+    factored_baseline: bool = True
+    """free each head's advantage of the estimated effects of the other heads' choices"""
+    target_kl: float = 0.05
+    """stop the epochs of an update once the mean KL of a decision exceeds this"""
+    width: int = 64
+    """hidden units of the network"""
+    context: str = "deep_sets"
+    """how heads see each other: deep_sets, attention or linear (not at all; HeadRank only)"""
+    keep_bias: float = 2.0
+    """initial logit of keep"""
+    head_features: str = ""
+    """columns of the observation that the network reads of each head, separated by commas; empty: all that fit any model"""
+    checkpoint_every: int = 1
+    """updates between checkpoints"""
+    seed: int = 1
+    """of network, rollouts and environments"""
+    device: str = "cpu"
+    """where the network lives"""
+
+    def __post_init__(self) -> None:
+        for name in ("total_timesteps", "num_steps", "num_minibatches", "update_epochs", "checkpoint_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name in ("learning_rate", "clip_coef", "max_grad_norm", "target_kl"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
+        for name in ("ent_coef", "vf_coef", "keep_bias"):
+            if not math.isfinite(getattr(self, name)):
+                raise InputError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+        self.network_config()
+        check_device(self.device)
+
+    def network_config(self) -> NetworkConfig:
+        """Shape of the network.
+
+        Raises:
+            InputError: A shape that does not fit, or features that no observation has.
+        """
+        features = tuple(words(self.head_features)) or NETWORK_HEAD_FEATURES
+        missing = [name for name in features if name not in HEAD_FEATURES]
+        if missing:
+            raise unknown("head feature", missing[0], HEAD_FEATURES)
+        return NetworkConfig(features, width=self.width, context=self.context, keep_bias=self.keep_bias)
+
+    def make_network(self) -> HeadNetwork:
+        """A fresh network of this shape, its weights drawn from torch's global generator."""
+        return HeadNetwork(self.network_config())

@@ -1,0 +1,1 @@
+"""What a training is: its arguments, its environments, and the agents by name."""

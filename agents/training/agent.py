@@ -1,0 +1,145 @@
+"""Agents by name: who trains a controller, on which environments, and from what a training that was cut goes on.
+
+A new agent is one record and one line:
+
+>>> register_agent(Agent("mine", "my_package.my_module:make_learner", envs=("heads",)))
+
+`plasticity_env.agents.training.builders` has the functions of the agents that come with this package; an agent with arguments
+of its own subclasses `TrainConfig`, and finds them in what its function is given.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from plasticity_env.agents.ppo.ppo import Callback
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.packages import missing, require
+from plasticity_env.controllers.ann import ANNController
+
+ENVIRONMENTS = {
+    "heads": "plasticity/Heads-v0",
+    "head_edit": "plasticity/HeadEdit-v0",
+    "head_rank": "plasticity/HeadRank-v0",
+}
+
+
+@dataclass(frozen=True)
+class Learner:
+    """An agent that is ready to train.
+
+    Attributes:
+        start: Environment steps that it has behind it.
+        learn: Trains to the end, given a folder for checkpoints and what to call after each update; returns the controller.
+        now: The controller as it is.
+        reference_steps: Steps that a reference rule has taken so far, where the agent's own count leaves them out.
+    """
+
+    start: int
+    learn: Callable[[Path, Callback], ANNController]
+    now: Callable[[], ANNController]
+    reference_steps: Callable[[], int] = lambda: 0
+
+
+Build = Callable[[Any, list[gym.Env[Any, Any]]], Learner]
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One way to train a controller.
+
+    Attributes:
+        name: As ``--agent`` takes it.
+        build: Function from the arguments of a training (a `TrainConfig`) and its environments to a `Learner`, or
+            "module:function", which is imported when the agent is asked for. With ``resume`` the learner goes on from the
+            checkpoint in ``output_dir``.
+        envs: Kinds of environments that it trains on, of `ENVIRONMENTS`.
+        checkpoint: File of the run folder that it goes on from; None where it always starts anew.
+        scenarios: Whether on HeadRank it draws and plays scenarios of its own instead of episodes of the environments.
+        network: Whether it trains the network that the arguments of PPO describe.
+        reads: Arguments that only some agents read (`SPECIAL`) and this one does.
+        package: A package that it needs and that may be missing, and the extra of this package that installs it.
+    """
+
+    name: str
+    build: str | Build
+    envs: tuple[str, ...] = tuple(ENVIRONMENTS)
+    checkpoint: str | None = None
+    scenarios: bool = False
+    network: bool = True
+    reads: tuple[str, ...] = ()
+    package: tuple[str, str] | None = None
+
+    def missing(self) -> str | None:
+        """The sentence that a missing package deserves; None where nothing is missing."""
+        return None if self.package is None else missing(*self.package)
+
+    def learner(self, config: Any, envs: list[gym.Env[Any, Any]]) -> Learner:
+        """Build the learner.
+
+        Args:
+            config: Arguments of the training.
+            envs: Its environments.
+
+        Raises:
+            InputError: A package is missing, or arguments that the agent cannot use.
+        """
+        if self.package is not None:
+            require(*self.package)
+        if not isinstance(self.build, str):
+            return self.build(config, envs)
+        module, _, name = self.build.partition(":")
+        build: Build = getattr(importlib.import_module(module), name)
+        return build(config, envs)
+
+    def can_resume(self, folder: Path | None) -> bool:
+        """Whether a folder holds what this agent goes on from."""
+        return folder is not None and self.checkpoint is not None and (folder / self.checkpoint).is_file()
+
+
+AGENTS: dict[str, Agent] = {}
+SPECIAL = ("capacity", "num_env_runners", "ray_address")  # arguments of a training that only some agents read
+
+
+def register_agent(agent: Agent) -> Agent:
+    """Make an agent known by its name.
+
+    Raises:
+        InputError: The name is taken, or it trains on a kind of environment that there is not.
+    """
+    if agent.name in AGENTS:
+        raise InputError(f"an agent named {agent.name!r} is registered already: choose another name")
+    for kind in agent.envs:
+        if kind not in ENVIRONMENTS:
+            raise unknown("environment", kind, ENVIRONMENTS)
+    AGENTS[agent.name] = agent
+    return agent
+
+
+def find_agent(name: str) -> Agent:
+    """Look an agent up.
+
+    Raises:
+        InputError: No such agent.
+    """
+    if name not in AGENTS:
+        raise unknown("agent", name, AGENTS)
+    return AGENTS[name]
+
+
+_OURS = "plasticity_env.agents.training.builders"
+register_agent(Agent("ppo", f"{_OURS}:native_ppo", checkpoint="checkpoint.pt", scenarios=True))
+register_agent(Agent("sb3_ppo", f"{_OURS}:sb3_ppo", reads=("capacity",)))
+register_agent(Agent("sb3_maskable_ppo", f"{_OURS}:sb3_maskable_ppo", envs=("heads", "head_edit"), reads=("capacity",)))
+register_agent(
+    Agent("rllib_ppo", f"{_OURS}:rllib_ppo", checkpoint="checkpoint.pt", reads=SPECIAL, package=("ray.rllib", "ray"))
+)
+register_agent(
+    Agent("es", f"{_OURS}:es", envs=("head_rank",), checkpoint="history.json", scenarios=True, network=False)
+)

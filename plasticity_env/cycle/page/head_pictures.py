@@ -1,0 +1,145 @@
+"""Pictures of the heads of a run: what was measured of each, and what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from plasticity_env.cycle.page.story import (
+    DONE,
+    EDITS,
+    SIGNAL_NAMES,
+    Moment,
+    cycles_of,
+    grid_of,
+    headline,
+    heavy_tailed,
+    moment_name,
+    moments_of,
+    phase_name,
+)
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import SignalsRow
+from plasticity_env.plots.charts import blank_figure, save_png
+from plasticity_env.plots.head_panels import DECISIONS, decision_legend, draw_decisions, small_map
+from plasticity_env.plots.visualize import visualize_head_entropy, visualize_head_gradients
+
+T = TypeVar("T")
+HEAT_SIGNALS = ("entropy", "gradient", "activation", "fisher")
+_MOST_COLUMNS, _MOST_MOMENTS, _MOST_STAGES = 6, 6, 20
+_STATES = np.array([1, 0, 2, 3, 4])  # of a story's moments, as places in DECISIONS
+
+
+def head_pictures(record: RunRecord, dashboards: Path, pictures: Path) -> list[Path]:
+    """Draw the heads: all signals over the cycles, all stages, and each cycle's entropy, gradient and decisions.
+
+    Args:
+        record: Of the run.
+        dashboards: Gets ``attention_heatmaps.png``.
+        pictures: Gets ``active_heads_by_stage.png``, ``entropy_cycle_1.png``, ``gradient_cycle_1.png``,
+            ``decisions_cycle_1.png``, ...
+
+    Returns:
+        The pictures that could be drawn.
+    """
+    moments, measured = moments_of(record), first_of_cycles(record.signals)
+    drawn = [signals_png(record, measured, dashboards / "attention_heatmaps.png")]
+    if len(moments) > 1:
+        heading = headline(record, "active heads by stage")
+        drawn.append(states_png(_evenly(moments, _MOST_STAGES), heading, pictures / "active_heads_by_stage.png"))
+    drawings: dict[str, Callable[..., Any]] = {
+        "entropy": visualize_head_entropy,
+        "gradient": partial(visualize_head_gradients, kind="gate"),
+    }
+    for row in measured:
+        for name, draw in drawings.items():
+            grid, active = grid_of(row.signals.get(name, [[]])), np.array(row.active, dtype=bool)
+            if grid.shape == active.shape and np.isfinite(grid).any():
+                path = pictures / f"{name}_cycle_{row.cycle}.png"
+                title = f"{SIGNAL_NAMES[name]}: cycle {row.cycle}, before pruning"
+                draw(grid, active=active, title=title, save_path=path)
+                drawn.append(path)
+    for cycle in cycles_of(record):
+        own = [moment for moment in moments if moment.cycle == cycle]
+        if own:
+            path = pictures / f"decisions_cycle_{cycle}.png"
+            drawn.append(states_png(_evenly(own, _MOST_MOMENTS), f"cycle {cycle}: decisions", path))
+    return [path for path in drawn if path is not None]
+
+
+def signals_png(record: RunRecord, rows: Sequence[SignalsRow], path: Path) -> Path | None:
+    """Draw entropy, gradient, activity and importance of every head, a column a cycle, pruned heads crossed out."""
+    names = [name for name in HEAT_SIGNALS if any(name in row.signals for row in rows)]
+    if not names:
+        return None
+    rows = _evenly(rows, _MOST_COLUMNS)
+    figure = blank_figure(1.6 + 2.1 * len(rows) + 0.6 * (len(rows) < 3), 0.9 + 2.0 * len(names))
+    panels = figure.subplots(len(names), len(rows), squeeze=False)
+    for panel, row in zip(panels[0], rows, strict=True):
+        panel.set_title(f"cycle {row.cycle}" if row.cycle else phase_name(row.phase), fontsize=9)
+    for line, name in zip(panels, names, strict=True):
+        shape = np.array(rows[0].active).shape
+        grids = [grid_of(row.signals[name]) if name in row.signals else np.full(shape, np.nan) for row in rows]
+        log = heavy_tailed(grids)
+        image: Any = None
+        for panel, row, grid in zip(line, rows, grids, strict=True):
+            image = small_map(panel, grid, np.array(row.active, dtype=bool), grids, log)
+            if name not in row.signals:
+                panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", va="center", fontsize=8)
+        line[0].set_ylabel(f"{name}\nlayer", fontsize=8)
+        bar = figure.colorbar(image, ax=list(line), shrink=0.85, pad=0.01, aspect=14)
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        bar.ax.tick_params(labelsize=7)
+        bar.ax.minorticks_off()
+    for panel in panels[-1]:
+        panel.set_xlabel("head", fontsize=8)
+    said = headline(record, "heads as pruning found them" if len(rows) > 1 else "heads")
+    figure.suptitle(said, x=0.01, ha="left", fontsize=12)
+    save_png(figure, path)
+    return path
+
+
+def states_png(moments: Sequence[Moment], heading: str, path: Path) -> Path:
+    """Draw how the heads stood at moments, a panel a moment."""
+    layers, heads = moments[0].states.shape
+    columns = min(5, len(moments))
+    lines = -(-len(moments) // columns)
+    figure = blank_figure(max(4.4, 2.1 * columns + 0.4), (0.95 + min(2.6, 0.35 + 0.3 * layers)) * lines + 0.9)
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for panel, moment in zip(panels.flat, moments, strict=False):
+        draw_decisions(panel, _STATES[moment.states])
+        counts = {edit: sum(event.edit == edit for event in moment.edits) for edit in EDITS}
+        said = "".join(f"{count} {DONE[edit]}, " for edit, count in counts.items() if count)
+        name = f"{moment_name(moment.cycle, moment.phase)}, step {moment.step}"
+        panel.set_title(f"{name}\n{said}{moment.active} of {layers * heads} active", fontsize=7.5, loc="left")
+    for panel in panels.flat[len(moments) :]:
+        panel.set_axis_off()
+    for panel in panels[:, 0]:
+        panel.set_ylabel("layer", fontsize=8)
+    for panel in panels[-1]:
+        panel.set_xlabel("head", fontsize=8)
+    handles = decision_legend(DECISIONS)
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": 5 if columns > 3 else 3, "frameon": False}
+    figure.legend(handles=handles, fontsize=8, **place)
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=12)
+    save_png(figure, path)
+    return path
+
+
+def first_of_cycles(rows: Sequence[SignalsRow]) -> list[SignalsRow]:
+    """The first measurement of each cycle: what its pruning was decided on."""
+    firsts: dict[int, SignalsRow] = {}
+    for row in rows:
+        firsts.setdefault(row.cycle, row)
+    held = [row for cycle, row in firsts.items() if cycle] or list(firsts.values())
+    shape = np.array(held[0].active).shape if held else ()
+    return [row for row in held if np.array(row.active).shape == shape]
+
+
+def _evenly(rows: Sequence[T], most: int) -> list[T]:
+    """At most so many of the rows, evenly, the first and the last among them."""
+    return list(rows) if len(rows) <= most else [rows[round(at)] for at in np.linspace(0, len(rows) - 1, most)]

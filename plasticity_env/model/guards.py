@@ -1,0 +1,99 @@
+"""No way around the wrapper: what a stock call on the wrapped model would do behind its back is refused, or does the right thing.
+
+Each attention module refuses to run under another attention implementation while gates are closed or a pass measures, and
+``save_pretrained`` of the stock model writes the masked weights: the model on disk is the one that was measured.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plasticity_env.common.errors import InputError
+from plasticity_env.model.attention import IMPLEMENTATION, LayerGate
+from plasticity_env.model.layouts import attention_blocks, cut_mlps
+
+
+def refuse_other_attention(module: nn.Module, args: Any) -> None:
+    """Forward pre-hook on an attention module.
+
+    Raises:
+        InputError: Its configuration names an attention implementation that knows no gates, and gates are closed.
+    """
+    link = getattr(module, "plastic", None)
+    if not isinstance(link, LayerGate) or (link.state.gates is None and link.state.recorder is None):
+        return
+    implementation = module.config._attn_implementation  # type: ignore[union-attr]
+    if implementation != IMPLEMENTATION:
+        raise InputError(
+            f"attention is set to {implementation!r}, which knows no gates, so that pruned heads would come back: call "
+            f"set_attn_implementation({IMPLEMENTATION!r}); attention patterns come from plasticity_env.attention_maps"
+        )
+
+
+class MaskedSaver:
+    """Stands as ``save_pretrained`` on a wrapped Hugging Face model.
+
+    Args:
+        model: The Hugging Face model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __call__(self, save_directory: Any, *args: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        """As the stock method, with the masked weights where no others are given.
+
+        Raises:
+            InputError: A repair added biases that the stock configuration does not know.
+        """
+        if state_dict is None:
+            state_dict = masked_weights(self._model)
+            _refuse_unknown_biases(self._model, state_dict)
+        stock: Any = type(self._model).save_pretrained  # type: ignore[union-attr]
+        return stock(self._model, save_directory, *args, state_dict=state_dict, **kwargs)
+
+
+@torch.no_grad()
+def masked_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a wrapped Hugging Face model under stock names: output rows of each unit are multiplied by its gate.
+
+    Args:
+        model: The Hugging Face model.
+
+    Returns:
+        Name to tensor; what is not gated shares its memory with the model.
+    """
+    weights: dict[str, Tensor] = {name: value.detach() for name, value in model.state_dict().items()}
+    blocks = attention_blocks(model)
+    link: LayerGate = blocks[0].module.plastic  # type: ignore[assignment]
+    gates = link.state.gates
+    if gates is None:
+        return weights
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    mlps = cut_mlps(model, blocks[0].heads, gates.shape[-1] - blocks[0].heads)
+    copied = set()
+    for site in (site for pair in zip(blocks, mlps, strict=True) for site in pair):
+        row = gates[site.layer, site.columns]
+        for unit in (row != 1).nonzero().flatten().tolist():
+            rows = site.output_slice(unit)
+            name = names[id(rows.parameter)]
+            if name not in copied:
+                copied.add(name)
+                weights[name] = weights[name].clone()
+            rows.narrow(weights[name]).mul_(float(row[unit]))
+    return weights
+
+
+def _refuse_unknown_biases(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    with torch.device("meta"):
+        known = set(type(model)(copy.deepcopy(model.config)).state_dict())  # type: ignore[operator]
+    added = sorted(name for name in set(weights) - known if name.endswith(".bias"))
+    if added:
+        raise InputError(
+            f"a repair gave this model biases that its stock configuration does not know ({added[0]} and others): write it with "
+            "plasticity_env.save_plastic or export it as compact, or undo_repair() first"
+        )
