@@ -199,7 +199,10 @@ class OnlineLearner:
         self._pending = None
         if state["pending"] is not None:
             observation, edits = state["pending"]
-            self._pending = {name: value.cpu().numpy() for name, value in observation.items()}, edits
+            self._pending = (
+                Observation("heads", {name: value.cpu().numpy() for name, value in observation.items()}),
+                edits,
+            )
 
     def _policy(self, observation: Observation) -> tuple[MaskedCategoricals, torch.device]:
         device = next(self.network.parameters()).device
