@@ -212,13 +212,14 @@ def _environment(config: ExportConfig, loaded: LoadedModel, text: TextSplits) ->
         "neuron_order",
     )
     env: PlasticityEnv = gym.make(
-        "plasticity/Heads-v0",
+        "plasticity/Heads-v1",
         loaded=loaded,
         text=text,
         disable_env_checker=True,
         horizon=config.rounds,
         max_sparsity=1.0,
-        obs_signal=config.strategy not in SCORES or config.strategy == "obs",
+        obs_signal=config.strategy not in SCORES or "obs" in SCORES[config.strategy].needs,
+        signals=SCORES[config.strategy].signals if config.strategy in SCORES else (),
         reward_blocks=1,
         **{name: getattr(config, name) for name in names},
     ).unwrapped  # type: ignore[assignment]

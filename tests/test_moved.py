@@ -67,7 +67,7 @@ class Decided(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _padded() -> gym.Env[Any, Any]:
-    return PadHeads(Decided(gym.make("plasticity/Heads-v0", **SMALL, crossfit_signal=False)), 20)
+    return PadHeads(Decided(gym.make("plasticity/Heads-v1", **SMALL, crossfit_signal=False)), 20)
 
 
 def test_spawned_processes_know_controllers_and_agents_by_their_one_name() -> None:

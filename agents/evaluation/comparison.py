@@ -15,6 +15,7 @@ from rich.table import Table
 
 from plasticity_env import controllers
 from plasticity_env.agents.evaluation.evaluation import Arena, Protocol, Row, results_json, summarise
+from plasticity_env.agents.evaluation.frontier import frontier_png
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.common import cli
 from plasticity_env.common.errors import InputError, unknown
@@ -24,7 +25,6 @@ from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_fol
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.settings import Settings
 from plasticity_env.model.loading import LoadedModel, load_model
-from plasticity_env.plots.charts import frontier_png
 from plasticity_env.repair import find_repair
 
 TABLE_WIDTH = 150  # columns where no terminal sets them
@@ -149,6 +149,9 @@ def compare(config: CompareConfig) -> Path:
         "batch_size": config.batch_size,
         "max_length": config.max_length,
         "device": config.device,
+        "signals": tuple(
+            dict.fromkeys(s for name, options, _ in players for s in controllers.make(name, **options).signals)
+        ),
     }
     arenas = [Arena(protocol, loaded, text, ENVIRONMENTS[config.env], repair=repair, **settings) for repair in repairs]
     folder = config.output_dir or new_run_folder("evaluate")

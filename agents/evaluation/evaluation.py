@@ -116,11 +116,11 @@ class Arena:
         protocol: Protocol,
         loaded: LoadedModel,
         text: TextSplits,
-        env_id: str = "plasticity/Heads-v0",
+        env_id: str = "plasticity/Heads-v1",
         **settings: Any,
     ) -> None:
         self.protocol = protocol
-        kind = load_env_creator(gym.spec(env_id).entry_point).kind  # type: ignore[arg-type, attr-defined]
+        kind = load_env_creator(gym.spec(env_id).entry_point).kind  # type: ignore[arg-type, union-attr]
         self._ranks = kind == "head_rank"
         horizon = loaded.model.active.numel() if kind == "head_edit" else protocol.rounds
         fixed = {"horizon": horizon, "max_sparsity": 1.0, "min_heads_per_layer": 0, "model_name": loaded.name}

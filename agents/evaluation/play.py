@@ -104,6 +104,7 @@ def play(config: PlayConfig) -> None:
     settings = {name: getattr(config, name) for name in config.__dataclass_fields__ if name not in own}
     if config.env == "head_rank" and config.sparsity is not None:
         settings["pruned_share"] = config.sparsity
+    settings["signals"] = controller.signals
     mode = None if config.render == "none" else config.render
     env: gym.Env[Any, Any] = gym.make(ENVIRONMENTS[config.env], render_mode=mode, **settings)
     base: Any = env.unwrapped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,7 @@ def missing_jobs(config: LeaderboardConfig, prints: Mapping[Player, str]) -> lis
         InputError: Arguments that cannot be used.
     """
     models, shares = cli.words(config.models), cli.numbers(config.shares, "shares")
+    signals = tuple(dict.fromkeys(name for player in prints for name in getattr(player.make(), "signals", ())))
     if prints and not models:
         raise InputError("nothing to play on: give at least one model, or no players to see the tables alone")
     if config.test_blocks < 1:
@@ -215,7 +216,7 @@ def missing_jobs(config: LeaderboardConfig, prints: Mapping[Player, str]) -> lis
         )
     known = {cell.key for cell in cell_file(config.output).read()}
     jobs = []
-    for rules in map(config.rules, models):
+    for rules in (replace(config.rules(model), signals=signals) for model in models):
         for seed in range(config.seeds):
             for player, digest in prints.items():
                 lacking = [share for share in shares if (rules.board, player.text, digest, share, seed) not in known]

@@ -27,6 +27,7 @@ from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import sequence_losses
 
+VERSION = 1  # of the environments that are played
 DIGITS = 7  # of losses in the file, after the point
 
 
@@ -39,6 +40,7 @@ class Rules:
         dataset, dataset_config: Text.
         device: Where the model is.
         batch_size: Sequences in one pass.
+        signals: Registered signals that the players read beside every environment's columns.
         Others: As of `Board`.
     """
 
@@ -57,6 +59,7 @@ class Rules:
     flop_price: float = 4.0
     batch_size: int = 8
     device: str = "cpu"
+    signals: tuple[str, ...] = ()
 
     @property
     def board(self) -> Board:
@@ -151,6 +154,8 @@ class Table:
                 max_sparsity=1.0,
                 batch_size=rules.batch_size,
                 device=rules.device,
+                signals=rules.signals,
+                version=VERSION,
             )
         return self._envs[rounds]
 

@@ -16,7 +16,7 @@ MOVED_MODULES = {
     "controllers.protocol": "plasticity_env.controllers.base",
     "controllers.reviving": "plasticity_env.controllers.reviving",
     "controllers.rules": "plasticity_env.controllers.rules",
-    "controllers.scores": "plasticity_env.controllers.scores",
+    "controllers.scores": "plasticity_env.controllers.score_controller",
     "controllers.searches": "plasticity_env.controllers.planners.searches",
     "controllers.shipped": "plasticity_env.controllers.shipped",
     "controllers.tuned_rule": "plasticity_env.controllers.tuned_rule",

@@ -13,6 +13,7 @@ from plasticity_env.envs.rewards import find_reward
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.repair import find_repair
+from plasticity_env.signals.signal import SIGNALS
 from plasticity_env.strategies.neuron_order import find_order
 
 UNITS = ("heads", "heads+mlp")
@@ -55,6 +56,8 @@ class Settings:
         obs_signal: Compute the OBS score, (H*D)^3 a layer and step.
         residual_signal: Compute the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
         crossfit_signal: Compute them cross-fitted as well (two more matrices a site); only with the residual scores.
+        signals: Names of registered signals to measure and show behind the columns of the id's version (see
+            `plasticity_env.signals.signal`).
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; 0 always runs whole forwards. The loss is the same. The vector environment
             has no use for it.
@@ -88,6 +91,7 @@ class Settings:
     obs_signal: bool = True
     residual_signal: bool = True
     crossfit_signal: bool = True
+    signals: Sequence[str] = ()
     prefix_mb: float = 256.0
     device: str = "cpu"
 
@@ -95,6 +99,7 @@ class Settings:
         for name in self.__dataclass_fields__:
             if isinstance(getattr(self, name), np.generic):
                 object.__setattr__(self, name, getattr(self, name).item())  # as JSON can hold it
+        self._check_signals()
         for name in ("reward", "repair", "growth_init", "neuron_order", "units"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
@@ -138,6 +143,14 @@ class Settings:
         if self.pruned_share is not None:
             self.check_share(self.pruned_share)
 
+    def _check_signals(self) -> None:
+        names = (self.signals,) if isinstance(self.signals, str) else tuple(self.signals)
+        for name in names:
+            setting = SIGNALS.find(name).setting
+            if setting and not getattr(self, setting):
+                raise InputError(f"signal {name!r} needs {setting}=True")
+        object.__setattr__(self, "signals", names)
+
     def check_share(self, share: float | Sequence[float]) -> None:
         """Refuse a target, already known to be a number or a range, that `max_sparsity` would never let a ranking reach.
 
@@ -169,8 +182,8 @@ class Settings:
         return self.mlp_blocks if self.units == "heads+mlp" else 0
 
     def kwargs(self) -> dict[str, Any]:
-        """The arguments as JSON-able keyword arguments."""
-        values = asdict(self)
+        """The arguments as JSON-able keyword arguments; without ``signals`` where there are none, as older records have it."""
+        values = {name: value for name, value in asdict(self).items() if value or name != "signals"}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
@@ -192,9 +205,9 @@ def settings_for(default_share: tuple[float, float] | None, values: dict[str, An
     """
     settings = Settings.read({"pruned_share": default_share, **values})
     if default_share is None and settings.pruned_share is not None:
-        raise InputError("pruned_share is the target of plasticity/HeadRank-v0: this environment has none")
+        raise InputError("pruned_share is the target of plasticity/HeadRank-v1: this environment has none")
     if default_share is not None and settings.pruned_share is None:
-        raise InputError("plasticity/HeadRank-v0 needs pruned_share: a number, or a range to sample from")
+        raise InputError("plasticity/HeadRank-v1 needs pruned_share: a number, or a range to sample from")
     return settings
 
 
