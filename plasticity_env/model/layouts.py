@@ -1,12 +1,9 @@
-"""Where the rows of a head lie, architecture by architecture; the rest of the package never asks which model it holds.
-
-A new architecture is one call: ``register_layout("my_type", Layout(...))``.
-"""
+"""A model seen head by head: the projections that write to the residual stream, and each unit's pieces of parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar, Literal, get_args
 
@@ -15,118 +12,29 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.model.projections import (
-    HeadSlice,
-    in_features,
-    is_projection,
-    out_features,
-    parameter_of,
-    rows_of,
-)
+from plasticity_env.model.layout_table import Layout, find_layout, known_layouts, register_layout
 
-Split = Literal["separate", "fused", "interleaved"]
 SiteKind = Literal["attention", "mlp"]
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # types of weights that can be cut and repaired
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Names of the parts of one architecture.
+class HeadSlice:
+    """A contiguous piece of one parameter that belongs to one head or KV group."""
 
-    Attributes:
-        layers: Dotted path from the causal LM to its list of transformer blocks.
-        attention: Name of the attention module inside a block.
-        output: Name of the output projection inside the attention module.
-        split: ``separate`` (q, k and v projections of their own), ``fused`` (all q, then all k, then all v in one
-            projection) or ``interleaved`` (q, k, v of head 0, then of head 1, ...).
-        projections: Names of the projections: (q, k, v) when separate, else the one fused projection.
-        mlp: Name of the MLP inside a block; "" where its projections are the block's own.
-        mlp_inputs: Names of the projections that make the neurons (gate and up, or one).
-        mlp_output: Name of the projection that reads the neurons.
-        post_norm: What a projection writes is normalised before it joins the residual stream (Gemma-3).
-        attention_norm, mlp_norm: Name of the norm inside a block that nothing but the attention (the MLP) reads, which
-            goes with it; "" where there is none, or where it depends on the configuration.
-    """
+    parameter: nn.Parameter
+    dim: int
+    start: int
+    length: int
 
-    layers: str
-    attention: str
-    output: str
-    split: Split
-    projections: tuple[str, ...]
-    mlp: str = "mlp"
-    mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
-    mlp_output: str = "down_proj"
-    post_norm: bool = False
-    attention_norm: str = ""
-    mlp_norm: str = ""
+    def narrow(self, tensor: Tensor) -> Tensor:
+        """The same piece of a tensor shaped like the parameter (its gradient, its optimizer moment)."""
+        return tensor.narrow(self.dim, self.start, self.length)
 
-
-_QKV = ("q_proj", "k_proj", "v_proj")
-_LLAMA = Layout(
-    "model.layers",
-    "self_attn",
-    "o_proj",
-    "separate",
-    _QKV,
-    attention_norm="input_layernorm",
-    mlp_norm="post_attention_layernorm",
-)
-_LAYOUTS: dict[str, Layout] = {
-    "gpt2": Layout(
-        "transformer.h",
-        "attn",
-        "c_proj",
-        "fused",
-        ("c_attn",),
-        "mlp",
-        ("c_fc",),
-        "c_proj",
-        attention_norm="ln_1",
-        mlp_norm="ln_2",
-    ),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma3_text": replace(_LLAMA, post_norm=True, mlp_norm="pre_feedforward_layernorm"),
-    "phi": Layout("model.layers", "self_attn", "dense", "separate", _QKV, "mlp", ("fc1",), "fc2"),
-    "opt": Layout("model.decoder.layers", "self_attn", "out_proj", "separate", _QKV, "", ("fc1",), "fc2"),
-    "gpt_neox": Layout(
-        "gpt_neox.layers",
-        "attention",
-        "dense",
-        "interleaved",
-        ("query_key_value",),
-        "mlp",
-        ("dense_h_to_4h",),
-        "dense_4h_to_h",
-        attention_norm="input_layernorm",
-        mlp_norm="post_attention_layernorm",
-    ),
-}
-
-
-def register_layout(model_type: str, layout: Layout) -> None:
-    """Teach the package a new architecture (``config.model_type`` is the key)."""
-    _LAYOUTS[model_type] = layout
-
-
-def known_layouts() -> list[str]:
-    """Names of the architectures that can be wrapped."""
-    return sorted(_LAYOUTS)
-
-
-def find_layout(model_type: str) -> Layout:
-    """Look an architecture up.
-
-    Raises:
-        InputError: The architecture is not registered.
-    """
-    if model_type not in _LAYOUTS:
-        raise InputError(
-            f"unknown architecture {model_type!r}: known are {', '.join(known_layouts())}; "
-            "add yours with plasticity_env.model.layouts.register_layout(model_type, Layout(...))"
-        )
-    return _LAYOUTS[model_type]
+    @property
+    def data(self) -> Tensor:
+        """The piece of the parameter itself, a view without gradient."""
+        return self.narrow(self.parameter.data)
 
 
 class Site:
@@ -156,11 +64,11 @@ class Site:
     def output_slice(self, unit: int) -> HeadSlice:
         """Input rows of the output projection that read this unit."""
         dim = 0 if isinstance(self.output, Conv1D) else 1
-        return HeadSlice(parameter_of(self.output, "weight"), dim, unit * self.unit_width, self.unit_width)
+        return HeadSlice(_parameter(self.output, "weight"), dim, unit * self.unit_width, self.unit_width)
 
     def output_weight(self) -> Tensor:
         """Output projection as an (inputs, E) view: row ``i`` multiplies input ``i``, whatever the storage order."""
-        weight = parameter_of(self.output, "weight").data
+        weight = _parameter(self.output, "weight").data
         return weight if isinstance(self.output, Conv1D) else weight.t()
 
     @property
@@ -176,7 +84,7 @@ class Site:
     def kept_inputs(self, active: Tensor) -> Tensor:
         """(..., inputs) boolean, True for inputs of active units, from (..., L, U) masks; all True where no unit is gated."""
         if not self.gated:
-            return torch.ones(*active.shape[:-2], in_features(self.output), dtype=torch.bool)
+            return torch.ones(*active.shape[:-2], _in_features(self.output), dtype=torch.bool)
         return active[..., self.layer, self.columns].repeat_interleave(self.unit_width, -1)
 
 
@@ -198,7 +106,7 @@ class AttentionBlock(Site):
         self.output = getattr(module, layout.output)
         self.head_dim: int = getattr(module, "head_dim", None) or module.head_size  # type: ignore[assignment]
         self.unit_width = self.head_dim
-        self.heads = in_features(self.output) // self.head_dim
+        self.heads = _in_features(self.output) // self.head_dim
         self.columns = slice(0, self.heads)
         self.kv_heads = self._count_groups()
         if not self.kv_heads or self.heads % self.kv_heads:
@@ -210,7 +118,7 @@ class AttentionBlock(Site):
     def _count_groups(self) -> int:
         """KV groups, from the rows of the projections; 0 where these do not fit the layout."""
         names, query_rows = self.layout.projections, self.heads * self.head_dim
-        rows = [out_features(getattr(self.module, name)) for name in names]
+        rows = [_out_features(getattr(self.module, name)) for name in names]
         if self.layout.split == "separate":
             fits = rows[0] == query_rows and rows[1] == rows[2] and rows[1] % self.head_dim == 0
             return rows[1] // self.head_dim if fits else 0
@@ -246,7 +154,7 @@ class AttentionBlock(Site):
             yield getattr(self.module, name)
 
     def _rows(self, projection: str, start: int) -> list[HeadSlice]:
-        return rows_of(getattr(self.module, projection), start, self.head_dim)
+        return _rows(getattr(self.module, projection), start, self.head_dim)
 
 
 class MlpBlock(Site):
@@ -279,11 +187,11 @@ class MlpBlock(Site):
             )
         self.inputs: list[nn.Module] = [getattr(module, name) for name in layout.mlp_inputs]
         self.output = getattr(module, layout.mlp_output)
-        self.width = in_features(self.output)
+        self.width = _in_features(self.output)
         for name, projection in zip(layout.mlp_inputs, self.inputs, strict=True):
-            if out_features(projection) % self.width:
+            if _out_features(projection) % self.width:
                 raise InputError(
-                    f"the layout does not fit {type(module).__name__}: {name!r} makes {out_features(projection)} values, "
+                    f"the layout does not fit {type(module).__name__}: {name!r} makes {_out_features(projection)} values, "
                     f"{layout.mlp_output!r} reads {self.width} neurons"
                 )
         if count < 0 or (count and self.width % count):
@@ -299,7 +207,7 @@ class MlpBlock(Site):
         """
         pieces = self._input_rows(0, self.width)
         pieces.append(
-            HeadSlice(parameter_of(self.output, "weight"), int(not isinstance(self.output, Conv1D)), 0, self.width)
+            HeadSlice(_parameter(self.output, "weight"), int(not isinstance(self.output, Conv1D)), 0, self.width)
         )
         permuted = [piece.data.index_select(piece.dim, order) for piece in pieces]
         whole = {id(piece.parameter): piece.parameter for piece in pieces}
@@ -317,8 +225,8 @@ class MlpBlock(Site):
         return [
             piece
             for module in self.inputs
-            for offset in range(0, out_features(module), self.width)
-            for piece in rows_of(module, offset + start, length)
+            for offset in range(0, _out_features(module), self.width)
+            for piece in _rows(module, offset + start, length)
         ]
 
 
@@ -372,6 +280,41 @@ def _layout_of(model: nn.Module) -> Layout:
     if getattr(model.config, "kept_heads", None) is not None:
         raise InputError("a compacted model cannot be wrapped or cut again: keep the masked one and compact that anew")
     return find_layout(str(getattr(model.config, "model_type", type(model).__name__)))  # type: ignore[union-attr]
+
+
+def _rows(module: nn.Module, start: int, length: int) -> list[HeadSlice]:
+    dim = 1 if isinstance(module, Conv1D) else 0
+    rows = [HeadSlice(_parameter(module, "weight"), dim, start, length)]
+    if module.bias is not None:
+        rows.append(HeadSlice(_parameter(module, "bias"), 0, start, length))
+    return rows
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter:
+    parameter = getattr(module, name)
+    plain = isinstance(parameter, nn.Parameter) and type(parameter.data) is Tensor
+    if not plain or parameter.dtype not in PLAIN or (name == "weight" and parameter.ndim != 2):
+        kind = str(getattr(parameter, "dtype", type(parameter).__name__)).removeprefix("torch.")
+        raise InputError(
+            f"the {name} of a {type(module).__name__} is no plain matrix of floating-point numbers ({kind}): a quantised or "
+            "packed model cannot be pruned, load it in float32, bfloat16 or float16"
+        )
+    return parameter
+
+
+def _in_features(module: nn.Module) -> int:
+    weight = _parameter(module, "weight")
+    return weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1]
+
+
+def _out_features(module: nn.Module) -> int:
+    weight = _parameter(module, "weight")
+    return weight.shape[1] if isinstance(module, Conv1D) else weight.shape[0]
+
+
+def is_projection(module: nn.Module) -> bool:
+    """True for a module that multiplies by a weight matrix: ``nn.Linear`` or GPT-2's ``Conv1D``."""
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 __all__ = [
