@@ -32,7 +32,7 @@ from plasticity_env.model.attention_maps import attention_maps
 from plasticity_env.model.checkpoints import load_plastic, save_plastic
 from plasticity_env.model.compact import register_all as _register_compact_models
 from plasticity_env.model.flops import flop_table, flops, kv_cache_bytes
-from plasticity_env.model.layouts import Layout, register_layout
+from plasticity_env.model.layout_table import Layout, register_layout
 from plasticity_env.model.loading import LoadedModel, embedded_models, load_model, model_card
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
