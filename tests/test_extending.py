@@ -46,7 +46,7 @@ from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.planners import PLANNERS, actions_to, make_planner
 from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES, head_column
 from plasticity_env.envs.rewards import REWARDS
-from plasticity_env.model.layouts import _LAYOUTS, find_layout
+from plasticity_env.model.layout_table import LAYOUTS, find_layout
 from plasticity_env.repair import REPAIRS
 from plasticity_env.signals.scores import SCORES
 from plasticity_env.signals.signal import SIGNALS
@@ -62,7 +62,7 @@ RANK = {**SMALL, "pruned_share": 0.5}
 
 REGISTRIES = (
     *(SIGNALS, SCORES, REWARDS, REPAIRS, GROWTH_STRATEGIES, PRUNING_STRATEGIES.maps[0]),
-    *(controllers.CONTROLLERS, PLANNERS, AGENTS, _LAYOUTS),
+    *(controllers.CONTROLLERS, PLANNERS, AGENTS, LAYOUTS),
 )
 
 
