@@ -13,12 +13,13 @@ import yaml
 from PIL import Image
 
 from plasticity_env.agents.evaluation.demo import episode_frames
+from plasticity_env.agents.evaluation.frontier import frontier_png
+from plasticity_env.agents.evaluation.learning_curve import learning_curve_png
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import replace_file
-from plasticity_env.plots.charts import frontier_png, learning_curve_png
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from plasticity_env import controllers
 from plasticity_env.agents.evaluation.evaluation import Arena, Protocol, Row, results_json, summarise
+from plasticity_env.agents.evaluation.frontier import frontier_png
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import flags, plain
@@ -26,7 +27,6 @@ from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.make_workbench import load_model_and_text
 from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
 from plasticity_env.model.loading import LoadedModel
-from plasticity_env.plots.charts import frontier_png
 from plasticity_env.repair import find_repair
 
 TABLE_WIDTH = 150  # columns where no terminal sets them

@@ -12,16 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from plasticity_env.agents.evaluation.frontier import FrontierPoint, controller_colours, frontier_points, setting_of
+from plasticity_env.agents.evaluation.learning_curve import CURVES, curves_of
 from plasticity_env.common.errors import InputError
-from plasticity_env.plots.charts import (
-    CURVES,
-    PALETTE,
-    FrontierPoint,
-    controller_colours,
-    curves_of,
-    frontier_points,
-    setting_of,
-)
+from plasticity_env.plots.charts import PALETTE
 from plasticity_env.plots.html import NOT_MEASURED, Cell, Figures, Plot, file_links, write_page
 from plasticity_env.plots.plotly_parts import head_axes
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from plasticity_env import controllers
 from plasticity_env.agents.evaluation.comparison import CompareConfig, compare, prepare
 from plasticity_env.agents.evaluation.dashboard import write_dashboard
+from plasticity_env.agents.evaluation.learning_curve import learning_curve_png
 from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.agents.training.train_config import TrainConfig
@@ -26,7 +27,6 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers import ANNController
 from plasticity_env.envs.settings import bounds
-from plasticity_env.plots.charts import learning_curve_png
 
 
 @dataclass(frozen=True)

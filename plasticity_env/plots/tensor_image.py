@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.files import replace_file
+from plasticity_env.plots.charts import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,12 +134,6 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
-
-
-def save_png(figure: Figure | SubFigure, path: str | Path) -> None:
-    """Write a figure as PNG, atomically; its folder is made."""
-    whole: Any = figure.figure
-    replace_file(Path(path), lambda temporary: whole.savefig(temporary, format="png"))
 
 
 def _panels(panels: np.ndarray) -> tuple[Figure, list[Axes]]:

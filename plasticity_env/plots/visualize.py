@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention_maps import attention_maps
+from plasticity_env.plots.charts import save_png
 from plasticity_env.plots.head_panels import (
     DECISIONS,
     decision_legend,
@@ -33,7 +34,6 @@ from plasticity_env.plots.tensor_image import (
     missing_note,
     new_figure,
     safe_tensor_imshow,
-    save_png,
     to_array,
 )
 

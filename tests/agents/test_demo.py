@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from plasticity_env.agents.evaluation.comparison import CompareConfig, compare
 from plasticity_env.agents.evaluation.demo import DemoConfig, verdict, write_demo_page
-from plasticity_env.agents.train_command import TrainConfig
+from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
 from tests.agents.test_dashboard import HOSTILE, results

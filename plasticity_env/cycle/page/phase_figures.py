@@ -17,8 +17,8 @@ from plasticity_env.cycle.page.story import (
     reference,
     stages_of,
 )
-from plasticity_env.cycle.record import CONTROL, EXPERIMENT, RunRecord
-from plasticity_env.cycle.run_rows import EvaluationRow
+from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow
 from plasticity_env.plots.html import Figure
 from plasticity_env.plots.plotly_parts import panel_title, scale
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plasticity_env.agents.evaluation.frontier import controller_colours, frontier_png, frontier_points
+from plasticity_env.agents.evaluation.learning_curve import curves_of, learning_curve_png
 from plasticity_env.common.errors import InputError
-from plasticity_env.plots.charts import controller_colours, curves_of, frontier_png, frontier_points, learning_curve_png
 
 
 def row(controller: str, sparsity: float | None, seed: int, ppl: float, repair: str = "none") -> dict[str, Any]:
