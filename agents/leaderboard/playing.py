@@ -46,7 +46,7 @@ class Rules:
     @property
     def board(self) -> Board:
         """Where cells of these rules belong."""
-        own, blocks = self.settings, self.settings.blocks_of_neurons
+        own = self.settings
         return Board(
             short_name(own.model_name),
             "/".join(filter(None, (Path(own.dataset).name, own.dataset_config))),
@@ -56,10 +56,10 @@ class Rules:
             self.test_blocks,
             own.repair,
             own.units,
-            blocks,
+            own.blocks_of_neurons,
             own.mode,
             bounds(own.flop_price)[0],
-            own.neuron_order if blocks else "stored",
+            own.neuron_order,
         )
 
 
