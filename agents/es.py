@@ -1,6 +1,6 @@
 """CMA-ES (Hansen 2016, by the `cma` library) over the weights of a linear ranking: the black-box peer of the policy gradients.
 
-A candidate is a vector of weights on the heads' features; it plays ``plasticity/HeadRank-v0`` on scenarios that all
+A candidate is a vector of weights on the heads' features; it plays ``plasticity/HeadRank-v1`` on scenarios that all
 candidates of a generation share (model, share, rounds, calibration and reward blocks), in one batch of the native vector
 environment. What it is told is the final rise of the loss over the one that a reference rule reaches on the same scenario,
 so that easy and hard scenarios count alike.

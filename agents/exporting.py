@@ -176,9 +176,10 @@ def _environment(config: ExportConfig, loaded: LoadedModel, text: TextSplits) ->
         config.settings,
         horizon=config.rounds,
         max_sparsity=1.0,
-        obs_signal=config.strategy not in SCORES or config.strategy == "obs",
+        obs_signal=config.strategy not in SCORES or "obs" in SCORES[config.strategy].needs,
+        signals=SCORES[config.strategy].signals if config.strategy in SCORES else (),
     )
-    made = gym.make("plasticity/Heads-v0", loaded=loaded, text=text, disable_env_checker=True, **settings.kwargs())
+    made = gym.make("plasticity/Heads-v1", loaded=loaded, text=text, disable_env_checker=True, **settings.kwargs())
     return made.unwrapped  # type: ignore[return-value]
 
 

@@ -12,10 +12,12 @@ if __name__ != "plasticity_env.controllers":
         "controllers is imported as plasticity_env.controllers: that is its only name, in a checkout and installed"
     )
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.registries import Registry
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.base import (
     ConstantEdit,
@@ -27,12 +29,14 @@ from plasticity_env.controllers.base import (
 )
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.controllers.rules import PlasticityController
-from plasticity_env.controllers.scores import SCORES, ScoreController
+from plasticity_env.controllers.score_controller import ScoreController
 from plasticity_env.controllers.shipped import DEFAULT, UNTRAINED, shipped, shipped_folder
 from plasticity_env.controllers.tuned_rule import NAME as TUNED
 from plasticity_env.controllers.tuned_rule import make_tuned
+from plasticity_env.signals.scores import SCORES
 
 __all__ = [
+    "CONTROLLERS",
     "SCORES",
     "ANNController",
     "ConstantEdit",
@@ -47,15 +51,47 @@ __all__ = [
     "load",
     "make",
     "names",
+    "register",
     "sample_mask",
     "shipped",
     "shipped_folder",
 ]
 
 
+def _ann(option: str = "", **options: Any) -> Controller:
+    """A shipped network by name, an untrained one, one at a path, or one that is handed in."""
+    if option == UNTRAINED or (not option and "network" in options):
+        return ANNController(**options)
+    path = options.pop("path", None)
+    return load(shipped_folder(option or DEFAULT) if path is None else path, **options)
+
+
+# name -> makes one of what stands behind a colon, if anything does, and of its options
+CONTROLLERS: Registry[Callable[..., Controller]] = Registry(
+    "controller",
+    {"keep_all": KeepAll, "constant": ConstantEdit, "plasticity": PlasticityController, TUNED: make_tuned, "ann": _ann},
+)
+
+
+def register(name: str, maker: Callable[..., Controller]) -> None:
+    """Add a controller of your own: `make`, the commands and the leaderboard know it by name from here on.
+
+    Args:
+        name: Without a colon.
+        maker: Its class, or a function that makes one; called with the options that `make` is given. A controller that is to
+            be played at a share of heads takes ``sparsity`` and ``rounds``, as `RankedController` does.
+
+    Raises:
+        InputError: The name is taken by the package.
+    """
+    if name in SCORES:
+        raise InputError(f"controller {name!r} is a score: register yours under another name")
+    CONTROLLERS.add(name, maker)
+
+
 def names() -> list[str]:
     """Names that `make` knows."""
-    return sorted(["keep_all", "constant", "plasticity", TUNED, "ann", *SCORES])
+    return sorted({*CONTROLLERS, *SCORES})
 
 
 def make(name: str, **options: Any) -> Controller:
@@ -70,22 +106,12 @@ def make(name: str, **options: Any) -> Controller:
     Raises:
         InputError: Unknown name or option.
     """
+    kind, _, option = name.partition(":")
     try:
         if name in SCORES:
             return ScoreController(name, **options)
-        if name == "keep_all":
-            return KeepAll(**options)
-        if name.partition(":")[0] == "constant":
-            return ConstantEdit(**({"edit": name[9:]} if name[9:] else {}), **options)
-        if name == "plasticity":
-            return PlasticityController(**options)
-        if name == TUNED:
-            return make_tuned(**options)
-        if name == f"ann:{UNTRAINED}" or (name == "ann" and "network" in options):
-            return ANNController(**options)
-        if name == "ann" or name.startswith("ann:"):
-            path = options.pop("path", None)
-            return load(shipped_folder(name[4:] or DEFAULT) if path is None else path, **options)
+        if kind in CONTROLLERS:
+            return CONTROLLERS[kind](*([option] if option else []), **options)
     except TypeError as error:
         raise InputError(f"controller {name!r} does not take these options ({error})") from error
     if Path(name).is_dir():

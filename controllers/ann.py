@@ -100,7 +100,7 @@ class ANNController(RankedController):
         """
         if "price_shares" not in self.info:
             raise InputError(
-                "the controller was not trained to prune a given share: it plays prices on plasticity/Heads-v0"
+                "the controller was not trained to prune a given share: it plays prices on plasticity/Heads-v1"
             )
         prices, shares = zip(*self.info["price_shares"], strict=True)
         return float(np.interp(np.log(price), np.log(prices), shares))

@@ -18,9 +18,12 @@ class Controller(ABC):
 
     Attributes:
         name: What it is called in tables.
+        signals: Registered signals that it reads beside the columns of every environment; the commands and the leaderboard
+            make the environment with them.
     """
 
     name: str = "controller"
+    signals: tuple[str, ...] = ()
 
     def reset(self, seed: int | None = None) -> None:
         """Forget the last episode; ``seed`` feeds the controller's own randomness."""

@@ -8,9 +8,10 @@ import numpy as np
 
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.controllers.base import Action, RankedController, as_action, as_scores, wants_scores
-from plasticity_env.controllers.scores import SCORES
+from plasticity_env.controllers.score_controller import units_of
 from plasticity_env.envs.edits import GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.envs.observation import Observation, head_column
+from plasticity_env.signals.scores import SCORES
 
 PRUNED_LIKE = {"residual_fisher": "fisher", "residual_gradient": "gradient", "obs": "fisher"}  # 0 for a pruned head
 AMONG_ACTIVE = ("fisher_obs", "flap")  # compare active heads with each other and say nothing of pruned ones
@@ -62,7 +63,7 @@ class RevivingController(RankedController):
 
     def importance(self, observation: Observation) -> np.ndarray:
         active = head_column(observation, "active") > 0.5
-        scores = np.asarray(SCORES[self._score](observation, self.random), dtype=np.float64)
+        scores = SCORES[self._score].importance(units_of(observation, self.random))
         if self._score in PRUNED_LIKE:
             scores = np.where(active, scores, self._likened(observation, scores, active))
         candidate = ~active & (head_column(observation, "age") >= self._rest)

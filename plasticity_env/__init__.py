@@ -2,7 +2,7 @@
 
 >>> import gymnasium as gym
 >>> import plasticity_env
->>> env = gym.make("plasticity/Heads-v0", model_name="bard-gpt2-4x4")
+>>> env = gym.make("plasticity/Heads-v1", model_name="bard-gpt2-4x4")
 """
 
 import os as _os
@@ -12,6 +12,7 @@ import torch as _torch
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.metrics_logger import MetricsLogger
+from plasticity_env.common.plugins import load_plugins as _load_plugins
 from plasticity_env.cycle import ExperimentSettings, NeuralPlasticityExperiment, RunRecord
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.edits import EDITS, GROW, KEEP, PRUNE, REVIVE
@@ -31,7 +32,7 @@ from plasticity_env.model.attention_maps import attention_maps
 from plasticity_env.model.checkpoints import load_plastic, save_plastic
 from plasticity_env.model.compact import register_all as _register_compact_models
 from plasticity_env.model.flops import flop_table, flops, kv_cache_bytes
-from plasticity_env.model.layouts import Layout, register_layout
+from plasticity_env.model.layout_table import Layout, register_layout
 from plasticity_env.model.loading import LoadedModel, embedded_models, load_model, model_card
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
@@ -44,6 +45,8 @@ from plasticity_env.plots.visualize import (
     visualize_training_metrics,
 )
 from plasticity_env.signals.measure import HeadSignals, mean_loss, measure
+from plasticity_env.signals.scores import Score, register_score
+from plasticity_env.signals.signal import Signal, register_signal
 from plasticity_env.signals.text_loss import evaluate_model
 from plasticity_env.training import (
     Distillation,
@@ -61,17 +64,18 @@ if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(after_in_child=lambda: _torch.set_num_threads(1))
 
 _register_compact_models()  # AutoModelForCausalLM.from_pretrained loads them from here on
-_gym.register(
-    id="plasticity/Heads-v0",
-    entry_point="plasticity_env.envs.heads:HeadsEnv",
-    vector_entry_point="plasticity_env.envs.vector:HeadsVectorEnv",
-)
-_gym.register(id="plasticity/HeadEdit-v0", entry_point="plasticity_env.envs.head_edit:HeadEditEnv")
-_gym.register(
-    id="plasticity/HeadRank-v0",
-    entry_point="plasticity_env.envs.head_rank:HeadRankEnv",
-    vector_entry_point="plasticity_env.envs.rank_vector:HeadRankVectorEnv",
-)
+for _version in (0, 1):
+    for _kind, _file, _vector in (
+        ("Heads", "heads:HeadsEnv", "vector:HeadsVectorEnv"),
+        ("HeadEdit", "head_edit:HeadEditEnv", None),
+        ("HeadRank", "head_rank:HeadRankEnv", "rank_vector:HeadRankVectorEnv"),
+    ):
+        _gym.register(
+            id=f"plasticity/{_kind}-v{_version}",
+            entry_point=f"plasticity_env.envs.{_file}",
+            vector_entry_point=_vector and f"plasticity_env.envs.{_vector}",
+            kwargs={"version": _version},
+        )
 
 __all__ = [
     "EDITS",
@@ -98,6 +102,8 @@ __all__ = [
     "PruningModule",
     "RewardRule",
     "RunRecord",
+    "Score",
+    "Signal",
     "TextSplits",
     "UNetSkip",
     "WarmupSchedule",
@@ -122,6 +128,8 @@ __all__ = [
     "model_card",
     "register_layout",
     "register_reward",
+    "register_score",
+    "register_signal",
     "reward_names",
     "run_plasticity_loop",
     "safe_tensor_imshow",
@@ -134,3 +142,5 @@ __all__ = [
     "visualize_pruning_decisions",
     "visualize_training_metrics",
 ]
+
+_load_plugins()

@@ -18,7 +18,7 @@ from plasticity_env.common.errors import InputError
 
 __test__ = False  # a script, though its name begins like a test's
 ROOT = Path(__file__).resolve().parents[1]
-PATTERN = "test_growth*.py"
+TESTS = ROOT / "tests" / "plasticity_env" / "growth"
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def main(config: GrowthTestConfig) -> None:
         import pytest
     except ImportError as error:
         raise InputError("pytest is not installed: pip install -e '.[dev]'") from error
-    files = sorted((ROOT / "tests" / "plasticity_env").glob(PATTERN))
+    files = sorted(TESTS.glob("test_*.py"))
     if not files:
-        raise InputError(f"no {PATTERN} under {str(ROOT / 'tests')!r}: run this script in a checkout of the repository")
+        raise InputError(f"no tests in {str(TESTS)!r}: run this script in a checkout of the repository")
     listener = Listener()
     options = [*map(str, files), f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
     options += ["-k", config.select] if config.select else []

@@ -73,17 +73,32 @@ SMALL: dict[str, Any] = {
     "horizon": 3,
     "flop_price": 4.0,
 }
+ALL_SIGNALS: dict[str, Any] = {"obs_signal": True, "residual_signal": True}
+"""What environments measure unless told otherwise: three quarters of a step's time."""
 
 
 @pytest.fixture(scope="session")
 def small_text() -> TextSplits:
-    """The text of small environments, tokenised once."""
-    return load_text("shakespeare", load_model(SMALL["model_name"]).tokenizer, block_size=SMALL["max_length"])
+    """The first 20,000 characters of each split: some 200 blocks that are tokenised in no time (the whole takes ten seconds)."""
+    whole = load_text("shakespeare", load_model(SMALL["model_name"]).tokenizer, block_size=SMALL["max_length"])
+    texts = {split: text[:20_000] for split, text in whole._texts.items()}
+    return TextSplits(whole.name, whole.block_size, whole.tokenizer, texts)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory, small_text: TextSplits) -> str:
+    """Path of a short text, for what takes the name of a data set."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(small_text._texts.values()), encoding="utf-8")
+    return str(path)
 
 
 @pytest.fixture
-def make_env() -> Callable[..., gym.Env[Any, Any]]:
-    def make(env_id: str = "plasticity/Heads-v0", **kwargs: Any) -> gym.Env[Any, Any]:
-        return gym.make(env_id, **{**SMALL, **kwargs})
+def make_env(small_text: TextSplits) -> Callable[..., gym.Env[Any, Any]]:
+    """Make a small environment: on the small text, unless it is to read something else, and without `ALL_SIGNALS`."""
+
+    def make(env_id: str = "plasticity/Heads-v1", **kwargs: Any) -> gym.Env[Any, Any]:
+        text = {} if kwargs.keys() & {"max_length", "dataset", "text"} else {"text": small_text}
+        return gym.make(env_id, **{**SMALL, **dict.fromkeys(ALL_SIGNALS, False), **text, **kwargs})
 
     return make

@@ -101,7 +101,7 @@ def test_compact_models_keep_their_logits(architecture, ids):
     assert (masked - removed).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0", "plasticity/HeadRank-v0"])
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v1", "plasticity/HeadEdit-v1", "plasticity/HeadRank-v1"])
 def test_episodes_agree(small_text, env_id):
     played = []
     for device in ("cpu", "cuda"):
@@ -119,7 +119,7 @@ def test_episodes_agree(small_text, env_id):
 def test_the_vector_environment_plays_on_from_what_it_remembers(small_text):
     """Moments that were noted while measuring lie beside gathered ones."""
     settings = {**SMALL, "text": small_text, "device": "cuda", "residual_signal": False, "horizon": 2}
-    envs = gym.make_vec("plasticity/Heads-v0", num_envs=8, **settings)
+    envs = gym.make_vec("plasticity/Heads-v1", num_envs=8, **settings)
     envs.reset(seed=5)
     for _ in range(8):
         _, rewards, *_ = envs.step(
@@ -132,12 +132,12 @@ def test_the_vector_environment_plays_on_from_what_it_remembers(small_text):
 @pytest.mark.parametrize("memory_share", [0.02, 1.0])
 def test_the_vector_environment_agrees_with_a_single_one(small_text, repair, memory_share):
     settings = {**SMALL, "text": small_text, "device": "cuda", "repair": repair}
-    envs = gym.make_vec("plasticity/Heads-v0", num_envs=3, memory_share=memory_share, **settings)
+    envs = gym.make_vec("plasticity/Heads-v1", num_envs=3, memory_share=memory_share, **settings)
     _, infos = envs.reset(seed=5)
     actions = np.random.default_rng(0).choice(4, size=(3, envs.head_slots), p=[0.5, 0.3, 0.2, 0.0])
     _, rewards, *_ = envs.step(actions)
     for index in range(3):
-        env: Any = gym.make("plasticity/Heads-v0", **settings)
+        env: Any = gym.make("plasticity/Heads-v1", **settings)
         _, info = env.reset(seed=5 + index)
         assert info["loss"] == pytest.approx(float(infos["loss"][index]), rel=1e-4)
         assert float(env.step(actions[index])[1]) == pytest.approx(float(rewards[index]), abs=1e-3)
@@ -167,7 +167,7 @@ def test_a_model_learns(mixed_precision):
 
 
 def test_ppo_trains_with_model_and_network_on_the_device(small_text):
-    envs = [gym.make("plasticity/Heads-v0", text=small_text, **{**SMALL, "device": "cuda"}) for _ in range(2)]
+    envs = [gym.make("plasticity/Heads-v1", text=small_text, **{**SMALL, "device": "cuda"}) for _ in range(2)]
     config = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=2, device="cuda")
     before = PPO(envs, config).network.state_dict()["edits.weight"].clone()
     trained = PPO(envs, config)

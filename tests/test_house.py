@@ -119,12 +119,14 @@ def test_a_planted_arrow_is_found(copy: Path, plant, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # mypy without its cache reads torch and transformers first
+@pytest.mark.timeout(900)  # without a cache of `make lint`, mypy reads torch and transformers first
 def test_mypy_sees_errors_across_the_links(copy: Path, plant) -> None:
     call = "from plasticity_env.{} import {} as _planted\n_planted(no_such_argument=1)"
     plant("controllers/base.py", call.format("signals.linalg", "alike"))
     plant("agents/es.py", call.format("controllers.base", "flat_mask"))
     plant("plasticity_env/data/text.py", call.format("controllers.base", "flat_mask"))
+    if (ROOT / ".mypy_cache").is_dir():
+        shutil.copytree(ROOT / ".mypy_cache", copy / ".mypy_cache")
     found = python("from mypy.__main__ import console_entry; console_entry()", copy)
     for name in ("plasticity_env/controllers/base.py", "plasticity_env/agents/es.py", "plasticity_env/data/text.py"):
         (error,) = [line for line in found.stdout.splitlines() if line.startswith(f"{name}:") and "no_such_arg" in line]

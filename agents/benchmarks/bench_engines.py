@@ -1,6 +1,6 @@
 """What a sample costs in each engine: one environment here, one a process, the native batch, and RLlib's env runners.
 
-A sample is a decision of the same untrained network and the step that it leads to, on `plasticity/Heads-v0` with repair and
+A sample is a decision of the same untrained network and the step that it leads to, on `plasticity/Heads-v1` with repair and
 all scores, in an episode that does not end; with Ray also the way of the episode to the driver and of the weights to the
 runners, as in each iteration of a training. The engines take turns, so that a machine whose speed drifts treats them alike.
 """
@@ -115,7 +115,7 @@ def bench_engines(
     }
 
     def single() -> gym.Env[Any, Any]:
-        return gym.make("plasticity/Heads-v0", disable_env_checker=True, **settings)
+        return gym.make("plasticity/Heads-v1", disable_env_checker=True, **settings)
 
     torch.manual_seed(0)
     network = HeadNetwork(NetworkConfig(keep_bias=1.0))
@@ -125,7 +125,7 @@ def bench_engines(
             "subprocess": gym.vector.AsyncVectorEnv(
                 [single] * count, context=context
             ),  # first: forks, before Ray's threads
-            "vector": gym.make_vec("plasticity/Heads-v0", num_envs=count, **settings),
+            "vector": gym.make_vec("plasticity/Heads-v1", num_envs=count, **settings),
             "local": gym.vector.SyncVectorEnv([single]),
         }
         for vector in vectors.values():

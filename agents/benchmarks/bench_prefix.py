@@ -54,7 +54,7 @@ def prefix_rows(options: Options) -> Iterator[PrefixRow]:
 
 
 def bench_prefix(loaded: LoadedModel, options: Options, text: TextSplits, repair: str) -> PrefixRow:
-    """Time steps of ``plasticity/Heads-v0`` that flip one head each, once in every layer a round, in random order.
+    """Time steps of ``plasticity/Heads-v1`` that flip one head each, once in every layer a round, in random order.
 
     Args:
         loaded: The model, dense; each way works on a copy.
@@ -94,7 +94,7 @@ class _Walk:
         self, loaded: LoadedModel, text: TextSplits, sequences: int, repair: str, device: str, megabytes: float
     ) -> None:
         self.env: PlasticityEnv = gym.make(
-            "plasticity/Heads-v0",
+            "plasticity/Heads-v1",
             disable_env_checker=True,
             loaded=loaded._replace(model=copy.deepcopy(loaded.model)),
             text=text,

@@ -91,7 +91,7 @@ def bench_step(
     device: str = "cpu",
     clock: Clock = "wall",
 ) -> StepRow:
-    """Time a step of ``plasticity/Heads-v0`` against the floor and the naive way.
+    """Time a step of ``plasticity/Heads-v1`` against the floor and the naive way.
 
     Args:
         loaded: The model; left dense.
@@ -106,7 +106,7 @@ def bench_step(
         clock: See `plasticity_env.common.stopwatch.timed`.
     """
     env: PlasticityEnv = gym.make(
-        "plasticity/Heads-v0",
+        "plasticity/Heads-v1",
         loaded=loaded,
         text=text,
         disable_env_checker=True,

@@ -1,6 +1,6 @@
 """Steps a second of the native vector environment, beside single environments and Gymnasium's vector environments.
 
-Every way steps N environments of ``plasticity/Heads-v0`` with masks of its own that were not measured before, so that no memo
+Every way steps N environments of ``plasticity/Heads-v1`` with masks of its own that were not measured before, so that no memo
 knows an answer; the ways take turns, so that a machine whose speed drifts treats them alike.
 """
 
@@ -133,11 +133,11 @@ def bench_vector(
     }
 
     def single() -> gym.Env[Any, Any]:
-        return gym.make("plasticity/Heads-v0", disable_env_checker=True, **settings)
+        return gym.make("plasticity/Heads-v1", disable_env_checker=True, **settings)
 
     alone = [single() for _ in range(num_envs)]
     vectors: dict[str, gym.vector.VectorEnv[Any, Any, Any]] = {
-        "vector": gym.make_vec("plasticity/Heads-v0", num_envs=num_envs, memory_share=memory_share, **settings),
+        "vector": gym.make_vec("plasticity/Heads-v1", num_envs=num_envs, memory_share=memory_share, **settings),
         "sync": gym.vector.SyncVectorEnv([single] * num_envs),
     }
     if processes:

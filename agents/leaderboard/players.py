@@ -7,9 +7,11 @@ import hashlib
 import importlib
 import inspect
 import json
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from plasticity_env import controllers
 from plasticity_env.common.errors import InputError
@@ -19,18 +21,17 @@ from plasticity_env.controllers.planners.planner import Planner, is_planner, mak
 from plasticity_env.controllers.shipped import FORMER, LAB
 from plasticity_env.controllers.tuned_rule import NAME as TUNED
 from plasticity_env.controllers.tuned_rule import tuned_options
-from plasticity_env.signals.slopes import KINDS, SCORES
+from plasticity_env.signals.scores import SCORES
+from plasticity_env.signals.signal import SIGNALS
 
 ROUNDS = 4
-SINGLE_SCORES = (
-    *("magnitude", "gradient", "fisher", "obs", "activation", "entropy_low", "entropy_high"),
-    *("fluctuation", "flap", "fisher_obs", "random"),
+SINGLE_SCORES, OWN_SCORES = (
+    tuple(name for name, score in SCORES.items() if score.origin == origin) for origin in ("classic", "own")
 )
-OWN_SCORES = tuple(f"{kind}_{score}" for kind in KINDS for score in SCORES)
 RULE_ROUNDS = (1, 4)
 RULES = "rules"  # stands for all of these scores, each in one and in four rounds
-SAME_AS = {  # fingerprint of a player -> the one in cells of when its module lay elsewhere: the same code, the same network
-    "e1ef42d66d24": "fe9bf52ac7ce",  # agents.studies.ablations, which was controllers.ablations, around ann of 176413d258ab
+SAME_AS = {  # fingerprint -> the one in cells of before a move: the same decisions, which five of those cells were replayed for
+    "53f805f990c2": "fe9bf52ac7ce",  # agents.studies.ablations around ann (176413d258ab)
 }
 
 
@@ -66,15 +67,12 @@ class Player:
         """
         if self.is_entry_point:
             return _call(self.name, self.option)
+        text = f"{self.name}:{self.option}" if self.option else self.name
         if is_planner(self.name):
-            return make_planner(f"{self.name}:{self.option}" if self.option else self.name)
-        if self.name == "ann" and self.option:
-            return controllers.make(f"ann:{self.option}")
-        if self.name == "constant":
-            return controllers.make("constant", edit=self.option or "prune")
-        if self.option:
+            return make_planner(text)
+        if self.option and self.name not in controllers.CONTROLLERS:
             raise InputError(f"player {self.text!r}: {self.name!r} takes no option after a colon")
-        return controllers.make(self.name)
+        return controllers.make(text)
 
 
 def read_player(text: str) -> Player:
@@ -125,7 +123,7 @@ def fingerprint(player: Player, maker: Controller | Planner) -> str:
     """Twelve hexadecimal digits of what a player's name does not tell, so that a new version is played anew.
 
     Of a network its weights, of a tuned rule its thresholds, of an entry point its module, its class's module and the network
-    that it wraps; empty for other rules and for searches.
+    that it wraps, of what a user registered the files that define it; empty for other rules and for searches.
     """
     parts: list[bytes] = []
     network = getattr(maker, "_inner", maker)
@@ -135,6 +133,8 @@ def fingerprint(player: Player, maker: Controller | Planner) -> str:
             parts.append(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     if player.is_entry_point:
         parts += map(_code, dict.fromkeys((player.name, type(maker).__module__)))
+    else:
+        parts += [_source(part) for part in _parts(player, maker) if not part.__module__.startswith("plasticity_env.")]
     if player.name == TUNED:
         parts.append(json.dumps(tuned_options(), sort_keys=True).encode())
     digest = hashlib.sha256(b"".join(parts)).hexdigest()[:12] if parts else ""
@@ -155,6 +155,20 @@ def _code(module: str) -> bytes:
             passed |= set(range(left_out.lineno, (left_out.end_lineno or left_out.lineno) + 1))
     lines = source.decode().splitlines()
     return "\n".join(line for number, line in enumerate(lines, 1) if line.strip() and number not in passed).encode()
+
+
+def _parts(player: Player, maker: Controller | Planner) -> list[Any]:
+    """The class that decides, and the formulas of its score and of the signals that it reads."""
+    formula = SCORES[player.name].formula if player.name in SCORES else None
+    return [type(maker), *filter(None, [formula]), *(SIGNALS[name].compute for name in getattr(maker, "signals", ()))]
+
+
+def _source(part: Any) -> bytes:
+    """The file that defines a class or function; anew each time where there is none, as in an interactive session."""
+    try:
+        return Path(inspect.getfile(part)).read_bytes()
+    except (OSError, TypeError):
+        return secrets.token_bytes(16)
 
 
 def _call(module: str, function: str) -> Controller | Planner:

@@ -28,6 +28,7 @@ from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import sequence_losses
 
+VERSION = 1  # of the environments that are played
 DIGITS = 7  # of losses in the file, after the point
 
 
@@ -121,6 +122,7 @@ class Table:
                 loaded=loaded,
                 text=text,
                 workbench=next(iter(self._envs.values())).workbench if self._envs else None,
+                version=VERSION,
                 **replace(self.rules.settings, horizon=rounds).kwargs(),
             )
         return self._envs[rounds]

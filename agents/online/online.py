@@ -119,7 +119,7 @@ class OnlineLearner:
         """Sample edits; the next `learn` is about them (about the latest, where several were sampled).
 
         Args:
-            observation: Of ``plasticity/Heads-v0``, an action mask of (N, 4).
+            observation: Of ``plasticity/Heads-v1``, an action mask of (N, 4).
         """
         actions, _ = self._policy(observation)
         edits = actions.sample(self.generator)  # (1, N)
@@ -199,7 +199,8 @@ class OnlineLearner:
         self._pending = None
         if state["pending"] is not None:
             observation, edits = state["pending"]
-            self._pending = {name: value.cpu().numpy() for name, value in observation.items()}, edits
+            shown = {name: value.cpu().numpy() for name, value in observation.items()}
+            self._pending = Observation("heads", shown), edits
 
     def _policy(self, observation: Observation) -> tuple[MaskedCategoricals, torch.device]:
         device = next(self.network.parameters()).device

@@ -103,7 +103,8 @@ def resume_environment(env: Any, saved: str) -> Any:
     """
     data = json.loads(saved)
     record = data["record"]
-    if Settings.read(record["kwargs"]) != env.unwrapped.settings or record["env_id"] != env.unwrapped.env_id:
+    kinds = [env_id.partition("-v")[0] for env_id in (record["env_id"], env.unwrapped.env_id)]
+    if Settings.read(record["kwargs"]) != env.unwrapped.settings or kinds[0] != kinds[1]:
         raise InputError("the checkpoint's environments have other arguments than this training's: use the same ones")
     observation, _ = env.reset(seed=0, options=record["options"])
     for action in record["actions"]:

@@ -1,6 +1,6 @@
 """The Plackett-Luce policy over rankings: units are picked one after the other, each with odds that the network gives.
 
-`plasticity/HeadRank-v0` reads only the order of the scores, and only as far as units go. So the policy is over that: of the
+`plasticity/HeadRank-v1` reads only the order of the scores, and only as far as units go. So the policy is over that: of the
 units that are left, the next to be pruned is drawn from the softmax of the logits of pruning over keeping, until the round's
 share is gone. Its likelihood is exact for what the environment did (a Gaussian over scores would also be paid for noise
 among units far from the cut), its noise is measured in the logits' own scale, so that it learns how sure to be, and its mode

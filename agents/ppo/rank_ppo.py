@@ -1,4 +1,4 @@
-"""Proximal policy optimisation on `plasticity/HeadRank-v0`: groups play the same scenario, and the group is the baseline.
+"""Proximal policy optimisation on `plasticity/HeadRank-v1`: groups play the same scenario, and the group is the baseline.
 
 Reads from top to bottom as the algorithm goes: scenarios, group advantages, update (the one of `ppo`). An episode is a handful
 of rankings of all units, paid by the rise of the loss at its end, and steps of the environment are what costs. Hence:

@@ -1,4 +1,4 @@
-"""`plasticity/HeadRank-v0` for learners that bring their own rollouts: rewards in units of a rule on the same scenario."""
+"""`plasticity/HeadRank-v1` for learners that bring their own rollouts: rewards in units of a rule on the same scenario."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios of `plasticity/HeadRank-v0`: who learns plays each several times, beside a rule that sets the scale.
+"""Scenarios of `plasticity/HeadRank-v1`: who learns plays each several times, beside a rule that sets the scale.
 
 A scenario fixes all that a seed would draw: model, mode, rounds, share and blocks. Members of a group that play the same one
 differ in nothing but their decisions (common random numbers), so the group's mean loss is the baseline of each; and the rise
@@ -33,7 +33,7 @@ Choose = Callable[[Observation], np.ndarray]
 
 @dataclass(frozen=True)
 class RankConfig:
-    """What is played in training on `plasticity/HeadRank-v0`."""
+    """What is played in training on `plasticity/HeadRank-v1`."""
 
     pruned_share: str = "0.1,0.6"
     """HeadRank: the share of heads to prune, or the range that it is drawn from"""

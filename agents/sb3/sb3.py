@@ -29,10 +29,11 @@ from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.envs.edits import EDITS, KEEP, PRUNE
 from plasticity_env.envs.observation import Observation
 
+Padded = dict[str, np.ndarray]
 SCORE_BOUND = 1e3  # Stable-Baselines3 clips actions to their space: this far out no order is lost
 
 
-class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
+class PadHeads(gym.Wrapper[Padded, Any, Observation, Any]):
     """Pads an environment of this package to ``capacity`` head slots; padded slots allow only keep, their scores are not read.
 
     Args:
@@ -70,11 +71,11 @@ class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
         if self.ranks:
             self.action_space = spaces.Box(-SCORE_BOUND, SCORE_BOUND, (capacity,), dtype=np.float32)
 
-    def reset(self, **kwargs: Any) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, **kwargs: Any) -> tuple[Padded, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)
         return self._pad(observation), info
 
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Padded, float, bool, bool, dict[str, Any]]:
         padded = np.atleast_1d(np.asarray(action))
         if self.one_edit and padded[0] > 0 and (padded[0] - 1) % self.capacity >= self.heads:
             plain: Any = self._no_op()
@@ -97,7 +98,7 @@ class PadHeads(gym.Wrapper[Observation, Any, Observation, Any]):
             return mask.astype(bool).reshape(-1)
         return np.concatenate([[True], mask[:, 1:].T.reshape(-1).astype(bool)])
 
-    def _pad(self, observation: Observation) -> Observation:
+    def _pad(self, observation: Observation) -> Padded:
         batch = pad([observation], self.capacity)
         self._mask = batch.mask[0].numpy()
         return {
@@ -197,7 +198,7 @@ def build(
     padded = [PadHeads(env, capacity or slots) for env in envs]
     vector = DummyVecEnv([lambda env=env: env for env in padded])  # type: ignore[misc]
     if maskable and padded[0].ranks:
-        raise InputError("MaskablePPO masks choices, and an action of plasticity/HeadRank-v0 is scores: use PPO there")
+        raise InputError("MaskablePPO masks choices, and an action of plasticity/HeadRank-v1 is scores: use PPO there")
     batch = config.num_steps * len(envs)
     if batch < 2:
         raise InputError(

@@ -1,6 +1,6 @@
 """Learning curves of all agents at equal numbers of environment steps, on scenarios that none of them trains on.
 
-Every agent is a training as `scripts/train_controller.py` runs it, on one model and `plasticity/HeadRank-v0` with the same
+Every agent is a training as `scripts/train_controller.py` runs it, on one model and `plasticity/HeadRank-v1` with the same
 rounds and shares; one that does not train there, as MaskablePPO, on the first environment that it does train on. Every so many
 steps its controller, as it then is, plays the same held-out scenarios. Points are appended to a JSON lines file as they are
 measured; a cut study goes on, from checkpoints where the agent keeps them.

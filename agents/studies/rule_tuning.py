@@ -1,6 +1,6 @@
 """Thresholds of the classic rule, searched for by CMA-ES (`cma`) on the training models: the rule at its best.
 
-All candidates of all generations play the same scenarios of ``plasticity/HeadRank-v0`` (model, share, rounds, blocks), each
+All candidates of all generations play the same scenarios of ``plasticity/HeadRank-v1`` (model, share, rounds, blocks), each
 in its own environment of one batch: scenarios differ more than thresholds do, and fresh ones each time would drown them. A
 candidate is told the rise of the loss that it ends with, over the one of a reference rule on the same scenario, so that easy
 and hard scenarios count alike.

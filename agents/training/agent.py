@@ -24,9 +24,9 @@ from plasticity_env.common.packages import missing, require
 from plasticity_env.controllers.ann import ANNController
 
 ENVIRONMENTS = {
-    "heads": "plasticity/Heads-v0",
-    "head_edit": "plasticity/HeadEdit-v0",
-    "head_rank": "plasticity/HeadRank-v0",
+    "heads": "plasticity/Heads-v1",
+    "head_edit": "plasticity/HeadEdit-v1",
+    "head_rank": "plasticity/HeadRank-v1",
 }
 
 

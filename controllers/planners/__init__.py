@@ -12,6 +12,7 @@ from plasticity_env.controllers.planners.planner import (
     actions_to,
     is_planner,
     make_planner,
+    register_planner,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "actions_to",
     "is_planner",
     "make_planner",
+    "register_planner",
 ]

@@ -3,7 +3,7 @@
 The protocol is one method and a bill:
 
 >>> planner = make_planner("swap_search:10", seed=0)
->>> env.reset(seed=0, options={"pruned_share": 0.3})  # plasticity/HeadRank-v0, or Heads-v0 with make_planner(..., share=0.3)
+>>> env.reset(seed=0, options={"pruned_share": 0.3})  # plasticity/HeadRank-v1, or Heads-v1 with make_planner(..., share=0.3)
 >>> active = planner.plan(env)  # (L, U) boolean: the mask to end the episode on; the episode itself has not moved
 >>> planner.bill.evaluations  # what it took
 >>> for action in actions_to(env, active): env.step(action)  # play it, so that a record can be replayed
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.packages import require
+from plasticity_env.common.registries import Registry
 from plasticity_env.controllers.base import Action
 from plasticity_env.controllers.planners.searches import Greedy, SwapSearch
 from plasticity_env.controllers.planners.torch_pruning import TorchPruning
@@ -46,6 +47,7 @@ __all__ = [
     "actions_to",
     "is_planner",
     "make_planner",
+    "register_planner",
 ]
 
 
@@ -53,7 +55,7 @@ def actions_to(env: Any, active: Tensor) -> list[Action]:
     """Actions, one for each decision that is left, that lead an episode to a mask.
 
     Args:
-        env: Running; Heads-v0 or HeadRank-v0 (whose target share must be what the mask prunes).
+        env: Running; Heads-v1 or HeadRank-v1 (whose target share must be what the mask prunes).
         active: (L, U) boolean, as `Planner.plan` returns it.
 
     Raises:
@@ -76,7 +78,7 @@ def actions_to(env: Any, active: Tensor) -> list[Action]:
         edits[now & ~wanted], edits[~now & wanted] = PRUNE, REVIVE
         actions = [edits.numpy(), *[np.full(len(wanted), KEEP)] * (rounds - 1)]
     else:
-        raise InputError(f"{base.env_id} takes one edit a step: play a plan on plasticity/Heads-v0 or HeadRank-v0")
+        raise InputError(f"{base.env_id} takes one edit a step: play a plan on plasticity/Heads-v1 or HeadRank-v1")
     trial = base.fork()
     for action in actions[:-1]:
         trial.step(action)
@@ -105,11 +107,22 @@ def _torch_pruning(size: str | None, **options: Any) -> Planner:
 
 
 # name -> makes one of what stands behind the colon and of the planner's options
-PLANNERS: dict[str, Callable[..., Planner]] = {
-    "greedy": _greedy,
-    "swap_search": _swap_search,
-    "torch_pruning": _torch_pruning,
-}
+PLANNERS: Registry[Callable[..., Planner]] = Registry(
+    "planner", {"greedy": _greedy, "swap_search": _swap_search, "torch_pruning": _torch_pruning}
+)
+
+
+def register_planner(name: str, maker: Callable[..., Planner]) -> None:
+    """Add a planner of your own: `make_planner` and the leaderboard know it by name from here on.
+
+    Args:
+        name: Without a colon.
+        maker: Called with what stands behind the colon (None where there is none) and with ``share`` and ``seed`` where given.
+
+    Raises:
+        InputError: The name is taken by the package.
+    """
+    PLANNERS.add(name, maker)
 
 
 def is_planner(name: str) -> bool:

@@ -16,6 +16,7 @@ import yaml
 
 from plasticity_env.common.arguments import fill, parse
 from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.interrupts import Terminated, terminates_like_ctrl_c
 
 C = TypeVar("C")
 
@@ -25,7 +26,8 @@ def run(
 ) -> None:
     """Parse the command line into a dataclass, call ``main`` with it, and leave with the right exit code.
 
-    ``--config FILE.yaml`` gives defaults that flags override. Bad input prints one sentence and exits 2, Ctrl-C exits 130.
+    ``--config FILE.yaml`` gives defaults that flags override. Bad input prints one sentence and exits 2, Ctrl-C exits 130,
+    SIGTERM 143.
 
     Args:
         arguments: A dataclass; its field docstrings are the help.
@@ -37,16 +39,17 @@ def run(
         words, filled = _defaults(arguments() if default is None else default, sys.argv[1:])
         parsed = parse(arguments, words, filled, description or main.__doc__)
         check_parsed(parsed)
-        main(parsed)
+        with terminates_like_ctrl_c():
+            main(parsed)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(error, Terminated) else 130)
 
 
 FOLDERS, FILES = ("output_dir", "folder"), ("output", "record", "page", "docs")

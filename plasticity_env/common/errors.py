@@ -32,3 +32,13 @@ def first_line(error: BaseException, length: int = 160) -> str:
     """The first line of an exception's message, cut to ``length`` characters; its type's name where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:length] if lines else type(error).__name__
+
+
+def check_least(name: str, value: object, least: int) -> None:
+    """Refuse what is not a whole number of at least ``least``.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not value >= least:  # type: ignore[operator]
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")

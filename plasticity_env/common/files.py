@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -13,14 +14,29 @@ from plasticity_env.common.errors import InputError
 
 ZOO_FOLDER = Path(__file__).resolve().parents[1] / "zoo"
 """Texts (`text/`) and models (`models/`) that come with the package."""
+_FULL = (
+    "No space left",
+    "os error 28",
+    "PytorchStreamWriter failed writing",
+    "unexpected pos",
+)  # a full disk, in words
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it into place."""
+    """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
+
+    Raises:
+        OSError: Nothing can be written there, or the disk is full; what was there before is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
+        try:
+            write(temporary)
+        except Exception as error:  # torch and safetensors have errors of their own for a full disk
+            if isinstance(error, OSError) or not any(sign in str(error) for sign in _FULL):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -32,9 +32,8 @@ class CellFile(Generic[C]):
         Raises:
             InputError: A line that is no cell.
         """
-        whole, _ = self._lines()
         cells = []
-        for number, line in enumerate(whole, 1):
+        for number, line in enumerate(self._lines(), 1):
             try:
                 cells.append(self._parse(json.loads(line)))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -47,22 +46,38 @@ class CellFile(Generic[C]):
         """Append a cell's mapping; a last line that a crash cut off goes first.
 
         Raises:
+            InputError: The file ends in something that is no line of ours, cut off or not.
             OSError: Nothing can be written there.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole, cut = self._lines()
-        if cut:
-            write_text(self.path, "".join(line + "\n" for line in whole))
+        if not self._ends_in_a_line():
+            write_text(self.path, "".join(line + "\n" for line in self._lines()))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
-    def _lines(self) -> tuple[list[str], bool]:
-        """Whole lines, and whether something that is no whole line follows them."""
+    def _ends_in_a_line(self) -> bool:
+        if not self.path.exists() or not self.path.stat().st_size:
+            return True
+        with self.path.open("rb") as file:
+            file.seek(-1, 2)
+            return file.read() == b"\n"
+
+    def _lines(self) -> list[str]:
+        """Lines with a cell each; without the last one where a crash cut it off."""
         if not self.path.exists():
-            return [], False
-        text = self.path.read_bytes().decode("utf-8", errors="replace")
-        end = text.rfind("\n") + 1
-        return text[:end].splitlines(), end < len(text)
+            return []
+        *lines, last = self.path.read_bytes().decode("utf-8", errors="replace").split("\n")
+        if not last:
+            return lines
+        try:
+            json.loads(last)
+        except ValueError:
+            if last.startswith("{"):
+                return lines  # the beginning of a cell
+            raise InputError(
+                f"{str(self.path)!r} does not end in a cell of {self._kind}: it is no file of this program, name another"
+            ) from None
+        return [*lines, last]  # whole, but for its line feed
 
 
 def spread(values: Sequence[float], form: str = ".4f", spread_form: str = ".4f") -> str:

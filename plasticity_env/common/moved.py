@@ -6,8 +6,6 @@ The table of all modules that moved, for those who import them, is ``docs/refere
 from __future__ import annotations
 
 MOVED_MODULES = {
-    "agents.batch": "plasticity_env.agents.ppo.padding",
-    "agents.ppo": "plasticity_env.agents.ppo.ppo",
     "agents.sb3": "plasticity_env.agents.sb3.sb3",
     "controllers": "plasticity_env.controllers",
     "controllers.ablations": "plasticity_env.agents.studies.ablations",
@@ -18,7 +16,7 @@ MOVED_MODULES = {
     "controllers.protocol": "plasticity_env.controllers.base",
     "controllers.reviving": "plasticity_env.controllers.reviving",
     "controllers.rules": "plasticity_env.controllers.rules",
-    "controllers.scores": "plasticity_env.controllers.scores",
+    "controllers.scores": "plasticity_env.controllers.score_controller",
     "controllers.searches": "plasticity_env.controllers.planners.searches",
     "controllers.shipped": "plasticity_env.controllers.shipped",
     "controllers.tuned_rule": "plasticity_env.controllers.tuned_rule",

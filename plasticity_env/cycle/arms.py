@@ -97,15 +97,24 @@ class Arm:
         """(B, T) calibration text that is measured and repaired on."""
         return self.text.blocks("calibration")[: self.settings.analysis_steps * self.settings.batch_size]
 
-    def signals(self, obs: bool = False, residual: bool = False) -> HeadSignals:
-        """Measure on calibration text."""
-        signals: HeadSignals = self._once(("signals", obs, residual), lambda: self._measure(obs, residual))
+    def signals(self, obs: bool = False, residual: bool = False, names: tuple[str, ...] = ()) -> HeadSignals:
+        """Measure on calibration text; ``names`` are registered signals beside the standard ones."""
+        what = ("signals", obs, residual, names)
+        signals: HeadSignals = self._once(what, lambda: self._measure(obs, residual, names))
         return signals
 
-    def _measure(self, obs: bool, residual: bool) -> HeadSignals:
+    def _measure(self, obs: bool, residual: bool, names: tuple[str, ...]) -> HeadSignals:
         ids, batch_size = self.calibration(), self.settings.batch_size
         projectors, crossfit = crossfit_projectors(self.model, ids, batch_size) if residual else (None, None)
-        return measure(self.model, ids, batch_size=batch_size, obs=obs, projectors=projectors, crossfit=crossfit)
+        return measure(
+            self.model,
+            ids,
+            batch_size=batch_size,
+            obs=obs,
+            projectors=projectors,
+            crossfit=crossfit,
+            signals=names,
+        )
 
     def _once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
         model, repairs = self.model, list(self.model.repairs.values())

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from plasticity_env.cycle.deciders import Decider, Decision, Situation
 from plasticity_env.envs.edits import EDITS, Limits, allowed_edits, resolve
-from plasticity_env.envs.observation import HeadState, Observation, global_vectors, head_column, head_tokens
+from plasticity_env.envs.head_tokens import HeadState, head_tokens
+from plasticity_env.envs.observation import Columns, Observation, head_column
 from plasticity_env.model.modes import PruningMode
 
 
@@ -69,7 +70,7 @@ def first_fisher(observation: Observation) -> Tensor:
 
 
 def observe(situation: Situation, first: Tensor | None = None) -> Observation:
-    """What ``plasticity/Heads-v0`` would show of a situation; decisions are its steps.
+    """What ``plasticity/Heads-v1`` would show of a situation; decisions are its steps.
 
     Args:
         situation: To show.
@@ -115,7 +116,7 @@ def observe(situation: Situation, first: Tensor | None = None) -> Observation:
     return _shown(
         {
             "heads": head_tokens(state, [situation.signals], hide_pruned=hide)[0],
-            "globals": global_vectors(values, 1)[0],
+            "globals": Columns.of().global_vectors(values, 1)[0],
             "action_mask": allowed_edits(active, limits, costs).flatten(0, 1).numpy().astype(np.int8),  # (N, 4)
         }
     )

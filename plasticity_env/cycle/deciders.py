@@ -113,12 +113,14 @@ class Decider(ABC):
         name: In tables and events.
         needs_obs: Whether its signals must hold the OBS score.
         needs_residual: Whether they must hold the residual scores.
+        needs_signals: Registered signals that they must hold beside the standard ones.
         grows: Whether ``Decision.grow`` is what grows; else growth is by the settings' growth strategy.
     """
 
     name: str
     needs_obs: bool = False
     needs_residual: bool = False
+    needs_signals: tuple[str, ...] = ()
     grows: ClassVar[bool] = False
 
     @abstractmethod
@@ -164,7 +166,8 @@ class StrategyDecider(Decider):
             else find_strategy(PRUNING_STRATEGIES, strategy, "pruning")
         )
         self.name = strategy if isinstance(strategy, str) else strategy.name
-        self.needs_obs, self.needs_residual = self.strategy.reads_obs, self.strategy.reads_residual
+        self.needs_obs, self.needs_signals = "obs" in self.strategy.needs, self.strategy.signals
+        self.needs_residual = bool(self.strategy.needs & {"residual", "crossfit"})
 
     def decide(self, situation: Situation) -> Decision:
         active, count = situation.active, situation.count

@@ -263,7 +263,7 @@ class PlasticityCycle:
         return self.arm.loss(split) if self.control is None else self.control.loss(split)
 
     def _signals(self) -> HeadSignals:
-        return self.arm.signals(self.decider.needs_obs, self.decider.needs_residual)
+        return self.arm.signals(self.decider.needs_obs, self.decider.needs_residual, self.decider.needs_signals)
 
     def _note_signals(self, cycle: int, phase: str) -> HeadSignals:
         signals, model = self._signals(), self.arm.model

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.errors import InputError, check_least
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.episode import EpisodeState, draw_episode
 from plasticity_env.envs.make_workbench import make_workbench
 from plasticity_env.envs.measurement import Request
-from plasticity_env.envs.observation import EnvKind, Observation, observation_space
+from plasticity_env.envs.observation import EnvKind, Observation
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.rewards import Terms
 from plasticity_env.envs.settings import settings_for
@@ -33,18 +33,18 @@ from plasticity_env.plots.rendering import ansi, picture, show
 
 
 class PlasticityEnv(gym.Env[Observation, Any]):
-    """Common ground of ``plasticity/Heads-v0`` and ``plasticity/HeadEdit-v0``; their pages say how to use them.
+    """Common ground of ``plasticity/Heads-v1``, ``HeadEdit-v1`` and ``HeadRank-v1``; their pages say how to use them.
 
     Args:
         render_mode: None, "ansi", "rgb_array" or "human".
         loaded: A model to work on instead of ``model_name`` (it becomes this environment's own).
         text: Text to use instead of ``dataset``.
         workbench: One of another environment that measures alike (model, text, repair, signals), to share its memo.
+        version: Of the id, to which columns and bounds of observations belong.
         **settings: See `plasticity_env.envs.settings.Settings`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}  # noqa: RUF012
-    env_id: ClassVar[str]
     kind: ClassVar[EnvKind]
     default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
 
@@ -54,6 +54,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         loaded: LoadedModel | None = None,
         text: TextSplits | None = None,
         workbench: Workbench | None = None,
+        version: int = 0,
         **settings: Any,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -61,11 +62,11 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self.render_mode = render_mode
         self.settings = settings_for(self.default_share, settings)
         self.workbench: Workbench = workbench or make_workbench(self.settings, loaded, text)
-        self._task = Task(self.settings, self.workbench)
+        self.version, self._task = version, Task(self.settings, self.workbench, version)
         self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
         self.head_slots = self._task.slots
         self.action_space = self._action_space(self.head_slots)
-        self.observation_space = observation_space(  # type: ignore[assignment]
+        self.observation_space = self._task.columns.space(  # type: ignore[assignment]
             self.head_slots, self._action_mask_shape(self.head_slots)
         )
         self._training = Training(self.settings, self.workbench)
@@ -172,6 +173,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             part of the observation, so this end belongs to the task), truncated (never, left to wrappers), info.
         """
         state = self._running_state()
+        self._training.refuse_moved_weights()
         edits, stop = self.edits_of(action)
         masks, invalid = self._task.resolve(state, edits, self._seen().allowed[0])
         request = Request(state.after(masks), state.calibration, state.reward)
@@ -274,8 +276,14 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             active: (L, H) mask to evaluate, repaired as this episode repairs; the present one when None.
             text: Another text whose split it is; repair still reads this episode's calibration blocks.
             spread: Take the blocks evenly over the split instead of from its start.
+
+        Raises:
+            InputError: ``blocks`` below 1, or an unknown split.
         """
+        if blocks is not None:
+            check_least("blocks", blocks, 1)
         state = self._any_state()
+        self.workbench.model.notice_changes()
         mask = state.active if active is None else active
         model = self.workbench.model
         trains = self.settings.train_steps > 0  # a frozen model gets its mask and repair anew whenever it is used
@@ -293,6 +301,12 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         return self.workbench.model
 
     @property
+    def env_id(self) -> str:
+        """The Gymnasium id."""
+        title = self.kind.title().replace("_", "")  # "head_rank" is HeadRank
+        return f"plasticity/{title}-v{self.version}"
+
+    @property
     def dense_flops(self) -> float:
         """Forward FLOPs per token of the dense model."""
         return self._task.dense_flops
@@ -306,7 +320,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         if self.render_mode == "human":
             self.render()
         shown = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
-        return reward, Observation(self.kind, shown), self._info(self._state, terms, invalid)
+        observation = Observation(self.kind, shown, self._task.columns.extra)
+        return reward, observation, self._info(self._state, terms, invalid)
 
     def _look(self, state: EpisodeState) -> View:
         return self._task.view([state], self.workbench.model.scale)

@@ -1,4 +1,4 @@
-"""plasticity/HeadEdit-v0: one edit of one head a step."""
+"""plasticity/HeadEdit-v1: one edit of one head a step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class HeadEditEnv(PlasticityEnv):
     """Rewire a transformer language model, one head a step.
 
     ## Description
-    As `plasticity/Heads-v0`, but an action edits a single head, so that the action mask is exact: an allowed action is
+    As `plasticity/Heads-v1`, but an action edits a single head, so that the action mask is exact: an allowed action is
     always carried out.
 
     ## Action Space
@@ -36,7 +36,7 @@ class HeadEditEnv(PlasticityEnv):
     `Dict` of `heads` (N, F), `globals` (G,) and `action_mask` (1 + 3 * N,), 1 = allowed.
 
     ## Rewards
-    As `plasticity/Heads-v0`.
+    As `plasticity/Heads-v1`.
 
     ## Starting State
     The dense model.
@@ -45,16 +45,16 @@ class HeadEditEnv(PlasticityEnv):
     Terminates when the agent stops or after `horizon` steps.
 
     ## Information
-    As `plasticity/Heads-v0`.
+    As `plasticity/Heads-v1`.
 
     ## Arguments
-    As `plasticity/Heads-v0`.
+    As `plasticity/Heads-v1`.
 
     ## Version History
+    * v1: what networks read is clipped to bounds of order 10 (`log_flops_kept` and `log_ppl_kept` to 16)
     * v0: first version
     """
 
-    env_id = "plasticity/HeadEdit-v0"
     kind = "head_edit"
 
     def _action_space(self, heads: int) -> gym.spaces.Space[Any]:

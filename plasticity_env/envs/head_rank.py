@@ -1,4 +1,4 @@
-"""plasticity/HeadRank-v0: a score for every head; the environment prunes by rank."""
+"""plasticity/HeadRank-v1: a score for every head; the environment prunes by rank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class HeadRankEnv(PlasticityEnv):
     """Rewire a transformer language model by ranking its heads.
 
     ## Description
-    As `plasticity/Heads-v0`, but the agent only says which heads matter more than which: at each of the `horizon` rounds the
+    As `plasticity/Heads-v1`, but the agent only says which heads matter more than which: at each of the `horizon` rounds the
     environment prunes the lowest-scored heads until the round's part of a target share is gone, repairs, and measures anew.
     An episode takes as many decisions as there are rounds (1 to 8 are usual), however many heads the model has.
 
@@ -32,7 +32,7 @@ class HeadRankEnv(PlasticityEnv):
     counts.
 
     ## Rewards
-    As `plasticity/Heads-v0`. The FLOPs are given by the share, so what scores decide is the perplexity that is kept.
+    As `plasticity/Heads-v1`. The FLOPs are given by the share, so what scores decide is the perplexity that is kept.
 
     ## Starting State
     The dense model; share, price and blocks are drawn with the seed, or given in `reset(options=...)`.
@@ -41,20 +41,20 @@ class HeadRankEnv(PlasticityEnv):
     Terminates after `horizon` rounds.
 
     ## Information
-    As `plasticity/Heads-v0`.
+    As `plasticity/Heads-v1`.
 
     ## Arguments
-    As `plasticity/Heads-v0`, and `pruned_share`: a number, or a range to sample from.
+    As `plasticity/Heads-v1`, and `pruned_share`: a number, or a range to sample from.
     ```python
     >>> import gymnasium as gym, plasticity_env
-    >>> env = gym.make("plasticity/HeadRank-v0", model_name="bard-gpt2-4x4", horizon=4, pruned_share=(0.1, 0.6))
+    >>> env = gym.make("plasticity/HeadRank-v1", model_name="bard-gpt2-4x4", horizon=4, pruned_share=(0.1, 0.6))
     ```
 
     ## Version History
+    * v1: what networks read is clipped to bounds of order 10 (`log_flops_kept` and `log_ppl_kept` to 16)
     * v0: first version
     """
 
-    env_id = "plasticity/HeadRank-v0"
     kind = "head_rank"
     default_share = (0.1, 0.6)
 

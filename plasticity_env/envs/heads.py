@@ -1,4 +1,4 @@
-"""plasticity/Heads-v0: one decision for every head at once."""
+"""plasticity/Heads-v1: one decision for every head at once."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class HeadsEnv(PlasticityEnv):
     See `plasticity_env.envs.settings.Settings`; all are JSON-able:
     ```python
     >>> import gymnasium as gym, plasticity_env
-    >>> env = gym.make("plasticity/Heads-v0", model_name="bard-gpt2-4x4", horizon=4, flop_price=4.0)
+    >>> env = gym.make("plasticity/Heads-v1", model_name="bard-gpt2-4x4", horizon=4, flop_price=4.0)
     ```
 
     ## Version History
+    * v1: what networks read is clipped to bounds of order 10 (`log_flops_kept` and `log_ppl_kept` to 16)
     * v0: first version
     """
 
-    env_id = "plasticity/Heads-v0"
     kind = "heads"
 
     def _action_space(self, heads: int) -> gym.spaces.Space[Any]:

@@ -45,6 +45,7 @@ def make_workbench(
         want_latency=find_reward(settings.reward).needs_latency,
         residual=settings.residual_signal,
         crossfit=settings.crossfit_signal,
+        signals=settings.signals,
         prefix_bytes=0 if settings.train_steps or sharing.masks > 1 else settings.prefix_mb * 2**20,
         sharing=sharing,
     )

@@ -3,30 +3,33 @@
 Every rule and network reads this and nothing else. Columns are named, so a controller asks for what it needs and a
 checkpoint can say which columns it was trained on. Raw columns serve absolute thresholds; the normalised ones (suffix
 ``_z`` for a z-score over the active heads, ``_rank`` for a rank in [0, 1]) mean the same on models of any size.
+
+Names, order and bounds belong to the version of an environment's id and never change under it. Signals that an environment
+was asked for by name stand behind them (see `plasticity_env.signals.signal`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from gymnasium import spaces
-from torch import Tensor
 
-from plasticity_env.common.errors import InputError
-from plasticity_env.signals.measure import HeadSignals
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.signals.signal import SIGNALS, Signal
 from plasticity_env.signals.slopes import KINDS, SCORES
 
 RAW_BOUND = 1e9
 Z_BOUND = 5.0
 DRIFT_BOUND = 4.0  # nats
-TINY = 1e-20  # where logs begin
 RESIDUAL = tuple(f"{kind}_{score}" for kind in KINDS for score in SCORES)
+Bounds = dict[str, tuple[float, float]]
 
 # name -> (low, high)
-HEAD_FEATURES: dict[str, tuple[float, float]] = {
+HEAD_FEATURES: Bounds = {
     "active": (0, 1),
     "is_mlp": (0, 1),  # a block of MLP neurons, not a head: it has no entropy and no KV group
     "gate": (0, 1),
@@ -71,7 +74,7 @@ HEAD_FEATURES: dict[str, tuple[float, float]] = {
     "overfit": (-DRIFT_BOUND, DRIFT_BOUND),  # log of crossfit_fisher over residual_fisher
     "sensitivity_drift": (-DRIFT_BOUND, DRIFT_BOUND),  # log of fisher now over fisher when the episode began
 }
-GLOBAL_FEATURES: dict[str, tuple[float, float]] = {
+GLOBAL_FEATURES: Bounds = {
     "step": (0, 1),  # share of the horizon that is over
     "steps_left": (0, RAW_BOUND),  # decisions
     "horizon": (0, RAW_BOUND),  # decisions
@@ -96,46 +99,18 @@ GLOBAL_FEATURES: dict[str, tuple[float, float]] = {
 NETWORK_HEAD_FEATURES = tuple(
     name
     for name in HEAD_FEATURES
-    if name
-    not in {
-        "age",
-        "gradient",
-        "fisher",
-        "magnitude",
-        "activation",
-        "fluctuation",
-        "obs",
-        "revive",
-        "entropy",
-        *RESIDUAL,
-    }
+    if name not in {"age", "entropy"} and (name not in SIGNALS or name == "entropy_normalized")
 )
 NETWORK_GLOBAL_FEATURES = tuple(name for name in GLOBAL_FEATURES if name not in {"steps_left", "horizon", "flop_price"})
+# the (heads, globals) of each version of the ids; v1 clips what networks read to bounds of order 10
+VERSIONS: tuple[tuple[Bounds, Bounds], ...] = (
+    (HEAD_FEATURES, GLOBAL_FEATURES),
+    (HEAD_FEATURES, {**GLOBAL_FEATURES, "log_flops_kept": (-16, 16), "log_ppl_kept": (-16, 16)}),
+)
 
 EnvKind = Literal["heads", "head_edit", "head_rank"]
-_SIGNALS = tuple(name for name in HEAD_FEATURES if name in HeadSignals.__dataclass_fields__)  # the raw ones
-# columns whose z-score is of the log
-_LOGGED = (
-    "gradient",
-    "fisher",
-    "magnitude",
-    "activation",
-    "fluctuation",
-    "obs",
-    *RESIDUAL,
-)
-_PER_FLOP = (
-    "gradient",
-    "residual_fisher",
-    "crossfit_token_fisher",
-    "crossfit_kfac",
-    "residual_stepwise",
-    "crossfit_stepwise",
-)
 _HEAD_INDEX = {name: index for index, name in enumerate(HEAD_FEATURES)}
 _GLOBAL_INDEX = {name: index for index, name in enumerate(GLOBAL_FEATURES)}
-_HEAD_BOUNDS = np.array(list(HEAD_FEATURES.values()), dtype=np.float32)
-_GLOBAL_BOUNDS = np.array(list(GLOBAL_FEATURES.values()), dtype=np.float32)
 
 
 class Observation(dict[str, np.ndarray]):
@@ -144,19 +119,20 @@ class Observation(dict[str, np.ndarray]):
     Args:
         kind: Of the environment.
         values: Arrays by name.
+        extra: Names of the head columns behind those of its version, in order.
     """
 
-    def __init__(self, kind: EnvKind, values: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, kind: EnvKind, values: Mapping[str, np.ndarray], extra: tuple[str, ...] = ()) -> None:
         super().__init__(values)
-        self.kind = kind
+        self.kind, self.extra = kind, extra
 
     def but(self, **values: np.ndarray) -> Observation:
         """The same with other values."""
-        return Observation(self.kind, {**self, **values})
+        return Observation(self.kind, {**self, **values}, self.extra)
 
     def row(self, index: int) -> Observation:
         """What one environment of several shows."""
-        return Observation(self.kind, {name: values[index] for name, values in self.items()})
+        return Observation(self.kind, {name: values[index] for name, values in self.items()}, self.extra)
 
 
 def kind_of(observation: Mapping[str, np.ndarray]) -> EnvKind:
@@ -174,24 +150,96 @@ def kind_of(observation: Mapping[str, np.ndarray]) -> EnvKind:
 
 
 @dataclass(frozen=True)
-class HeadState:
-    """The part of the tokens that environments themselves know of n masks; (n, L, U) but for ``group_size``, ``heads``.
+class Columns:
+    """The columns of an environment's observations: names, order and bounds.
 
-    ``first_fisher`` are the Fisher scores when the episode began; None where it begins now.
+    Attributes:
+        heads: Of the head tokens, those of asked-for signals behind those of the version.
+        globals: Of the global features.
+        extra: Names of the former.
+        sources: Of every column that is a signal's: the signal, and what is made of it ("" the raw value, "_z", "_rank" or
+            "_per_flop_z").
     """
 
-    active: Tensor
-    gate: Tensor
-    age: np.ndarray
-    flop_share: Tensor
-    group_size: int
-    heads: int
-    first_fisher: Tensor | None = None
+    heads: Bounds
+    globals: Bounds
+    extra: tuple[str, ...]
+    sources: Mapping[str, tuple[Signal, str]]
+
+    @classmethod
+    def of(cls, version: int = 0, signals: Sequence[str] = ()) -> Columns:
+        """Of a version of the ids, with some registered signals behind its own columns.
+
+        Raises:
+            InputError: No such version or signal, or a signal whose columns are there already.
+        """
+        if version not in range(len(VERSIONS)):
+            raise unknown("version of an environment", str(version), map(str, range(len(VERSIONS))))
+        heads, globals_ = VERSIONS[version]
+        heads = dict(heads)
+        sources: dict[str, tuple[Signal, str]] = {}
+        for name in signals:
+            own = signal_columns(SIGNALS.find(name))
+            if doubled := sorted(set(own) & set(heads)):
+                raise InputError(f"signal {name!r} would add the column {doubled[0]!r}, which is there already")
+            heads |= own
+        for signal in SIGNALS.values():
+            stem = signal.stem or signal.name
+            sources |= {f"{stem}{suffix}": (signal, suffix) for suffix in ("_z", "_rank", "_per_flop_z")}
+            sources[signal.name] = signal, ""
+        extra = tuple(heads)[len(VERSIONS[version][0]) :]
+        return cls(heads, globals_, extra, {name: sources[name] for name in heads if name in sources})
+
+    @cached_property
+    def head_bounds(self) -> np.ndarray:
+        """(2, F) float32: the lowest and the highest values of the head tokens."""
+        return np.array(list(self.heads.values()), dtype=np.float32).T
+
+    @cached_property
+    def global_bounds(self) -> np.ndarray:
+        """(2, G) float32: the same of the global features."""
+        return np.array(list(self.globals.values()), dtype=np.float32).T
+
+    def space(self, heads: int, action_mask: tuple[int, ...]) -> spaces.Dict:
+        """Space of an environment with ``heads`` head slots and an action mask of the given shape."""
+        (low, high), shared = self.head_bounds, self.global_bounds
+        return spaces.Dict(
+            {
+                "heads": spaces.Box(np.tile(low, (heads, 1)), np.tile(high, (heads, 1)), dtype=np.float32),
+                "globals": spaces.Box(shared[0], shared[1], dtype=np.float32),
+                "action_mask": spaces.Box(0, 1, action_mask, dtype=np.int8),
+            }
+        )
+
+    def global_vectors(self, values: Mapping[str, float | np.ndarray], masks: int) -> np.ndarray:
+        """Build the (n, G) global features from a value for each name, (n,) or one for all."""
+        table = np.empty((masks, len(self.globals)), dtype=np.float32)
+        for column, name in enumerate(self.globals):
+            table[:, column] = values[name]
+        return np.clip(table, *self.global_bounds, out=table)
+
+
+def signal_columns(signal: Signal) -> Bounds:
+    """Columns that an asked-for signal adds, with their bounds."""
+    stem = signal.stem or signal.name
+    columns = {signal.name: signal.bounds, f"{stem}_z": (-Z_BOUND, Z_BOUND), f"{stem}_rank": (0.0, 1.0)}
+    return columns | ({f"{stem}_per_flop_z": (-Z_BOUND, Z_BOUND)} if signal.per_flop else {})
 
 
 def head_column(observation: Observation, name: str) -> np.ndarray:
-    """(N,) one named head feature."""
-    return observation["heads"][:, _HEAD_INDEX[name]]
+    """(N,) one named head feature.
+
+    Raises:
+        InputError: The observation has no such column.
+    """
+    index = _HEAD_INDEX.get(name)
+    if index is None:
+        extra = getattr(observation, "extra", ())
+        if name not in extra:
+            way = f"; make the environment with signals=({name!r},)" if name in SIGNALS else ""
+            raise unknown("column of the observation", name, [*HEAD_FEATURES, *extra], way)
+        index = len(HEAD_FEATURES) + extra.index(name)
+    return observation["heads"][:, index]
 
 
 def global_value(observation: Observation, name: str) -> float:
@@ -207,172 +255,3 @@ def head_columns(names: tuple[str, ...]) -> list[int]:
 def global_columns(names: tuple[str, ...]) -> list[int]:
     """Column numbers of global features."""
     return [_GLOBAL_INDEX[name] for name in names]
-
-
-def observation_space(heads: int, action_mask: tuple[int, ...]) -> spaces.Dict:
-    """Space of an environment with ``heads`` head slots and an action mask of the given shape."""
-    low, high = _HEAD_BOUNDS.T
-    return spaces.Dict(
-        {
-            "heads": spaces.Box(np.tile(low, (heads, 1)), np.tile(high, (heads, 1)), dtype=np.float32),
-            "globals": spaces.Box(_GLOBAL_BOUNDS[:, 0], _GLOBAL_BOUNDS[:, 1], dtype=np.float32),
-            "action_mask": spaces.Box(0, 1, action_mask, dtype=np.int8),
-        }
-    )
-
-
-def head_tokens(state: HeadState, signals: Sequence[HeadSignals], hide_pruned: bool) -> np.ndarray:
-    """Build the (n, N, F) head features of n masks.
-
-    Args:
-        state: What the environments know.
-        signals: What was measured of each mask.
-        hide_pruned: Zero the signals of pruned heads (compressed mode: those heads are gone).
-    """
-    active = state.active.numpy()
-    masks, layers, units = active.shape
-    flat = active.reshape(masks, -1)  # (n, N)
-    is_mlp = np.tile(np.arange(units) >= state.heads, layers)  # (N,)
-    heads, blocks = active[..., : state.heads], active[..., state.heads :]
-    groups = heads.reshape(masks, layers, -1, state.group_size).mean(3)
-    kinds = [kind for kind in (~is_mlp, is_mlp) if kind.any()]
-    columns: dict[str, np.ndarray] = {
-        "active": active,
-        "is_mlp": np.broadcast_to(is_mlp, flat.shape),
-        "gate": state.gate.numpy(),
-        "age": state.age,
-        "depth": np.broadcast_to(np.repeat(np.arange(layers) / max(1, layers - 1), units), flat.shape),
-        "layer_active": np.concatenate([np.repeat(_share(part), part.shape[2], 2) for part in (heads, blocks)], 2),
-        "group_active": np.concatenate([np.repeat(groups, state.group_size, 2), blocks], 2),
-        "flop_share": state.flop_share.numpy(),
-    }
-    raw = {name: _stacked(signals, name, flat.shape) for name in _SIGNALS}
-    derived = {"entropy_z": _z_score(raw["entropy_normalized"], flat, kinds[:1])}
-    for name in _LOGGED:
-        positive = np.log(np.maximum(raw[name], TINY))
-        derived[f"{name}_z"] = _z_score(positive, flat & (raw[name] > 0), kinds)
-    everything = [np.ones(len(is_mlp), dtype=bool)]
-    cost = np.maximum(state.flop_share.numpy().reshape(flat.shape).astype(np.float64), TINY)
-    for name in _PER_FLOP:
-        positive = np.log(np.maximum(raw[name] / cost, TINY))
-        derived[f"{name}_per_flop_z"] = _z_score(positive, flat & (raw[name] > 0), everything)
-    signed = _stacked(signals, "gate_gradient", flat.shape)
-    spread = np.sqrt(np.where(flat, np.square(signed), 0.0).sum(1) / np.maximum(1, flat.sum(1)))  # (n,)
-    derived["gate_gradient_z"] = signed / (spread[:, None] + 1e-12)
-    derived["gradient_rank"] = _rank(raw["gradient"], flat)
-    derived["fisher_rank"] = _rank(raw["fisher"], flat)
-    derived["residual_fisher_rank"] = _rank(raw["residual_fisher"], flat)
-    derived["entropy_rank"] = _rank(raw["entropy_normalized"], flat & kinds[0]) * kinds[0]
-    parts = [slice(0, state.heads), slice(state.heads, units)][: len(kinds)]
-    fisher, residual = (raw[name].reshape(active.shape) for name in ("fisher", "residual_fisher"))
-    layered = {
-        "layer_fisher_rank": _layer_rank(fisher, active, parts),
-        "layer_residual_rank": _layer_rank(residual, active, parts),
-        "layer_fluctuation_z": _layer_z(raw["fluctuation"].reshape(active.shape), active, parts),
-        "layer_mean_z": _layer_mean_z(residual, active, parts),
-    }
-    derived |= {name: values.reshape(flat.shape) for name, values in layered.items()}
-    first = (
-        raw["fisher"]
-        if state.first_fisher is None
-        else state.first_fisher.numpy().reshape(flat.shape).astype(np.float64)
-    )
-    derived["overfit"] = _log_ratio(raw["crossfit_fisher"], raw["residual_fisher"])
-    derived["sensitivity_drift"] = _log_ratio(raw["fisher"], first)
-    measured = {**raw, **derived}
-    if hide_pruned:
-        measured = {name: np.where(flat, values.reshape(flat.shape), 0.0) for name, values in measured.items()}
-    columns.update(measured)
-    table = np.stack([columns[name].reshape(flat.shape) for name in HEAD_FEATURES], 2).astype(np.float32)  # (n, N, F)
-    return np.clip(table, _HEAD_BOUNDS[:, 0], _HEAD_BOUNDS[:, 1])
-
-
-def global_vectors(values: Mapping[str, float | np.ndarray], masks: int) -> np.ndarray:
-    """Build the (n, G) global features from a value for each name, (n,) or one for all."""
-    table = np.empty((masks, len(GLOBAL_FEATURES)), dtype=np.float32)
-    for column, name in enumerate(GLOBAL_FEATURES):
-        table[:, column] = values[name]
-    return np.clip(table, _GLOBAL_BOUNDS[:, 0], _GLOBAL_BOUNDS[:, 1])
-
-
-def _stacked(signals: Sequence[HeadSignals], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """(n, N) float64 of one signal; zeros where it was not measured."""
-    values = [getattr(measured, name) for measured in signals]
-    if values[0] is None:
-        return np.zeros(shape)
-    return np.stack([value.numpy() for value in values]).reshape(shape).astype(np.float64)
-
-
-def _share(part: np.ndarray) -> np.ndarray:
-    """(n, L, 1) share of a kind's units that are active; 0 where there are none."""
-    return part.sum(2, keepdims=True) / max(1, part.shape[2])
-
-
-def _z_score(values: np.ndarray, counted: np.ndarray, kinds: list[np.ndarray]) -> np.ndarray:
-    """Standardise each kind of unit by the mean and spread of its counted entries; zeros where fewer than two count.
-
-    Args:
-        values: (n, N).
-        counted: (n, N) boolean.
-        kinds: (N,) boolean each.
-    """
-    scores = np.zeros_like(values)
-    for kind in kinds:
-        chosen, mine = counted[:, kind], values[:, kind]
-        count = chosen.sum(1, keepdims=True)
-        mean = np.where(chosen, mine, 0.0).sum(1, keepdims=True) / np.maximum(1, count)
-        variance = np.where(chosen, np.square(mine - mean), 0.0).sum(1, keepdims=True) / np.maximum(1, count)
-        scores[:, kind] = np.where(count >= 2, (mine - mean) / (np.sqrt(variance) + 1e-6), 0.0)
-    return np.clip(scores, -Z_BOUND, Z_BOUND)
-
-
-def _rank(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Share of a row's counted entries that are smaller, in [0, 1]; 0 where nothing counts."""
-    ranks = np.zeros_like(values)
-    for row, (mine, chosen) in enumerate(zip(values, counted, strict=True)):
-        pool = np.sort(mine[chosen])
-        if len(pool) > 1:
-            ranks[row] = np.searchsorted(pool, mine, side="left") / (len(pool) - 1)
-    return np.minimum(ranks, 1.0)
-
-
-def _layer_rank(values: np.ndarray, active: np.ndarray, parts: list[slice]) -> np.ndarray:
-    """(n, L, U) share of a layer's other active units of the same kind that are smaller; 0 where fewer than two are active."""
-    ranks = np.zeros(values.shape)
-    for part in parts:
-        mine, chosen = values[..., part], active[..., part]
-        smaller = (mine[..., None, :] < mine[..., :, None]) & chosen[..., None, :]  # (n, L, u, u)
-        others = chosen.sum(-1, keepdims=True) - 1
-        ranks[..., part] = np.where(others > 0, smaller.sum(-1) / np.maximum(1, others), 0.0)
-    return np.minimum(ranks, 1.0)
-
-
-def _layer_z(values: np.ndarray, active: np.ndarray, parts: list[slice]) -> np.ndarray:
-    """(n, L, U) z-score among the layer's active units of the same kind; 0 where fewer than two are active."""
-    scores = np.zeros(values.shape)
-    for part in parts:
-        mine, chosen = values[..., part], active[..., part]
-        count = np.maximum(1, chosen.sum(-1, keepdims=True))
-        mean = np.where(chosen, mine, 0.0).sum(-1, keepdims=True) / count
-        spread = np.sqrt(np.where(chosen, np.square(mine - mean), 0.0).sum(-1, keepdims=True) / count)
-        scores[..., part] = np.where(chosen.sum(-1, keepdims=True) > 1, (mine - mean) / np.maximum(spread, TINY), 0.0)
-    return np.clip(scores, -Z_BOUND, Z_BOUND)
-
-
-def _layer_mean_z(values: np.ndarray, active: np.ndarray, parts: list[slice]) -> np.ndarray:
-    """(n, L, U) z-score over layers of the mean log of their active units' positive values, of one kind of unit each."""
-    scores = np.zeros(values.shape)
-    for part in parts:
-        mine = values[..., part]
-        counted = active[..., part] & (mine > 0)
-        count = counted.sum(-1)  # (n, L)
-        mean = np.where(counted, np.log(np.maximum(mine, TINY)), 0.0).sum(-1) / np.maximum(1, count)
-        z = _z_score(mean, count > 0, [np.ones(mean.shape[1], dtype=bool)])
-        scores[..., part] = np.where(count > 0, z, 0.0)[..., None]  # a layer without such units has no mean
-    return scores
-
-
-def _log_ratio(now: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """log(now / first); 0 where either is not positive."""
-    known = (now > 0) & (first > 0)
-    return np.where(known, np.log(np.maximum(now, TINY)) - np.log(np.maximum(first, TINY)), 0.0)

@@ -1,4 +1,4 @@
-"""plasticity/HeadRank-v0 for N environments at once."""
+"""plasticity/HeadRank-v1 for N environments at once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from plasticity_env.envs.vector import HeadsVectorEnv
 
 
 class HeadRankVectorEnv(HeadsVectorEnv):
-    """N environments `plasticity/HeadRank-v0` over one frozen model; see `HeadsVectorEnv` for the arguments.
+    """N environments `plasticity/HeadRank-v1` over one frozen model; see `HeadsVectorEnv` for the arguments.
 
     ```python
     >>> import gymnasium as gym, plasticity_env
-    >>> envs = gym.make_vec("plasticity/HeadRank-v0", num_envs=16, horizon=4)
+    >>> envs = gym.make_vec("plasticity/HeadRank-v1", num_envs=16, horizon=4)
     ```
     """
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from plasticity_env.common.errors import unknown
+from plasticity_env.common.registries import Registry, by_name
 
 
 @dataclass(frozen=True)
@@ -91,33 +91,29 @@ def _latency(outcome: Outcome) -> Terms:
     return {"quality": outcome.log_ppl_kept, "cost": -outcome.flop_price * math.log(outcome.time_kept)}
 
 
-_RULES = {
-    rule.name: rule
-    for rule in (
-        RewardRule("ppl_per_flop", _ppl_per_flop),
-        RewardRule("budget", _budget, needs_budget=True),
-        RewardRule("kl", _kl, needs_kl=True),
-        RewardRule("latency", _latency, deterministic=False, platform_dependent=True, needs_latency=True),
-    )
-}
+REWARDS: Registry[RewardRule] = Registry(
+    "reward",
+    by_name(
+        (
+            RewardRule("ppl_per_flop", _ppl_per_flop),
+            RewardRule("budget", _budget, needs_budget=True),
+            RewardRule("kl", _kl, needs_kl=True),
+            RewardRule("latency", _latency, deterministic=False, platform_dependent=True, needs_latency=True),
+        )
+    ),
+)
+find_reward = REWARDS.find
 
 
 def register_reward(rule: RewardRule) -> None:
-    """Add a reward under its name."""
-    _RULES[rule.name] = rule
+    """Add a reward under its name.
+
+    Raises:
+        InputError: The name is that of a reward that comes with the package.
+    """
+    REWARDS.add(rule.name, rule)
 
 
 def reward_names() -> list[str]:
     """Names that the environment's ``reward`` argument takes."""
-    return sorted(_RULES)
-
-
-def find_reward(name: str) -> RewardRule:
-    """Look a reward up.
-
-    Raises:
-        InputError: No such reward.
-    """
-    if name not in _RULES:
-        raise unknown("reward", name, _RULES)
-    return _RULES[name]
+    return sorted(REWARDS)

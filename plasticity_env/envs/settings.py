@@ -14,6 +14,7 @@ from plasticity_env.envs.rewards import find_reward
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.repair import find_repair
+from plasticity_env.signals.signal import SIGNALS
 from plasticity_env.strategies.neuron_order import find_order
 
 UNITS = ("heads", "heads+mlp")
@@ -60,6 +61,8 @@ class Settings:
         obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
         residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
         crossfit_signal: Measure them cross-fitted as well (two more matrices a site); only with the residual scores.
+        signals: Names of registered signals to measure and show behind the columns of the id's version (see
+            `plasticity_env.signals.signal`).
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; 0 always runs whole forwards. The loss is the same. The vector environment
             has no use for it.
@@ -93,6 +96,7 @@ class Settings:
     obs_signal: bool = True
     residual_signal: bool = True
     crossfit_signal: bool = True
+    signals: tuple[str, ...] = ()
     prefix_mb: float = 256.0
     device: str = "cpu"
 
@@ -103,6 +107,7 @@ class Settings:
                 object.__setattr__(self, name, value.item())  # as JSON can hold it
             elif isinstance(value, list | np.ndarray):
                 object.__setattr__(self, name, tuple(value.tolist() if isinstance(value, np.ndarray) else value))
+        self._check_signals()
         for name in ("reward", "repair", "growth_init", "neuron_order", "units"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
@@ -132,6 +137,14 @@ class Settings:
                 raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.pruned_share is not None:
             self.check_share(self.pruned_share)
+
+    def _check_signals(self) -> None:
+        names = (self.signals,) if isinstance(self.signals, str) else tuple(self.signals)
+        for name in names:
+            setting = SIGNALS.find(name).setting
+            if setting and not getattr(self, setting):
+                raise InputError(f"signal {name!r} needs {setting}=True")
+        object.__setattr__(self, "signals", names)
 
     def check_share(self, share: float | Sequence[float]) -> None:
         """Refuse a target, already known to be a number or a range, that `max_sparsity` would never let a ranking reach.
@@ -164,8 +177,8 @@ class Settings:
         return self.mlp_blocks if self.units == "heads+mlp" else 0
 
     def kwargs(self) -> dict[str, Any]:
-        """The arguments as JSON-able keyword arguments; one that is None is left out."""
-        return {name: value for name, value in plain(self).items() if value is not None}
+        """The arguments as JSON-able keyword arguments; what is None or an empty list is left out."""
+        return {name: value for name, value in plain(self).items() if value not in (None, [])}
 
 
 def check_order_fits(neuron_order: str, units: str) -> None:
@@ -186,9 +199,9 @@ def settings_for(default_share: tuple[float, float] | None, values: dict[str, An
     """
     settings = Settings.read({"pruned_share": default_share, **values})
     if default_share is None and settings.pruned_share is not None:
-        raise InputError("pruned_share is the target of plasticity/HeadRank-v0: this environment has none")
+        raise InputError("pruned_share is the target of plasticity/HeadRank-v1: this environment has none")
     if default_share is not None and settings.pruned_share is None:
-        raise InputError("plasticity/HeadRank-v0 needs pruned_share: a number, or a range to sample from")
+        raise InputError("plasticity/HeadRank-v1 needs pruned_share: a number, or a range to sample from")
     return settings
 
 

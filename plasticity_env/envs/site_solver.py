@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plasticity_env.envs.measurement import Indices
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.repair.methods import METHODS
+from plasticity_env.repair.methods import Method, find_method
 from plasticity_env.signals.batched_model import Projection
 from plasticity_env.signals.dense_moments import DenseMoments, OfSite
 from plasticity_env.signals.linalg import RIDGE
@@ -23,12 +23,12 @@ class SiteSolver:
 
     Args:
         model: Whose sites they are.
-        method: Name in `repair.METHODS`, or None for no repair.
+        method: Name in `repair.METHODS`, a function like these, or None for no repair.
         crossfit: Whether projectors are wanted of each half of the calibration blocks as well.
         moments: Of the dense stream.
     """
 
-    def __init__(self, model: PlasticModel, method: str | None, crossfit: bool, moments: DenseMoments) -> None:
+    def __init__(self, model: PlasticModel, method: str | Method | None, crossfit: bool, moments: DenseMoments) -> None:
         self._model, self._method, self._crossfit, self._moments = model, method, crossfit, moments
         self._kept: dict[tuple[int, int], tuple[Hashable, Projector]] = {}  # of part and site: what it was made for
 
@@ -79,7 +79,7 @@ class SiteSolver:
                 continue
             kept = site.kept_inputs(active)  # (n, I)
             if self._method is not None and site.index not in done and not bool(kept.all()):
-                projections[site.index] = METHODS[self._method](
+                projections[site.index] = find_method(self._method)(
                     site.output_weight(), dense[0](site.index), kept, site.unit_width, RIDGE
                 )
             key = (tuple(calibrations), version, kept.numpy().tobytes())
@@ -92,7 +92,7 @@ class SiteSolver:
                 found[site.index] = last[1]
         return projections, projectors
 
-    def _dense(self, calibrations: Sequence[Indices], ids: Tensor, batch_size: int) -> list[OfSite]:
+    def _dense(self, calibrations: Sequence[Indices], ids: Tensor, batch_size: int) -> Sequence[OfSite]:
         """Moments of all blocks, and of the first and second half of them: of a single block both are that block."""
         parts = list(zip(*map(self.parts, calibrations), strict=True))
         tokens = ids.split([len(part[0]) for part in parts], 1)

@@ -14,7 +14,8 @@ from torch import Tensor
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.edits import EditMasks, Limits, allowed_edits, resolve
 from plasticity_env.envs.episode import EpisodeState
-from plasticity_env.envs.observation import HeadState, global_vectors, head_tokens
+from plasticity_env.envs.head_tokens import HeadState, head_tokens
+from plasticity_env.envs.observation import Columns
 from plasticity_env.envs.rewards import Outcome, RewardRule, Terms, find_reward
 from plasticity_env.envs.settings import Settings, bounds
 from plasticity_env.envs.workbench import Workbench
@@ -44,10 +45,12 @@ class Task:
     Args:
         settings: Of the environment.
         workbench: Read for the model's shape and costs only.
+        version: Of the environment's id, to which the columns of observations belong.
     """
 
-    def __init__(self, settings: Settings, workbench: Workbench) -> None:
+    def __init__(self, settings: Settings, workbench: Workbench, version: int = 0) -> None:
         self.settings = settings
+        self.columns = Columns.of(version, settings.signals)
         self.rule: RewardRule = find_reward(settings.reward)
         self.flop_table, self.parameter_table = workbench.flop_table, workbench.parameter_table
         self.heads, self.mlp_blocks = workbench.model.heads, workbench.model.mlp_blocks
@@ -113,7 +116,8 @@ class Task:
                 `min_heads_per_layer`.
         """
         limits = f"max_sparsity {self.settings.max_sparsity!r} and min_heads_per_layer {self.settings.min_heads_per_layer} allow"
-        if share is not None and bounds(share)[1] > self.pruned_share(self.barest) + 1e-9:
+        step = float(self.unit_costs.max() / self.unit_costs.sum())  # less than a whole unit more is rounded away
+        if share is not None and bounds(share)[1] > self.pruned_share(self.barest) + step - 1e-9:
             raise InputError(
                 f"pruned_share {share!r} cannot be reached: {limits} at most {self.pruned_share(self.barest):.3f} of the "
                 "units to go; ask for less, or relax them"
@@ -187,6 +191,7 @@ class Task:
             ),
             [state.measurement.signals for state in states],
             hide_pruned=self._mode is PruningMode.COMPRESSED,
+            columns=self.columns,
         )
         return View(tokens, self._globals(states, active, flops, limits), self._allowed(active, limits), flops)
 
@@ -217,7 +222,7 @@ class Task:
             "log_heads": math.log(self.heads),
             "log_mlp_blocks": math.log1p(self.mlp_blocks),
         }
-        return global_vectors(values, len(states))
+        return self.columns.global_vectors(values, len(states))
 
 
 def _reference(state: EpisodeState) -> float:

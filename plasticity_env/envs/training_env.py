@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.edits import EditMasks
 from plasticity_env.envs.episode import EpisodeState
@@ -17,6 +18,11 @@ from plasticity_env.envs.workbench import Workbench
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.plastic_model import Snapshot
 from plasticity_env.training.stream import FineTuner, control_arm
+
+MOVED = (
+    "the model's weights were changed by somebody else (an optimizer of your own, load_state_dict, another environment on the "
+    "same model), and an environment that trains rests on its own: make it anew, with a model of its own from load_model()"
+)
 
 
 class Training:
@@ -49,12 +55,32 @@ class Training:
         Returns:
             Losses of the control arm after each decision's training, or None for a frozen model.
         """
-        self._bench.model.restore(self._dense)
+        moved = self._bench.weights_moved()
         if stream is None:
+            if moved:
+                self._bench.accept_weights()
+                self._dense = self._bench.model.snapshot(weights=False)
+            self._bench.model.restore(self._dense)
             return None
+        if moved:
+            raise InputError(MOVED)
+        self._bench.model.restore(self._dense)
         losses = self._control_arm(stream, reward)
         self._tuner = self._new_tuner(stream)
+        self._bench.own_change()
         return losses
+
+    def refuse_moved_weights(self) -> None:
+        """Refuse to go on with an episode whose model somebody else changed since its last decision.
+
+        Raises:
+            InputError: Somebody did.
+        """
+        if self._bench.weights_moved():
+            trains = self._settings.train_steps > 0
+            raise InputError(
+                MOVED if trains else "the model's weights changed since reset(): call reset() to go on with them"
+            )
 
     def go_on(self, stream: int) -> None:
         """Begin a stream of the workbench's present text with the model and the optimizer's moments as they are."""
@@ -79,6 +105,7 @@ class Training:
             model.forget_moments(masks.grow, self._tuner.optimizer)
         self._bench.install(model.active, state.calibration)
         self._tuner.run(self._settings.train_steps)
+        self._bench.own_change()
 
     def get_state(self) -> dict[str, Any]:
         """Weights, optimizer and place in the stream, as far as they can change."""
@@ -98,6 +125,7 @@ class Training:
             self._tuner = self._new_tuner(stream)
             self._tuner.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
             self._tuner.taken = state["taken"]
+        self._bench.own_change()
 
     def _control_arm(self, stream: int, reward: Indices) -> tuple[float, ...]:
         known = self._arms.get(stream)

@@ -1,4 +1,4 @@
-"""plasticity/Heads-v0 for N environments at once: their masks are measured in one batch over shared weights."""
+"""plasticity/Heads-v1 for N environments at once: their masks are measured in one batch over shared weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.edits import EDITS
 from plasticity_env.envs.episode import EpisodeState
 from plasticity_env.envs.make_workbench import make_workbench
-from plasticity_env.envs.observation import EnvKind, Observation, observation_space
+from plasticity_env.envs.observation import EnvKind, Observation
 from plasticity_env.envs.settings import settings_for
 from plasticity_env.envs.sharing import Sharing
 from plasticity_env.envs.task import Task
@@ -30,7 +30,7 @@ RENDER_MODES = ["ansi", "rgb_array"]
 
 
 class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
-    """N environments `plasticity/Heads-v0` over one frozen model.
+    """N environments `plasticity/Heads-v1` over one frozen model.
 
     Observations, rewards and infos are those of N single environments with the same seeds and actions, to about 1e-5:
     a batch of another shape rounds differently. What N environments share is computed once, and no environment keeps
@@ -38,7 +38,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     ```python
     >>> import gymnasium as gym, plasticity_env
-    >>> envs = gym.make_vec("plasticity/Heads-v0", num_envs=16, horizon=4)
+    >>> envs = gym.make_vec("plasticity/Heads-v1", num_envs=16, horizon=4)
     ```
 
     Args:
@@ -53,6 +53,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         render_mode: None, "ansi" or "rgb_array".
         loaded: A model to work on instead of ``model_name`` (it becomes this environment's own).
         text: Text to use instead of ``dataset``.
+        version: Of the id, to which columns and bounds of observations belong.
         **settings: See `plasticity_env.envs.settings.Settings`; ``train_steps`` must be 0.
 
     Raises:
@@ -71,6 +72,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         loaded: LoadedModel | None = None,
         text: TextSplits | None = None,
+        version: int = 0,
         **settings: Any,
     ) -> None:
         _check(num_envs, autoreset_mode, tokens_per_pass, memory_share, render_mode)
@@ -86,13 +88,13 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         sharing = Sharing(num_envs, tokens_per_pass, memory_share)
         self.workbench = make_workbench(self.settings, loaded, text, sharing)
         self.workbench.model.requires_grad_(False)
-        self._task = Task(self.settings, self.workbench)
+        self._task = Task(self.settings, self.workbench, version)
         self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
         self._episodes = Episodes(self._task, self.workbench, num_envs, self._show_mask)
         self._randoms: list[tuple[np.random.Generator, int]] = []
         self.head_slots = self._task.slots
         self.single_action_space = self._single_action_space()
-        self.single_observation_space = observation_space(self.head_slots, self._action_mask_shape())
+        self.single_observation_space = self._task.columns.space(self.head_slots, self._action_mask_shape())
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
@@ -117,6 +119,10 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
                 self._randoms.append(seeding.np_random(each))
             elif each is not None and chosen[index]:
                 self._randoms[index] = seeding.np_random(each)
+        if self.workbench.weights_moved():
+            if not chosen.all():
+                raise InputError("the model's weights changed since the last reset: reset all environments")
+            self.workbench.accept_weights()
         self._episodes.turn([], None, self._generators(chosen), options)
         return self._observations(), self._episodes.infos(chosen)
 
@@ -131,6 +137,8 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         """
         if not self._episodes.states:
             raise gym.error.ResetNeeded("call reset() before anything else")
+        if self.workbench.weights_moved():
+            raise InputError("the model's weights changed since reset(): call reset() to go on with them")
         edits, over = self._edits(actions), self._episodes.over
         if over.any() and self._mode is AutoresetMode.DISABLED:
             raise gym.error.ResetNeeded(f"episodes {np.flatnonzero(over).tolist()} are over: reset() them (reset_mask)")
@@ -209,7 +217,9 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     def _observations(self, index: int | None = None) -> Observation:
         view = self._episodes.view
         shown = {"heads": view.heads, "globals": view.globals, "action_mask": self._episodes.action_mask()}
-        found = Observation(self.kind, {name: values.copy() for name, values in shown.items()})
+        found = Observation(
+            self.kind, {name: values.copy() for name, values in shown.items()}, self._task.columns.extra
+        )
         return found if index is None else found.row(index)
 
     def _final(self, done: np.ndarray) -> Infos:

@@ -34,9 +34,11 @@ from plasticity_env.repair.registry import find_repair
 from plasticity_env.repair.sequential import repair_in_order
 from plasticity_env.signals.batched_model import Projection, projected
 from plasticity_env.signals.dense_moments import DenseMoments
-from plasticity_env.signals.measure import DIVERGED, mean_loss, measure_many, sequence_losses
+from plasticity_env.signals.measure import DIVERGED, log_probs, mean_loss, measure_many, sequence_losses
 from plasticity_env.signals.moments import Moments
 from plasticity_env.signals.slopes import Projector
+
+Key = tuple[Hashable, ...]
 
 
 class Workbench:
@@ -52,6 +54,7 @@ class Workbench:
         batch_size: Sequences in one pass.
         want_kl: Whether measurements include the KL divergence to the dense model.
         want_latency: Whether measurements include the time that is left of a forward when pruned units are removed.
+        signals: Names of registered signals that are measured besides the standard ones.
         prefix_bytes: For hidden states that forwards on reward and test text may start from; see `PrefixCache`.
         sharing: How many masks it serves, and what these may take.
     """
@@ -69,6 +72,7 @@ class Workbench:
         crossfit: bool = False,
         want_latency: bool = False,
         prefix_bytes: float = 0.0,
+        signals: Sequence[str] = (),
         sharing: Sharing = ALONE,
     ) -> None:
         self.model: PlasticModel = loaded.model
@@ -76,9 +80,11 @@ class Workbench:
         self.name = loaded.name
         self.text = text
         self.repair, self.obs, self.batch_size, self.want_kl = repair, obs, batch_size, want_kl
+        self.signals = tuple(signals)
         self.residual, self.crossfit, self.want_latency = residual, residual and crossfit, want_latency
         self.flop_table: CostTable = flop_table(self.model, text.block_size)
         self.parameter_table: CostTable = parameter_table(self.model)
+        self._version = self.model.weight_version
         self.memo: Memo[Measurement] = Memo(8192)
         self.prefix = PrefixCache(self.model, prefix_bytes)
         self._dense = self.model.snapshot(weights=True) if want_kl else None
@@ -95,6 +101,23 @@ class Workbench:
         self._solver = SiteSolver(self.model, method, crossfit, self._moments)
         on_cpu = self.model.device.type == "cpu"
         self._tokens = CPU_TOKENS if sharing.tokens_per_pass is None and on_cpu else sharing.tokens_per_pass
+
+    def weights_moved(self) -> bool:
+        """Whether somebody else changed the model's weights since this bench was made or `accept_weights` was called."""
+        self.model.notice_changes()
+        return self.model.weight_version != self._version
+
+    def accept_weights(self) -> None:
+        """Take the model's weights as they are, all units open, for the dense ones from here on."""
+        self.model.set_active(torch.ones(self.model.shape, dtype=torch.bool))
+        self.model.undo_repair()
+        self._dense = self.model.snapshot(weights=True) if self.want_kl else None
+        self._teachers.clear()
+        self.own_change()
+
+    def own_change(self) -> None:
+        """Say that the weights' present version is of this bench's own making."""
+        self._version = self.model.weight_version
 
     def blocks(self, split: Split, indices: Indices) -> Tensor:
         """(B, T) token ids of some blocks of a split."""
@@ -117,7 +140,7 @@ class Workbench:
             self.model.set_active(requests[-1].active)
         return [found[key] for key in keys]  # type: ignore[misc]
 
-    def key(self, active: Tensor, calibration: Indices, reward: Indices) -> tuple[Hashable, ...]:
+    def key(self, active: Tensor, calibration: Indices, reward: Indices) -> Key:
         """Under what the memo knows an (L, U) mask: everything that its measurement depends on."""
         gates, version = active * self.model.scale, self.model.weight_version
         return calibration, reward, gates.numpy().tobytes(), active.numpy().tobytes(), version, self.repair
@@ -132,9 +155,9 @@ class Workbench:
         now = self.model.snapshot(weights=self.model.weight_version != self._dense.version)
         self.model.restore(self._dense)
         chunks = self.blocks("reward", reward).split(self.batch_size)
-        log_probs = torch.cat([self.log_probs(chunk).cpu() for chunk in chunks])
+        reference = torch.cat([log_probs(self.model, chunk).cpu() for chunk in chunks])
         self.model.restore(now)
-        return self._teachers.put(reward, log_probs)
+        return self._teachers.put(reward, reference)
 
     def time_kept(self, active: Tensor) -> float | None:
         """Forward seconds with what a mask prunes removed, over the dense model's; measured once a mask, None if not wanted.
@@ -242,9 +265,9 @@ class Workbench:
 
     # -- a lot of masks ------------------------------------------------------------------------------------------------
 
-    def _lots(self, requests: Mapping[Hashable, Request]) -> Iterator[list[Hashable]]:
+    def _lots(self, requests: Mapping[Key, Request]) -> Iterator[list[Key]]:
         """What is measured side by side: equally many blocks, moments known or not, and no more tokens than a pass holds."""
-        alike: dict[Hashable, list[Hashable]] = defaultdict(list)
+        alike: dict[Hashable, list[Key]] = defaultdict(list)
         for key, request in requests.items():
             blocks = request.calibration, request.reward
             alike[len(blocks[0]), len(blocks[1]), self._solver.knows(blocks[0])].append(key)
@@ -271,6 +294,7 @@ class Workbench:
             statistics=dense and self._parallel and not self.residual,  # repair then needs no forward of its own
             projectors=projectors[0] if projectors else None,
             crossfit=(projectors[2], projectors[1]) if len(projectors) > 1 else None,
+            signals=self.signals,
         )
         for calibration, seen in zip(calibrations, signals, strict=True):
             if seen.statistics is not None:
@@ -352,13 +376,13 @@ class Workbench:
                 if not self.want_kl:
                     loss = sequence_losses(self.model, rows)
                 else:
-                    log_probs = self.log_probs(rows)
-                    loss = -log_probs.gather(-1, rows[:, 1:, None]).double().mean((1, 2))
+                    written = log_probs(self.model, rows)
+                    loss = -written.gather(-1, rows[:, 1:, None]).double().mean((1, 2))
             losses.append(loss.double().unflatten(0, chunk.shape[:2]))
             if self.want_kl:
                 seen = slice(read, read := read + chunk.shape[1])
-                reference = self.log_probs(rows) if teacher is None else teacher[seen].to(rows.device)
-                apart = F.kl_div(log_probs, reference, reduction="none", log_target=True).sum(-1).double().mean(1)
+                reference = log_probs(self.model, rows) if teacher is None else teacher[seen].to(rows.device)
+                apart = F.kl_div(written, reference, reduction="none", log_target=True).sum(-1).double().mean(1)
                 divergences.append(apart.unflatten(0, chunk.shape[:2]))
         found: list[float] = torch.cat(losses, 1).mean(1).tolist()
         if not all(math.isfinite(loss) for loss in found):
@@ -374,8 +398,3 @@ class Workbench:
         gates = None if bool(active.all()) else active.float().to(self.model.device).repeat_interleave(each, 0)
         with self.model.using(gates), projected(self.model, projections):
             yield
-
-    def log_probs(self, ids: Tensor) -> Tensor:
-        """(B, T - 1, V) next-token log-probabilities of the model as it is, for (B, T) token ids."""
-        logits = self.model.model(input_ids=ids.to(self.model.device), use_cache=False).logits
-        return logits[:, :-1].float().log_softmax(-1)

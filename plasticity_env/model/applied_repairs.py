@@ -46,6 +46,11 @@ class AppliedRepairs:
         self._sites = sites
         self.by_site: dict[int, OutputRepair] = {}
 
+    def added_biases(self) -> set[int]:
+        """Ids of the biases of projections that had none before their repair."""
+        added = (i for i, repair in self.by_site.items() if repair.bias is not None and repair.base_bias is None)
+        return {id(self._sites[index].output.bias) for index in added}
+
     def apply(self, index: int, weight: Tensor | None, bias: Tensor | None, version: int) -> None:
         """Replace a site's projection; see `PlasticModel.apply_repair`."""
         self.undo([index], version)

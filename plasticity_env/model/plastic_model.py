@@ -92,7 +92,8 @@ class PlasticModel(GatedModel):
         self.neuron_order = "stored"
         self._weights = UnitWeights(self.blocks, self.mlps)
         self._repairs = AppliedRepairs(self.sites)
-        self.weight_version = next(_versions)
+        self._stamp: list[int] | None = None
+        self.weights_changed()
 
     # -- a causal LM as before -----------------------------------------------------------------------------------
 
@@ -266,6 +267,23 @@ class PlasticModel(GatedModel):
     def weights_changed(self) -> None:
         """Declare that parameters changed, so that measurements of older weights are not reused."""
         self.weight_version = next(_versions)
+        self._stamp = self._counters()
+
+    def notice_changes(self) -> None:
+        """Find out whether somebody else changed parameters in place (an optimizer, ``load_state_dict``): a new version then."""
+        if self._stamp is None:  # a copy, whose tensors count anew
+            self._stamp = self._counters()
+        elif self._stamp != self._counters():
+            self.weights_changed()
+
+    def _counters(self) -> list[int]:
+        """How often each parameter was changed in place, as its tensor counts; our own edits go past the counters."""
+        known = self._repairs.added_biases()
+        return [p._version for p in self.model.parameters() if id(p) not in known and not p.is_inference()]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._stamp = None
 
     def forget_moments(self, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Zero the optimizer's moments of heads (and of KV groups that only they use): new weights start afresh.
@@ -322,8 +340,8 @@ class PlasticModel(GatedModel):
             assert snapshot.weights is not None
             self._repairs.make_room(snapshot.repairs)
             self.model.load_state_dict(snapshot.weights)
-            self.weight_version = snapshot.version
             self._repairs.by_site = dict(snapshot.repairs)
+            self.weight_version, self._stamp = snapshot.version, self._counters()
         else:
             self._repairs.redo(snapshot.repairs, self.weight_version)
         self._active = snapshot.active.clone()

@@ -113,3 +113,8 @@ def solve(system: Tensor, wanted: Tensor, rows: Tensor, ridge: float) -> Tensor:
 
 
 METHODS: dict[str, Method] = {"bias": bias, "scale": scale, "least_squares": least_squares}
+
+
+def find_method(method: str | Method) -> Method:
+    """A method by its name in `METHODS`, or the function that was handed in."""
+    return METHODS[method] if isinstance(method, str) else method

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.repair.methods import METHODS
+from plasticity_env.repair.methods import Method, find_method
 from plasticity_env.signals.batched_model import Projection
 from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.moments import Moments, Statistics
 
 
 def repair_sites(
-    model: PlasticModel, method: str, statistics: Statistics, sites: Iterable[int] | None = None, ridge: float = RIDGE
+    model: PlasticModel,
+    method: str | Method,
+    statistics: Statistics,
+    sites: Iterable[int] | None = None,
+    ridge: float = RIDGE,
 ) -> None:
     """Repair some sites of a model for its present mask.
 
     Args:
         model: Its active mask is what is repaired for; repairs that the sites carry are taken back first.
-        method: Name in `METHODS`.
+        method: Name in `METHODS`, or a function like these.
         statistics: Of the dense model; sites that it lacks are left as they are.
         sites: Indices in ``model.sites``; None for all. Sites with all units active are left as they are.
         ridge: lambda as a share of the mean diagonal.
@@ -36,7 +40,7 @@ def repair_sites(
         if index in statistics.sites and not bool(kept.all()):
             of = statistics.sites[index]
             moments = Moments(of.gram[None].to(model.device), of.mean[None].to(model.device))
-            changes[index] = METHODS[method](site.output_weight(), moments, kept, site.unit_width, ridge)
+            changes[index] = find_method(method)(site.output_weight(), moments, kept, site.unit_width, ridge)
     for index, change in changes.items():
         carry(model, index, change)
 

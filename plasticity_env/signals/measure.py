@@ -8,9 +8,10 @@ fluctuation after FLAP (An et al. 2023).
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,42 +27,24 @@ from plasticity_env.signals.attention_entropy import Kernel
 from plasticity_env.signals.batched_model import Projection, projected, weights_of
 from plasticity_env.signals.moments import Moments, Statistics
 from plasticity_env.signals.recorder import PassOver, SignalRecorder
-from plasticity_env.signals.slopes import KINDS, SCORES, Projectors
+from plasticity_env.signals.signal import SIGNALS, STANDARD, SWITCHES, Gathered
+from plasticity_env.signals.slopes import Projectors
 
 DIVERGED = "the model's loss is not finite: it diverged (lower the learning rate) or its weights are broken"
 
 
 @dataclass(frozen=True)
 class HeadSignals:
-    """What one measuring pass saw. All unit tensors are (L, U), float32, on the CPU; a pruned unit is measured too.
+    """What one measuring pass saw of a model: ``signals["fisher"]`` or ``signals.fisher`` is (L, U), float32, on the CPU.
 
-    Units are heads, then MLP blocks (which have no attention: their entropy reads 0).
+    Units are heads, then MLP blocks (which have no attention: their entropy reads 0); a pruned unit is measured too. The
+    registry `plasticity_env.signals.signal.SIGNALS` names all signals and how each is computed. As an attribute a registered
+    signal that was not asked for is None; by index it is an error.
 
     Attributes:
         loss: Mean next-token negative log-likelihood, nats per token.
         sequence_loss: (B,) the same for each sequence.
-        entropy: Attention entropy in nats, mean over queries that see at least two keys.
-        entropy_normalized: Entropy divided by the log of the visible length, in [0, 1].
-        gate_gradient: Mean over sequences of dL/dgate, signed, nats.
-        gradient: Mean over sequences of |dL/dgate| (Michel).
-        fisher: Mean over sequences of (dL/dgate)^2.
-        magnitude: Frobenius norm of the head's output rows.
-        activation: Root mean square over tokens of the norm of what the head writes (its output times its rows).
-        fluctuation: Sum over the unit's inputs to its projection of their variance over tokens times the squared norm of their
-            output row (FLAP): what a bias in the unit's place could not make up for.
-        obs: Rise of the layer's output error when the head goes and the others make up for it, per token; 0 for a
-            pruned head; None when not asked for.
-        residual_gradient: Mean over sequences of |dL/ds|, s a shift of the unit along what the other kept units cannot
-            predict of it (see `plasticity_env.signals.residual`): the slope of removing it *and* repairing; 0 for a pruned unit;
-            None when not asked for.
-        residual_fisher: Mean over sequences of (dL/ds)^2; None when not asked for.
-        residual_token_fisher, residual_kfac: Two other estimates of it, of more bias and less noise: see
-            `plasticity_env.signals.slopes`.
-        residual_stepwise: K-FAC's once the cheaper units of the layer are gone: see `plasticity_env.signals.stepwise`.
-        crossfit_gradient, crossfit_fisher, crossfit_token_fisher, crossfit_kfac, crossfit_stepwise: The same where what cannot be
-            predicted of a unit is what the *other* half of the sequences teaches to predict, so that overfitting of the repair
-            counts; None when not asked for.
-        revive: -dL/dgate at gate 0: first-order gain in nats of opening a pruned head; 0 for an active one.
+        values: Signals by name.
         statistics: Moments of the units' outputs before their gates, as repair wants them; None when not asked for.
         tokens: Positions that counted in them.
         kernel: Which kernel computed attention and its log-sum-exp.
@@ -69,29 +52,27 @@ class HeadSignals:
 
     loss: float
     sequence_loss: Tensor
-    entropy: Tensor
-    entropy_normalized: Tensor
-    gate_gradient: Tensor
-    gradient: Tensor
-    fisher: Tensor
-    magnitude: Tensor
-    activation: Tensor
-    fluctuation: Tensor
-    obs: Tensor | None
-    residual_gradient: Tensor | None
-    residual_fisher: Tensor | None
-    residual_token_fisher: Tensor | None
-    residual_kfac: Tensor | None
-    residual_stepwise: Tensor | None
-    crossfit_gradient: Tensor | None
-    crossfit_fisher: Tensor | None
-    crossfit_token_fisher: Tensor | None
-    crossfit_kfac: Tensor | None
-    crossfit_stepwise: Tensor | None
-    revive: Tensor
+    values: Mapping[str, Tensor]
     statistics: Statistics | None
     tokens: int
     kernel: Kernel
+
+    def __getitem__(self, name: str) -> Tensor:
+        values = self.values.get(name)
+        if values is None:
+            signal = SIGNALS.find(name)
+            way = SWITCHES.get(signal.needs, f"signals=({name!r},)")
+            raise InputError(f"{name!r} was not measured: it needs signals measured with {way}")
+        return values
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in SIGNALS:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return self.values.get(name)
+
+    def having(self, **values: Tensor) -> HeadSignals:
+        """The same with other values of some signals."""
+        return replace(self, values={**self.values, **values})
 
 
 def measure(
@@ -104,6 +85,7 @@ def measure(
     statistics: bool = False,
     projectors: Projectors | None = None,
     crossfit: tuple[Projectors, Projectors] | None = None,
+    signals: Sequence[str] = (),
 ) -> HeadSignals:
     """Measure every head of a model on a batch: one forward and one backward, which stops at the gates.
 
@@ -118,6 +100,7 @@ def measure(
         projectors: (1, I, I) of `residual_projector` by site, for the present mask; adds the residual scores.
         crossfit: Projectors for the first B // 2 sequences, fitted on the others, and for those, fitted on the first; adds the
             cross-fitted residual scores.
+        signals: Names of registered signals to measure besides the standard ones.
 
     Returns:
         The signals.
@@ -147,6 +130,7 @@ def measure(
         statistics=statistics,
         projectors=projectors,
         crossfit=crossfit,
+        signals=signals,
     )
     return found
 
@@ -163,6 +147,7 @@ def measure_many(
     statistics: bool = False,
     projectors: Projectors | None = None,
     crossfit: tuple[Projectors, Projectors] | None = None,
+    signals: Sequence[str] = (),
 ) -> list[HeadSignals]:
     """Measure n versions of a model, each on its own text, in passes that carry all of them.
 
@@ -176,15 +161,20 @@ def measure_many(
         obs, statistics: As `measure` takes them.
         projectors: (1, I, I), or (n, I, I) of each version, of `residual_projector` by site.
         crossfit: Two of these, as `measure` takes them.
+        signals: As `measure` takes them.
 
     Returns:
         The signals of each.
 
     Raises:
-        InputError: A loss, or its gradient in the gates, is not finite.
+        InputError: A loss, or its gradient in the gates, is not finite; a signal is unknown or what it needs is not measured.
     """
     gates, projections = gates.to(model.device), projections or {}
     versions, sequences, tokens = input_ids.shape
+    on = {"", *(what for what, asked in (("obs", obs), ("residual", projectors), ("crossfit", crossfit)) if asked)}
+    for name in signals:
+        if (needs := SIGNALS.find(name).needs) not in on:
+            raise InputError(f"signal {name!r} needs signals measured with {SWITCHES[needs]}")
     recorder = SignalRecorder(model, obs or statistics, versions)
     losses, gradients = [], []
     middle = sequences // 2 if crossfit else 0
@@ -204,30 +194,18 @@ def measure_many(
     gradient = torch.cat(gradients, 1).float().cpu()  # (n, B, L, U)
     if not bool(torch.isfinite(loss).all() and torch.isfinite(gradient).all()):
         raise InputError(DIVERGED)
-    signed = gradient.mean(1)
-    parts = {
-        "entropy": recorder.entropy(),
-        "entropy_normalized": recorder.entropy_normalized(),
-        "gate_gradient": signed,
-        "gradient": gradient.abs().mean(1),
-        "fisher": gradient.square().mean(1),
-        "revive": torch.where(gates.cpu() > 0, 0.0, -signed),
-        **recorder.units(gates, weights_of(model, projections), obs),
-        **recorder.slopes.scores(recorder.tokens),
-    }
+    gathered = Gathered(model, gates, loss, gradient, weights_of(model, projections), recorder)
+    wanted = [*(signal.name for signal in STANDARD if signal.needs in on), *signals]
+    values = {name: gathered[name] for name in wanted}
     moments = recorder.statistics() if statistics else [None] * versions
-    empty = {
-        "obs": None,
-        **{f"{kind}_{score}": None for kind in KINDS for score in SCORES},
-    }
     return [
         HeadSignals(
             loss=float(loss[index].mean()),
             sequence_loss=loss[index],
+            values={name: value[index] for name, value in values.items()},
             statistics=moments[index],
             tokens=recorder.tokens,
             kernel=recorder.kernel,
-            **{**empty, **{name: values[index] for name, values in parts.items()}},  # type: ignore[arg-type]
         )
         for index in range(versions)
     ]
@@ -267,6 +245,12 @@ def _gather(model: PlasticModel, input_ids: Tensor, batch_size: int) -> SignalRe
             with suppress(PassOver):
                 model.model(input_ids=ids, use_cache=False)
     return recorder
+
+
+def log_probs(model: PlasticModel, ids: Tensor) -> Tensor:
+    """(B, T - 1, V) next-token log-probabilities of the model as it is, for (B, T) token ids."""
+    logits = model.model(input_ids=ids.to(model.device), use_cache=False).logits
+    return logits[:, :-1].float().log_softmax(-1)
 
 
 def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

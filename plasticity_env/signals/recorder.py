@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
@@ -114,24 +114,24 @@ class SignalRecorder:
         rows = rows.flatten(0, -2)  # (b*T, I)
         return rows if self._padding is None else rows[self._padding.flatten().bool()]
 
-    def units(self, gates: Tensor, weights: Mapping[int, Tensor], obs: bool) -> dict[str, Tensor]:
-        """(n, L, U) magnitude, activation, fluctuation and, if asked for, OBS scores.
+    def units(
+        self,
+        score: Callable[[SiteSums, Tensor, list[Tensor]], Tensor],
+        gates: Tensor,
+        weights: Mapping[int, Tensor],
+    ) -> Tensor:
+        """(n, L, U) of a score of one kind of site, over heads and MLP blocks side by side.
 
         Args:
+            score: (n, L, u) from a kind's sums, its part of the gates and its L projections.
             gates: (n, L, U).
             weights: The projection of every site, (n or 1, I, E).
-            obs: Whether to compute them; only with ``gram``.
         """
-        found: dict[str, list[Tensor]] = {"magnitude": [], "activation": [], "fluctuation": [], "obs": []}
         cuts = (gates[..., : self._heads], gates[..., self._heads :])
+        found = []
         for sums, cut in zip(self._sums, cuts, strict=False):
-            of_kind = [weights[site.index] for site in sums.sites]
-            found["magnitude"].append(sums.magnitude(of_kind))
-            found["activation"].append(sums.activation(self.tokens, of_kind))
-            found["fluctuation"].append(sums.fluctuation(self.tokens, of_kind))
-            if obs:
-                found["obs"].append(sums.obs(cut, self.tokens, of_kind))
-        return {name: torch.cat(parts, 2) for name, parts in found.items() if parts}
+            found.append(score(sums, cut, [weights[site.index] for site in sums.sites]))
+        return torch.cat(found, 2)
 
     def moments(self) -> dict[int, Moments]:
         """Moments of every site: ``gram`` (n, I, I) and ``mean`` (n, I); only with ``gram``."""

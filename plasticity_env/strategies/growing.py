@@ -1,4 +1,4 @@
-"""Strategies that choose which pruned heads to grow; a new one is one class and one line in `GROWTH_STRATEGIES`."""
+"""Strategies that choose which pruned heads to grow; a new one is one class and one line that registers it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.registries import Registry
 from plasticity_env.strategies.pruning import HeadView, PriorityStrategy, RandomStrategy, Strategy
 
 
@@ -56,9 +57,21 @@ class BalancedStrategy(Strategy):
         return chosen
 
 
-GROWTH_STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    "gradient_sensitivity": GradientSensitivityStrategy,
-    "entropy_gap": EntropyGapStrategy,
-    "balanced": BalancedStrategy,
-    "random": RandomStrategy,
-}
+GROWTH_STRATEGIES: Registry[Callable[[], Strategy]] = Registry(
+    "growth strategy",
+    {
+        "gradient_sensitivity": GradientSensitivityStrategy,
+        "entropy_gap": EntropyGapStrategy,
+        "balanced": BalancedStrategy,
+        "random": RandomStrategy,
+    },
+)
+
+
+def register_growth_strategy(name: str, strategy: Callable[[], Strategy]) -> None:
+    """Add a strategy that grows: a class, or whatever else makes one without arguments.
+
+    Raises:
+        InputError: The name is that of a strategy that comes with the package.
+    """
+    GROWTH_STRATEGIES.add(name, strategy)

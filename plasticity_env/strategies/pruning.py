@@ -1,23 +1,28 @@
 """Strategies: small named classes that choose heads, from what one measuring pass saw. Those that prune are here.
 
-A new one is one class with a ``name`` and a ``priority`` (or a ``select`` of its own), and one line in its registry.
+A new one is one class with a ``name`` and a ``priority`` (or a ``select`` of its own), and one line that registers it; every
+score (`plasticity_env.signals.scores`) is one without a class.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.registries import Registry
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import HeadSignals, gather, measure
-from plasticity_env.signals.residual import model_projectors
+from plasticity_env.signals.residual import crossfit_projectors, model_projectors
+from plasticity_env.signals.scores import SCORES, Units
 
 DIRECTIONS = ("high", "low", "auto")
 
@@ -58,14 +63,14 @@ class Strategy(ABC):
     Attributes:
         name: In the registry.
         measures: Whether it needs calibration text.
-        reads_obs: Whether it needs signals measured with ``obs=True``.
-        reads_residual: Whether it needs signals measured with projectors.
+        needs: What its signals need to be measured with: of "obs", "residual" and "crossfit".
+        signals: Registered signals that it reads beside the standard ones.
     """
 
-    name: ClassVar[str]
-    measures: ClassVar[bool] = True
-    reads_obs: ClassVar[bool] = False
-    reads_residual: ClassVar[bool] = False
+    name: str
+    measures: bool = True
+    needs: frozenset[str] = frozenset()
+    signals: tuple[str, ...] = ()
 
     @abstractmethod
     def select(self, view: HeadView, candidates: Tensor, count: int) -> Tensor:
@@ -110,13 +115,23 @@ class RandomStrategy(PriorityStrategy):
         return torch.rand(view.active.shape, generator=view.generator)
 
 
-class MagnitudeStrategy(PriorityStrategy):
-    """Prunes the smallest output rows (Frobenius norm) first."""
+class ScoreStrategy(PriorityStrategy):
+    """Prunes by a registered score, the least important units first.
 
-    name = "magnitude"
+    Args:
+        score: Name in `plasticity_env.signals.scores.SCORES`.
+
+    Raises:
+        InputError: No such score.
+    """
+
+    def __init__(self, score: str) -> None:
+        record = SCORES.find(score)
+        self.name, self.measures = score, bool(record.reads)
+        self.needs, self.signals = record.needs, record.signals
 
     def priority(self, view: HeadView) -> Tensor:
-        return -view.measured.magnitude
+        return _score(self.name, view)
 
 
 class AttentionEntropyStrategy(PriorityStrategy):
@@ -143,37 +158,7 @@ class AttentionEntropyStrategy(PriorityStrategy):
         direction = self.direction
         if direction == "auto":
             direction = entropy_direction(view.measured, view.active[:, : view.heads])
-        priority = view.measured.entropy_normalized.clone()
-        priority *= 1.0 if direction == "high" else -1.0
-        priority[:, view.heads :] = -2.0
-        return priority
-
-
-class GradientStrategy(PriorityStrategy):
-    """Prunes the smallest |dL/dgate| first (Michel et al. 2019)."""
-
-    name = "gradient"
-
-    def priority(self, view: HeadView) -> Tensor:
-        return -view.measured.gradient
-
-
-class FisherStrategy(PriorityStrategy):
-    """Prunes the smallest (dL/dgate)^2 first (Kwon et al. 2022)."""
-
-    name = "fisher"
-
-    def priority(self, view: HeadView) -> Tensor:
-        return -view.measured.fisher
-
-
-class ActivationStrategy(PriorityStrategy):
-    """Prunes first what writes least to the residual stream."""
-
-    name = "activation"
-
-    def priority(self, view: HeadView) -> Tensor:
-        return -view.measured.activation
+        return _score(f"entropy_{direction}", view)
 
 
 class CombinedStrategy(PriorityStrategy):
@@ -195,45 +180,60 @@ class CombinedStrategy(PriorityStrategy):
         return -(_ranks(signals.gradient, active) + _ranks(signals.fisher, active) + rho * entropy)
 
 
-class ObsStrategy(PriorityStrategy):
-    """Prunes first what the remaining units make up for best (optimal brain surgeon)."""
-
-    name = "obs"
-    reads_obs = True
-
-    def priority(self, view: HeadView) -> Tensor:
-        obs = view.measured.obs
-        if obs is None:
-            raise InputError("strategy 'obs' needs signals measured with obs=True")
-        return -obs
-
-
-class ResidualFisherStrategy(PriorityStrategy):
-    """Prunes the smallest Fisher score of what the other units cannot make up for (see `plasticity_env.signals.residual`)."""
-
-    name = "residual_fisher"
-    reads_residual = True
-
-    def priority(self, view: HeadView) -> Tensor:
-        residual = view.measured.residual_fisher
-        if residual is None:
-            raise InputError("strategy 'residual_fisher' needs signals measured with projectors")
-        return -residual
+def _score(name: str, view: HeadView) -> Tensor:
+    """(L, U) float64 priority of units under a score: what matters least is highest."""
+    layers, units = view.active.shape
+    seen = Units(
+        lambda signal: view.measured[signal].flatten().numpy(),
+        view.active.flatten().numpy(),
+        np.tile(np.arange(units) >= view.heads, layers),
+        np.repeat(np.arange(layers), units),
+        lambda: np.random.default_rng(int(torch.randint(1 << 62, (), generator=view.generator))),
+    )
+    return -torch.from_numpy(SCORES.find(name).importance(seen)).view(layers, units)
 
 
-PRUNING_STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    "random": RandomStrategy,
-    "magnitude": MagnitudeStrategy,
-    "activation": ActivationStrategy,
-    "gradient": GradientStrategy,
-    "fisher": FisherStrategy,
-    "obs": ObsStrategy,
-    "residual_fisher": ResidualFisherStrategy,
-    "entropy_high": partial(AttentionEntropyStrategy, "high"),
-    "entropy_low": partial(AttentionEntropyStrategy, "low"),
-    "entropy": partial(AttentionEntropyStrategy, "auto"),
-    "combined": CombinedStrategy,
-}
+class _ByScore(Mapping[str, Callable[[], Strategy]]):
+    """A strategy for every registered score."""
+
+    def __getitem__(self, name: str) -> Callable[[], Strategy]:
+        SCORES[name]
+        return partial(ScoreStrategy, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SCORES)
+
+    def __len__(self) -> int:
+        return len(SCORES)
+
+
+# what strategies of single scores were called when each was a class
+MagnitudeStrategy, ActivationStrategy, GradientStrategy, FisherStrategy, ObsStrategy, ResidualFisherStrategy = (
+    partial(ScoreStrategy, score)
+    for score in ("magnitude", "activation", "gradient", "fisher", "obs", "residual_fisher")
+)
+
+_OWN: Registry[Callable[[], Strategy]] = Registry(
+    "pruning strategy",
+    {
+        "random": RandomStrategy,
+        "entropy_high": partial(AttentionEntropyStrategy, "high"),
+        "entropy_low": partial(AttentionEntropyStrategy, "low"),
+        "entropy": partial(AttentionEntropyStrategy, "auto"),
+        "combined": CombinedStrategy,
+    },
+)
+# every score prunes as a strategy too
+PRUNING_STRATEGIES: Mapping[str, Callable[[], Strategy]] = ChainMap(_OWN, _ByScore())  # type: ignore[arg-type]
+
+
+def register_pruning_strategy(name: str, strategy: Callable[[], Strategy]) -> None:
+    """Add a strategy that prunes: a class, or whatever else makes one without arguments.
+
+    Raises:
+        InputError: The name is that of a strategy that comes with the package.
+    """
+    _OWN.add(name, strategy)
 
 
 def entropy_correlation(signals: HeadSignals, heads: Tensor) -> float:
@@ -271,7 +271,7 @@ def _ranks(values: Tensor, among: Tensor) -> Tensor:
     return ranks.masked_fill(among & ~torch.isfinite(values), torch.nan)
 
 
-def find_strategy(registry: dict[str, Callable[[], Strategy]], strategy: str | Strategy, kind: str) -> Strategy:
+def find_strategy(registry: Mapping[str, Callable[[], Strategy]], strategy: str | Strategy, kind: str) -> Strategy:
     """A strategy by name, or the one that was handed in.
 
     Args:
@@ -338,32 +338,38 @@ def measure_for(
         raise InputError(
             f"strategy {strategy.name!r} measures: hand it input_ids, (sequences, tokens) of calibration text"
         )
-    projectors = None
-    if strategy.reads_residual:
+    projectors = crossfit = None
+    if "crossfit" in strategy.needs:
+        projectors, crossfit = crossfit_projectors(model, input_ids, batch_size)
+    elif "residual" in strategy.needs:
         with model.dense():
             statistics = gather(model, input_ids, batch_size)
         projectors = model_projectors(model, statistics)
-    return measure(model, input_ids, batch_size=batch_size, obs=strategy.reads_obs, projectors=projectors)
+    return measure(
+        model,
+        input_ids,
+        batch_size=batch_size,
+        obs="obs" in strategy.needs,
+        projectors=projectors,
+        crossfit=crossfit,
+        signals=strategy.signals,
+    )
 
 
 __all__ = [
     "DIRECTIONS",
     "PRUNING_STRATEGIES",
-    "ActivationStrategy",
     "AttentionEntropyStrategy",
     "CombinedStrategy",
-    "FisherStrategy",
-    "GradientStrategy",
     "HeadView",
-    "MagnitudeStrategy",
-    "ObsStrategy",
     "PriorityStrategy",
     "RandomStrategy",
-    "ResidualFisherStrategy",
+    "ScoreStrategy",
     "Strategy",
     "entropy_correlation",
     "entropy_direction",
     "find_strategy",
     "measure_for",
+    "register_pruning_strategy",
     "select_for_pruning",
 ]

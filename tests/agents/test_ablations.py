@@ -8,6 +8,7 @@ import pytest
 from plasticity_env import HEAD_FEATURES, controllers
 from plasticity_env.agents.studies import ablations
 from plasticity_env.envs.observation import head_columns
+from tests.conftest import ALL_SIGNALS
 
 
 class Eyes(controllers.Controller):
@@ -20,7 +21,7 @@ class Eyes(controllers.Controller):
 
 @pytest.fixture
 def observation(make_env):
-    env = make_env("plasticity/HeadRank-v0", pruned_share=0.5, horizon=2)
+    env = make_env("plasticity/HeadRank-v1", pruned_share=0.5, horizon=2, **ALL_SIGNALS)
     env.reset(seed=1)
     return env.step(np.linspace(-1, 1, 16, dtype=np.float32))[0]
 
@@ -64,7 +65,7 @@ def test_a_group_that_is_gone_tells_no_head_from_another(monkeypatch, observatio
 
 @pytest.mark.parametrize("group", sorted(ablations.GROUPS))
 def test_the_shipped_network_does_not_take_a_group_that_is_gone_for_one_that_was_not_measured(make_env, group):
-    observation, _ = make_env("plasticity/HeadRank-v0", pruned_share=0.5, horizon=2).reset(seed=1)
+    observation, _ = make_env("plasticity/HeadRank-v1", pruned_share=0.5, horizon=2, **ALL_SIGNALS).reset(seed=1)
     player = getattr(ablations, f"without_{group}")()
     player.reset(3)
     change = player._change

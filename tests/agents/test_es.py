@@ -52,7 +52,7 @@ def test_the_controller_ranks_by_the_weights(tmp_path):
     found = search(tmp_path, generations=1)
     found.run()
     controller = controllers.load(tmp_path / CONTROLLER)
-    env = gym.make("plasticity/HeadRank-v0", model_name="bard-gpt2-4x4", max_length=32, horizon=1, calibration_blocks=2)
+    env = gym.make("plasticity/HeadRank-v1", model_name="bard-gpt2-4x4", max_length=32, horizon=1, calibration_blocks=2)
     observation, _ = env.reset(seed=0)
     score = sum(w * head_column(observation, name) for w, name in zip(found.weights, SMALL.features, strict=True))
     assert (np.argsort(controller.act(observation), kind="stable") == np.argsort(score, kind="stable")).all()

@@ -26,8 +26,8 @@ from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Obse
 from tests.conftest import SMALL, filled
 
 
-def make(env_id="plasticity/Heads-v0", **kwargs):
-    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, **kwargs})
+def make(env_id="plasticity/Heads-v1", **kwargs):
+    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, "residual_signal": False, **kwargs})
 
 
 def test_advantages_equal_the_textbook_sum():
@@ -71,7 +71,7 @@ def test_masked_actions_are_never_drawn_and_probabilities_add_up():
 
 
 def test_padded_head_edit_actions_reach_the_right_head():
-    envs = [make("plasticity/HeadEdit-v0"), make("plasticity/HeadEdit-v0", model_name="bard-llama-4x8")]
+    envs = [make("plasticity/HeadEdit-v1"), make("plasticity/HeadEdit-v1", model_name="bard-llama-4x8")]
     observations = [env.reset(seed=0)[0] for env in envs]
     batch = pad(observations, 32)
     distribution = decide(HeadNetwork(NetworkConfig()), batch, one_edit=True).actions
@@ -181,7 +181,7 @@ def test_truncation_bootstraps_and_termination_does_not():
     assert returns[1, 0] == pytest.approx(1.0 + final, abs=1e-4)
 
 
-@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v1", "plasticity/HeadEdit-v1"])
 @pytest.mark.parametrize("context", ["deep_sets", "attention"])
 def test_one_training_runs_over_models_of_several_sizes(env_id, context):
     config = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=1, context=context)
@@ -194,14 +194,15 @@ def test_one_training_runs_over_models_of_several_sizes(env_id, context):
 
 
 @pytest.mark.parametrize("env", ["heads", "head_edit"])
-def test_the_language_model_learns_between_decisions(env, tmp_path):
+def test_the_language_model_learns_between_decisions(env, tmp_path, text_file):
     """A rollout needs no gradient, the fine-tuning within it does."""
     small = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 16, "envs_per_model": 2, "horizon": 2}
+    small["dataset"] = text_file  # the train split of the embedded text takes ten seconds to tokenise
     ppo = PPOConfig(total_timesteps=8, num_steps=2, num_minibatches=1, update_epochs=1)
     config = filled(TrainConfig, env=env, train_steps=2, ppo=ppo, output_dir=tmp_path / "run", **small)
     folder = train(config)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
-    env = make(train_steps=2, max_length=16)
+    env = make(train_steps=2, max_length=16, dataset=text_file)
     env.reset(seed=0)
     model = env.unwrapped.model
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -212,7 +213,7 @@ def test_the_language_model_learns_between_decisions(env, tmp_path):
 
 def test_environments_of_two_ids_are_refused():
     with pytest.raises(InputError, match="must be of one id"):
-        PPO([make(), make("plasticity/HeadEdit-v0")], PPOConfig())
+        PPO([make(), make("plasticity/HeadEdit-v1")], PPOConfig())
 
 
 @pytest.mark.parametrize(

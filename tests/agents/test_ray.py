@@ -32,7 +32,7 @@ METRICS = {
     *("episode/return", "episode/ppl", "episode/flops_kept", "episode/active_share", "episode/invalid_actions"),
     *("loss/policy", "loss/value", "loss/entropy", "loss/explained_variance", "train/learning_rate", "time/sps"),
 }
-IDS = ("plasticity/Heads-v0", "plasticity/HeadEdit-v0", "plasticity/HeadRank-v0")
+IDS = ("plasticity/Heads-v1", "plasticity/HeadEdit-v1", "plasticity/HeadRank-v1")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def session():
 
 @pytest.fixture
 def make(small_text):
-    def build(env_id="plasticity/Heads-v0", **kwargs):
+    def build(env_id="plasticity/Heads-v1", **kwargs):
         text = {} if "model_name" in kwargs else {"text": small_text}
         return gym.make(env_id, **{**SMALL, "obs_signal": False, "residual_signal": False, **text, **kwargs})
 
@@ -162,22 +162,22 @@ def test_the_module_decides_as_the_controller(make, env_id):
     kind = module.get_inference_action_dist_cls()
     likeliest = np.atleast_1d(kind.from_logits(inputs).to_deterministic().sample()[0].numpy())
     ours = controller.act(observation)
-    if env_id.endswith("HeadRank-v0"):
+    if env_id.endswith("HeadRank-v1"):
         assert np.array_equal(np.argsort(likeliest[:16], kind="stable"), np.argsort(ours, kind="stable"))
     else:
-        assert np.array_equal(environment_action(likeliest, 16, 20, env_id.endswith("HeadEdit-v0")), ours)
+        assert np.array_equal(environment_action(likeliest, 16, 20, env_id.endswith("HeadEdit-v1")), ours)
     narrow, _ = _module(make(env_id), 16)
     narrow.load_state_dict(module.state_dict())
     small, _ = PadHeads(make(env_id), 16).reset(seed=0)
     inputs16 = narrow.forward_inference({Columns.OBS: {n: torch.from_numpy(v)[None] for n, v in small.items()}})
     there = kind.from_logits(inputs16[Columns.ACTION_DIST_INPUTS])
     sample = there.sample()
-    if env_id.endswith("HeadEdit-v0"):
+    if env_id.endswith("HeadEdit-v1"):
         wider = torch.tensor([0 if int(sample) == 0 else 1 + (int(sample) - 1) // 16 * 20 + (int(sample) - 1) % 16])
     else:
         wider = torch.cat([sample, torch.zeros(1, 4, dtype=sample.dtype)], 1)
     constant = 0.0
-    if env_id.endswith("HeadRank-v0"):  # four standard normals at 0, whatever was learned
+    if env_id.endswith("HeadRank-v1"):  # four standard normals at 0, whatever was learned
         constant = float(torch.distributions.Normal(0.0, 1.0).log_prob(torch.zeros(4)).sum())
     assert float(kind.from_logits(inputs).logp(wider)) == pytest.approx(float(there.logp(sample)) + constant, abs=1e-4)
 

@@ -21,11 +21,11 @@ from tests.conftest import SMALL, filled
 CONFIG = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=1)
 
 
-def make(env_id="plasticity/Heads-v0", **kwargs):
-    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, **kwargs})
+def make(env_id="plasticity/Heads-v1", **kwargs):
+    return gym.make(env_id, **{**SMALL, "repair": "none", "obs_signal": False, "residual_signal": False, **kwargs})
 
 
-@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v1", "plasticity/HeadEdit-v1"])
 @pytest.mark.parametrize("maskable", [False, True])
 def test_training_changes_the_network_and_gives_a_controller(env_id, maskable, tmp_path):
     algorithm = sb3.build([make(env_id), make(env_id, model_name="bard-llama-4x8")], CONFIG, maskable=maskable)
@@ -42,7 +42,7 @@ def test_training_changes_the_network_and_gives_a_controller(env_id, maskable, t
         assert env.action_space.contains(controller.act(observation))
 
 
-@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v1", "plasticity/HeadEdit-v1"])
 def test_sb3_and_our_controller_decide_alike(env_id):
     env = make(env_id)
     algorithm = sb3.build([env], CONFIG, capacity=20)
@@ -54,11 +54,11 @@ def test_sb3_and_our_controller_decide_alike(env_id):
     ours = controller.act(observation)
     from plasticity_env.agents.ppo.padding import environment_action
 
-    theirs = environment_action(np.atleast_1d(action), 16, 20, env_id.endswith("HeadEdit-v0"))
+    theirs = environment_action(np.atleast_1d(action), 16, 20, env_id.endswith("HeadEdit-v1"))
     assert np.array_equal(theirs, ours)
 
 
-@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v1", "plasticity/HeadEdit-v1"])
 def test_padded_environments_pass_sb3s_checker(env_id):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -66,13 +66,13 @@ def test_padded_environments_pass_sb3s_checker(env_id):
         check_env(sb3.PadHeads(make(env_id), 20))
 
 
-@pytest.mark.parametrize("env_id", ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"])
+@pytest.mark.parametrize("env_id", ["plasticity/Heads-v1", "plasticity/HeadEdit-v1"])
 def test_padded_masks_allow_the_same_actions(env_id):
     env, padded = make(env_id), sb3.PadHeads(make(env_id), 20)
     env.reset(seed=0)
     padded.reset(seed=0)
     wide, plain = padded.action_masks(), env.unwrapped.action_masks()
-    if env_id.endswith("Heads-v0"):
+    if env_id.endswith("Heads-v1"):
         assert (wide[: 16 * 4] == plain).all()
         assert (wide[16 * 4 :].reshape(4, 4) == [True, False, False, False]).all()
     else:
@@ -85,7 +85,7 @@ def test_a_model_beyond_the_capacity_is_refused():
 
 
 def make_rank(**kwargs):
-    return make("plasticity/HeadRank-v0", **{"horizon": 2, "pruned_share": 0.4, **kwargs})
+    return make("plasticity/HeadRank-v1", **{"horizon": 2, "pruned_share": 0.4, **kwargs})
 
 
 @pytest.mark.parametrize("context", ["deep_sets", "linear"])

@@ -16,7 +16,7 @@ from plasticity_env.controllers.planners.taylor import taylor_importance
 from plasticity_env.controllers.planners.trials import Bill, Trials
 from tests.conftest import SMALL
 
-RANK = "plasticity/HeadRank-v0"
+RANK = "plasticity/HeadRank-v1"
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_torch_pruning_prunes_the_heads_that_it_ranks_lowest(make):
 
 
 def test_heads_takes_the_share_from_the_planner(make):
-    env = make("plasticity/Heads-v0")
+    env = make("plasticity/Heads-v1")
     with pytest.raises(InputError, match="share"):
         make_planner("greedy").plan(env)
     active = make_planner("greedy:3", share=0.5).plan(env)

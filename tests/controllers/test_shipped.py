@@ -39,7 +39,7 @@ def test_ann_is_the_shipped_controller_unless_one_asks_for_another():
         controllers.make("ann:rankr")
 
 
-@pytest.mark.parametrize("env_id", ["Heads-v0", "HeadEdit-v0", "HeadRank-v0"])
+@pytest.mark.parametrize("env_id", ["Heads-v1", "HeadEdit-v1", "HeadRank-v1"])
 def test_it_plays_every_environment(env_id):
     env = gym.make(f"plasticity/{env_id}", **{**SMALL, "horizon": 2})
     controller = controllers.make("ann")
@@ -48,13 +48,13 @@ def test_it_plays_every_environment(env_id):
         action = controller.act(observation)
         assert env.action_space.contains(action)
         observation, *_ = env.step(action)
-    if env_id != "HeadEdit-v0":
+    if env_id != "HeadEdit-v1":
         assert (~env.unwrapped.model.active).any()
 
 
 @pytest.mark.parametrize("signal", ["residual", "crossfit"])
 def test_an_environment_that_measures_less_is_refused(signal):
-    env = gym.make("plasticity/HeadRank-v0", **{**SMALL, f"{signal}_signal": False})
+    env = gym.make("plasticity/HeadRank-v1", **{**SMALL, f"{signal}_signal": False})
     observation, _ = env.reset(seed=0)
     message = rf"trained on '{signal}_\w+', which the environment does not measure.*{signal}_signal=True"
     with pytest.raises(InputError, match=message):
@@ -72,8 +72,8 @@ def test_features_that_no_observation_has_are_refused(tmp_path):
 
 def test_a_share_of_its_own_shows_the_network_what_head_rank_would_show():
     """On Heads it prunes the share that it was given, and sees target and due share as it did in training."""
-    heads = gym.make("plasticity/Heads-v0", **{**SMALL, "horizon": 2, "max_sparsity": 1.0})
-    rank = gym.make("plasticity/HeadRank-v0", **{**SMALL, "horizon": 2, "max_sparsity": 1.0, "pruned_share": 0.5})
+    heads = gym.make("plasticity/Heads-v1", **{**SMALL, "horizon": 2, "max_sparsity": 1.0})
+    rank = gym.make("plasticity/HeadRank-v1", **{**SMALL, "horizon": 2, "max_sparsity": 1.0, "pruned_share": 0.5})
     network = controllers.HeadNetwork(controllers.NetworkConfig(width=8)).eval()
     info = {"price_shares": [[1.0, 0.5], [16.0, 0.5]]}
     ranked = controllers.ANNController(network, sparsity=0.5, rounds=2, info=info)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import runpy
 from types import SimpleNamespace
 
-from tests.scripts.test_scripts import ROOT, run
+from tests.scripts.test_scripts import ROOT
 
 SCRIPT = "test_head_growth_unit.py"
 
 
-def test_it_says_what_was_checked(tmp_path):
-    """In a process of its own: pytest runs within."""
-    done = run(SCRIPT, "--select", "schedule or emptiest", cwd=tmp_path)
+def test_it_says_what_was_checked(run_here):
+    done = run_here(SCRIPT, "--select", "schedule or emptiest")
     assert done.returncode == 0, done.stderr
     assert "ok      the schedule is the line of the formula" in done.stdout
     assert "ok      balanced fills the emptiest layer one head at a time" in done.stdout

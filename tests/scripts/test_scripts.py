@@ -29,7 +29,7 @@ def run(script, *arguments, cwd, env=None):
 
 
 SMALL = ["--reward_blocks", "4", "--envs_per_model", "2", "--num_steps", "4", "--num_minibatches", "2", *FAST]
-TRAIN = ["train_controller.py", "--total_timesteps", "32", *SMALL]
+TRAIN = ["train_controller.py", "--total_timesteps", "16", *SMALL]
 
 
 def test_train_then_evaluate_then_play(tmp_path, run_here):
@@ -40,7 +40,7 @@ def test_train_then_evaluate_then_play(tmp_path, run_here):
     assert "wandb sync --id" in done.stdout + done.stderr
     folder = tmp_path / "run"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["global_step"] == 32
+    assert rows[-1]["global_step"] == 16
     assert "seed: 3" in (folder / "config.yaml").read_text()
     for name in ("controller/controller.safetensors", "checkpoint.pt", "config.yaml"):
         assert (folder / name).stat().st_size > 0
@@ -70,7 +70,7 @@ def test_train_then_evaluate_then_play(tmp_path, run_here):
     )
     assert done.returncode == 0, done.stderr
     assert "test perplexity" in done.stdout
-    assert json.loads((tmp_path / "e.json").read_text())["env_id"] == "plasticity/Heads-v0"
+    assert json.loads((tmp_path / "e.json").read_text())["env_id"] == "plasticity/Heads-v1"
 
 
 @pytest.mark.parametrize("agent", ["sb3_ppo", "sb3_maskable_ppo"])

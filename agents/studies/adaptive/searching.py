@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.common.errors import unknown
 from plasticity_env.controllers.base import Action
-from plasticity_env.controllers.scores import SCORES
+from plasticity_env.controllers.score_controller import units_of
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.observation import Observation, head_column
+from plasticity_env.signals.scores import SCORES
 
 
 class SwapSearch:
@@ -30,14 +30,12 @@ class SwapSearch:
     """
 
     def __init__(self, score: str = "fisher", swaps: int = 1, blocks: int = 8, seed: int = 0) -> None:
-        if score not in SCORES:
-            raise unknown("score", score, SCORES)
-        self._score, self._swaps, self._blocks = SCORES[score], swaps, blocks
+        self._score, self._swaps, self._blocks = SCORES.find(score), swaps, blocks
         self._random = np.random.default_rng(seed)
         self.evaluations = 0
 
     def __call__(self, env: PlasticityEnv, observation: Observation) -> Action:
-        scores = np.asarray(self._score(observation, self._random), dtype=np.float64)
+        scores = self._score.importance(units_of(observation, self._random))
         active = head_column(observation, "active") > 0.5
         order = np.lexsort((scores, active))  # what is pruned stays so, then the lowest score
         ranks = np.empty(len(scores), dtype=np.float32)

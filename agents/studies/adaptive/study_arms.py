@@ -16,7 +16,7 @@ from plasticity_env.controllers.reviving import RevivingController
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.observation import Observation
 
-HEADS, RANK = "plasticity/Heads-v0", "plasticity/HeadRank-v0"
+HEADS, RANK = "plasticity/Heads-v1", "plasticity/HeadRank-v1"
 SCORE = "fisher"
 
 

@@ -18,7 +18,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.compact.cuts import Cut, attention_cuts, kept_groups, mlp_cuts, resize
 from plasticity_env.model.compact.modules import IMPLEMENTATION, Remainder, RemovedAttention, RemovedMlp, kv_runs
-from plasticity_env.model.layouts import AttentionBlock, Layout, MlpBlock, find_layout, known_layouts
+from plasticity_env.model.layout_table import Layout, find_layout, known_layouts
+from plasticity_env.model.layouts import AttentionBlock, MlpBlock
 
 PREFIX = "compact_"
 

@@ -23,10 +23,10 @@ ARMS = ["once", "compressed:fisher", "rule:random", "grow:random", "thresholds"]
 
 
 @pytest.fixture(scope="session")
-def texts(tmp_path_factory):
+def texts(tmp_path_factory, text_file):
     path = tmp_path_factory.mktemp("text") / "other.txt"
     path.write_text("The mill stands by the river, and the river runs to the sea; who asks the sea? " * 100)
-    return load_texts(load_model("bard-gpt2-4x4"), SETTING, "shakespeare", str(path), "river")
+    return load_texts(load_model("bard-gpt2-4x4"), SETTING, text_file, str(path), "river")
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def model_of(model):
 def test_the_other_arms_reference_is_the_control_arm(cells, loaded, texts):
     control = cells[0]["control"]
     env = gym.make(
-        "plasticity/HeadRank-v0",
+        "plasticity/HeadRank-v1",
         loaded=loaded,
         text=texts["home"],
         pruned_share=0.5,
@@ -114,7 +114,7 @@ def test_a_cut_run_goes_on_and_leaves_the_model_as_it_was(cells, loaded, texts):
 
 def test_a_swap_is_taken_only_where_the_measured_loss_falls(loaded, texts):
     env = gym.make(
-        "plasticity/HeadRank-v0",
+        "plasticity/HeadRank-v1",
         loaded=loaded,
         text=texts["home"],
         pruned_share=0.25,
@@ -148,7 +148,7 @@ def test_settings_are_checked(change, message):
         Setting(**change)
 
 
-def test_what_cannot_be_played_is_refused_before_anything_is_written(loaded, texts, tmp_path):
+def test_what_cannot_be_played_is_refused_before_anything_is_written(loaded, texts, tmp_path, text_file):
     path = tmp_path / "cells.jsonl"
     for arms, seeds, message in (
         (["fly"], 1, "fly"),
@@ -163,9 +163,9 @@ def test_what_cannot_be_played_is_refused_before_anything_is_written(loaded, tex
             list(run_study(loaded, texts, SETTING, path, arms=arms, seeds=seeds))
     assert not path.exists()
     with pytest.raises(InputError, match="do not fit"):
-        load_texts(loaded, SETTING, "shakespeare")
+        load_texts(loaded, SETTING, text_file)
     with pytest.raises(InputError, match="test_blocks 99999 is more"):
-        load_texts(loaded, Setting(stages="home", test_blocks=99999), "shakespeare")
+        load_texts(loaded, Setting(stages="home", test_blocks=99999), text_file)
 
 
 def test_another_network_under_the_same_name_is_another_cell(loaded, texts, tmp_path):

@@ -23,7 +23,7 @@ from tests.conftest import filled
 def test_cell_is_what_the_public_environment_gives(table: Table) -> None:
     cell = table.play(read_player("gradient@2"), 0.4, 1)
     env = gym.make(
-        "plasticity/HeadRank-v0",
+        "plasticity/HeadRank-v1",
         **{"model_name": "bard-gpt2-4x4", "horizon": 2, "pruned_share": 0.4, "max_sparsity": 1.0, "max_length": 32},
         **{"calibration_blocks": 3, "reward_blocks": 2},
     ).unwrapped

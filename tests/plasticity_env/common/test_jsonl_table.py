@@ -32,3 +32,23 @@ def test_a_line_that_is_no_cell_is_an_error(tmp_path):
 def test_spread():
     assert spread([1.0, 3.0], ".1f", ".2f") == "2.0 ± 1.41"
     assert spread([2.0], ".1f") == "2.0"
+
+
+def test_a_last_cell_without_a_line_feed_is_kept(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}')
+    file = CellFile(path, lambda row: row["a"], "this test")
+    assert file.read() == [1, 2]
+    file.append({"a": 3})
+    assert file.read() == [1, 2, 3]
+    assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
+
+
+@pytest.mark.parametrize("content", ["my notes", "a: 1\nb: 2", '{"other": 1}', "[1, 2]"])
+def test_a_file_that_is_none_of_ours_is_refused_and_left_as_it_was(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+    file = CellFile(path, lambda row: row["a"], "this test")
+    with pytest.raises(InputError, match="this test"):
+        file.read()
+    assert path.read_text() == content

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from plasticity_env import TextSplits, load_model, load_text
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.cycle import ExperimentSettings, NeuralPlasticityExperiment
 
@@ -28,14 +27,6 @@ SHORT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session")
-def short_text() -> TextSplits:
-    """A little of each split, so that tokenising it takes no time."""
-    whole = load_text("shakespeare", load_model("bard-gpt2-4x4").tokenizer, block_size=SHORT["max_length"])
-    texts = {split: text[:20_000] for split, text in whole._texts.items()}
-    return TextSplits("shakespeare", whole.block_size, whole.tokenizer, texts)
-
-
 @pytest.fixture
 def short():
     def make(**changes: Any) -> ExperimentSettings:
@@ -45,12 +36,12 @@ def short():
 
 
 @pytest.fixture
-def run_short(tmp_path, short_text, short):
+def run_short(tmp_path, small_text, short):
     """Run an experiment in a folder of its own, without pages."""
 
     def run(name="run", decider=None, say=None, **changes):
         experiment = NeuralPlasticityExperiment(
-            short(**changes), tmp_path / name, decider, say, text=short_text, progress=False, pages=False
+            short(**changes), tmp_path / name, decider, say, text=small_text, progress=False, pages=False
         )
         return experiment.run()
 

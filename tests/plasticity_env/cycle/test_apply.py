@@ -26,9 +26,9 @@ class Grower(Decider):
         return Decision(prune, torch.zeros_like(active), grow)
 
 
-def test_growth_of_a_refused_decision_does_not_wait(short, short_text):
+def test_growth_of_a_refused_decision_does_not_wait(short, small_text):
     model = load_model("bard-gpt2-4x4").model
-    arm = Arm(model, short_text, short(max_perplexity_increase=0.1, portion=1 / 16))
+    arm = Arm(model, small_text, short(max_perplexity_increase=0.1, portion=1 / 16))
     arm.loss = lambda split: [0.0, 0.0, 1.0][int((~model.active).sum())]  # the second head breaks the budget
     done = prune_to(0.25, arm, Grower(), lambda level: SimpleNamespace(active=model.active, signals=None), 0.0)
     assert int((~model.active).sum()) == 1

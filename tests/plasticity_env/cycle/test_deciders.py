@@ -17,10 +17,11 @@ from plasticity_env.envs.edits import KEEP, PRUNE, REVIVE
 from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, global_value, head_column
 from plasticity_env.model.flops import flop_table
 from plasticity_env.strategies.pruning import PRUNING_STRATEGIES
+from tests.conftest import ALL_SIGNALS
 
 
 @pytest.fixture
-def situation(short, short_text):
+def situation(short, small_text):
     """The situation of an embedded model with some heads pruned, as a decider sees it."""
 
     def make(mode="adaptive", pruned=(), level=0.25, **changes):
@@ -29,7 +30,7 @@ def situation(short, short_text):
         for layer, head in pruned:
             mask[layer, head] = True
         model.prune(mask)
-        arm = Arm(model, short_text, short(pruning_mode=mode))
+        arm = Arm(model, small_text, short(pruning_mode=mode))
         found = Situation(
             model=model,
             signals=arm.signals(obs=True, residual=True),
@@ -38,7 +39,7 @@ def situation(short, short_text):
             cycles=1,
             step=3,
             level=level,
-            text=short_text,
+            text=small_text,
             generator=torch.Generator().manual_seed(0),
             costs=flop_table(model, 32),
             loss=3.5,
@@ -103,8 +104,8 @@ def test_entropy_auto_takes_the_direction_that_costs_less(situation):
     assert details["direction"] == ("high" if details["loss_high"] <= details["loss_low"] else "low")
 
 
-def test_a_controller_sees_what_the_environment_would_show(situation, make_env, short_text):
-    env = make_env(text=short_text, repair="none", train_steps=1, max_sparsity=0.5, calibration_blocks=4)
+def test_a_controller_sees_what_the_environment_would_show(situation, make_env, small_text):
+    env = make_env(text=small_text, repair="none", train_steps=1, max_sparsity=0.5, calibration_blocks=4, **ALL_SIGNALS)
     seen, _ = env.reset(seed=0, options={"calibration": [0, 1, 2, 3], "flop_price": 4.0})
     found = observe(situation(level=0.5, loss=1.0, control_loss=1.0, age=np.zeros((4, 4)), decisions=3))
     skipped = {"age"}

@@ -54,9 +54,9 @@ def plain_training(text, settings, steps):
     return losses, after
 
 
-def test_the_control_arm_is_plain_training_and_every_phase_is_written(run_short, short, short_text):
+def test_the_control_arm_is_plain_training_and_every_phase_is_written(run_short, short, small_text):
     record = run_short()
-    losses, after = plain_training(short_text, short(), 6)
+    losses, after = plain_training(small_text, short(), 6)
     warm = [row.loss for row in record.steps if row.phase == "warmup"]
     control = [row.loss for row in record.steps if row.arm == "control"]
     assert warm + control == pytest.approx(losses, abs=2e-5)
@@ -79,10 +79,10 @@ def test_the_control_arm_is_plain_training_and_every_phase_is_written(run_short,
     assert all(math.isfinite(event.signals["fisher"]) and event.reason for event in record.events)
 
 
-def test_the_figures_are_those_of_the_model_that_is_kept(run_short, short_text, short):
+def test_the_figures_are_those_of_the_model_that_is_kept(run_short, small_text, short):
     record = run_short(save_model=True)
     model = load_plastic(record.folder / "models" / "final").model
-    blocks = short_text.blocks("test")[: short().test_blocks]
+    blocks = small_text.blocks("test")[: short().test_blocks]
     assert record.summary["final"]["loss"] == pytest.approx(mean_loss(model, blocks), abs=1e-6)
     assert record.summary["final"]["active_heads"] == int(model.active.sum())
     assert record.config["status"] == "finished"
@@ -116,7 +116,7 @@ def test_the_budget_is_kept_and_the_level_adapts(run_short):
     assert mine[1, "pruning"].active_heads > rows(loose, "experiment")[1, "pruning"].active_heads == 8
 
 
-def test_compressed_mode_removes_for_real(run_short, short_text, short):
+def test_compressed_mode_removes_for_real(run_short, small_text, short):
     record = run_short(pruning_mode="compressed", cycles=2, pruning_level=0.5)
     assert {event.edit for event in record.events} == {"prune"}
     mine = rows(record, "experiment", "test")
@@ -128,7 +128,7 @@ def test_compressed_mode_removes_for_real(run_short, short_text, short):
     assert found["logit_difference"] < 1e-4
     assert found["time_kept"] > 0
     with torch.no_grad():
-        ids = short_text.blocks("test")[: short().test_blocks]
+        ids = small_text.blocks("test")[: short().test_blocks]
         logits = compacted(input_ids=ids).logits[:, :-1]
         loss = float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
     assert loss == pytest.approx(mine[2, "evaluation"].loss, abs=1e-5)
@@ -169,15 +169,15 @@ EVERYTHING |= {"pruning_strategy": "random", "sample_tokens": 4, "warmup_steps":
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, short_text):
+def whole(tmp_path_factory, small_text):
     """A run that nothing cut."""
     settings = ExperimentSettings(**{**SHORT, **EVERYTHING})
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return NeuralPlasticityExperiment(settings, folder, text=short_text, progress=False, pages=False).run()
+    return NeuralPlasticityExperiment(settings, folder, text=small_text, progress=False, pages=False).run()
 
 
 @pytest.mark.parametrize("cut", ["warmup", "cycle 1 fine_tuning", "cycle 2 pruning"])
-def test_a_run_that_was_cut_goes_on_with_the_same_numbers(run_short, short_text, tmp_path, whole, cut):
+def test_a_run_that_was_cut_goes_on_with_the_same_numbers(run_short, small_text, tmp_path, whole, cut):
     with pytest.raises(KeyboardInterrupt):
         run_short("cut", say=cut_at(cut), **EVERYTHING)
     folder = tmp_path / "cut"
@@ -185,18 +185,18 @@ def test_a_run_that_was_cut_goes_on_with_the_same_numbers(run_short, short_text,
     assert stopped.config["status"] == "stopped"
     assert 0 < len(stopped.evaluations) < len(whole.evaluations)
     assert stopped.evaluations == whole.evaluations[: len(stopped.evaluations)]
-    done = NeuralPlasticityExperiment.resume(folder, text=short_text, progress=False, pages=False).run()
+    done = NeuralPlasticityExperiment.resume(folder, text=small_text, progress=False, pages=False).run()
     assert done.steps == whole.steps
     assert done.evaluations == whole.evaluations
     assert done.signals == whole.signals
     assert done.events == whole.events
     assert done.samples == whole.samples
     assert (folder / "metrics.jsonl").read_text() == (whole.folder / "metrics.jsonl").read_text()
-    again = NeuralPlasticityExperiment.resume(folder, text=short_text, progress=False, pages=False).run()
+    again = NeuralPlasticityExperiment.resume(folder, text=small_text, progress=False, pages=False).run()
     assert again.evaluations == whole.evaluations
 
 
-def test_a_controller_in_the_loop_goes_on_with_its_memory(run_short, short_text):
+def test_a_controller_in_the_loop_goes_on_with_its_memory(run_short, small_text):
     def rule():
         return ControllerDecider(controllers.PlasticityController(aggressiveness=0.6, min_zeroed_epochs=1))
 
@@ -207,12 +207,12 @@ def test_a_controller_in_the_loop_goes_on_with_its_memory(run_short, short_text)
     with pytest.raises(KeyboardInterrupt):
         run_short("cut", rule(), cut_at("cycle 2 analysis"), **settings)
     folder = whole.folder.parent / "cut"
-    done = NeuralPlasticityExperiment.resume(folder, rule(), text=short_text, progress=False, pages=False).run()
+    done = NeuralPlasticityExperiment.resume(folder, rule(), text=small_text, progress=False, pages=False).run()
     assert (done.steps, done.evaluations, done.events) == (whole.steps, whole.evaluations, whole.events)
 
 
-def test_equal_states_are_measured_once_and_changed_ones_again(short, short_text):
-    arm = Arm(load_model("bard-gpt2-4x4").model, short_text, short())
+def test_equal_states_are_measured_once_and_changed_ones_again(short, small_text):
+    arm = Arm(load_model("bard-gpt2-4x4").model, small_text, short())
     first = arm.signals()
     assert arm.signals() is first
     mask = torch.zeros(arm.model.shape, dtype=torch.bool)
@@ -220,7 +220,7 @@ def test_equal_states_are_measured_once_and_changed_ones_again(short, short_text
     before = arm.loss("test")
     arm.model.prune(mask)
     after = arm.loss("test")
-    blocks = short_text.blocks("test")[: short().test_blocks]
+    blocks = small_text.blocks("test")[: short().test_blocks]
     assert after == pytest.approx(float(sequence_losses(arm.model, blocks).mean().detach()), abs=1e-6)
     assert after != before
     assert arm.signals() is not first
@@ -250,7 +250,7 @@ def test_settings_survive_the_record(short):
     assert ExperimentSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 
-def test_what_cannot_run_writes_nothing(tmp_path, short, short_text):
+def test_what_cannot_run_writes_nothing(tmp_path, short, small_text):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "short.txt").write_text("To be, or not to be, that is the question. " * 800)
     (tmp_path / "used").mkdir()
@@ -265,7 +265,7 @@ def test_what_cannot_run_writes_nothing(tmp_path, short, short_text):
             NeuralPlasticityExperiment(short(**changes), tmp_path / "run").run()
         assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="not an empty folder"):
-        NeuralPlasticityExperiment(short(), tmp_path / "used", text=short_text).run()
+        NeuralPlasticityExperiment(short(), tmp_path / "used", text=small_text).run()
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["note"]
     with pytest.raises(InputError, match="no run at"):
         NeuralPlasticityExperiment.resume(tmp_path / "used")

@@ -15,9 +15,9 @@ from plasticity_env.cycle.stages import cycle_rows, cycle_table, head_maps, stag
 
 
 @pytest.fixture
-def compare(tmp_path, short, short_text):
+def compare(tmp_path, short, small_text):
     def run(strategies, changes=None, **more):
-        options = {"decider_for": decider_for, "text": short_text, "pages": False, **more}
+        options = {"decider_for": decider_for, "text": small_text, "pages": False, **more}
         return compare_strategies(short(**(changes or {})), tmp_path / "all", strategies, **options)
 
     return run

@@ -6,7 +6,7 @@ import numpy as np
 
 from plasticity_env import controllers
 
-IDS = ["plasticity/Heads-v0", "plasticity/HeadEdit-v0"]
+IDS = ["plasticity/Heads-v1", "plasticity/HeadEdit-v1"]
 
 
 def play(env, seed, steps=3):

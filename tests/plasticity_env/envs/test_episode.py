@@ -104,7 +104,7 @@ def test_a_preview_is_what_the_step_leads_to(make_env):
 
 
 def test_observed_signals_are_those_of_the_model(make_env):
-    env = make_env(repair="none").unwrapped
+    env = make_env(repair="none", obs_signal=True).unwrapped
     env.reset(seed=2)
     prune = np.zeros(16, dtype=int)
     prune[[1, 6, 11]] = 1

@@ -12,7 +12,7 @@ from plasticity_env.envs.observation import head_column
 
 
 def test_head_edit_masks_are_exact(make_env):
-    env = make_env("plasticity/HeadEdit-v0", horizon=40, max_sparsity=0.3, min_heads_per_layer=3)
+    env = make_env("plasticity/HeadEdit-v1", horizon=40, max_sparsity=0.3, min_heads_per_layer=3)
     observation, _ = env.reset(seed=0)
     random = np.random.default_rng(0)
     for _ in range(40):
@@ -28,7 +28,7 @@ def test_head_edit_masks_are_exact(make_env):
 
 
 def test_head_edit_stops(make_env):
-    env = make_env("plasticity/HeadEdit-v0")
+    env = make_env("plasticity/HeadEdit-v1")
     env.reset(seed=0)
     _, reward, terminated, truncated, _ = env.step(0)
     assert (reward, terminated, truncated) == (0.0, True, False)

@@ -1,4 +1,4 @@
-"""plasticity/HeadRank-v0: scores in, the lowest-ranked share out."""
+"""plasticity/HeadRank-v1: scores in, the lowest-ranked share out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from gymnasium.utils.env_checker import check_env
 
 from plasticity_env import InputError, controllers, validate
 from plasticity_env.envs.observation import global_value, head_column
+from tests.conftest import ALL_SIGNALS
 
 SMALL = {"model_name": "bard-gpt2-4x4", "calibration_blocks": 2, "reward_blocks": 2, "max_length": 32, "batch_size": 2}
 
 
 def make(**settings):
-    return gym.make("plasticity/HeadRank-v0", disable_env_checker=True, **{**SMALL, "flop_price": 4.0, **settings})
+    settings = {**SMALL, "obs_signal": False, "residual_signal": False, "flop_price": 4.0, **settings}
+    return gym.make("plasticity/HeadRank-v1", disable_env_checker=True, **settings)
 
 
 def pruned(env):
@@ -23,7 +25,7 @@ def pruned(env):
 
 
 def test_passes_gymnasiums_checker():
-    check_env(make(horizon=2).unwrapped, skip_render_check=True)
+    check_env(make(horizon=2, **ALL_SIGNALS).unwrapped, skip_render_check=True)
 
 
 @pytest.mark.parametrize("repair", ["none", "least_squares"])
@@ -83,10 +85,11 @@ def test_a_share_of_flops_where_mlp_blocks_are_units():
 
 @pytest.mark.parametrize("name", ["fisher", "residual_fisher", "entropy_low"])
 def test_a_score_prunes_what_it_prunes_on_heads(name):
-    rank = make(horizon=3, pruned_share=0.5)
+    signals = {"obs_signal": False, "residual_signal": name == "residual_fisher"}
+    rank = make(horizon=3, pruned_share=0.5, **signals)
     observation, _ = rank.reset(seed=4)
     draw = {key: rank.unwrapped.episode_record().options[key] for key in ("calibration", "reward", "flop_price")}
-    heads = gym.make("plasticity/Heads-v0", disable_env_checker=True, **SMALL, horizon=3)
+    heads = gym.make("plasticity/Heads-v1", disable_env_checker=True, **SMALL, **signals, horizon=3)
     other, _ = heads.reset(seed=0, options=draw)
     for_rank, for_heads = controllers.make(name), controllers.make(name, sparsity=0.5, rounds=3)
     for_rank.reset(0)
@@ -100,7 +103,7 @@ def test_a_score_prunes_what_it_prunes_on_heads(name):
 
 @pytest.mark.parametrize("name", ["keep_all", "constant", "plasticity", "ann", "random"])
 def test_every_controller_plays_it(name):
-    env = make(horizon=2, pruned_share=0.3)
+    env = make(horizon=2, pruned_share=0.3, **(ALL_SIGNALS if name == "ann" else {}))
     observation, _ = env.reset(seed=0)
     controller = controllers.make(name)
     controller.reset(0)
@@ -113,9 +116,9 @@ def test_every_controller_plays_it(name):
 
 def test_the_vector_environment_pays_what_single_ones_pay():
     settings = {**SMALL, "horizon": 2, "flop_price": 4.0}
-    envs = gym.make_vec("plasticity/HeadRank-v0", num_envs=3, **settings)
+    envs = gym.make_vec("plasticity/HeadRank-v1", num_envs=3, **settings)
     observations, _ = envs.reset(seed=5)
-    single = [make(horizon=2) for _ in range(3)]
+    single = [make(horizon=2, **ALL_SIGNALS) for _ in range(3)]
     own = [env.reset(seed=5 + index)[0] for index, env in enumerate(single)]
     random = np.random.default_rng(0)
     for _ in range(2):
@@ -154,12 +157,12 @@ def test_refuses_what_are_no_scores(action):
 
 def test_a_share_belongs_to_this_environment_alone():
     with pytest.raises(InputError, match="HeadRank"):
-        gym.make("plasticity/Heads-v0", **SMALL, pruned_share=0.3)
+        gym.make("plasticity/Heads-v1", **SMALL, pruned_share=0.3)
     with pytest.raises(InputError, match="needs pruned_share"):
         make(pruned_share=None)
     with pytest.raises(InputError, match="pruned_share"):
         make(pruned_share=1.5)
-    env = gym.make("plasticity/Heads-v0", **SMALL)
+    env = gym.make("plasticity/Heads-v1", **SMALL)
     with pytest.raises(InputError, match="HeadRank"):
         env.reset(options={"pruned_share": 0.2})
     rank = make(horizon=1)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from plasticity_env import validate
-from plasticity_env.envs.observation import DRIFT_BOUND, HeadState, head_columns, head_tokens
+from plasticity_env.envs.head_tokens import HeadState, head_tokens
+from plasticity_env.envs.observation import DRIFT_BOUND, head_columns
 from tests.conftest import SMALL
 
 LAYER = ("layer_fisher_rank", "layer_residual_rank", "layer_mean_z")
@@ -94,11 +95,14 @@ def test_drift_is_the_clipped_log_ratio_to_the_start():
     assert drift[0, 3] == 0  # compressed: what is pruned is not seen
 
 
+LEAN = {"obs_signal": False, "residual_signal": True, "crossfit_signal": False}
+
+
 @pytest.fixture
 def make(small_text):
     def build(**settings):
-        settings = {**SMALL, "pruned_share": 0.5, "text": small_text, "disable_env_checker": True, **settings}
-        return gym.make("plasticity/HeadRank-v0", **settings).unwrapped
+        settings = {"text": small_text, "disable_env_checker": True, **SMALL, **LEAN, "pruned_share": 0.5, **settings}
+        return gym.make("plasticity/HeadRank-v1", **settings).unwrapped
 
     return build
 
@@ -135,8 +139,8 @@ def test_drift_in_an_episode_is_exact_through_states_forks_and_replays(make, set
 
 
 def test_vector_environment_restarts_the_drift_of_each_episode(make, small_text):
-    settings = {**SMALL, "pruned_share": 0.5, "horizon": 2}
-    envs = gym.make_vec("plasticity/HeadRank-v0", num_envs=2, text=small_text, autoreset_mode="Disabled", **settings)
+    settings = {**SMALL, "pruned_share": 0.5, "horizon": 2, **LEAN}
+    envs = gym.make_vec("plasticity/HeadRank-v1", num_envs=2, text=small_text, autoreset_mode="Disabled", **settings)
     single = make(horizon=2)
     envs.reset(seed=[3, 4])
     scores = np.random.default_rng(1).uniform(-1, 1, (2, 16)).astype(np.float32)

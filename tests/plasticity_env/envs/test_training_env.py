@@ -49,7 +49,7 @@ def test_the_control_arm_gets_no_credit_for_waiting(make_env):
         _, reward, _, _, info = env.step(np.zeros(16, dtype=int))
         losses.append(info["loss"])
         assert reward == pytest.approx(0.0, abs=1e-6)  # the unpruned arm learned just as much
-    assert losses[0] != losses[-1]
+    assert abs(losses[0] - losses[-1]) > 1e-3
 
 
 def test_reset_brings_the_trained_model_back(make_env):

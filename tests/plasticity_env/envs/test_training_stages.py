@@ -13,7 +13,7 @@ from plasticity_env.signals.measure import mean_loss
 
 TRAINS = {"train_steps": 2, "batch_size": 2, "horizon": 2, "learning_rate": 1e-3}
 KEEP = np.zeros(16, dtype=int)
-RANK = "plasticity/HeadRank-v0"
+RANK = "plasticity/HeadRank-v1"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def other_text(tmp_path_factory):
 
 @pytest.fixture
 def make(make_env, small_text):
-    return lambda env_id="plasticity/Heads-v0", **more: (
+    return lambda env_id="plasticity/Heads-v1", **more: (
         make_env(env_id, text=small_text, **{**TRAINS, **more}).unwrapped
     )
 

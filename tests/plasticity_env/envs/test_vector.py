@@ -26,7 +26,7 @@ WEIGHTS = [next((w for end, w in LOOSER.items() if name.endswith(end)), 0.1) for
 @pytest.fixture
 def make_vec(small_text):
     def make(num_envs=3, **kwargs):
-        return gym.make_vec("plasticity/Heads-v0", num_envs=num_envs, text=small_text, **{**SMALL, **kwargs})
+        return gym.make_vec("plasticity/Heads-v1", num_envs=num_envs, text=small_text, **{**SMALL, **kwargs})
 
     return make
 
@@ -35,7 +35,7 @@ def make_vec(small_text):
 def make_sync(small_text):
     def make(num_envs=3, autoreset_mode=AutoresetMode.NEXT_STEP, **kwargs):
         settings = {**SMALL, "text": small_text, "disable_env_checker": True, **kwargs}
-        single = [lambda: gym.make("plasticity/Heads-v0", **settings)] * num_envs
+        single = [lambda: gym.make("plasticity/Heads-v1", **settings)] * num_envs
         return SyncVectorEnv(single, autoreset_mode=autoreset_mode)
 
     return make
@@ -219,7 +219,7 @@ def size(envs, single, steps=2):
 def test_an_environment_more_costs_under_two_percent_of_the_model(make_vec, small_text, model_name):
     model = sum(p.numel() * p.element_size() for p in load_model(model_name).model.parameters())
     settings = {**SMALL, "model_name": model_name, "prefix_mb": 0}
-    single = gym.make("plasticity/Heads-v0", text=small_text, disable_env_checker=True, **settings).unwrapped
+    single = gym.make("plasticity/Heads-v1", text=small_text, disable_env_checker=True, **settings).unwrapped
     one, few, many = size(single, True), *(size(make_vec(n, model_name=model_name), False) for n in (16, 40))
     assert (few - one) / 15 < 0.02 * model
     assert (many - one) / 39 < 0.02 * model
@@ -231,7 +231,7 @@ def test_an_environment_more_costs_under_two_percent_of_the_model(make_vec, smal
 def test_gymnasiums_wrappers_and_attributes(make_vec):
     envs = make_vec(2)
     assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
-    assert envs.spec.id == "plasticity/Heads-v0"
+    assert envs.spec.id == "plasticity/Heads-v1"
     wrapped = gym.wrappers.vector.RecordEpisodeStatistics(envs)
     wrapped.reset(seed=0)
     for action in actions(3, 2, 16):

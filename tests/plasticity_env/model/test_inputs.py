@@ -77,7 +77,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_where_it_enters(tmp_path):
         load_model(tmp_path / "none")
     loaded.tokenizer.add_tokens(["<|user|>", "<|assistant|>"])
     with pytest.raises(InputError, match=r"has \d+ tokens, the model's embedding \d+ rows"):
-        gym.make("plasticity/Heads-v0", loaded=loaded, max_length=32)
+        gym.make("plasticity/Heads-v1", loaded=loaded, max_length=32)
     loaded.model.model.save_pretrained(tmp_path / "added")
     loaded.tokenizer.save_pretrained(tmp_path / "added")
     with pytest.raises(InputError, match=r"has \d+ tokens, the model's embedding \d+ rows"):

@@ -159,7 +159,9 @@ def test_episodes_are_the_same_with_and_without(kwargs, small_text):
     traces, environments = [], []
     for prefix_mb in (256, 0):
         env = gym.make(
-            "plasticity/HeadEdit-v0", text=small_text, **{**SMALL, "horizon": 9, "prefix_mb": prefix_mb, **kwargs}
+            "plasticity/HeadEdit-v1",
+            text=small_text,
+            **{**SMALL, "residual_signal": False, "horizon": 9, "prefix_mb": prefix_mb, **kwargs},
         ).unwrapped
         _, info = env.reset(seed=0)
         random, trace = np.random.default_rng(0), []
@@ -175,11 +177,11 @@ def test_episodes_are_the_same_with_and_without(kwargs, small_text):
     assert without.nbytes == without.reused == 0
 
 
-def test_a_training_environment_keeps_none():
-    env = gym.make("plasticity/Heads-v0", **{**SMALL, "train_steps": 1, "batch_size": 2}).unwrapped
+def test_a_training_environment_keeps_none(make_env):
+    env = make_env(train_steps=1, batch_size=2).unwrapped
     assert env.workbench.prefix.limit == 0
 
 
 def test_a_negative_size_is_refused():
     with pytest.raises(InputError, match="prefix_mb must be a number of at least 0"):
-        gym.make("plasticity/Heads-v0", **{**SMALL, "prefix_mb": -1})
+        gym.make("plasticity/Heads-v1", **{**SMALL, "prefix_mb": -1})

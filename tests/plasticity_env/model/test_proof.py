@@ -11,7 +11,8 @@ from torch import nn
 
 from plasticity_env import InputError, PlasticModel, load_model, mean_loss
 from plasticity_env.functional.functions import calculate_head_entropy
-from plasticity_env.model.layouts import _LAYOUTS, Layout, attention_blocks, register_layout
+from plasticity_env.model.layout_table import _LAYOUTS, Layout, register_layout
+from plasticity_env.model.layouts import attention_blocks
 from tests.conftest import build
 
 QKV = ("q_proj", "k_proj", "v_proj")

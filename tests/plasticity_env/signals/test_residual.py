@@ -15,8 +15,8 @@ from plasticity_env.signals.measure import gather
 from plasticity_env.signals.moments import Moments
 from plasticity_env.signals.residual import crossfit_projectors, model_projectors, residual_projector
 from plasticity_env.signals.slopes import SCORES
-from plasticity_env.strategies.pruning import ResidualFisherStrategy, measure_for
-from tests.conftest import build
+from plasticity_env.strategies.pruning import ScoreStrategy, measure_for
+from tests.conftest import ALL_SIGNALS, build
 
 
 def test_the_projector_leaves_what_ridge_regression_on_the_kept_units_cannot_explain():
@@ -83,7 +83,7 @@ def test_a_copied_head_is_free_to_go(ids):
 
 
 def test_the_environment_measures_it_for_the_present_mask(make_env):
-    env = make_env(repair="least_squares")
+    env = make_env(repair="least_squares", **ALL_SIGNALS)
     observation, _ = env.reset(seed=0)
     assert (head_column(observation, "residual_fisher") > 0).all()
     action = np.zeros(16, dtype=np.int64)
@@ -94,7 +94,7 @@ def test_the_environment_measures_it_for_the_present_mask(make_env):
     assert (np.delete(residual, [0, 5]) > 0).all()
     before = head_column(observation, "residual_fisher")
     assert not np.allclose(np.delete(residual, [0, 5]), np.delete(before, [0, 5]))
-    off = make_env(repair="least_squares", residual_signal=False)
+    off = make_env(repair="least_squares")
     silent, _ = off.reset(seed=0)
     assert (head_column(silent, "residual_fisher") == 0).all()
     assert np.allclose(head_column(silent, "fisher"), head_column(observation, "fisher"), rtol=1e-4)
@@ -126,15 +126,15 @@ def test_cross_fitted_scores_read_each_half_with_what_the_other_teaches(batch_si
 
 def test_what_repair_only_learns_by_heart_counts_in_the_cross_fitted_scores_alone(make_env):
     """With 2 x 16 tokens for 64 inputs the others predict a head on text that they were fitted on, and not on other text."""
-    few, _ = make_env(repair="least_squares", calibration_blocks=2, max_length=16).reset(seed=0)
-    many, _ = make_env(repair="least_squares", calibration_blocks=64, max_length=16).reset(seed=0)
+    few, _ = make_env(repair="least_squares", calibration_blocks=2, max_length=16, **ALL_SIGNALS).reset(seed=0)
+    many, _ = make_env(repair="least_squares", calibration_blocks=64, max_length=16, **ALL_SIGNALS).reset(seed=0)
     by_heart, learnt = (head_column(observation, "overfit") for observation in (few, many))
     assert by_heart.mean() > learnt.mean() + 0.3
     assert (head_column(few, "crossfit_fisher") > 0).all()
 
 
 def test_of_one_block_cross_fitted_scores_are_the_residual_ones(make_env):
-    observation, _ = make_env(repair="least_squares", calibration_blocks=1).reset(seed=0)
+    observation, _ = make_env(repair="least_squares", calibration_blocks=1, **ALL_SIGNALS).reset(seed=0)
     for score in SCORES:
         columns = (head_column(observation, f"{kind}_{score}") for kind in ("crossfit", "residual"))
         np.testing.assert_allclose(*columns, rtol=1e-4)
@@ -142,8 +142,8 @@ def test_of_one_block_cross_fitted_scores_are_the_residual_ones(make_env):
 
 
 def test_without_the_setting_there_are_none_and_all_else_is_the_same(make_env):
-    on, _ = make_env(repair="least_squares").reset(seed=0)
-    off, _ = make_env(repair="least_squares", crossfit_signal=False).reset(seed=0)
+    on, _ = make_env(repair="least_squares", **ALL_SIGNALS).reset(seed=0)
+    off, _ = make_env(repair="least_squares", crossfit_signal=False, **ALL_SIGNALS).reset(seed=0)
     for name in HEAD_FEATURES:
         if "crossfit" in name or name == "overfit":
             assert (head_column(off, name) == 0).all()
@@ -170,13 +170,13 @@ def test_the_stream_is_the_dense_one_under_repairs_too(architecture, units, ids)
     mask[0, :2] = mask[0, -1] = mask[1, 1] = True  # in the first layer, so that repairs change the stream behind it
     model.prune(mask)
     plain = crossfit_projectors(model, ids)
-    scores = measure_for(model, ResidualFisherStrategy(), ids)
+    scores = measure_for(model, ScoreStrategy("residual_fisher"), ids)
     repair_model(model, "least_squares", ids)
     repaired = crossfit_projectors(model, ids)
     for one, two in zip([plain[0], *plain[1]], [repaired[0], *repaired[1]], strict=True):
         for site, projector in one.items():
             assert torch.equal(projector.matrix, two[site].matrix)
-    again = measure_for(model, ResidualFisherStrategy(), ids)
+    again = measure_for(model, ScoreStrategy("residual_fisher"), ids)
     expected = measure(model, ids, projectors=plain[0])
     assert torch.allclose(again.residual_fisher, expected.residual_fisher, rtol=1e-4)
     # the stream that is scored is the repaired one

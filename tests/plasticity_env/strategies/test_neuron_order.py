@@ -106,7 +106,8 @@ def of_quarters():
     found = {}
     for order in ORDERS:
         settings = {**SMALL, "calibration_blocks": 16, "units": "heads+mlp", "neuron_order": order}
-        env = gym.make("plasticity/Heads-v0", **settings).unwrapped
+        settings |= {"obs_signal": False, "residual_signal": False}
+        env = gym.make("plasticity/Heads-v1", **settings).unwrapped
         env.reset(seed=0)
         model = env.workbench.model
         masks = torch.ones(5, *model.shape, dtype=torch.bool)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -88,7 +86,7 @@ def test_entropy_measures_its_direction(ids, direction):
     signals = measure(model, ids, obs=False)
     rising = torch.linspace(0.1, 0.8, 8).view(2, 4)
     fisher = rising.flip(0, 1) if direction == "high" else rising
-    signals = replace(signals, entropy_normalized=rising, fisher=fisher)
+    signals = signals.having(entropy_normalized=rising, fisher=fisher)
     assert entropy_direction(signals, model.active) == direction
     chosen = select_for_pruning(model, 3, "entropy", signals=signals)
     assert torch.equal(chosen, select_for_pruning(model, 3, f"entropy_{direction}", signals=signals))
@@ -96,9 +94,9 @@ def test_entropy_measures_its_direction(ids, direction):
 
 def test_equal_values_share_a_rank_and_constant_entropy_has_no_say(ids):
     model = PlasticModel(build("gpt2"))
-    signals = replace(measure(model, ids, obs=False), entropy_normalized=torch.full((2, 4), 0.5))
+    signals = measure(model, ids, obs=False).having(entropy_normalized=torch.full((2, 4), 0.5))
     assert entropy_correlation(signals, model.active) == 0.0
-    combined = select_for_pruning(model, 1, "combined", signals=replace(signals, gradient=signals.fisher))
+    combined = select_for_pruning(model, 1, "combined", signals=signals.having(gradient=signals.fisher))
     assert torch.equal(combined, select_for_pruning(model, 1, "fisher", signals=signals))
 
 
@@ -109,7 +107,7 @@ def test_mlp_blocks_and_broken_signals(ids, name):
     assert int(select_for_pruning(model, 6, name, signals=signals).sum()) == 6
     if name != "combined":  # what has no entropy goes last
         assert not bool(select_for_pruning(model, 8, name, signals=signals)[:, 4:].any())
-    broken = replace(signals, fisher=signals.fisher * torch.nan, entropy_normalized=signals.entropy * torch.nan)
+    broken = signals.having(fisher=signals.fisher * torch.nan, entropy_normalized=signals.entropy * torch.nan)
     with pytest.raises(InputError, match="not finite"):
         select_for_pruning(model, 1, name, signals=broken)
 
@@ -142,7 +140,7 @@ def test_a_new_strategy_is_a_class_and_a_line(ids, monkeypatch):
         def priority(self, view):
             return torch.arange(view.active.numel()).view(view.active.shape)
 
-    monkeypatch.setitem(PRUNING_STRATEGIES, LastLayerFirst.name, LastLayerFirst)
+    monkeypatch.setitem(PRUNING_STRATEGIES.maps[0], LastLayerFirst.name, LastLayerFirst)
     mask = select_for_pruning(PlasticModel(build("gpt2")), 4, "last_layer_first")
     assert mask.tolist() == [[False] * 4, [True] * 4]
 
