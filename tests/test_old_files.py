@@ -26,10 +26,11 @@ from plasticity_env.agents.leaderboard.players import fingerprint, read_player, 
 from plasticity_env.agents.leaderboard.report.labels import kind, label
 from plasticity_env.agents.leaderboard.workers import table_of
 from plasticity_env.agents.online.online_run import OnlineRunConfig, run_online
-from plasticity_env.agents.ppo.ppo import PPOConfig
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.scenarios import RankConfig
 from plasticity_env.agents.sb3.sb3_archive import load_archive
-from plasticity_env.agents.train_command import TrainConfig, train
+from plasticity_env.agents.train_command import train
+from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common.tracking import TrackingOptions
 
 ROOT = Path(__file__).parents[1]

@@ -95,7 +95,7 @@ class HeadRunner(SingleAgentEnvRunner):
         return total
 
 
-class NumbersOnly(gym.Wrapper[Observation, Any, Observation, Any]):
+class NumbersOnly(gym.Wrapper[Any, Any, Any, Any]):
     """Leaves of ``info`` what travels with an episode: its numbers. Masks are in the observation, and differ in size."""
 
     def reset(self, **kwargs: Any) -> tuple[Observation, dict[str, Any]]:

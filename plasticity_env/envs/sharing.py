@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
 
 from plasticity_env.model.plastic_model import PlasticModel
@@ -44,4 +46,4 @@ def texts_kept(model: PlasticModel, sharing: Sharing = ALONE, budget: float = MO
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.model.parameters())
     state = _STATE_BYTES[0] + _STATE_BYTES[1] * model.active.numel()
     room = sharing.masks * max(0.0, sharing.memory_share * weights - state) + 2 * whole
-    return int(room // sum(packed_size(i) for i in inputs))
+    return sys.maxsize if room == math.inf else int(room // sum(packed_size(i) for i in inputs))

@@ -34,7 +34,7 @@ from plasticity_env.repair.registry import find_repair
 from plasticity_env.repair.sequential import repair_in_order
 from plasticity_env.signals.batched_model import Projection, projected
 from plasticity_env.signals.dense_moments import DenseMoments
-from plasticity_env.signals.measure import DIVERGED, mean_loss, measure_many, sequence_losses
+from plasticity_env.signals.measure import DIVERGED, log_probs, mean_loss, measure_many, sequence_losses
 from plasticity_env.signals.moments import Moments
 from plasticity_env.signals.slopes import Projector
 
@@ -155,9 +155,9 @@ class Workbench:
         now = self.model.snapshot(weights=self.model.weight_version != self._dense.version)
         self.model.restore(self._dense)
         chunks = self.blocks("reward", reward).split(self.batch_size)
-        log_probs = torch.cat([self.log_probs(chunk).cpu() for chunk in chunks])
+        reference = torch.cat([log_probs(self.model, chunk).cpu() for chunk in chunks])
         self.model.restore(now)
-        return self._teachers.put(reward, log_probs)
+        return self._teachers.put(reward, reference)
 
     def time_kept(self, active: Tensor) -> float | None:
         """Forward seconds with what a mask prunes removed, over the dense model's; measured once a mask, None if not wanted.
@@ -376,13 +376,13 @@ class Workbench:
                 if not self.want_kl:
                     loss = sequence_losses(self.model, rows)
                 else:
-                    log_probs = self.log_probs(rows)
-                    loss = -log_probs.gather(-1, rows[:, 1:, None]).double().mean((1, 2))
+                    written = log_probs(self.model, rows)
+                    loss = -written.gather(-1, rows[:, 1:, None]).double().mean((1, 2))
             losses.append(loss.double().unflatten(0, chunk.shape[:2]))
             if self.want_kl:
                 seen = slice(read, read := read + chunk.shape[1])
-                reference = self.log_probs(rows) if teacher is None else teacher[seen].to(rows.device)
-                apart = F.kl_div(log_probs, reference, reduction="none", log_target=True).sum(-1).double().mean(1)
+                reference = log_probs(self.model, rows) if teacher is None else teacher[seen].to(rows.device)
+                apart = F.kl_div(written, reference, reduction="none", log_target=True).sum(-1).double().mean(1)
                 divergences.append(apart.unflatten(0, chunk.shape[:2]))
         found: list[float] = torch.cat(losses, 1).mean(1).tolist()
         if not all(math.isfinite(loss) for loss in found):
@@ -398,8 +398,3 @@ class Workbench:
         gates = None if bool(active.all()) else active.float().to(self.model.device).repeat_interleave(each, 0)
         with self.model.using(gates), projected(self.model, projections):
             yield
-
-    def log_probs(self, ids: Tensor) -> Tensor:
-        """(B, T - 1, V) next-token log-probabilities of the model as it is, for (B, T) token ids."""
-        logits = self.model.model(input_ids=ids.to(self.model.device), use_cache=False).logits
-        return logits[:, :-1].float().log_softmax(-1)

@@ -53,7 +53,7 @@ class MaskedSaver:
         if state_dict is None:
             state_dict = masked_weights(self._model)
             _refuse_unknown_biases(self._model, state_dict)
-        stock: Any = type(self._model).save_pretrained  # type: ignore[union-attr]
+        stock: Any = type(self._model).save_pretrained  # type: ignore[attr-defined]
         return stock(self._model, save_directory, *args, state_dict=state_dict, **kwargs)
 
 

@@ -247,6 +247,12 @@ def _gather(model: PlasticModel, input_ids: Tensor, batch_size: int) -> SignalRe
     return recorder
 
 
+def log_probs(model: PlasticModel, ids: Tensor) -> Tensor:
+    """(B, T - 1, V) next-token log-probabilities of the model as it is, for (B, T) token ids."""
+    logits = model.model(input_ids=ids.to(model.device), use_cache=False).logits
+    return logits[:, :-1].float().log_softmax(-1)
+
+
 def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """Mean next-token negative log-likelihood of each sequence, in nats.
 
