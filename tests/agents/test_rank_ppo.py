@@ -261,6 +261,16 @@ def test_dearer_flops_never_leave_a_larger_share():
     env.close()
 
 
+def test_a_share_is_of_whole_units_where_a_limit_is_asked():
+    """Of 16 heads 0.9 are 14, which a largest sparsity of 0.9 allows; 0.92 are 15."""
+    env = make(**{**SETTINGS, "horizon": 1, "max_sparsity": 0.9, "pruned_share": 0.9})
+    observation, _ = env.reset(seed=0)
+    env.step(controllers.make("magnitude").act(observation))
+    assert int((~env.unwrapped.workbench.model.active).sum()) == 14
+    with pytest.raises(InputError, match="pruned_share 0.92 cannot be reached"):
+        make(**{**SETTINGS, "max_sparsity": 0.9, "pruned_share": 0.92})
+
+
 def test_a_share_that_ruins_one_model_is_not_chosen_for_the_sake_of_another():
     shares = np.array([0.0, *SHARES])
     logs = np.tile(np.log(1 - shares / 2), (2, 1))
