@@ -30,8 +30,8 @@ SINGLE_SCORES, OWN_SCORES = (
 )
 RULE_ROUNDS = (1, 4)
 RULES = "rules"  # stands for all of these scores, each in one and in four rounds
-SAME_AS = {  # fingerprint of a player -> the one in cells of when its module lay elsewhere: the same code, the same network
-    "e1ef42d66d24": "fe9bf52ac7ce",  # agents.studies.ablations, which was controllers.ablations, around ann of 176413d258ab
+SAME_AS = {  # fingerprint -> the one in cells of before a move: the same decisions, which five of those cells were replayed for
+    "53f805f990c2": "fe9bf52ac7ce",  # agents.studies.ablations around ann (176413d258ab)
 }
 
 

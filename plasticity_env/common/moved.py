@@ -6,8 +6,6 @@ The table of all modules that moved, for those who import them, is ``docs/refere
 from __future__ import annotations
 
 MOVED_MODULES = {
-    "agents.batch": "plasticity_env.agents.ppo.padding",
-    "agents.ppo": "plasticity_env.agents.ppo.ppo",
     "agents.sb3": "plasticity_env.agents.sb3.sb3",
     "controllers": "plasticity_env.controllers",
     "controllers.ablations": "plasticity_env.agents.studies.ablations",

@@ -116,10 +116,8 @@ class Task:
                 `min_heads_per_layer`.
         """
         limits = f"max_sparsity {self.settings.max_sparsity!r} and min_heads_per_layer {self.settings.min_heads_per_layer} allow"
-        most = 0.0 if share is None else bounds(share)[1]
-        if self.counts_units:
-            most = round(most * self.slots) / self.slots  # as a ranking rounds it
-        if most > self.pruned_share(self.barest) + 1e-9:
+        step = float(self.unit_costs.max() / self.unit_costs.sum())  # less than a whole unit more is rounded away
+        if share is not None and bounds(share)[1] > self.pruned_share(self.barest) + step - 1e-9:
             raise InputError(
                 f"pruned_share {share!r} cannot be reached: {limits} at most {self.pruned_share(self.barest):.3f} of the "
                 "units to go; ask for less, or relax them"

@@ -17,6 +17,7 @@ from plasticity_env.agents.ppo.rank_ppo import RankPPO, group_advantages
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
 from plasticity_env.agents.ppo.scenarios import Played, RankConfig, Scenario, Stage, Turn
 from plasticity_env.controllers import HeadNetwork, NetworkConfig
+from plasticity_env.envs.settings import Settings
 from tests.conftest import SMALL
 from tests.plasticity_env.envs.test_head_rank import make
 
@@ -26,7 +27,7 @@ RANKS = RankConfig(rounds="1,2", scenarios=2, group_size=3, pruned_share="0.2,0.
 
 
 def stage(models=("bard-gpt2-4x4",), ranks=RANKS, modes=("adaptive",), **changes):
-    return Stage(models, {**SETTINGS, **changes}, ranks, modes)
+    return Stage(models, Settings(**{**SETTINGS, **changes}), ranks, modes)
 
 
 def picks(order, count):
@@ -259,16 +260,6 @@ def test_dearer_flops_never_leave_a_larger_share():
             observation, *_ = heads.step(controller.act(observation))
         assert int((~heads.unwrapped.workbench.model.active).sum()) == round(controller.share_at(price) * 16)
     env.close()
-
-
-def test_a_share_is_of_whole_units_where_a_limit_is_asked():
-    """Of 16 heads 0.9 are 14, which a largest sparsity of 0.9 allows; 0.92 are 15."""
-    env = make(**{**SETTINGS, "horizon": 1, "max_sparsity": 0.9, "pruned_share": 0.9})
-    observation, _ = env.reset(seed=0)
-    env.step(controllers.make("magnitude").act(observation))
-    assert int((~env.unwrapped.workbench.model.active).sum()) == 14
-    with pytest.raises(InputError, match="pruned_share 0.92 cannot be reached"):
-        make(**{**SETTINGS, "max_sparsity": 0.9, "pruned_share": 0.92})
 
 
 def test_a_share_that_ruins_one_model_is_not_chosen_for_the_sake_of_another():
