@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
+from plasticity_env.common.arguments import check_counts, first_change, flags, flat, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
@@ -26,6 +28,7 @@ from plasticity_env.controllers.base import as_scores
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.envs.edits import KEEP
 from plasticity_env.envs.observation import HEAD_FEATURES, Observation, head_columns
+from plasticity_env.envs.settings import MEASURING_ARGUMENTS, Settings
 
 HISTORY, CONTROLLER = "history.json", "controller"
 FEATURES = (
@@ -40,8 +43,6 @@ class ESConfig:
 
     model_name: str = "bard-gpt2-4x4,bard-llama-4x8"
     """language models to train on, separated by commas"""
-    dataset: str = "shakespeare"
-    """text: shakespeare, a path, or a hub data set"""
     pruned_share: tuple[float, float] = (0.1, 0.6)
     """range of the share of heads to prune"""
     rounds: tuple[int, ...] = (4,)
@@ -60,18 +61,12 @@ class ESConfig:
     """generations in all"""
     sigma: float = 0.3
     """first step size"""
-    repair: str = "least_squares"
-    """none, bias, scale or least_squares"""
-    calibration_blocks: int = 8
-    """blocks that score and repair"""
-    reward_blocks: int = 8
-    """blocks that pay"""
-    max_length: int = 128
-    """tokens a block"""
     seed: int = 0
     """of everything"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    settings: Annotated[Settings, flags(Settings, "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
+        calibration_blocks=8, reward_blocks=8
+    )
+    """of the environments"""
 
     def __post_init__(self) -> None:
         unknown = [name for name in (*self.features, self.start_feature) if name not in HEAD_FEATURES]
@@ -79,12 +74,7 @@ class ESConfig:
             raise InputError(f"unknown feature {unknown[0]!r}: known are {', '.join(HEAD_FEATURES)}")
         if self.start_feature not in self.features:
             raise InputError(f"start_feature {self.start_feature!r} must be one of the features")
-        for name in ("population", "scenarios", "generations", "calibration_blocks", "reward_blocks"):
-            least = 4 if name == "population" else 1
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
-        if self.seed < 0:
-            raise InputError(f"seed must be at least 0, got {self.seed!r}")
+        check_counts(self, population=4, scenarios=1, generations=1, seed=0)
         if not self.rounds or min(self.rounds) < 1:
             raise InputError(f"rounds must be at least 1, got {self.rounds!r}")
         if not self.sigma > 0:
@@ -132,10 +122,9 @@ class LinearSearch:
         models = words(config.model_name)
         if not models:
             raise InputError("model_name is empty: give at least one language model")
-        settings = {name: getattr(config, name) for name in ("dataset", "repair", "max_length", "device")}
-        settings |= {name: getattr(config, name) for name in ("calibration_blocks", "reward_blocks")}
         obs = any(name.startswith("obs") for name in config.features)
-        self._stage = Stage(models, {**settings, "flop_price": 4.0, "max_sparsity": 1.0, "obs_signal": obs}, rank)
+        settings = replace(config.settings, flop_price=4.0, max_sparsity=1.0, obs_signal=obs)
+        self._stage = Stage(models, settings, rank)
 
     @property
     def steps(self) -> int:
@@ -159,15 +148,14 @@ class LinearSearch:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             generations = [Generation(**each) for each in data["generations"]]
-            config = data["config"]
-        except (ValueError, KeyError, TypeError) as error:
+            compared = (name for name in flat(self.config) if name != "generations")
+            changed = first_change(self.config, data["config"], compared)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{str(path)!r} is no history of a search: choose another --output_dir") from error
-        mine = json.loads(json.dumps(asdict(self.config)))
-        changed = [key for key, value in mine.items() if key != "generations" and config.get(key) != value]
-        if changed:
+        if changed is not None:
+            name, theirs, mine = changed
             raise InputError(
-                f"{str(path)!r} was made with {changed[0]} {config.get(changed[0])!r}, not {mine[changed[0]]!r}: "
-                "choose another --output_dir"
+                f"{str(path)!r} was made with {name} {theirs!r}, not {mine!r}: choose another --output_dir"
             )
         for generation in generations:
             self._search.tell(self._search.ask(), generation.fitness)
@@ -212,12 +200,12 @@ class LinearSearch:
             network.linear.weight.zero_()
             network.linear.bias.zero_()
             network.linear.weight[KEEP] = torch.tensor(self.weights, dtype=torch.float32)
-        info = {"agent": "cma_es", "global_step": self.steps, "config": json.loads(json.dumps(asdict(self.config)))}
+        info = {"agent": "cma_es", "global_step": self.steps, "config": plain(self.config)}
         return ANNController(network.eval(), info=info)
 
     def save(self) -> None:
         """Write history and controller."""
-        data = {"config": asdict(self.config), "generations": [asdict(generation) for generation in self.history]}
+        data = {"config": plain(self.config), "generations": [asdict(generation) for generation in self.history]}
         write_text(self.folder / HISTORY, json.dumps(data, indent=1))
         self.controller().save(self.folder / CONTROLLER)
 

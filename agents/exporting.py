@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import gymnasium as gym
 import torch
@@ -14,20 +15,20 @@ from torch import Tensor
 
 from plasticity_env import controllers
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import check_counts, flags, flat
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.files import new_folder, write_text
 from plasticity_env.controllers import SCORES, RankedController
-from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
-from plasticity_env.envs.settings import UNITS, check_order_fits
+from plasticity_env.envs.make_workbench import load_model_and_text
+from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
 from plasticity_env.model.checkpoints import is_checkpoint, load_plastic
 from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.model.stock.stock_configs import check_count
 from plasticity_env.model.stock.stock_files import check_export, check_format, dense_sizes, prepare_export, write_export
 from plasticity_env.model.stock.uniform import group_shapes, uniform_mask
-from plasticity_env.repair import find_repair
-from plasticity_env.strategies.neuron_order import find_order
 
 SHAPE_BLOCKS = 16  # of the reward text, that choose between shapes
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -37,8 +38,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class ExportConfig:
     """Arguments of an export."""
 
-    model_name: str = "bard-gpt2-4x4"
-    """an embedded name, a Hugging Face folder, a GGUF file, a hub name, or a checkpoint of a pruned model"""
+    settings: Annotated[Settings, flags(Settings, "model_name", *UNIT_ARGUMENTS, *MEASURING_ARGUMENTS)] = Settings(
+        calibration_blocks=32, reward_blocks=1
+    )
+    """of the environment that prunes; the model may be a checkpoint of a pruned one"""
     format: str = "masked"
     """masked (stock shapes), uniform (stock, smaller, as many heads in each layer) or compact (smallest, needs this package)"""
     output_path: Path | None = None
@@ -47,41 +50,19 @@ class ExportConfig:
     """share of heads to prune first; 0 exports the model as it is"""
     uniform_heads: int | None = None
     """with --format uniform: heads that each layer keeps, instead of --pruning_level"""
-    units: str = "heads"
-    """what is pruned: heads, or heads+mlp for blocks of MLP neurons as well"""
-    mlp_blocks: int = 8
-    """equal blocks of neurons in each MLP, with --units heads+mlp"""
-    neuron_order: str = "stored"
-    """order of a layer's neurons before they are cut: stored, token_fisher or kfac (dearest first)"""
     strategy: str = "fisher"
     """what chooses the heads: fisher, gradient, random, ..., ann (the shipped network), or the folder of a saved controller"""
     rounds: int = 1
     """measure, prune and repair in so many rounds"""
-    repair: str = "least_squares"
-    """how the heads that stay make up for those that go: none, bias, scale, least_squares, ..."""
-    dataset: str = "shakespeare"
-    """calibration text: shakespeare, a path, or a hub data set"""
-    dataset_config: str | None = None
-    """configuration of a hub data set"""
-    calibration_blocks: int = 32
-    """blocks that score and repair"""
     test_blocks: int = 16
     """blocks of the test split that say what pruning cost"""
-    max_length: int = 128
-    """tokens a block"""
-    batch_size: int = 8
-    """sequences in one pass"""
     dtype: str = "float32"
     """type of the weights in the file: float32, float16 or bfloat16"""
     seed: int = 0
     """draws the calibration blocks"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
 
     def __post_init__(self) -> None:
         check_format(self.format)
-        find_repair(self.repair)
-        find_order(self.neuron_order)
         if self.strategy == "ann" or self.strategy.startswith("ann:"):
             controllers.make(self.strategy)  # refuses one that is not shipped
         elif self.strategy not in SCORES and not Path(self.strategy).is_dir():
@@ -94,24 +75,12 @@ class ExportConfig:
             raise InputError("--uniform_heads is for --format uniform, and stands instead of --pruning_level")
         if self.rounds > 1 and self.format == "uniform":
             raise InputError(f"--format uniform prunes in one round, got {self.rounds}: leave --rounds out")
-        if self.units not in UNITS:
-            raise unknown("units", self.units, UNITS)
-        check_order_fits(self.neuron_order, self.units)
-        for name in ("calibration_blocks", "test_blocks", "rounds", "batch_size", "mlp_blocks"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise InputError(f"seed must be at least 0, got {self.seed}")
+        check_counts(self, test_blocks=1, rounds=1, seed=0)
 
     @property
     def prunes(self) -> bool:
         """Whether heads are to be pruned before the export."""
         return self.pruning_level > 0 or self.uniform_heads is not None
-
-    @property
-    def neuron_blocks(self) -> int:
-        """MLP blocks a layer that are units."""
-        return self.mlp_blocks if self.units == "heads+mlp" else 0
 
 
 def export(config: ExportConfig) -> tuple[Path, list[str]]:
@@ -143,7 +112,7 @@ def export(config: ExportConfig) -> tuple[Path, list[str]]:
         card = {
             "command": cli.command(),
             "model": loaded.name,
-            "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+            "arguments": flat(config),
             "active": model.active.int().tolist(),
             "notes": said,
         }
@@ -152,9 +121,10 @@ def export(config: ExportConfig) -> tuple[Path, list[str]]:
 
 
 def _open(config: ExportConfig) -> LoadedModel:
-    if is_checkpoint(config.model_name):
-        return load_plastic(config.model_name, device=config.device)
-    return load_model(config.model_name, device=config.device, mlp_blocks=config.neuron_blocks)
+    settings = config.settings
+    if is_checkpoint(settings.model_name):
+        return load_plastic(settings.model_name, device=settings.device)
+    return load_model(settings.model_name, device=settings.device, mlp_blocks=settings.blocks_of_neurons)
 
 
 def prune(loaded: LoadedModel, config: ExportConfig) -> list[str]:
@@ -170,11 +140,11 @@ def prune(loaded: LoadedModel, config: ExportConfig) -> list[str]:
     if not bool(model.active.all()):
         raise InputError(f"{loaded.name!r} is pruned already: export it as it is, without --pruning_level")
     if loaded.tokenizer is None:
-        raise InputError(f"{config.model_name!r} was saved without a tokenizer, which pruning needs: save it with one")
+        raise InputError(
+            f"{config.settings.model_name!r} was saved without a tokenizer, which pruning needs: save it with one"
+        )
     left = _left_in_each_layer(config, model) if config.format == "uniform" else None
-    text = load_text(
-        config.dataset, loaded.tokenizer, dataset_config=config.dataset_config, block_size=config.max_length
-    )
+    loaded, text = load_model_and_text(config.settings, loaded)
     env = _environment(config, loaded, text)
     observation, _ = env.reset(seed=config.seed)
     blocks = min(config.test_blocks, len(text.blocks("test")))
@@ -194,36 +164,23 @@ def prune(loaded: LoadedModel, config: ExportConfig) -> list[str]:
     kept = env.workbench.flop_table.total(active) / env.dense_flops
     return [
         *said,
-        f"{int((~active).sum())} of {active.numel()} {config.units} pruned by {config.strategy}, repair {config.repair}: "
+        f"{int((~active).sum())} of {active.numel()} {env.settings.units} pruned by {config.strategy}, repair "
+        f"{env.settings.repair}: "
         f"{kept:.1%} of the FLOPs, test perplexity {math.exp(min(dense, 700.0)):.2f} -> {math.exp(min(after, 700.0)):.2f} "
-        f"({blocks} blocks of {config.max_length} tokens)",
+        f"({blocks} blocks of {config.settings.max_length} tokens)",
     ]
 
 
 def _environment(config: ExportConfig, loaded: LoadedModel, text: TextSplits) -> PlasticityEnv:
-    names = (
-        "repair",
-        "calibration_blocks",
-        "max_length",
-        "batch_size",
-        "device",
-        "units",
-        "mlp_blocks",
-        "neuron_order",
-    )
-    env: PlasticityEnv = gym.make(
-        "plasticity/Heads-v1",
-        loaded=loaded,
-        text=text,
-        disable_env_checker=True,
+    settings = replace(
+        config.settings,
         horizon=config.rounds,
         max_sparsity=1.0,
         obs_signal=config.strategy not in SCORES or "obs" in SCORES[config.strategy].needs,
         signals=SCORES[config.strategy].signals if config.strategy in SCORES else (),
-        reward_blocks=1,
-        **{name: getattr(config, name) for name in names},
-    ).unwrapped  # type: ignore[assignment]
-    return env
+    )
+    made = gym.make("plasticity/Heads-v1", loaded=loaded, text=text, disable_env_checker=True, **settings.kwargs())
+    return made.unwrapped  # type: ignore[return-value]
 
 
 def _left_in_each_layer(config: ExportConfig, model: PlasticModel) -> tuple[int, int]:

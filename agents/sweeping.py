@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.common.arguments import flat
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.tracking import MODES, has_api_key
 
@@ -75,17 +76,8 @@ def read_sweep(path: Path) -> dict[str, Any]:
         parameters = dict(definition["parameters"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{str(path)!r} is no sweep: it must hold a mapping with 'parameters'") from error
-    known = arguments(TrainConfig())
+    known = flat(TrainConfig())
     for name in parameters:
         if name not in known:
             raise unknown(f"parameter in {str(path)!r}", name, known)
     return dict(definition)
-
-
-def arguments(config: Any) -> list[str]:
-    """Names of a dataclass's arguments, nested ones included."""
-    found: list[str] = []
-    for each in fields(config):
-        value = getattr(config, each.name)
-        found += arguments(value) if is_dataclass(value) else [each.name]
-    return found

@@ -13,9 +13,9 @@ from plasticity_env.agents.ppo.checkpoint import check_arguments
 from plasticity_env.agents.ppo.ppo import Metrics
 from plasticity_env.agents.ppo.price_shares import price_shares
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
-from plasticity_env.agents.ppo.scenarios import RankConfig
 from plasticity_env.agents.training.agent import AGENTS, find_agent
-from plasticity_env.agents.training.train_config import SETTINGS, TrainConfig, make_environments
+from plasticity_env.agents.training.train_config import TrainConfig, make_environments
+from plasticity_env.common.arguments import nested, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
@@ -23,9 +23,10 @@ from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import Tracker, holds_run, new_run_folder
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.envs.edits import EDITS
+from plasticity_env.envs.settings import UNIT_ARGUMENTS, bounds
 
 ARGUMENTS = "config.yaml"  # of a run, in its folder
-RESUMED = ("agent", "env", "model_name", *SETTINGS, "flop_price", "train_rate", *RankConfig.__dataclass_fields__)
+RESUMED = ("agent", "env", "model_name", "mode")  # and the environment's arguments, and what is ranked
 SHOWN = ("episode/ppl", "episode/flops_kept", "episode/return")  # beside the progress bar
 
 
@@ -48,7 +49,7 @@ def train(config: TrainConfig) -> Path:
     learner = find_agent(config.agent).learner(config, envs)
     folder = config.output_dir or new_run_folder(f"train_{config.agent}")
     folder.mkdir(parents=True, exist_ok=True)
-    resolved = config.to_json()
+    resolved = plain(config)
     write_text(folder / ARGUMENTS, yaml.safe_dump(resolved, sort_keys=False))
     with (
         Tracker(folder, resolved, config.tracking, resume=config.resume) as tracker,
@@ -64,15 +65,16 @@ def train(config: TrainConfig) -> Path:
 
         controller = learner.learn(folder, report)
         controller.info.update(
-            {"models": words(config.model_name), "env": config.env, "mode": config.mode, "repair": config.repair}
+            {
+                "models": words(config.model_name),
+                "env": config.env,
+                "mode": config.mode,
+                "repair": config.settings.repair,
+            }
         )
         controller.info["signals"] = config.signals()
-        if config.units != "heads":
-            controller.info |= {
-                "units": config.units,
-                "mlp_blocks": config.mlp_blocks,
-                "neuron_order": config.neuron_order,
-            }
+        if config.settings.units != "heads":
+            controller.info |= {name: getattr(config.settings, name) for name in UNIT_ARGUMENTS}
         if config.env == "head_rank":
             pairs = price_shares(config.stage(), controller, config.ppo.seed)
             controller.info["price_shares"] = [list(pair) for pair in pairs]
@@ -107,8 +109,8 @@ def check_resumed(config: TrainConfig) -> None:
     Raises:
         InputError: An argument that must stay differs from the folder's; a folder that does not hold them is taken at its word.
     """
-    data = config.to_json()
-    check_arguments((config.output_dir or Path()) / ARGUMENTS, data | data["rank"], RESUMED)
+    names = (*RESUMED, *nested(config)["settings"], *nested(config)["rank"])
+    check_arguments((config.output_dir or Path()) / ARGUMENTS, config, names)
 
 
 def head_edits(
@@ -118,7 +120,7 @@ def head_edits(
     what = "pruned_share" if config.env == "head_rank" else "flop_price"
     columns = ["model", what, "step", "edit", "layer", "head", "ppl", "flops_kept"]
     rows: list[list[Any]] = []
-    low, high = config.rank.shares if what == "pruned_share" else config.flop_price
+    low, high = config.rank.shares if what == "pruned_share" else bounds(config.settings.flop_price)
     first = {env.unwrapped.workbench.name: env.unwrapped for env in reversed(envs)}  # type: ignore[attr-defined]
     for base in reversed(first.values()):
         for value in sorted({low, math.sqrt(low * high), high}):

@@ -14,7 +14,7 @@ def main(config: CurvesConfig) -> None:
     """Train every agent and evaluate it on held-out scenarios on the way; a cut study goes on where it was."""
     points = study(config)
     picture = config.output_dir / "learning_curves.png"
-    curves_png(points, picture, config.reference, config.model_name)
+    curves_png(points, picture, config.reference, config.settings.model_name)
     print(f"Mean rise of the loss on held-out scenarios over {config.reference}'s:", *table(points), sep="\n")
     print(f"figure: {picture}")
 

@@ -17,6 +17,7 @@ from plasticity_env.agents.evaluation.frontier import frontier_png
 from plasticity_env.agents.evaluation.learning_curve import learning_curve_png
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import replace_file
 
@@ -53,7 +54,7 @@ def _draw(config: Config, results: Path) -> None:
     rows = [json.loads(line) for line in (config.demo / "training" / "metrics.jsonl").read_text().splitlines()]
     learning_curve_png(rows, config.output_dir / "learning_curve.png")
     saved = yaml.safe_load((config.demo / "training" / "config.yaml").read_text(encoding="utf-8"))
-    trained = cli.update_dataclass(TrainConfig(), {**saved, "output_dir": None}, "config.yaml")
+    trained = fill(TrainConfig(), {**saved, "output_dir": None}, "config.yaml")
     model = json.loads(results.read_text(encoding="utf-8"))["model"]
     frames = episode_frames(config.demo / "training" / "controller", trained, model)
     image = Image.fromarray(frames[-1][1])

@@ -8,7 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import pytest
@@ -17,6 +17,9 @@ import transformers as tf
 
 import plasticity_env  # noqa: F401
 from plasticity_env import TextSplits, load_model, load_text
+from plasticity_env.common.arguments import fill
+
+C = TypeVar("C")
 
 BASE: dict[str, Any] = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 GQA: dict[str, Any] = {**BASE, "num_key_value_heads": 2, "intermediate_size": 128}
@@ -55,6 +58,11 @@ def architecture(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def ids() -> torch.Tensor:
     return torch.randint(0, 128, (3, 12), generator=torch.Generator().manual_seed(1))
+
+
+def filled(arguments: type[C], **values: Any) -> C:
+    """A command's arguments, its nested ones among them, as a YAML file without places gives them."""
+    return fill(arguments(), values)
 
 
 SMALL: dict[str, Any] = {

@@ -19,6 +19,7 @@ from plasticity_env.agents.ppo.rank_ppo import RankPPO
 from plasticity_env.agents.ppo.scenarios import RankConfig, Stage
 from plasticity_env.envs.edits import KEEP, PRUNE
 from plasticity_env.envs.observation import RESIDUAL
+from plasticity_env.envs.settings import Settings
 from plasticity_env.repair import repair_in_order, repair_sites
 from plasticity_env.repair.methods import METHODS
 from plasticity_env.signals.measure import gather, mean_loss
@@ -144,7 +145,7 @@ def test_the_vector_environment_agrees_with_a_single_one(small_text, repair, mem
 
 def test_a_warm_start_imitates_a_rule():
     settings = {**SMALL, "device": "cuda", "max_length": 16, "calibration_blocks": 2, "reward_blocks": 2}
-    stage = Stage(["bard-gpt2-4x4"], settings, RankConfig(rounds="1", warm_start="fisher"))
+    stage = Stage(["bard-gpt2-4x4"], Settings(**settings), RankConfig(rounds="1", warm_start="fisher"))
     config = PPOConfig(total_timesteps=1, context="linear", head_features="fisher_rank,depth", device="cuda")
     ppo = RankPPO(stage, config)
     ppo._imitate("fisher", 2)

@@ -31,7 +31,9 @@ from plasticity_env.agents.ppo.scenarios import RankConfig
 from plasticity_env.agents.sb3.sb3_archive import load_archive
 from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.common.arguments import plain
 from plasticity_env.common.tracking import TrackingOptions
+from tests.conftest import filled
 
 ROOT = Path(__file__).parents[1]
 OLD = Path(__file__).parent / "old_files"
@@ -44,8 +46,9 @@ PPO = PPOConfig(total_timesteps=24, num_steps=4, num_minibatches=1, update_epoch
 LINEAR = {**PPO.__dict__, "context": "linear", "total_timesteps": 12}
 TRAIN = {**SMALL, **BLOCKS, "envs_per_model": 2, "tracking": QUIET, "horizon": 2, "resume": True}
 RUNS = {
-    "train_run": TrainConfig(**TRAIN, ppo=PPO, output_dir=Path("train_run")),
-    "rank_run": TrainConfig(
+    "train_run": filled(TrainConfig, **TRAIN, ppo=PPO, output_dir=Path("train_run")),
+    "rank_run": filled(
+        TrainConfig,
         **TRAIN,
         env="head_rank",
         ppo=PPOConfig(**{**LINEAR, "head_features": "fisher_z,gradient_z,residual_fisher_z"}),
@@ -121,7 +124,7 @@ def test_a_compact_export_loads(old: Path) -> None:
 @pytest.mark.parametrize("name", sorted(RUNS))
 def test_a_training_that_was_cut_goes_on_as_if_it_had_not_been(old: Path, name: str) -> None:
     config = RUNS[name]
-    assert yaml.safe_load((old / name / "config.yaml").read_text())["ppo"] == config.to_json()["ppo"]
+    assert yaml.safe_load((old / name / "config.yaml").read_text())["ppo"] == plain(config)["ppo"]
     assert not (old / name / "controller").exists()
     network = controllers.load(train(config) / "controller").network
     norms = {key: value.double().norm().item() for key, value in network.state_dict().items()}
@@ -151,7 +154,8 @@ def _ended_as_recorded(record: RunRecord, name: str) -> None:
 
 
 def test_cells_are_those_that_the_same_players_leave_today(old: Path) -> None:
-    config = LeaderboardConfig(
+    config = filled(
+        LeaderboardConfig,
         models="model",
         dataset="words.txt",
         players="fisher@2,controllers.ablations:first_look@2",

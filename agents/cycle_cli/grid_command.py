@@ -6,10 +6,12 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import flags
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.common.progress import Progress
@@ -18,8 +20,8 @@ from plasticity_env.cycle.grid.grid_plan import GROWTHS, NONE, GridArm, GridSett
 from plasticity_env.cycle.grid.grid_report import grid_table
 from plasticity_env.cycle.grid.grid_run import GridCell, Mapper, check_grid, read_cells, run_grid
 from plasticity_env.data.text import load_text
-from plasticity_env.model.loading import embedded_models, load_model
-from plasticity_env.steps.opening import HUB_TEXT
+from plasticity_env.model.loading import load_model
+from plasticity_env.steps.opening import text_or_default
 
 CELLS, TABLE, CONFIG, PICTURE = "cells.jsonl", "table.md", "config.json", "visualizations/recovery.png"
 QUICK = {
@@ -37,8 +39,8 @@ QUICK = {
 class GridConfig:
     """Arguments of a grid. Lists are separated by commas; the grid is their product."""
 
-    model_name: str = "distilgpt2"
-    """an embedded name, a Hugging Face folder, a GGUF file or a hub name"""
+    setting: Annotated[GridSetting, flags(GridSetting)] = GridSetting(model_name="distilgpt2", dataset="")
+    """what all cells share; without a data set shakespeare for an embedded model and wikitext for any other"""
     pruning_levels: str = "0.1,0.3,0.5"
     """shares of all heads to prune"""
     growth_percentages: str = "0.05,0.1,0.2"
@@ -59,31 +61,6 @@ class GridConfig:
     """also prune, once, only as many heads as are missing after growth, and train that alike"""
     seeds: int = 1
     """runs of each cell"""
-    pruning_strategy: str = "fisher"
-    """what chooses the heads to prune"""
-    initial_weights: str = "random"
-    """what grown heads start from: random, copy or transfer"""
-    initial_scale: float = 0.01
-    """first gate of grown heads"""
-    training_steps: int = 200
-    """optimizer steps of every cell"""
-    learning_rate: float = 5e-5
-    """of AdamW"""
-    rate_decay_steps: int = 500
-    """steps in which the rate of heads that came back falls to that of the others"""
-    batch_size: int = 8
-    """sequences a step"""
-    max_length: int = 128
-    """tokens a sequence"""
-    dataset: str | None = None
-    """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: shakespeare for an embedded model and
-    wikitext for any other"""
-    dataset_config: str | None = None
-    """configuration of a hub data set"""
-    calibration_blocks: int = 32
-    """blocks that score and repair"""
-    test_blocks: int = 128
-    """blocks of the test split that losses are measured on"""
     device: str = "cpu"
     """cpu, cuda, ..."""
     ray_address: str | None = None
@@ -116,24 +93,14 @@ class GridConfig:
             warmups=_whole(self.warmup_steps, "warmup_steps"),
             cycles=_whole(self.cycles, "cycles"),
             same_size=self.same_size,
-            steps=self.training_steps,
+            steps=self.setting.training_steps,
         )
 
-    def resolved(self) -> GridConfig:
-        """With the text filled in where none was named."""
-        dataset = self.dataset
-        if dataset is None:
-            dataset = "shakespeare" if self.model_name in embedded_models() else HUB_TEXT[0]
-        configuration = self.dataset_config or (HUB_TEXT[1] if dataset == HUB_TEXT[0] else None)
-        return replace(self, dataset=dataset, dataset_config=configuration)
-
-    def setting(self) -> GridSetting:
-        """What all cells share.
-
-        Raises:
-            InputError: A value out of range.
-        """
-        return GridSetting(**{entry.name: getattr(self, entry.name) for entry in fields(GridSetting)})
+    def resolved(self) -> GridSetting:
+        """What all cells share, with the text filled in where none was named."""
+        own = self.setting
+        dataset, config = text_or_default(own.model_name, own.dataset, own.dataset_config)
+        return replace(own, dataset=dataset, dataset_config=config)
 
 
 def run_command(config: GridConfig, mapper: Mapper | None = None) -> str:
@@ -149,9 +116,8 @@ def run_command(config: GridConfig, mapper: Mapper | None = None) -> str:
     Raises:
         InputError: Arguments that cannot be used; nothing is written.
     """
-    config = config.resolved()
-    arms, setting = config.arms(), config.setting()
-    loaded = load_model(config.model_name, device=config.device)
+    arms, setting = config.arms(), config.resolved()
+    loaded = load_model(setting.model_name, device=config.device)
     text = load_text(
         setting.dataset, loaded.tokenizer, dataset_config=setting.dataset_config, block_size=setting.max_length
     )

@@ -17,8 +17,7 @@ from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_checks import settings_of
 from plasticity_env.cycle.run_comparison import ComparisonRow, compare_strategies, table_of
 from plasticity_env.cycle.run_settings import ExperimentSettings, check_strategy, new_run_path
-from plasticity_env.model.loading import embedded_models
-from plasticity_env.steps.opening import HUB_TEXT
+from plasticity_env.steps.opening import text_or_default
 
 STRATEGIES = "entropy,gradient,magnitude,random,combined,fisher,controller"
 QUICK = {
@@ -68,10 +67,9 @@ class RunArguments(ExperimentSettings):
             InputError: A value that cannot be used.
         """
         values: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(ExperimentSettings)}
-        if not self.dataset:
-            values["dataset"] = "shakespeare" if self.model_name in embedded_models() else HUB_TEXT[0]
-        if values["dataset"] == HUB_TEXT[0]:
-            values["dataset_config"] = self.dataset_config or HUB_TEXT[1]
+        values["dataset"], values["dataset_config"] = text_or_default(
+            self.model_name, self.dataset, self.dataset_config
+        )
         return ExperimentSettings(**values)
 
 

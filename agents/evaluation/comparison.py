@@ -6,9 +6,9 @@ import io
 import json
 import math
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,13 +18,15 @@ from plasticity_env.agents.evaluation.evaluation import Arena, Protocol, Row, re
 from plasticity_env.agents.evaluation.frontier import frontier_png
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import flags, plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.files import write_text
 from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder
-from plasticity_env.data.text import TextSplits, load_text
-from plasticity_env.envs.settings import Settings
-from plasticity_env.model.loading import LoadedModel, load_model
+from plasticity_env.data.text import TextSplits
+from plasticity_env.envs.make_workbench import load_model_and_text
+from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
+from plasticity_env.model.loading import LoadedModel
 from plasticity_env.repair import find_repair
 
 TABLE_WIDTH = 150  # columns where no terminal sets them
@@ -34,12 +36,6 @@ TABLE_WIDTH = 150  # columns where no terminal sets them
 class CompareConfig:
     """Arguments of a comparison."""
 
-    model_name: str = "bard-gpt2-4x4"
-    """an embedded name, a folder, a GGUF file or a hub name"""
-    dataset: str = "shakespeare"
-    """text: shakespeare, a path, or a hub data set"""
-    dataset_config: str | None = None
-    """configuration of a hub data set"""
     controllers: str = "random,magnitude,entropy_high,entropy_low,gradient,fisher,obs,activation,plasticity"
     """names or folders of saved controllers, separated by commas"""
     sparsities: str = "0.1,0.2,0.3,0.4,0.5"
@@ -52,30 +48,18 @@ class CompareConfig:
     """draws of calibration text"""
     rounds: int = 1
     """decisions over which an episode spreads its pruning"""
-    mode: str = "adaptive"
-    """adaptive or compressed"""
-    units: str = "heads"
-    """what can be pruned: heads, or heads+mlp (sparsities are then shares of the units' FLOPs)"""
-    mlp_blocks: int = 8
-    """equal blocks of neurons in each MLP, with --units heads+mlp"""
-    neuron_order: str = "stored"
-    """order of a layer's neurons before they are cut: stored, token_fisher or kfac (dearest first)"""
     env: str = "heads"
     """heads, head_edit or head_rank (whose adaptive mode lets networks bring heads back)"""
     prune_entropy: str = "auto"
     """direction of the PlasticityController: high, low or auto"""
-    calibration_blocks: int = 16
-    """blocks that score and repair"""
     test_blocks: int | None = 32
     """blocks of the test split that are scored; None for all"""
     spread_test: bool = False
     """spread them evenly over the test split; else they are its first ones"""
-    batch_size: int = 8
-    """sequences in one pass"""
-    max_length: int = 128
-    """tokens a block"""
-    device: str = "cpu"
-    """cpu, cuda, cuda:0, ..."""
+    settings: Annotated[
+        Settings, flags(Settings, "model_name", "mode", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS, hidden=("repair",))
+    ] = Settings(reward_blocks=1)  # scored on the test split: the reward batch decides nothing here
+    """of the environment, but for its repair"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     output_dir: Path | None = None
     """folder for the results; unset: a new one under runs/"""
@@ -116,11 +100,7 @@ def prepare(config: CompareConfig) -> tuple[list[Player], list[str], LoadedModel
         raise InputError("nothing to compare: give at least one controller and one repair")
     if config.env not in ENVIRONMENTS:
         raise unknown("environment", config.env, ENVIRONMENTS)
-    choice = Settings(units=config.units, mlp_blocks=config.mlp_blocks, neuron_order=config.neuron_order)
-    loaded = load_model(config.model_name, device=config.device, mlp_blocks=choice.blocks_of_neurons)
-    text = load_text(
-        config.dataset, loaded.tokenizer, dataset_config=config.dataset_config, block_size=config.max_length
-    )
+    loaded, text = load_model_and_text(config.settings)
     return players, repairs, loaded, text
 
 
@@ -138,28 +118,17 @@ def compare(config: CompareConfig) -> Path:
     """
     players, repairs, loaded, text = prepare(config)
     protocol = config.protocol()
-    settings = {
-        "mode": config.mode,
-        "units": config.units,
-        "mlp_blocks": config.mlp_blocks,
-        "neuron_order": config.neuron_order,
-        "dataset": config.dataset,
-        "calibration_blocks": config.calibration_blocks,
-        "reward_blocks": 1,  # scored on the test split: the reward batch decides nothing here
-        "batch_size": config.batch_size,
-        "max_length": config.max_length,
-        "device": config.device,
-        "signals": tuple(
-            dict.fromkeys(s for name, options, _ in players for s in controllers.make(name, **options).signals)
-        ),
-    }
-    arenas = [Arena(protocol, loaded, text, ENVIRONMENTS[config.env], repair=repair, **settings) for repair in repairs]
+    made = (controllers.make(name, **options) for name, options, _ in players)
+    settings = replace(config.settings, signals=tuple(dict.fromkeys(name for each in made for name in each.signals)))
+    arenas = [
+        Arena(protocol, loaded, text, ENVIRONMENTS[config.env], replace(settings, repair=repair)) for repair in repairs
+    ]
     folder = config.output_dir or new_run_folder("evaluate")
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     written: dict[str, Any] = {}
     with (
-        Tracker(folder, _plain(config), config.tracking) as tracker,
+        Tracker(folder, plain(config), config.tracking) as tracker,
         Progress("evaluating", len(players) * len(repairs)) as progress,
     ):
         for arena in arenas:
@@ -262,9 +231,3 @@ def _player(name: str, config: CompareConfig) -> Player:
 def _metrics(row: Row) -> dict[str, float]:
     name = f"{row.controller}/{row.repair}"
     return {f"{name}/test_ppl": row.test_ppl, f"{name}/flops_kept": row.flops_kept}
-
-
-def _plain(config: CompareConfig) -> dict[str, Any]:
-    data = asdict(config)
-    data["output_dir"] = None if config.output_dir is None else str(config.output_dir)
-    return data

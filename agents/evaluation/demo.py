@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers import ANNController
+from plasticity_env.envs.settings import bounds
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,9 @@ def demo(config: DemoConfig) -> Path:
     comparisons = {"comparison": config.compare}
     if config.held_out_model:
         unseen = config.held_out if config.held_out.controllers else config.compare
-        comparisons["held_out"] = replace(unseen, model_name=config.held_out_model)
+        comparisons["held_out"] = fill(unseen, {"model_name": config.held_out_model})
         if config.held_out_units.controllers:
-            comparisons["held_out_units"] = replace(config.held_out_units, model_name=config.held_out_model)
+            comparisons["held_out_units"] = fill(config.held_out_units, {"model_name": config.held_out_model})
     for comparison in comparisons.values():
         prepare(comparison)  # fails here rather than after the training
     folder = config.folder or new_run_folder("demo")
@@ -98,7 +101,7 @@ def demo(config: DemoConfig) -> Path:
         players = comparison.controllers + ("" if name == "held_out_units" else trained)
         compare(replace(comparison, controllers=players, output_dir=folder / name))
     page = write_demo_page(
-        config, folder, seconds, episode_frames(training / "controller", plan, config.compare.model_name)
+        config, folder, seconds, episode_frames(training / "controller", plan, config.compare.settings.model_name)
     )
     console.rule("3. Done")
     for name in comparisons:
@@ -156,9 +159,9 @@ def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tu
     """
     player = controllers.load(controller)
     env: gym.Env[Any, Any] = gym.make(
-        ENVIRONMENTS[config.env], render_mode="rgb_array", **config.environment_kwargs(model)
+        ENVIRONMENTS[config.env], render_mode="rgb_array", **config.environment(model).kwargs()
     )
-    price = float(np.sqrt(config.flop_price[0] * config.flop_price[1]))
+    price = math.sqrt(math.prod(bounds(config.settings.flop_price)))
     options, at = {"flop_price": price}, f"at price {price:g}"
     if config.env == "head_rank":
         share = float(np.mean(config.rank.shares))

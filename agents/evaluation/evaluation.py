@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
@@ -19,10 +19,12 @@ from gymnasium.envs.registration import load_env_creator
 from torch import Tensor
 
 from plasticity_env import controllers
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError
 from plasticity_env.controllers import ANNController, Controller, PlasticityController, tuned_rule
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
+from plasticity_env.envs.settings import Settings
 from plasticity_env.model.loading import LoadedModel
 
 BISECTIONS = 10  # halvings of PlasticityController's aggressiveness: finer than one head in 1024
@@ -94,10 +96,7 @@ class Protocol:
                 raise InputError(f"a flop price must be positive, got {price!r}")
         if not self.sparsities and not self.prices:
             raise InputError("nothing to play: give at least one sparsity or one flop price")
-        if self.test_blocks is not None and self.test_blocks < 1:
-            raise InputError(f"test_blocks must be at least 1, got {self.test_blocks}")
-        if self.seeds < 1 or self.rounds < 1:
-            raise InputError(f"seeds and rounds must be at least 1, got {self.seeds} and {self.rounds}")
+        check_counts(self, test_blocks=1, seeds=1, rounds=1)
 
 
 class Arena:
@@ -108,7 +107,7 @@ class Arena:
         env_id: Gymnasium id.
         loaded: The model.
         text: Its text.
-        **settings: Of the environment; horizon, limits and rounds are the protocol's.
+        settings: Of the environment; horizon, limits and rounds are the protocol's.
     """
 
     def __init__(
@@ -116,16 +115,16 @@ class Arena:
         protocol: Protocol,
         loaded: LoadedModel,
         text: TextSplits,
-        env_id: str = "plasticity/Heads-v1",
-        **settings: Any,
+        env_id: str,
+        settings: Settings,
     ) -> None:
         self.protocol = protocol
         kind = load_env_creator(gym.spec(env_id).entry_point).kind  # type: ignore[arg-type, union-attr]
         self._ranks = kind == "head_rank"
         horizon = loaded.model.active.numel() if kind == "head_edit" else protocol.rounds
-        fixed = {"horizon": horizon, "max_sparsity": 1.0, "min_heads_per_layer": 0, "model_name": loaded.name}
+        settings = replace(settings, horizon=horizon, max_sparsity=1.0, min_heads_per_layer=0, model_name=loaded.name)
         self.env: PlasticityEnv = gym.make(
-            env_id, loaded=loaded, text=text, disable_env_checker=True, **{**settings, **fixed}
+            env_id, loaded=loaded, text=text, disable_env_checker=True, **settings.kwargs()
         ).unwrapped  # type: ignore[assignment]
         if protocol.test_blocks is not None and protocol.test_blocks > len(text.blocks("test")):
             raise InputError(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 
 from plasticity_env import controllers
 from plasticity_env.agents.training.agent import ENVIRONMENTS
+from plasticity_env.common.arguments import check_counts, flags
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.envs.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -28,40 +30,14 @@ class PlayConfig:
     """of the plasticity controller: high, low or auto"""
     env: str = "heads"
     """heads, head_edit or head_rank"""
-    model_name: str = "bard-gpt2-4x4"
-    """an embedded name, a folder, a GGUF file or a hub name"""
-    dataset: str = "shakespeare"
-    """text: shakespeare, a path, or a hub data set"""
-    dataset_config: str | None = None
-    """configuration of a hub data set"""
-    mode: str = "adaptive"
-    """adaptive or compressed"""
-    reward: str = "ppl_per_flop"
-    """name in the reward registry"""
-    flop_price: float = 4.0
-    """price of a nat of log FLOPs"""
-    horizon: int = 4
-    """decisions"""
-    train_steps: int = 0
-    """fine-tuning steps of the language model between decisions"""
-    learning_rate: float = 3e-4
-    """of those steps"""
-    repair: str = "least_squares"
-    """none, bias, scale, least_squares, sequential or sequential_mlp; their controls end in _unweighted"""
-    calibration_blocks: int = 16
-    """blocks that score and repair"""
-    reward_blocks: int = 16
-    """blocks that pay"""
+    settings: Annotated[Settings, flags(Settings, hidden=("pruned_share", "signals"))] = Settings(
+        flop_price=4.0, horizon=4
+    )
+    """of the environment"""
     test_blocks: int = 16
     """blocks of the test split that score the outcome"""
-    batch_size: int = 8
-    """sequences in one pass"""
-    max_length: int = 128
-    """tokens a block"""
     seed: int = 0
     """of the episode"""
-    device: str = "cpu"
-    """cpu, cuda, cuda:0, ..."""
     render: str = "ansi"
     """ansi (text), human (a window) or none"""
     record: Path | None = None
@@ -76,10 +52,7 @@ def play(config: PlayConfig) -> None:
     """
     if config.env not in ENVIRONMENTS:
         raise unknown("environment", config.env, ENVIRONMENTS)
-    if config.seed < 0 or config.test_blocks < 1:
-        raise InputError(
-            f"seed must be at least 0 and test_blocks at least 1, got {config.seed} and {config.test_blocks}"
-        )
+    check_counts(config, seed=0, test_blocks=1)
     if config.render not in ("ansi", "human", "none"):
         raise InputError(f"unknown render {config.render!r}: use ansi, human or none")
     if config.sparsity is not None and not 0 <= config.sparsity < 1:
@@ -90,23 +63,11 @@ def play(config: PlayConfig) -> None:
             "choose another --controller"
         )
     controller = _controller(config)
-    own = {
-        "controller",
-        "sparsity",
-        "aggressiveness",
-        "prune_entropy",
-        "env",
-        "test_blocks",
-        "seed",
-        "render",
-        "record",
-    }
-    settings = {name: getattr(config, name) for name in config.__dataclass_fields__ if name not in own}
+    settings = replace(config.settings, signals=controller.signals)
     if config.env == "head_rank" and config.sparsity is not None:
-        settings["pruned_share"] = config.sparsity
-    settings["signals"] = controller.signals
+        settings = replace(settings, pruned_share=config.sparsity)
     mode = None if config.render == "none" else config.render
-    env: gym.Env[Any, Any] = gym.make(ENVIRONMENTS[config.env], render_mode=mode, **settings)
+    env: gym.Env[Any, Any] = gym.make(ENVIRONMENTS[config.env], render_mode=mode, **settings.kwargs())
     base: Any = env.unwrapped
     there = len(base.workbench.text.blocks("test"))
     if config.test_blocks > there:
@@ -134,7 +95,7 @@ def _controller(config: PlayConfig) -> controllers.Controller:
     if config.controller == "plasticity":
         options = {"aggressiveness": config.aggressiveness, "prune_entropy": config.prune_entropy}
     elif config.sparsity is not None and config.env != "head_rank":
-        options = {"sparsity": config.sparsity, "rounds": config.horizon}
+        options = {"sparsity": config.sparsity, "rounds": config.settings.horizon}
     return controllers.make(config.controller, **options)
 
 

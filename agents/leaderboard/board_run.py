@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from plasticity_env.agents.leaderboard.board_cells import Cell, cell_file, parse, row, titles
 from plasticity_env.agents.leaderboard.players import Player, fingerprint, read_player, read_players
@@ -24,8 +24,10 @@ from plasticity_env.agents.leaderboard.statistics import Results
 from plasticity_env.agents.leaderboard.submissions import play_submission, read_submission
 from plasticity_env.agents.leaderboard.workers import Job, open_all, play_all
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import fill, flags, plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.tracking import Tracker, TrackingOptions
+from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
 
 
 @dataclass(frozen=True)
@@ -40,32 +42,12 @@ class LeaderboardConfig:
     """shares of heads to prune, separated by commas"""
     seeds: int = 3
     """draws of calibration text"""
-    dataset: str = "shakespeare"
-    """text: shakespeare, a path, or a hub data set"""
-    dataset_config: str | None = None
-    """configuration of a hub data set"""
-    max_length: int = 128
-    """tokens a block"""
-    calibration_blocks: int = 16
-    """blocks that score and repair"""
-    reward_blocks: int = 16
-    """blocks that searches minimise the loss of"""
     test_blocks: int = 64
     """blocks of the test split that are scored"""
-    repair: str = "least_squares"
-    """none, bias, scale, least_squares, sequential or sequential_mlp; their controls end in _unweighted"""
-    units: str = "heads"
-    """what can be pruned: heads, or heads+mlp (shares are then of the units' FLOPs)"""
-    mlp_blocks: int = 8
-    """equal blocks of neurons in each MLP, with --units heads+mlp"""
-    neuron_order: str = "stored"
-    """order of a layer's neurons before they are cut: stored, token_fisher or kfac (dearest first)"""
-    mode: str = "adaptive"
-    """adaptive or compressed"""
-    batch_size: int = 8
-    """sequences in one pass"""
-    device: str = "cpu"
-    """cpu, cuda, cuda:0, ..."""
+    settings: Annotated[Settings, flags(Settings, "mode", "reward_blocks", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS)] = (
+        Rules().settings
+    )
+    """of the environment"""
     output: Path = Path("runs/leaderboard/cells.jsonl")
     """finished cells, one JSON line each; a second run goes on where the first was cut"""
     submissions: str = ""
@@ -84,8 +66,7 @@ class LeaderboardConfig:
 
     def rules(self, model_name: str) -> Rules:
         """Of one model's board."""
-        shared = {name: getattr(self, name) for name in Rules.__dataclass_fields__ if hasattr(self, name)}
-        return Rules(model_name=model_name, **shared)
+        return Rules(replace(self.settings, model_name=model_name), self.test_blocks)
 
 
 def leaderboard(config: LeaderboardConfig) -> str:
@@ -152,8 +133,7 @@ def publish(cells: list[Cell], config: LeaderboardConfig) -> str:
         write_leaderboard(page, boards, aggregates_of(boards), cli.command())
     if config.docs is not None:
         write_docs(config.docs, text, cli.command())
-    settings = {**asdict(config), "output": str(config.output)}
-    with Tracker(config.output.parent, settings, config.tracking, resume=True) as tracker:
+    with Tracker(config.output.parent, plain(config), config.tracking, resume=True) as tracker:
         columns = ["board", "player", "share", "test_ppl", "test_ppl_std", "delta_nll", "flops_kept", "evaluations"]
         columns += ["area_ratio", "area_ratio_low", "area_ratio_high", "validated"]
         tracker.table(
@@ -216,7 +196,7 @@ def missing_jobs(config: LeaderboardConfig, prints: Mapping[Player, str]) -> lis
         )
     known = {cell.key for cell in cell_file(config.output).read()}
     jobs = []
-    for rules in (replace(config.rules(model), signals=signals) for model in models):
+    for rules in (fill(config.rules(model), {"signals": signals}) for model in models):
         for seed in range(config.seeds):
             for player, digest in prints.items():
                 lacking = [share for share in shares if (rules.board, player.text, digest, share, seed) not in known]

@@ -22,6 +22,7 @@ from plasticity_env.data.text import some_blocks
 from plasticity_env.envs.head_rank import HeadRankEnv
 from plasticity_env.envs.measurement import Measurement
 from plasticity_env.envs.observation import Observation
+from plasticity_env.envs.settings import Settings, bounds
 from plasticity_env.envs.shared_arrays import PackedModel, pack
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.plastic_model import PlasticModel
@@ -36,47 +37,30 @@ class Rules:
     """What a table is opened with; JSON-able, so that workers can open their own.
 
     Attributes:
-        model_name: An embedded name, a folder, a GGUF file or a hub name.
-        dataset, dataset_config: Text.
-        device: Where the model is.
-        batch_size: Sequences in one pass.
-        signals: Registered signals that the players read beside every environment's columns.
-        Others: As of `Board`.
+        settings: Of the environments; players bring the number of rounds.
+        test_blocks: Blocks of the test split that are scored.
     """
 
-    model_name: str
-    dataset: str = "shakespeare"
-    dataset_config: str | None = None
-    max_length: int = 128
-    calibration_blocks: int = 16
-    reward_blocks: int = 16
+    settings: Settings = Settings(flop_price=4.0, max_sparsity=1.0)
     test_blocks: int = 64
-    repair: str = "least_squares"
-    units: str = "heads"
-    mlp_blocks: int = 8
-    neuron_order: str = "stored"
-    mode: str = "adaptive"
-    flop_price: float = 4.0
-    batch_size: int = 8
-    device: str = "cpu"
-    signals: tuple[str, ...] = ()
 
     @property
     def board(self) -> Board:
         """Where cells of these rules belong."""
+        own = self.settings
         return Board(
-            short_name(self.model_name),
-            "/".join(filter(None, (Path(self.dataset).name, self.dataset_config))),
-            self.max_length,
-            self.calibration_blocks,
-            self.reward_blocks,
+            short_name(own.model_name),
+            "/".join(filter(None, (Path(own.dataset).name, own.dataset_config))),
+            own.max_length,
+            own.calibration_blocks,
+            own.reward_blocks,
             self.test_blocks,
-            self.repair,
-            self.units,
-            self.mlp_blocks if self.units != "heads" else 0,
-            self.mode,
-            self.flop_price,
-            self.neuron_order if self.units != "heads" else "stored",
+            own.repair,
+            own.units,
+            own.blocks_of_neurons,
+            own.mode,
+            bounds(own.flop_price)[0],
+            own.neuron_order,
         )
 
 
@@ -116,7 +100,7 @@ class Table:
 
     def __init__(self, rules: Rules, packed: PackedModel | None = None) -> None:
         self.rules, self.board, self.packed = rules, rules.board, packed and packed.key
-        self._opened = (None, None) if packed is None else packed.open(device=rules.device)
+        self._opened = (None, None) if packed is None else packed.open(device=rules.settings.device)
         self._envs: dict[int, HeadRankEnv] = {}
         first = self.env(1)
         self.workbench = first.workbench
@@ -124,8 +108,8 @@ class Table:
         blocks = self.workbench.text.blocks("test")
         if len(blocks) < rules.test_blocks:
             raise InputError(
-                f"test_blocks {rules.test_blocks} is more than the {len(blocks)} of {rules.dataset!r} at max_length "
-                f"{rules.max_length}: ask for fewer or use a longer text"
+                f"test_blocks {rules.test_blocks} is more than the {len(blocks)} of {rules.settings.dataset!r} at max_length "
+                f"{rules.settings.max_length}: ask for fewer or use a longer text"
             )
         self.tested = some_blocks(blocks, rules.test_blocks, spread=True)
         self._dense: tuple[float, ...] | None = None
@@ -133,39 +117,23 @@ class Table:
     def env(self, rounds: int) -> HeadRankEnv:
         """The environment of episodes with so many rounds; all measure on one workbench."""
         if rounds not in self._envs:
-            rules = self.rules
             loaded, text = self._opened
             self._envs[rounds] = HeadRankEnv(
                 loaded=loaded,
                 text=text,
                 workbench=next(iter(self._envs.values())).workbench if self._envs else None,
-                horizon=rounds,
-                model_name=rules.model_name,
-                dataset=rules.dataset,
-                dataset_config=rules.dataset_config,
-                max_length=rules.max_length,
-                calibration_blocks=rules.calibration_blocks,
-                reward_blocks=rules.reward_blocks,
-                repair=rules.repair,
-                units=rules.units,
-                mlp_blocks=rules.mlp_blocks,
-                neuron_order=rules.neuron_order,
-                mode=rules.mode,
-                max_sparsity=1.0,
-                batch_size=rules.batch_size,
-                device=rules.device,
-                signals=rules.signals,
                 version=VERSION,
+                **replace(self.rules.settings, horizon=rounds).kwargs(),
             )
         return self._envs[rounds]
 
     def blocks(self, seed: int) -> dict[str, list[int]]:
         """The calibration and the reward blocks that a seed draws."""
-        text, rules = self.workbench.text, self.rules
+        text, settings = self.workbench.text, self.rules.settings
         drawn = {}
         for split, count, entropy in (
-            ("calibration", rules.calibration_blocks, seed),
-            ("reward", rules.reward_blocks, [seed, 1]),
+            ("calibration", settings.calibration_blocks, seed),
+            ("reward", settings.reward_blocks, [seed, 1]),
         ):
             there = len(text.blocks(split))  # type: ignore[arg-type]
             chosen = np.random.default_rng(entropy).choice(there, count, replace=False)
@@ -174,7 +142,7 @@ class Table:
 
     def options(self, share: float, seed: int) -> dict[str, object]:
         """Reset options of a cell: its share, and the blocks that its seed draws."""
-        return {"pruned_share": share, "flop_price": self.rules.flop_price, **self.blocks(seed)}
+        return {"pruned_share": share, "flop_price": self.rules.settings.flop_price, **self.blocks(seed)}
 
     def play(self, player: Player, share: float, seed: int, maker: Controller | Planner | None = None) -> Cell:
         """One cell.
@@ -229,9 +197,8 @@ class Table:
 
     def bill(self, measured: int) -> Bill:
         """Of a controller that had so many masks measured."""
-        read, paid = (
-            getattr(self.rules, f"{split}_blocks") * self.rules.max_length for split in ("calibration", "reward")
-        )
+        settings = self.rules.settings
+        read, paid = (settings.max_length * blocks for blocks in (settings.calibration_blocks, settings.reward_blocks))
         return Bill(MEASURING_PASS * measured, measured * (read + paid), measured * read)
 
     def masks_of(self, rounds: int, options: dict[str, object], actions: Sequence[Any]) -> list[Tensor]:
@@ -247,7 +214,7 @@ class Table:
         """Of each test block, nats per token, of the whole model."""
         if self._dense is None:
             self.workbench.install(torch.ones(self.workbench.model.shape, dtype=torch.bool), ())
-            self._dense = block_losses(self.workbench.model, self.tested, self.rules.batch_size)
+            self._dense = block_losses(self.workbench.model, self.tested, self.rules.settings.batch_size)
         return self._dense
 
     def losses_of(self, active: Tensor, seed: int, ids: Tensor | None = None) -> tuple[float, ...]:
@@ -259,7 +226,7 @@ class Table:
             ids: (B, T) tokens; the test blocks when None.
         """
         self.workbench.install(active, tuple(self.blocks(seed)["calibration"]))
-        return block_losses(self.workbench.model, self.tested if ids is None else ids, self.rules.batch_size)
+        return block_losses(self.workbench.model, self.tested if ids is None else ids, self.rules.settings.batch_size)
 
 
 def _episode(env: HeadRankEnv, controller: Controller, observation: Observation, seed: int) -> list[Tensor]:
@@ -280,7 +247,7 @@ def packed_of(rules: Rules) -> PackedModel:
     Raises:
         InputError: As of `Table`.
     """
-    bench = Table(replace(rules, device="cpu")).workbench
+    bench = Table(replace(rules, settings=replace(rules.settings, device="cpu"))).workbench
     return pack(LoadedModel(bench.model, bench.tokenizer, bench.name), bench.text, ("calibration", "reward", "test"))
 
 

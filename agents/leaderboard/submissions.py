@@ -25,6 +25,7 @@ from plasticity_env.agents.leaderboard.board_cells import Cell
 from plasticity_env.agents.leaderboard.players import Player, fingerprint, read_player
 from plasticity_env.agents.leaderboard.playing import Rules, Table
 from plasticity_env.agents.leaderboard.workers import table_of
+from plasticity_env.common.arguments import fill, plain
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.controllers import Controller
@@ -97,7 +98,7 @@ def play_submission(
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        request = Request(player.text, asdict(rules), list(shares), seeds, known, str(answer))
+        request = Request(player.text, plain(rules), list(shares), seeds, known, str(answer))
         done = subprocess.run(
             [sys.executable, "-m", "plasticity_env.agents.leaderboard.submissions"],
             input=json.dumps(asdict(request)),
@@ -155,7 +156,7 @@ def _play(request: Request) -> dict[str, Any]:
         maker = player.make()
         if not isinstance(maker, Controller):
             raise InputError("a search reads the environment itself: a submission must be a controller")
-        digest, table = fingerprint(player, maker), Table(Rules(**request.rules))
+        digest, table = fingerprint(player, maker), Table(fill(Rules(), request.rules))
         known = {(print_, share, seed) for print_, share, seed in request.known}
         episodes = []
         for seed in range(request.seeds):

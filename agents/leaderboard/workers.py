@@ -109,7 +109,7 @@ def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = No
         from plasticity_env.agents.rllib.ray_tasks import map_tasks
 
         for rules, own in groupby(single_cells(jobs), lambda job: job.rules):
-            gpus = 1.0 if rules.device.startswith("cuda") else 0.0
+            gpus = 1.0 if rules.settings.device.startswith("cuda") else 0.0
             shared = packed_of(rules)
             for _, lines in map_tasks(play_packed, own, address=ray_address, workers=workers, gpus=gpus, shared=shared):
                 yield from lines

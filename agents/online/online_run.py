@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import pickle
 import sys
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from plasticity_env.agents.online.bounds import PruneBounds
 from plasticity_env.agents.online.online import OnlineConfig, OnlineLearner
 from plasticity_env.agents.online.online_decider import OnlineDecider
+from plasticity_env.common.arguments import fill, flags, plain
+from plasticity_env.common.cli import words
 from plasticity_env.common.digests import load_archive
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import replace_file, write_text
@@ -24,8 +26,7 @@ from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_settings import CONTROLLER, ExperimentSettings, new_run_path
 from plasticity_env.model.checkpoints import save_plastic
-from plasticity_env.model.loading import embedded_models
-from plasticity_env.steps.opening import HUB_TEXT
+from plasticity_env.steps.opening import text_or_default
 
 WEIGHTS, FOLDER, HISTORY, MODEL, ARGUMENTS = (
     "controller.pt",
@@ -49,69 +50,34 @@ QUICK = {
 }
 
 
+EXPERIMENT = words(  # arguments of the experiment that are arguments of such a run
+    "model_name,dataset,dataset_config,device,batch_size,max_length,warmup_steps,cycles,pruning_level,pruning_mode,"
+    "prune_entropy,learning_rate,decision_every,flop_price,repair,growth_init,growth_warmup_steps,new_head_lr_multiplier,"
+    "reward_blocks,test_blocks,sample_tokens,seed,"
+)
+
+
 @dataclass(frozen=True)
 class OnlineRunConfig:
     """Arguments of a run in which an ANN controller decides and keeps learning."""
 
-    model_name: str = "distilgpt2"
-    """an embedded name, a Hugging Face folder, a GGUF file or a hub name"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
-    dataset: str | None = None
-    """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: shakespeare for an embedded model and
-    wikitext for any other"""
-    dataset_config: str | None = None
-    """configuration of a hub data set; unset with wikitext: wikitext-2-raw-v1"""
-    batch_size: int = 8
-    """sequences in one batch"""
-    max_length: int = 128
-    """tokens in a sequence"""
-    warmup_steps: int = 200
-    """most optimizer steps before the first cycle; fewer where the loss has stabilised before"""
-    finetuning_steps: int = 200
-    """optimizer steps of fine-tuning in each cycle"""
-    analyze_steps: int = 10
-    """batches of calibration text in one measuring pass"""
-    cycles: int = 3
-    """measure, decide, grow and learn so often"""
-    pruning_level: float = 0.2
-    """largest share of all head slots that may be pruned; how many the network prunes is its choice"""
-    learning_rate: float = 5e-5
-    """of the language model's AdamW"""
+    experiment: Annotated[
+        ExperimentSettings,
+        flags(ExperimentSettings, *EXPERIMENT, finetuning_steps="training_steps", analyze_steps="analysis_steps"),
+    ] = ExperimentSettings(
+        model_name="distilgpt2", dataset="", pruning_strategy=CONTROLLER, free_policy=True, decision_every=20
+    )
+    """of the cycle; the network chooses how many heads are pruned, up to --pruning_level"""
     entropy_threshold: float = 1.5
     """nats: only heads on the prune side of it may be pruned"""
     importance_threshold: float = 0.7
     """quantile of the active heads' Fisher scores: heads above it are protected from pruning"""
-    prune_entropy: str = "auto"
-    """prune side of the entropy threshold: high, low, or auto (the side whose heads have the lower mean Fisher score)"""
     controller_lr: float = 0.01
     """of the controller's Adam; 0 decides without learning"""
     entropy_bonus: float = 0.01
     """weight of the policy's entropy in what the controller maximises"""
     controller: Path | None = None
     """folder of a trained controller to go on from; unset: a fresh network"""
-    decision_every: int = 20
-    """fine-tuning steps between two decisions; 0: one decision a cycle"""
-    flop_price: float = 4.0
-    """price of a nat of log FLOPs in the reward, which is the rise of log(ppl_control / ppl) - price * log(flops kept)"""
-    pruning_mode: str = "adaptive"
-    """adaptive (pruned heads may be revived and grown) or compressed (pruning is for ever, rows are removed at the end)"""
-    repair: str = "none"
-    """how the heads that stay make up for those that go: none, bias, scale, least_squares, ..."""
-    growth_init: str = "random"
-    """what a grown head starts from: random, copy or transfer"""
-    growth_warmup_steps: int = 50
-    """optimizer steps until a grown head's gate is 1"""
-    new_head_lr_multiplier: float = 3.0
-    """learning rate of grown heads, in learning rates"""
-    reward_blocks: int = 32
-    """blocks of reward text that the controller is paid on"""
-    test_blocks: int = 64
-    """blocks of test text that tables show"""
-    sample_tokens: int = 60
-    """tokens of a text sample; 0: none"""
-    seed: int = 0
-    """of every random choice"""
     output_dir: Path | None = None
     """a new folder; unset: runs/neural_plasticity/run_YYYYMMDD_HHMMSS"""
     resume: Path | None = None
@@ -122,30 +88,12 @@ class OnlineRunConfig:
     """print every decision and what it earned"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
-    def resolved(self) -> OnlineRunConfig:
-        """With the text filled in where none was named."""
-        dataset = self.dataset
-        if dataset is None:
-            dataset = "shakespeare" if self.model_name in embedded_models() else HUB_TEXT[0]
-        configuration = self.dataset_config or (HUB_TEXT[1] if dataset == HUB_TEXT[0] else None)
-        return replace(self, dataset=dataset, dataset_config=configuration)
-
     def settings(self) -> ExperimentSettings:
-        """The experiment's part.
-
-        Raises:
-            InputError: A value out of range.
-        """
-        named = {entry.name for entry in fields(ExperimentSettings)} & {entry.name for entry in fields(self)}
-        values = {name: getattr(self, name) for name in named - {"controller"}}
-        return ExperimentSettings(
-            **values,
-            pruning_strategy=CONTROLLER,
-            controller=str(self.controller or "a fresh network"),
-            free_policy=True,
-            training_steps=self.finetuning_steps,
-            analysis_steps=self.analyze_steps,
-        )
+        """The experiment's part, with the text filled in where none was named."""
+        own = self.experiment
+        dataset, config = text_or_default(own.model_name, own.dataset, own.dataset_config)
+        controller = str(self.controller or "a fresh network")
+        return replace(own, dataset=dataset, dataset_config=config, controller=controller, tracking=self.tracking)
 
     def bounds(self) -> PruneBounds:
         """What may be pruned.
@@ -153,7 +101,7 @@ class OnlineRunConfig:
         Raises:
             InputError: A value out of range.
         """
-        return PruneBounds(self.entropy_threshold, self.importance_threshold, self.prune_entropy)
+        return PruneBounds(self.entropy_threshold, self.importance_threshold, self.experiment.prune_entropy)
 
     def decider(self) -> OnlineDecider:
         """The controller, ready to learn.
@@ -161,7 +109,7 @@ class OnlineRunConfig:
         Raises:
             InputError: A value out of range, or no controller in the folder.
         """
-        config = OnlineConfig(self.controller_lr, self.entropy_bonus, seed=self.seed)
+        config = OnlineConfig(self.controller_lr, self.entropy_bonus, seed=self.experiment.seed)
         if self.controller is not None:
             controller = ANNController.load(self.controller)
             if "price_shares" in controller.info:
@@ -171,7 +119,7 @@ class OnlineRunConfig:
                 )
         else:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
+                torch.manual_seed(self.experiment.seed)
                 controller = ANNController(HeadNetwork(NetworkConfig()))
         return OnlineDecider(OnlineLearner(controller, config), self.bounds())
 
@@ -195,7 +143,6 @@ def run_online(config: OnlineRunConfig) -> tuple[RunRecord, OnlineDecider]:
         decider = config.decider()
         run = NeuralPlasticityExperiment.resume(config.resume, decider, _say)
     else:
-        config = config.resolved()
         decider = config.decider()
         run = NeuralPlasticityExperiment(config.settings(), config.output_dir or new_run_path(), decider, _say)
     files = _Files(run, config)
@@ -220,7 +167,7 @@ class _Files:
     def update(self, decider: OnlineDecider) -> None:
         """Called after each decision and lesson."""
         if not self._said:
-            text = json.dumps(_plain(self.config), indent=1)
+            text = json.dumps(plain(replace(self.config, resume=None, output_dir=None)), indent=1)
             write_text(self.folder / ARGUMENTS, text + "\n")
         self._said += 1
         last = decider.history[-1]
@@ -264,20 +211,12 @@ def _read_arguments(config: OnlineRunConfig) -> OnlineRunConfig:
     assert config.resume is not None
     path = config.resume / ARGUMENTS
     if not path.is_file():
-        return config.resolved()
+        return config
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        tracking = TrackingOptions(**values.pop("tracking"))
-        controller = None if values["controller"] is None else Path(values["controller"])
-        known = {**values, "tracking": tracking, "controller": controller}
-        return replace(OnlineRunConfig(**known), resume=config.resume, verbose=config.verbose)
-    except (ValueError, TypeError, KeyError) as error:
+        begun = fill(OnlineRunConfig(), json.loads(path.read_text(encoding="utf-8")), str(path))
+        return replace(begun, resume=config.resume, verbose=config.verbose)
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}): the run in its folder cannot go on") from error
-
-
-def _plain(config: OnlineRunConfig) -> dict[str, Any]:
-    values = asdict(config) | {"resume": None, "output_dir": None}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def _decided(entry: dict[str, Any]) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 import yaml
 
+from plasticity_env.common.arguments import first_change
 from plasticity_env.common.digests import load_archive
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file
 from plasticity_env.envs.replay import EpisodeRecord
+from plasticity_env.envs.settings import Settings
 
 NAME = "checkpoint.pt"
 
@@ -62,12 +64,12 @@ def read_state(folder: Path, ours: dict[str, Any], device: torch.device, key: st
     return state
 
 
-def check_arguments(path: Path, ours: dict[str, Any], names: Iterable[str]) -> None:
+def check_arguments(path: Path, ours: Any, names: Iterable[str]) -> None:
     """Compare arguments of a run that goes on with those that its folder holds.
 
     Args:
         path: YAML of the run's arguments; where there is none nothing is compared.
-        ours: Arguments of this training by name.
+        ours: Arguments of this training, a dataclass.
         names: Of those that must agree.
 
     Raises:
@@ -76,16 +78,15 @@ def check_arguments(path: Path, ours: dict[str, Any], names: Iterable[str]) -> N
     if not path.is_file():
         return
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        theirs = {**found, **found.get("rank", {})}
+        changed = first_change(ours, yaml.safe_load(path.read_text(encoding="utf-8")), names)
     except (yaml.YAMLError, TypeError, AttributeError) as error:
         raise InputError(f"{str(path)!r} holds no arguments of a training: start in another folder") from error
-    for name in names:
-        if theirs.get(name, ours[name]) != ours[name]:
-            raise InputError(
-                f"the run in {str(path.parent)!r} was trained with {name}={theirs[name]!r}, not {ours[name]!r}: "
-                "resume with the same arguments or start in another folder"
-            )
+    if changed is not None:
+        name, theirs, mine = changed
+        raise InputError(
+            f"the run in {str(path.parent)!r} was trained with {name}={theirs!r}, not {mine!r}: "
+            "resume with the same arguments or start in another folder"
+        )
 
 
 def environment_state(env: Any) -> str:
@@ -103,7 +104,7 @@ def resume_environment(env: Any, saved: str) -> Any:
     data = json.loads(saved)
     record = data["record"]
     kinds = [env_id.partition("-v")[0] for env_id in (record["env_id"], env.unwrapped.env_id)]
-    if record["kwargs"] != env.unwrapped.settings.kwargs() or kinds[0] != kinds[1]:
+    if Settings.read(record["kwargs"]) != env.unwrapped.settings or kinds[0] != kinds[1]:
         raise InputError("the checkpoint's environments have other arguments than this training's: use the same ones")
     observation, _ = env.reset(seed=0, options=record["options"])
     for action in record["actions"]:

@@ -8,7 +8,7 @@ of the loss counts in units of what a reference rule reaches on the same scenari
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +19,13 @@ from torch import Tensor
 from plasticity_env import controllers
 from plasticity_env.common.cli import numbers, words
 from plasticity_env.common.errors import InputError
-from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.controllers.base import Controller
+from plasticity_env.data.text import TextSplits
+from plasticity_env.envs.make_workbench import load_model_and_text
 from plasticity_env.envs.observation import Observation
 from plasticity_env.envs.rank_vector import HeadRankVectorEnv
-from plasticity_env.envs.settings import LIMITS, check_range
-from plasticity_env.model.loading import LoadedModel, load_model
+from plasticity_env.envs.settings import LIMITS, Settings, bounds, check_range
+from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.modes import PruningMode
 
 SMALLEST_RISE = 0.02  # nats; where the reference rises less, ratios would mostly be noise
@@ -178,17 +180,16 @@ class Stage:
     def __init__(
         self,
         models: Sequence[str],
-        settings: Mapping[str, Any],
+        settings: Settings,
         config: RankConfig,
         modes: Sequence[str] = ("adaptive",),
     ) -> None:
         self.models, self.config = list(models), config
         self.modes = [PruningMode.parse(mode).value for mode in modes]
-        dropped = ("model_name", "mode", "horizon", "pruned_share")
-        self._settings = {name: value for name, value in settings.items() if name not in dropped}
+        self._settings = settings
         self._loaded: dict[str, tuple[LoadedModel, TextSplits]] = {}
         self._references: dict[Scenario, float] = {}
-        self.price = float(np.exp(np.mean(np.log(np.atleast_1d(self._settings.get("flop_price", 4.0))))))
+        self.price = float(np.exp(np.mean(np.log(bounds(settings.flop_price)))))
         self.reference_steps = 0
         for model in self.models:  # fails here rather than in the middle of a training
             share = config.shares[0]
@@ -206,7 +207,7 @@ class Stage:
     @property
     def counts_units(self) -> bool:
         """Whether a share is one of the number of units, not of their FLOPs."""
-        return self._settings.get("units", "heads") == "heads"
+        return self._settings.units == "heads"
 
     def draw(self, random: np.random.Generator, number: int, count: int, place: int) -> Scenario:
         """Draw a scenario: models and modes take turns, shares are spread over the range, the rest is random.
@@ -225,7 +226,7 @@ class Stage:
         text = self._load(model)[1]
         blocks = []
         for split in ("calibration", "reward"):
-            asked = self._settings.get(f"{split}_blocks", 16)
+            asked = getattr(self._settings, f"{split}_blocks")
             if split == "calibration" and self.config.sizes:
                 asked = int(random.choice(self.config.sizes))
             drawn = random.choice(len(text.blocks(split)), asked, replace=False)  # type: ignore[arg-type]
@@ -272,11 +273,7 @@ class Stage:
         """
         rule = controllers.make(name)
         rule.reset(0)
-
-        def choose(observation: Observation) -> np.ndarray:
-            return np.asarray(rule.act(observation.row(0)))[None]
-
-        return self.play(scenario, choose, 1)
+        return self.play(scenario, choose_by([rule]), 1)
 
     def unit(self, scenario: Scenario) -> float:
         """Rise of the loss that the reference rule reaches on a scenario, nats; `reference_steps` counts what it takes."""
@@ -291,37 +288,46 @@ class Stage:
         for name in filter(None, (self.config.reference, self.config.warm_start)):
             rule = controllers.make(name)
             rule.reset(0)
-            rule.act(observations.row(0))
+            choose_by([rule])(observations)
 
     def _environment(self, scenario: Scenario, members: int) -> HeadRankVectorEnv:
         """Environments over the shared model: made anew, which takes milliseconds, so that nothing piles up."""
         loaded, text = self._load(scenario.model)
+        settings = replace(
+            self._settings,
+            model_name=scenario.model,
+            mode=scenario.mode,
+            horizon=scenario.rounds,
+            pruned_share=scenario.share,
+        )
         return HeadRankVectorEnv(
             members,
             autoreset_mode="Disabled",
             memory_share=math.inf,
             loaded=loaded,
             text=text,
-            model_name=scenario.model,
-            mode=scenario.mode,
-            horizon=scenario.rounds,
-            pruned_share=scenario.share,
-            **self._settings,
+            **settings.kwargs(),
         )
 
     def _load(self, model: str) -> tuple[LoadedModel, TextSplits]:
         if model not in self._loaded:
-            given = self._settings
-            units = given.get("mlp_blocks", 8) if given.get("units", "heads") != "heads" else 0
-            loaded = load_model(model, device=given.get("device", "cpu"), mlp_blocks=units)
-            text = load_text(
-                given.get("dataset", "shakespeare"),
-                loaded.tokenizer,
-                dataset_config=given.get("dataset_config"),
-                block_size=given.get("max_length", 128),
-            )
-            self._loaded[model] = (loaded, text)
+            self._loaded[model] = load_model_and_text(replace(self._settings, model_name=model))
         return self._loaded[model]
+
+
+def rows_of(observations: Observation) -> list[Observation]:
+    """The observation of each member of a group, from arrays of M of each."""
+    return [observations.row(row) for row in range(len(observations["heads"]))]
+
+
+def choose_by(players: Sequence[Controller]) -> Choose:
+    """What a group of M decides where each member has a controller of its own."""
+
+    def choose(observations: Observation) -> np.ndarray:
+        rows = rows_of(observations)
+        return np.stack([np.asarray(player.act(row)) for player, row in zip(players, rows, strict=True)])
+
+    return choose
 
 
 def _masks(envs: HeadRankVectorEnv) -> Tensor:

@@ -11,25 +11,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from plasticity_env.agents.es import FEATURES
 from plasticity_env.agents.ppo.ppo import Metrics
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
+from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage, choose_by
 from plasticity_env.agents.training.agent import find_agent
 from plasticity_env.agents.training.train_config import TrainConfig, make_environments
+from plasticity_env.common.arguments import check_counts, first_change, flags, flat, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError, first_line, unknown
 from plasticity_env.common.files import write_text
 from plasticity_env.common.jsonl_table import CellFile
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import CONTEXTS
-from plasticity_env.envs.observation import Observation
+from plasticity_env.envs.settings import MEASURING_ARGUMENTS, Settings
 
 CELLS, RUNS = "cells.jsonl", "runs"
 HELD_OUT = 10_000  # seeds from here on are of held-out scenarios
@@ -43,8 +44,6 @@ class CurvesConfig:
 
     agents: str = "ppo,ppo:attention,ppo:linear,sb3_ppo,sb3_maskable_ppo,es,rllib_ppo"
     """agents, separated by commas; after a colon the network: deep_sets (unless said), attention or linear"""
-    model_name: str = "bard-gpt2-4x4"
-    """language model to train on"""
     total_timesteps: int = 20_000
     """environment steps of each training, those of reference rules included"""
     evaluate_every: int = 2_000
@@ -61,21 +60,15 @@ class CurvesConfig:
     """rule whose rise of the loss is the unit"""
     held_out: int = 12
     """scenarios of an evaluation, their shares spread over the range"""
-    calibration_blocks: int = 4
-    """blocks that score and repair"""
-    reward_blocks: int = 4
-    """blocks that pay"""
-    max_length: int = 64
-    """tokens a block"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    settings: Annotated[Settings, flags(Settings, "model_name", "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
+        calibration_blocks=4, reward_blocks=4, max_length=64
+    )
+    """of the environments"""
     output_dir: Path = Path("runs/learning_curves")
     """folder; a study in it goes on"""
 
     def __post_init__(self) -> None:
-        for name in ("total_timesteps", "evaluate_every", "seeds", "rounds", "held_out"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        check_counts(self, total_timesteps=1, evaluate_every=1, seeds=1, rounds=1, held_out=1)
         if not words(self.agents):
             raise InputError("agents is empty: name at least one")
         for agent in words(self.agents):
@@ -127,8 +120,8 @@ class HeldOut:
 
     def __init__(self, config: CurvesConfig) -> None:
         training = train_config(config, "ppo", 0)
-        settings = training.environment_kwargs(config.model_name)
-        self._stage = Stage([config.model_name], settings, training.rank)
+        model = config.settings.model_name
+        self._stage = Stage([model], training.environment(model), training.rank)
         random = np.random.default_rng(HELD_OUT)
         self.scenarios: list[Scenario] = [
             self._stage.draw(random, 0, config.held_out, place) for place in range(config.held_out)
@@ -149,13 +142,9 @@ class HeldOut:
 
     def rises(self, controller: ANNController) -> tuple[float, ...]:
         """A controller's rises, nats per token."""
-
-        def choose(observation: Observation) -> np.ndarray:
-            return np.asarray(controller.act(observation.row(0)))[None]
-
         was = controller.network.training
         controller.network.eval()
-        found = tuple(float(self._stage.play(each, choose, 1).rises[0]) for each in self.scenarios)
+        found = tuple(float(self._stage.play(each, choose_by([controller]), 1).rises[0]) for each in self.scenarios)
         controller.network.train(was)
         return found
 
@@ -210,18 +199,15 @@ def train_config(config: CurvesConfig, agent: str, seed: int) -> TrainConfig:
         context=context or "deep_sets",
         head_features=",".join(FEATURES) if context == "linear" else "",  # what CMA-ES reads
         seed=seed,
-        device=config.device,
+        device=config.settings.device,
         **size,
     )
     folder = config.output_dir / RUNS / f"{agent.replace(':', '_')}_{seed}"
     return TrainConfig(
         agent=name,
         env="head_rank" if "head_rank" in record.envs else record.envs[0],
-        model_name=config.model_name,
-        horizon=config.rounds,
-        calibration_blocks=config.calibration_blocks,
-        reward_blocks=config.reward_blocks,
-        max_length=config.max_length,
+        model_name=config.settings.model_name,
+        settings=replace(config.settings, horizon=config.rounds),
         ppo=ppo,
         rank=RankConfig(pruned_share=config.pruned_share, rounds=str(config.rounds), reference=config.reference),
         output_dir=folder,
@@ -288,21 +274,20 @@ class _EnoughError(Exception):
 def _same_study(config: CurvesConfig) -> None:
     """Note what the study is, or refuse a folder of another."""
     path = config.output_dir / "config.json"
-    mine = {
-        k: v for k, v in asdict(config).items() if k not in ("agents", "seeds", "first_seed", "output_dir", "device")
-    }
+    free = ("agents", "seeds", "first_seed", "output_dir", "device")
     if path.exists():
         try:
-            there = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            there = json.loads(path.read_text(encoding="utf-8"))
+            changed = first_change(config, there, [name for name in flat(config) if name not in free])
+        except (ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{str(path)!r} cannot be read ({first_line(error)}): choose another --output_dir"
             ) from error
-        changed = [name for name, value in mine.items() if there.get(name) != value]
-        if changed:
+        if changed is not None:
+            name, theirs, mine = changed
             raise InputError(
-                f"{str(config.output_dir)!r} holds a study with {changed[0]} {there.get(changed[0])!r}, not "
-                f"{mine[changed[0]]!r}: choose another --output_dir"
+                f"{str(config.output_dir)!r} holds a study with {name} {theirs!r}, not {mine!r}: "
+                "choose another --output_dir"
             )
     else:
-        write_text(path, json.dumps(mine, indent=1) + "\n")
+        write_text(path, json.dumps(plain(config), indent=1) + "\n")

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
+from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage, choose_by
+from plasticity_env.common.arguments import check_counts, flags, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.progress import Progress
 from plasticity_env.controllers.rules import PlasticityController
 from plasticity_env.controllers.tuned_rule import save_tuned
-from plasticity_env.envs.observation import Observation
+from plasticity_env.envs.settings import MEASURING_ARGUMENTS, Settings
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ class TuningConfig:
 
     model_name: str = "bard-gpt2-4x4,bard-llama-4x8,bard-gpt2-6x8,bard-llama-6x8"
     """language models to tune on, separated by commas"""
-    dataset: str = "shakespeare"
-    """text: shakespeare, a path, or a hub data set"""
     pruned_share: str = "0.1,0.6"
     """share of heads to prune, or the range that it is drawn from"""
     rounds: str = "4"
@@ -47,33 +46,17 @@ class TuningConfig:
     """generations in all"""
     sigma: float = 0.25
     """first step size; every threshold's range is 1 wide"""
-    repair: str = "least_squares"
-    """none, bias, scale or least_squares"""
-    calibration_blocks: int = 8
-    """blocks that score and repair"""
-    reward_blocks: int = 8
-    """blocks that pay"""
-    max_length: int = 128
-    """tokens a block"""
     validation: int = 8
     """further scenarios that help to choose the result, and as many others on which it is compared with the rule's defaults"""
     seed: int = 0
     """of everything"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    settings: Annotated[Settings, flags(Settings, "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
+        calibration_blocks=8, reward_blocks=8
+    )
+    """of the environments"""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("population", 4),
-            ("scenarios", 1),
-            ("generations", 1),
-            ("validation", 1),
-            ("calibration_blocks", 1),
-            ("reward_blocks", 1),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
+        check_counts(self, population=4, scenarios=1, generations=1, validation=1, seed=0)
         if not self.sigma > 0:
             raise InputError(f"sigma must be positive, got {self.sigma!r}")
 
@@ -136,9 +119,7 @@ class ThresholdSearch:
         models = words(config.model_name)
         if not models:
             raise InputError("model_name is empty: give at least one language model")
-        settings = {name: getattr(config, name) for name in ("dataset", "repair", "max_length", "device")}
-        blocks = {name: getattr(config, name) for name in ("calibration_blocks", "reward_blocks")}
-        self._stage = Stage(models, {**settings, **blocks, "flop_price": 4.0, "max_sparsity": 1.0}, rank)
+        self._stage = Stage(models, replace(config.settings, flop_price=4.0, max_sparsity=1.0), rank)
         self.steps = 0
 
     def run(self, report: Callable[[int, dict[str, float]], None] | None = None) -> Tuned:
@@ -193,11 +174,7 @@ class ThresholdSearch:
             members = [PlasticityController(**rule) for rule in rules]
             for member in members:
                 member.reset(0)
-
-            def choose(observation: Observation, members: list[PlasticityController] = members) -> np.ndarray:
-                return np.stack([np.asarray(each.act(observation.row(row))) for row, each in enumerate(members)])
-
-            rises = self._stage.play(scenario, choose, len(members)).rises
+            rises = self._stage.play(scenario, choose_by(members), len(members)).rises
             found.append(rises / self._stage.unit(scenario))
             self.steps += scenario.rounds * len(members)
         self.steps += self._stage.reference_steps - before
@@ -211,7 +188,7 @@ def save(path: Path, config: TuningConfig, found: Tuned) -> None:
         "loss_rise_over_reference": round(found.ratio, 4),
         "of_the_defaults": round(found.classic_ratio, 4),
         "environment_steps": found.steps,
-        "config": asdict(config),
+        "config": plain(config),
     }
     if not all(math.isfinite(value) for value in (found.ratio, found.classic_ratio)):
         raise InputError("the search met no finite loss: choose other models or a smaller pruned_share")

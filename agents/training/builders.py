@@ -97,17 +97,12 @@ def es(config: TrainConfig, envs: Envs) -> Learner:
         raise InputError("agent es searches from zero in mode adaptive: leave --mode and --start_from out")
     search_config = ESConfig(
         model_name=config.model_name,
-        dataset=config.dataset,
         pruned_share=config.rank.shares,
         rounds=config.rank.round_numbers,
         features=tuple(words(config.ppo.head_features)) or FEATURES,
         reference=config.rank.reference,
-        repair=config.repair,
-        calibration_blocks=config.calibration_blocks,
-        reward_blocks=config.reward_blocks,
-        max_length=config.max_length,
         seed=config.ppo.seed,
-        device=config.ppo.device,
+        settings=replace(config.settings, device=config.ppo.device),
     )
     search = LinearSearch(search_config, config.output_dir or Path())
     if config.resume:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import tyro
 import yaml
 
-from plasticity_env.common.errors import InputError, first_line, unknown
+from plasticity_env.common.arguments import fill, parse
+from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.interrupts import Terminated, terminates_like_ctrl_c
 
 C = TypeVar("C")
@@ -38,14 +37,7 @@ def run(
     """
     try:
         words, filled = _defaults(arguments() if default is None else default, sys.argv[1:])
-        parsed = tyro.cli(
-            arguments,
-            args=words,
-            default=filled,
-            description=description or main.__doc__,
-            config=(tyro.conf.OmitArgPrefixes,),
-            use_underscores=True,
-        )
+        parsed = parse(arguments, words, filled, description or main.__doc__)
         check_parsed(parsed)
         with terminates_like_ctrl_c():
             main(parsed)
@@ -99,7 +91,7 @@ def quick_defaults(arguments: C, quick: Mapping[str, Any], argv: Sequence[str] |
     """
     words = sys.argv[1:] if argv is None else argv
     asked = any(word.replace("-", "_") == "__quick_test" for word in words)
-    return replace(arguments, **quick) if asked else arguments  # type: ignore[type-var]
+    return fill(arguments, dict(quick)) if asked else arguments
 
 
 def numbers(text: str, name: str) -> tuple[float, ...]:
@@ -134,72 +126,13 @@ def command() -> str:
     return shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
 
 
-def _fits(current: Any, value: Any) -> bool:
-    """Whether a value from a file may stand where ``current`` stands; None says nothing about the type."""
-    if isinstance(current, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and (current is None or isinstance(current, bool))
-    if isinstance(current, float):
-        return isinstance(value, int | float)
-    return (
-        current is None
-        or value is None
-        or isinstance(value, type(current) | (list if isinstance(current, tuple) else type(current)))
-    )
-
-
-def _named(kinds: str, value: Any) -> bool:
-    """Whether a value from a file is of one of the types that an annotation names; one that names none of these says nothing."""
-    plain = {"Path": str, "str": str, "int": int, "float": int | float, "bool": bool}
-    named = [kind for name, kind in plain.items() if name in re.findall(r"\w+", kinds)]
-    return not named or any(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) for kind in named)
-
-
-def _like(current: Any, kinds: str) -> str:
-    return f"of type {kinds}" if current is None else f"like {current!r}"
-
-
-def update_dataclass(instance: Any, values: dict[str, Any], where: str) -> Any:
-    """Replace fields of a (nested) dataclass by a flat mapping, as a YAML file gives it.
-
-    Raises:
-        InputError: A key that no field has.
-    """
-    types = {field.name: str(field.type) for field in fields(instance)}
-    known = set(types)
-    nested = [name for name in known if is_dataclass(getattr(instance, name))]
-    changes: dict[str, Any] = {}
-    rest = {}
-    for key, value in values.items():
-        if key in known and key not in nested:
-            current, kinds = getattr(instance, key), types[key]
-            if isinstance(current, tuple) and isinstance(value, int | float) and not isinstance(value, bool):
-                value = [value, value]  # a number is a range of one
-            if not _fits(current, value) or (current is None and value is not None and not _named(kinds, value)):
-                raise InputError(f"{key} in {where} should be {_like(current, kinds)}, got {value!r}")
-            is_path = isinstance(value, str) and (isinstance(current, Path) or "Path" in kinds)
-            changes[key] = tuple(value) if isinstance(value, list) else Path(value) if is_path else value
-        elif key in nested and isinstance(value, dict):
-            changes[key] = update_dataclass(getattr(instance, key), value, where)
-        else:
-            rest[key] = value
-    for name in nested:
-        own = {field.name for field in fields(getattr(instance, name))}
-        chosen = {key: rest.pop(key) for key in list(rest) if key in own}
-        if chosen:
-            changes[name] = update_dataclass(changes.get(name, getattr(instance, name)), chosen, where)
-    if rest:
-        names = known.union(*({f.name for f in fields(getattr(instance, n))} for n in nested)) if nested else known
-        raise unknown(f"key in {where}", next(iter(rest)), names - set(nested))
-    return replace(instance, **changes)
-
-
 def _defaults(default: C, argv: list[str]) -> tuple[list[str], C]:
     rest: list[str] = []
     iterator = iter(argv)
     for word in iterator:
         if word == "--config" or word.startswith("--config="):
             path = Path(word.partition("=")[2] or next(iterator, ""))
-            default = update_dataclass(default, _read_yaml(path), str(path))
+            default = fill(default, _read_yaml(path), str(path))
         else:
             rest.append(word)
     return rest, default

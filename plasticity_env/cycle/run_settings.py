@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from plasticity_env.common.arguments import check_counts, plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.tracking import TrackingOptions, resolve_mode
 from plasticity_env.growth.initial_weights import find_initial_weights
@@ -134,7 +135,7 @@ class ExperimentSettings:
                 f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"
             )
         self._check_ranges()
-        self._check_counts()
+        check_counts(self, **_COUNTS)
 
     def _check_ranges(self) -> None:
         for name in ("growth_ratio", "aggressiveness", "distillation"):
@@ -154,12 +155,6 @@ class ExperimentSettings:
                 f"max_perplexity_increase must be at least 0, got {self.max_perplexity_increase!r}: 0.05 allows 5%"
             )
 
-    def _check_counts(self) -> None:
-        for name, least in _COUNTS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
-
     @property
     def adaptive(self) -> bool:
         """Whether pruned heads may come back."""
@@ -177,8 +172,7 @@ class ExperimentSettings:
 
     def to_json(self) -> dict[str, Any]:
         """All arguments; paths as text."""
-        values = {name: getattr(self, name) for name in _names() if name != "tracking"}
-        return {**values, "tracking": asdict(self.tracking)}
+        return plain(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ExperimentSettings:

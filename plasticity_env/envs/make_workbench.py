@@ -9,7 +9,6 @@ from plasticity_env.envs.settings import Settings
 from plasticity_env.envs.sharing import ALONE, Sharing
 from plasticity_env.envs.workbench import Workbench
 from plasticity_env.model.loading import LoadedModel, check_tokenizer, load_model
-from plasticity_env.model.modes import PruningMode
 from plasticity_env.strategies.neuron_order import order_neurons
 
 
@@ -27,20 +26,7 @@ def make_workbench(
     Raises:
         InputError: Nothing of that name, or model, text and settings do not fit each other.
     """
-    if loaded is None:
-        loaded = load_model(
-            settings.model_name,
-            mode=PruningMode.ADAPTIVE,
-            device=settings.device,
-            mlp_blocks=settings.blocks_of_neurons,
-        )
-    if text is None:
-        text = load_text(
-            settings.dataset,
-            loaded.tokenizer,
-            dataset_config=settings.dataset_config,
-            block_size=settings.max_length,
-        )
+    loaded, text = load_model_and_text(settings, loaded, text)
     _check_sizes(settings, loaded, text)
     if settings.blocks_of_neurons:
         order_neurons(loaded.model, text, settings.neuron_order, settings.batch_size)
@@ -63,6 +49,22 @@ def make_workbench(
         prefix_bytes=0 if settings.train_steps or sharing.masks > 1 else settings.prefix_mb * 2**20,
         sharing=sharing,
     )
+
+
+def load_model_and_text(
+    settings: Settings, loaded: LoadedModel | None = None, text: TextSplits | None = None
+) -> tuple[LoadedModel, TextSplits]:
+    """The model and the text that settings name, as far as they are not given.
+
+    Raises:
+        InputError: Nothing of that name.
+    """
+    if loaded is None:
+        loaded = load_model(settings.model_name, device=settings.device, mlp_blocks=settings.blocks_of_neurons)
+    if text is None:
+        name, config, length = settings.dataset, settings.dataset_config, settings.max_length
+        text = load_text(name, loaded.tokenizer, dataset_config=config, block_size=length)
+    return loaded, text
 
 
 def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> None:

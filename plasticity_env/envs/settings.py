@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from plasticity_env.common.arguments import check_counts, plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.growth.initial_weights import find_initial_weights
@@ -17,6 +18,10 @@ from plasticity_env.signals.signal import SIGNALS
 from plasticity_env.strategies.neuron_order import find_order
 
 UNITS = ("heads", "heads+mlp")
+# names of arguments that belong together: what text is read, what the units are, how they are measured
+TEXT_ARGUMENTS = ("dataset", "dataset_config", "max_length")
+UNIT_ARGUMENTS = ("units", "mlp_blocks", "neuron_order")
+MEASURING_ARGUMENTS = (*TEXT_ARGUMENTS, "repair", "calibration_blocks", "batch_size", "device")
 # what ranges must lie above, and their largest value
 LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0), "pruned_share": (0.0, 0.99)}
 
@@ -26,42 +31,42 @@ class Settings:
     """All arguments of the environments; JSON-able, so that a run can be written down and repeated.
 
     Attributes:
-        model_name: Embedded name, Hugging Face folder or hub name, or GGUF file.
-        dataset: "shakespeare", a path, or a hub data set.
+        model_name: An embedded name, a Hugging Face folder or hub name, or a GGUF file.
+        dataset: Text: shakespeare, a path, or a hub data set.
         dataset_config: Configuration of a hub data set.
-        mode: "adaptive" or "compressed".
+        mode: adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent).
         reward: Name in the reward registry.
         flop_price: Price of a nat of log FLOPs: a number, or a range sampled log-uniformly at reset.
         flop_budget: Share of dense FLOPs to reach under the "budget" reward: a number, or a range sampled uniformly.
         pruned_share: HeadRank only: share of all heads (with units="heads+mlp": of the units' FLOPs) that is pruned when the
             horizon is over: a number, or a range sampled uniformly at reset.
         horizon: Decisions an episode.
-        train_steps: Fine-tuning steps between decisions; 0 freezes the model.
-        learning_rate: Of those steps.
-        train_streams: How many fixed streams of training text (with their control arms) resets draw from.
-        grow_warmup_steps: Training steps until a grown head's gate is 1.
-        growth_init: What a grown head starts from: "random", "copy" or "transfer" (see `plasticity_env.growth`).
-        repair: "none", "bias", "scale", "least_squares", "sequential", "sequential_mlp" or a control of these two,
-            "sequential_unweighted", "sequential_mlp_unweighted" (see `plasticity_env.repair`).
+        train_steps: Fine-tuning steps of the language model between decisions; 0 freezes it.
+        learning_rate: Learning rate of those steps.
+        train_streams: Fixed streams of training text, each with its control arm, that resets draw from.
+        grow_warmup_steps: Fine-tuning steps until a grown head's gate is 1.
+        growth_init: What a grown head starts from: random, copy or transfer (see `plasticity_env.growth`).
+        repair: How the units that stay make up for those that go: none, bias, scale, least_squares, sequential or
+            sequential_mlp; the controls of the last two end in _unweighted (see `plasticity_env.repair`).
         max_sparsity: Largest share of heads that may be pruned, in [0, 1].
         min_heads_per_layer: Fewest active heads of a layer.
-        units: What can be pruned: "heads", or "heads+mlp" for blocks of MLP neurons as well.
+        units: What can be pruned: heads, or heads+mlp for blocks of MLP neurons as well (shares are then of the units' FLOPs).
         mlp_blocks: Equal blocks into which each layer's neurons are cut, with units="heads+mlp".
-        neuron_order: In which order a layer's neurons are before they are cut, with units="heads+mlp": "stored" (as the model
-            has them), "token_fisher" or "kfac" (dearest first; see `plasticity_env.strategies.neuron_order`).
-        calibration_blocks: Blocks that score and repair, drawn at reset.
-        reward_blocks: Blocks that pay, drawn at reset.
+        neuron_order: Order of a layer's neurons before they are cut, with units="heads+mlp": stored (as the model has them),
+            token_fisher or kfac (most important first; see `plasticity_env.strategies.neuron_order`).
+        calibration_blocks: Blocks of text that score and repair, drawn at reset.
+        reward_blocks: Blocks of text that rewards are measured on, drawn at reset.
         batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
         max_length: Tokens a block.
-        obs_signal: Compute the OBS score, (H*D)^3 a layer and step.
-        residual_signal: Compute the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
-        crossfit_signal: Compute them cross-fitted as well (two more matrices a site); only with the residual scores.
+        obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
+        residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
+        crossfit_signal: Measure them cross-fitted as well (two more matrices a site); only with the residual scores.
         signals: Names of registered signals to measure and show behind the columns of the id's version (see
             `plasticity_env.signals.signal`).
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; 0 always runs whole forwards. The loss is the same. The vector environment
             has no use for it.
-        device: "cpu", "cuda", "cuda:0", ...
+        device: Device to run on: cpu, cuda, cuda:0, ...
     """
 
     model_name: str = "bard-gpt2-4x4"
@@ -69,9 +74,9 @@ class Settings:
     dataset_config: str | None = None
     mode: str = "adaptive"
     reward: str = "ppl_per_flop"
-    flop_price: float | Sequence[float] = (1.0, 16.0)
-    flop_budget: float | Sequence[float] = (0.75, 0.95)
-    pruned_share: float | Sequence[float] | None = None
+    flop_price: float | tuple[float, float] = (1.0, 16.0)
+    flop_budget: float | tuple[float, float] = (0.75, 0.95)
+    pruned_share: float | tuple[float, float] | None = None
     horizon: int = 8
     train_steps: int = 0
     learning_rate: float = 3e-4
@@ -91,14 +96,17 @@ class Settings:
     obs_signal: bool = True
     residual_signal: bool = True
     crossfit_signal: bool = True
-    signals: Sequence[str] = ()
+    signals: tuple[str, ...] = ()
     prefix_mb: float = 256.0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            if isinstance(getattr(self, name), np.generic):
-                object.__setattr__(self, name, getattr(self, name).item())  # as JSON can hold it
+            value = getattr(self, name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())  # as JSON can hold it
+            elif isinstance(value, list | np.ndarray):
+                object.__setattr__(self, name, tuple(value.tolist() if isinstance(value, np.ndarray) else value))
         self._check_signals()
         for name in ("reward", "repair", "growth_init", "neuron_order", "units"):
             if not isinstance(getattr(self, name), str):
@@ -111,21 +119,8 @@ class Settings:
         for name, (above, most) in LIMITS.items():
             if name != "pruned_share" or self.pruned_share is not None:
                 check_range(name, getattr(self, name), above, most)
-        for name, low in (
-            ("horizon", 1),
-            ("train_steps", 0),
-            ("train_streams", 1),
-            ("grow_warmup_steps", 0),
-            ("min_heads_per_layer", 0),
-            ("mlp_blocks", 1),
-            ("calibration_blocks", 1),
-            ("reward_blocks", 1),
-            ("batch_size", 1),
-            ("max_length", 2),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+        check_counts(self, horizon=1, train_steps=0, train_streams=1, grow_warmup_steps=0, min_heads_per_layer=0)
+        check_counts(self, mlp_blocks=1, calibration_blocks=1, reward_blocks=1, batch_size=1, max_length=2)
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
         check_order_fits(self.neuron_order, self.units)
@@ -182,9 +177,8 @@ class Settings:
         return self.mlp_blocks if self.units == "heads+mlp" else 0
 
     def kwargs(self) -> dict[str, Any]:
-        """The arguments as JSON-able keyword arguments; without ``signals`` where there are none, as older records have it."""
-        values = {name: value for name, value in asdict(self).items() if value or name != "signals"}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        """The arguments as JSON-able keyword arguments; what is None or an empty list is left out."""
+        return {name: value for name, value in plain(self).items() if value not in (None, [])}
 
 
 def check_order_fits(neuron_order: str, units: str) -> None:

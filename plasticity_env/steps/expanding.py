@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.growth import GROWTH_STRATEGIES, WarmupSchedule, grow_attention_heads_gradually
 from plasticity_env.growth.initial_weights import find_initial_weights
@@ -55,8 +56,7 @@ class ExpandConfig:
             )
         if self.growth_strategy not in GROWTH_STRATEGIES:
             raise unknown("growth strategy", self.growth_strategy, GROWTH_STRATEGIES)
-        if self.seed < 0:
-            raise InputError(f"seed must be at least 0, got {self.seed}")
+        check_counts(self, seed=0)
         WarmupSchedule(self.initial_scale, self.warmup_steps)
         find_initial_weights(self.initial_weights)
 

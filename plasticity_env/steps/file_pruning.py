@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.functional.functions import generate_pruning_mask
 from plasticity_env.model.plastic_model import PlasticModel
@@ -50,8 +51,7 @@ class PruneConfig:
             raise unknown("pruning strategy", self.strategy, PRUNING_STRATEGIES)
         if self.prune_entropy not in DIRECTIONS:
             raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
-        if self.seed < 0:
-            raise InputError(f"seed must be at least 0, got {self.seed}")
+        check_counts(self, seed=0)
         find_repair(self.repair)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.interrupts import interrupts_between_steps
 from plasticity_env.common.progress import Progress
@@ -73,16 +74,12 @@ class FineTuneConfig:
     text: StepText = field(default_factory=StepText)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "accumulation", "save_steps", "max_steps", "lr_decay_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
+        check_counts(
+            self, epochs=1, accumulation=1, save_steps=1, max_steps=1, lr_decay_steps=1, seed=0, lr_warmup_steps=0
+        )
         for name in ("learning_rate", "new_head_lr_multiplier", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)!r}")
-        for name in ("seed", "lr_warmup_steps"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.distillation <= 1:
             raise InputError(f"distillation must lie in [0, 1], got {self.distillation!r}")
         if self.resume and self.output_path is None:

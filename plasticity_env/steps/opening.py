@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.functional.functions import evaluate_model
@@ -30,6 +31,12 @@ from plasticity_env.model.loading import LoadedModel, check_positions, embedded_
 from plasticity_env.model.plastic_model import PlasticModel
 
 HUB_TEXT = ("wikitext", "wikitext-2-raw-v1")
+
+
+def text_or_default(model_name: str, dataset: str | None, dataset_config: str | None) -> tuple[str, str | None]:
+    """A text and its configuration, where none is named Shakespeare for an embedded model and WikiText-2 for any other."""
+    name = dataset or ("shakespeare" if model_name in embedded_models() else HUB_TEXT[0])
+    return name, dataset_config or (HUB_TEXT[1] if name == HUB_TEXT[0] else None)
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,7 @@ class StepText:
     """blocks of the test split that say what the step did to the perplexity"""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "calibration_blocks", "test_blocks"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_counts(self, max_length=2, batch_size=1, calibration_blocks=1, test_blocks=1)
 
     def open(self, checkpoint: Checkpoint) -> TextSplits:
         """The text, tokenised for a model.
@@ -62,13 +67,9 @@ class StepText:
             InputError: No such text, one that is too short, or blocks longer than the model's positions.
         """
         check_positions(checkpoint.loaded, self.max_length)
-        name, config = self.dataset, self.dataset_config
-        if name is None:
-            embedded = ("shakespeare", None)
-            name, config = checkpoint.notes.get("text") or (
-                embedded if checkpoint.loaded.name in embedded_models() else HUB_TEXT
-            )
-            config = self.dataset_config or config
+        noted = (None, None) if self.dataset else checkpoint.notes.get("text", (None, None))
+        name, config = noted[0] or self.dataset, self.dataset_config or noted[1]
+        name, config = text_or_default(checkpoint.loaded.name, name, config)
         checkpoint.notes["text"] = [name, config]
         return load_text(name, checkpoint.loaded.tokenizer, dataset_config=config, block_size=self.max_length)
 

@@ -16,6 +16,7 @@ from plasticity_env.agents.training.agent import AGENTS, Agent, Learner, registe
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.controllers import load
 from plasticity_env.controllers.ann import ANNController
+from tests.conftest import filled
 
 SMALL = {"calibration_blocks": 1, "reward_blocks": 1, "max_length": 16, "envs_per_model": 1, "horizon": 1}
 
@@ -41,12 +42,14 @@ def lazy():
 
 
 def test_a_registered_agent_trains_and_its_controller_plays(lazy, tmp_path):
-    config = TrainConfig(agent="lazy", output_dir=tmp_path / "run", ppo=PPOConfig(total_timesteps=7, width=8), **SMALL)
+    config = filled(
+        TrainConfig, agent="lazy", output_dir=tmp_path / "run", ppo=PPOConfig(total_timesteps=7, width=8), **SMALL
+    )
     folder = train(config)
     assert lazy[0][0] is config
     assert [env.spec.id for env in lazy[0][1]] == ["plasticity/Heads-v1"]
     assert load(folder / "controller").info["agent"] == "lazy"
-    assert '"step": 7' in (folder / "metrics.jsonl").read_text()
+    assert '"global_step": 7' in (folder / "metrics.jsonl").read_text()
     CurvesConfig(agents="lazy,ppo")  # known to the study of learning curves, too
 
 
@@ -59,8 +62,8 @@ def test_what_an_agent_cannot_do_is_said_before_anything_is_loaded(lazy, tmp_pat
         TrainConfig(agent="lazy", capacity=64)
     with pytest.raises(InputError, match="lazy keeps no checkpoint"):
         train(TrainConfig(agent="lazy", output_dir=tmp_path, resume=True))
-    with pytest.raises(InputError, match="'lazy' is registered already"):
-        register_agent(Agent("lazy", "nowhere:nothing"))
+    with pytest.raises(InputError, match="'ppo' comes with the package"):
+        register_agent(Agent("ppo", "nowhere:nothing"))
     with pytest.raises(InputError, match="did you mean 'heads'"):
         register_agent(Agent("other", "nowhere:nothing", envs=("head",)))
     with pytest.raises(InputError, match=r"nowhere is not installed: pip install -e '.\[ray\]'"):
@@ -79,7 +82,8 @@ def test_every_agent_that_comes_with_the_package_can_be_found():
 
 @pytest.mark.slow
 def test_the_search_trains_from_the_same_command_and_goes_on(tmp_path):
-    config = TrainConfig(
+    config = filled(
+        TrainConfig,
         agent="es",
         env="head_rank",
         output_dir=tmp_path / "run",

@@ -10,6 +10,8 @@ import pytest
 from plasticity_env import InputError
 from plasticity_env.agents.studies.curves_figure import band, curves_png, table
 from plasticity_env.agents.studies.learning_curves import CELLS, CurvesConfig, Point, latest, study
+from plasticity_env.common.arguments import fill
+from tests.conftest import filled
 
 
 def point(seed, steps, rise, agent="ppo", final=False):
@@ -35,7 +37,8 @@ def test_of_repeated_points_the_last_counts():
 
 @pytest.mark.slow
 def test_a_finished_training_is_not_repeated_and_another_study_is_refused(tmp_path):
-    config = CurvesConfig(
+    config = filled(
+        CurvesConfig,
         agents="ppo:linear,es",
         total_timesteps=9,
         evaluate_every=100,
@@ -61,7 +64,7 @@ def test_a_finished_training_is_not_repeated_and_another_study_is_refused(tmp_pa
     assert (tmp_path / CELLS).read_text(encoding="utf-8") == lines
     assert json.loads(lines.splitlines()[0])["steps"] == 0
     with pytest.raises(InputError, match="holds a study with max_length 16, not 32"):
-        study(CurvesConfig(**{**config.__dict__, "max_length": 32}))
+        study(fill(config, {"max_length": 32}))
 
 
 @pytest.mark.parametrize(

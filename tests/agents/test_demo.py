@@ -14,7 +14,9 @@ from plasticity_env.agents.evaluation.comparison import CompareConfig, compare
 from plasticity_env.agents.evaluation.demo import DemoConfig, verdict, write_demo_page
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import fill
 from tests.agents.test_dashboard import HOSTILE, results
+from tests.conftest import filled
 
 
 def _row(controller, delta_nll, sparsity=0.2, flop_price=None):
@@ -34,17 +36,17 @@ def test_the_verdict_compares_means_with_the_best_rule():
 
 def test_the_demo_compares_the_second_shipped_network_on_the_held_out_model():
     path = Path(__file__).parents[2] / "scripts" / "configs" / "demo.yaml"
-    config = cli.update_dataclass(DemoConfig(), yaml.safe_load(path.read_text()), path.name)
+    config = fill(DemoConfig(), yaml.safe_load(path.read_text()), path.name)
     assert config.held_out_model not in cli.words(config.train.model_name)
     assert "ann" in cli.words(config.held_out.controllers)
-    assert config.held_out_units.units == "heads+mlp"
+    assert config.held_out_units.settings.units == "heads+mlp"
     assert "ann:units" in cli.words(config.held_out_units.controllers)
 
 
 def test_a_shipped_network_is_called_by_its_name(tmp_path):
     shared = {"env": "head_rank", "units": "heads+mlp", "sparsities": "0.2", "repair": "none", "seeds": 1}
     small = {"calibration_blocks": 2, "test_blocks": 2, "max_length": 16}
-    compare(CompareConfig(controllers="random,ann:units", output_dir=tmp_path, **shared, **small))
+    compare(filled(CompareConfig, controllers="random,ann:units", output_dir=tmp_path, **shared, **small))
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["units"], {row["controller"] for row in results["rows"]}) == ("heads+mlp", {"random", "ann:units"})
     assert "units' FLOPs" in (tmp_path / "table.txt").read_text()

@@ -12,10 +12,13 @@ import pytest
 
 from plasticity_env import controllers
 from plasticity_env.agents.es import CONTROLLER, HISTORY, ESConfig, LinearSearch
+from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.observation import head_column
+from tests.conftest import filled
 
-SMALL = ESConfig(
+SMALL = filled(
+    ESConfig,
     model_name="bard-gpt2-4x4",
     population=4,
     scenarios=1,
@@ -28,7 +31,7 @@ SMALL = ESConfig(
 
 
 def search(folder, **changes):
-    return LinearSearch(ESConfig(**{**SMALL.__dict__, **changes}), folder)
+    return LinearSearch(fill(SMALL, changes), folder)
 
 
 def test_a_cut_search_goes_on_as_if_it_had_not_been_cut(tmp_path):
@@ -70,7 +73,7 @@ def test_refuses_what_it_cannot_use(tmp_path):
         search(tmp_path, start_feature="depth", features=("fisher_z",))
     with pytest.raises(InputError, match="population"):
         search(tmp_path, population=1)
-    with pytest.raises(InputError, match="seed must be at least 0, got -1"):
+    with pytest.raises(InputError, match="seed must be a whole number of at least 0, got -1"):
         search(tmp_path, seed=-1)
     found = search(tmp_path, generations=1)
     found.run()

@@ -14,7 +14,7 @@ from plasticity_env.agents.exporting import ExportConfig, export
 from plasticity_env.model.checkpoints import save_plastic
 from plasticity_env.model.loading import load_model
 from plasticity_env.model.stock.uniform import group_shape
-from tests.conftest import build
+from tests.conftest import build, filled
 
 FAST = {"max_length": 32, "calibration_blocks": 4, "test_blocks": 2}
 LLAMA, GPT2 = "bard-llama-4x8", "bard-gpt2-4x4"
@@ -26,7 +26,9 @@ def mask_in(folder):
 
 @pytest.mark.parametrize("strategy", ["fisher", "random", "entropy_low", "obs", "ann", "ann:units"])
 def test_masked_prunes_the_asked_share_by_any_strategy(tmp_path, strategy):
-    config = ExportConfig(model_name=GPT2, pruning_level=0.25, strategy=strategy, output_path=tmp_path / "it", **FAST)
+    config = filled(
+        ExportConfig, model_name=GPT2, pruning_level=0.25, strategy=strategy, output_path=tmp_path / "it", **FAST
+    )
     folder, said = export(config)
     assert int((~mask_in(folder)).sum()) == 4
     assert strategy in said[0]
@@ -39,14 +41,18 @@ def test_masked_prunes_the_asked_share_by_any_strategy(tmp_path, strategy):
 
 @pytest.mark.parametrize("repair", ["bias", "sequential"])
 def test_every_repair_can_be_written(tmp_path, repair):
-    config = ExportConfig(model_name=LLAMA, pruning_level=0.25, repair=repair, output_path=tmp_path / "it", **FAST)
+    config = filled(
+        ExportConfig, model_name=LLAMA, pruning_level=0.25, repair=repair, output_path=tmp_path / "it", **FAST
+    )
     _, said = export(config)
     assert any("its logits differ" in line for line in said)
     assert any("biases" in line for line in said) == (repair == "bias")
 
 
 def test_uniform_writes_a_smaller_stock_model(tmp_path):
-    config = ExportConfig(model_name=LLAMA, pruning_level=0.25, format="uniform", output_path=tmp_path / "it", **FAST)
+    config = filled(
+        ExportConfig, model_name=LLAMA, pruning_level=0.25, format="uniform", output_path=tmp_path / "it", **FAST
+    )
     folder, said = export(config)
     assert group_shape(mask_in(folder), 2) == (2, 3)
     model = tf.AutoModelForCausalLM.from_pretrained(folder)
@@ -57,7 +63,7 @@ def test_uniform_writes_a_smaller_stock_model(tmp_path):
 
 def test_uniform_heads_and_neurons(tmp_path):
     folder, said = export(
-        ExportConfig(model_name=LLAMA, uniform_heads=4, format="uniform", output_path=tmp_path / "four", **FAST)
+        filled(ExportConfig, model_name=LLAMA, uniform_heads=4, format="uniform", output_path=tmp_path / "four", **FAST)
     )
     assert mask_in(folder).sum(1).tolist() == [4] * 4
     assert tf.AutoConfig.from_pretrained(folder).num_attention_heads == 4
@@ -66,7 +72,8 @@ def test_uniform_heads_and_neurons(tmp_path):
     perplexities = [float(line.split("perplexity ")[1].split()[0]) for line in tried]
     assert tf.AutoConfig.from_pretrained(folder).num_key_value_heads == 1 + (perplexities[1] < perplexities[0])
     folder, _ = export(
-        ExportConfig(
+        filled(
+            ExportConfig,
             model_name=LLAMA,
             pruning_level=0.5,
             format="uniform",
@@ -80,7 +87,9 @@ def test_uniform_heads_and_neurons(tmp_path):
 
 
 def test_compact_loads_with_this_package(tmp_path):
-    config = ExportConfig(model_name=GPT2, pruning_level=0.25, format="compact", output_path=tmp_path / "it", **FAST)
+    config = filled(
+        ExportConfig, model_name=GPT2, pruning_level=0.25, format="compact", output_path=tmp_path / "it", **FAST
+    )
     folder, said = export(config)
     model = tf.AutoModelForCausalLM.from_pretrained(folder)
     dense = load_model(GPT2).model
@@ -92,8 +101,13 @@ def test_a_trained_controller_chooses_the_heads(tmp_path):
     from plasticity_env.controllers import ANNController
 
     ANNController().save(tmp_path / "controller")
-    config = ExportConfig(
-        model_name=GPT2, pruning_level=0.25, strategy=str(tmp_path / "controller"), output_path=tmp_path / "it", **FAST
+    config = filled(
+        ExportConfig,
+        model_name=GPT2,
+        pruning_level=0.25,
+        strategy=str(tmp_path / "controller"),
+        output_path=tmp_path / "it",
+        **FAST,
     )
     assert int((~mask_in(export(config)[0])).sum()) == 4
 
@@ -108,7 +122,7 @@ def test_a_checkpoint_of_a_pruned_model_is_exported_as_it_is(tmp_path, where, fo
     weight = loaded.model.sites[0].output_weight()
     loaded.model.apply_repair(0, weight * 1.1, None)
     save_plastic(loaded.model, tmp_path / where, loaded.tokenizer, loaded.name)
-    folder, _ = export(ExportConfig(model_name=str(tmp_path / where), format=form, output_path=tmp_path / "it"))
+    folder, _ = export(filled(ExportConfig, model_name=str(tmp_path / where), format=form, output_path=tmp_path / "it"))
     ids = torch.arange(3, 20)[None]
     with torch.no_grad():
         found = tf.AutoModelForCausalLM.from_pretrained(folder).eval()(ids).logits
@@ -137,8 +151,8 @@ def checkpoint(tmp_path, tokenizer=None, **pruned):
         ({"dtype": "int8"}, "unknown dtype 'int8'"),
         ({"units": "mlp"}, "unknown units 'mlp'"),
         ({"pruning_level": 1.0}, "pruning_level must lie in [0, 1)"),
-        ({"calibration_blocks": 0}, "calibration_blocks must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"calibration_blocks": 0}, "calibration_blocks must be a whole number of at least 1"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"uniform_heads": 2}, "--uniform_heads is for --format uniform"),
         ({"uniform_heads": 2, "format": "uniform", "pruning_level": 0.5}, "instead of --pruning_level"),
         ({"rounds": 2, "format": "uniform"}, "prunes in one round"),
@@ -155,7 +169,7 @@ def checkpoint(tmp_path, tokenizer=None, **pruned):
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, arguments, message):
     with pytest.raises(InputError) as error:
-        export(ExportConfig(**{"model_name": GPT2, "output_path": tmp_path / "a" / "b", **FAST, **arguments}))
+        export(filled(ExportConfig, **{"model_name": GPT2, "output_path": tmp_path / "a" / "b", **FAST, **arguments}))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -164,27 +178,27 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, arguments, m
 def test_a_ragged_checkpoint_is_no_uniform_model(tmp_path):
     ragged = checkpoint(tmp_path, L0=[1], L2=[0, 3])
     with pytest.raises(InputError, match=r"layers keep 3, 4, 2, 4 heads.*--uniform_heads.*--format compact"):
-        export(ExportConfig(**ragged, format="uniform", output_path=tmp_path / "it"))
+        export(filled(ExportConfig, **ragged, format="uniform", output_path=tmp_path / "it"))
     with pytest.raises(InputError, match="is pruned already"):
-        export(ExportConfig(**ragged, pruning_level=0.5, output_path=tmp_path / "it"))
+        export(filled(ExportConfig, **ragged, pruning_level=0.5, output_path=tmp_path / "it"))
     assert not (tmp_path / "it").exists()
 
 
 def test_a_checkpoint_without_a_tokenizer_is_written_but_not_pruned(tmp_path):
     dense = checkpoint(tmp_path)
     with pytest.raises(InputError, match="without a tokenizer"):
-        export(ExportConfig(**dense, pruning_level=0.5, output_path=tmp_path / "it"))
-    assert (export(ExportConfig(**dense, output_path=tmp_path / "it"))[0] / "model.safetensors").exists()
+        export(filled(ExportConfig, **dense, pruning_level=0.5, output_path=tmp_path / "it"))
+    assert (export(filled(ExportConfig, **dense, output_path=tmp_path / "it"))[0] / "model.safetensors").exists()
 
 
 def test_a_damaged_checkpoint(tmp_path):
     (tmp_path / "model.pth").write_bytes(b"PK")
     with pytest.raises(InputError, match="damaged"):
-        export(ExportConfig(model_name=str(tmp_path / "model.pth"), output_path=tmp_path / "it"))
+        export(filled(ExportConfig, model_name=str(tmp_path / "model.pth"), output_path=tmp_path / "it"))
 
 
 def test_what_is_there_is_not_overwritten(tmp_path):
-    config = ExportConfig(model_name=GPT2, output_path=tmp_path / "it")
+    config = filled(ExportConfig, model_name=GPT2, output_path=tmp_path / "it")
     (tmp_path / "it").mkdir()  # an empty folder may be filled
     export(config)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "it").iterdir()}
@@ -193,12 +207,12 @@ def test_what_is_there_is_not_overwritten(tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "it").iterdir()} == before
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="exists already"):
-        export(ExportConfig(model_name=GPT2, output_path=tmp_path / "file"))
+        export(filled(ExportConfig, model_name=GPT2, output_path=tmp_path / "file"))
 
 
 def test_a_new_folder_under_runs_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder, _ = export(ExportConfig(model_name=GPT2))
+    folder, _ = export(filled(ExportConfig, model_name=GPT2))
     assert folder.parent == Path("runs")
     assert folder.is_dir()
 
@@ -209,5 +223,5 @@ def test_a_stock_folder_of_any_architecture_can_be_exported(tmp_path):
     stock.resize_token_embeddings(len(loaded.tokenizer))
     stock.save_pretrained(tmp_path / "stock")
     loaded.tokenizer.save_pretrained(tmp_path / "stock")
-    folder, _ = export(ExportConfig(model_name=str(tmp_path / "stock"), output_path=tmp_path / "it"))
+    folder, _ = export(filled(ExportConfig, model_name=str(tmp_path / "stock"), output_path=tmp_path / "it"))
     assert tf.AutoConfig.from_pretrained(folder).model_type == "qwen3"

@@ -14,6 +14,8 @@ import torch
 from plasticity_env import InputError
 from plasticity_env.agents.online.bounds import PruneBounds
 from plasticity_env.agents.online.online_run import OnlineRunConfig, run_online
+from plasticity_env.common.arguments import fill
+from tests.conftest import filled
 
 
 def signals(entropy, fisher):
@@ -57,8 +59,9 @@ def test_bounds_refuse_bad_input():
 def config(tmp_path_factory):
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_text("To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer. " * 300)
-    return OnlineRunConfig(
-        "bard-gpt2-4x4",
+    return filled(
+        OnlineRunConfig,
+        model_name="bard-gpt2-4x4",
         dataset=str(text),
         max_length=32,
         batch_size=2,
@@ -90,7 +93,7 @@ def test_rewards_are_the_rise_of_the_potential(whole, config):
 
     def potential(cycle, phase):
         mine, control = at["experiment", cycle, phase], at["control", cycle, phase]
-        return control.loss - mine.loss - config.flop_price * math.log(mine.flops_kept)
+        return control.loss - mine.loss - config.experiment.flop_price * math.log(mine.flops_kept)
 
     assert potential(1, "analysis") == pytest.approx(0.0, abs=1e-9)
     earned = [entry["reward"] for entry in decider.history]
@@ -111,7 +114,7 @@ def test_every_edit_kept_the_bounds_and_tells_why(whole, config):
         assert event.signals["fisher"] <= entry["fisher_cut"] + 1e-12
         beyond = event.signals["entropy"] - config.entropy_threshold
         assert beyond >= 0 if entry["prune_entropy"] == "high" else beyond <= 0
-    assert max(row.sparsity for row in record.evaluations) <= config.pruning_level
+    assert max(row.sparsity for row in record.evaluations) <= config.experiment.pruning_level
 
 
 def test_a_cut_run_goes_on_with_the_same_decisions(whole, config, tmp_path, monkeypatch):
@@ -167,5 +170,5 @@ def test_a_finished_run_is_only_read_and_a_folder_in_use_is_left_alone(whole, co
 )
 def test_bad_input_writes_nothing(values, said, config, tmp_path):
     with pytest.raises(InputError, match=said):
-        run_online(replace(config, output_dir=tmp_path / "run", **values))
+        run_online(fill(config, {"output_dir": tmp_path / "run", **values}))
     assert not (tmp_path / "run").exists()

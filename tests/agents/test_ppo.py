@@ -19,10 +19,11 @@ from plasticity_env.agents.ppo.scenarios import RankConfig
 from plasticity_env.agents.train_command import check_resumed, train
 from plasticity_env.agents.training.agent import find_agent
 from plasticity_env.agents.training.train_config import TrainConfig, make_environments
+from plasticity_env.common.arguments import fill, flat, plain
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
-from tests.conftest import SMALL
+from tests.conftest import SMALL, filled
 
 
 def make(env_id="plasticity/Heads-v1", **kwargs):
@@ -158,7 +159,7 @@ def test_resuming_with_other_arguments_is_refused(tmp_path):
 @pytest.mark.parametrize("env", ["heads", "head_rank"])
 def test_a_checkpoint_of_another_agent_is_refused(env, tmp_path):
     small = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 16, "envs_per_model": 1}
-    config = TrainConfig(env=env, output_dir=tmp_path, resume=True, **small)
+    config = filled(TrainConfig, env=env, output_dir=tmp_path, resume=True, **small)
     write_state(tmp_path, {"config": {}, "rllib": {}, "global_step": 8})
     with pytest.raises(InputError, match="is of another agent"):
         find_agent(config.agent).learner(config, make_environments(config))
@@ -198,7 +199,7 @@ def test_the_language_model_learns_between_decisions(env, tmp_path, text_file):
     small = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 16, "envs_per_model": 2, "horizon": 2}
     small["dataset"] = text_file  # the train split of the embedded text takes ten seconds to tokenise
     ppo = PPOConfig(total_timesteps=8, num_steps=2, num_minibatches=1, update_epochs=1)
-    config = TrainConfig(env=env, train_steps=2, ppo=ppo, output_dir=tmp_path / "run", **small)
+    config = filled(TrainConfig, env=env, train_steps=2, ppo=ppo, output_dir=tmp_path / "run", **small)
     folder = train(config)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     env = make(train_steps=2, max_length=16, dataset=text_file)
@@ -232,18 +233,18 @@ def test_environments_of_two_ids_are_refused():
     ],
 )
 def test_a_run_does_not_go_on_under_other_arguments(tmp_path, changes, said):
-    config = TrainConfig(max_length=32, output_dir=tmp_path)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_json(), sort_keys=False))
+    config = filled(TrainConfig, max_length=32, output_dir=tmp_path)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(InputError, match=said):
-        train(replace(config, resume=True, **changes))
+        train(fill(config, {"resume": True, **changes}))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_what_may_change_is_not_compared_and_a_run_without_arguments_goes_on(tmp_path):
-    config = TrainConfig(output_dir=tmp_path, resume=True)
+    config = filled(TrainConfig, output_dir=tmp_path, resume=True)
     check_resumed(config)
-    older = {key: value for key, value in config.to_json().items() if key != "units"}
+    older = {key: value for key, value in flat(config).items() if key != "units"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
     moved = replace(config, tracking=TrackingOptions(track=True), start_from="ann")
     check_resumed(replace(moved, ppo=PPOConfig(total_timesteps=10)))
@@ -254,7 +255,7 @@ def test_what_may_change_is_not_compared_and_a_run_without_arguments_goes_on(tmp
 
 def test_a_controller_is_not_said_to_read_signals_that_its_environments_do_not_measure():
     assert TrainConfig().signals() == ["obs_signal", "residual_signal", "crossfit_signal"]
-    assert TrainConfig(obs_signal=False, crossfit_signal=False).signals() == ["residual_signal"]
-    assert TrainConfig(residual_signal=False).signals() == [
+    assert filled(TrainConfig, obs_signal=False, crossfit_signal=False).signals() == ["residual_signal"]
+    assert filled(TrainConfig, residual_signal=False).signals() == [
         "obs_signal"
     ]  # cross-fitted scores come with the residual ones

@@ -17,6 +17,7 @@ from plasticity_env.agents.ppo.rank_ppo import RankPPO, group_advantages
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
 from plasticity_env.agents.ppo.scenarios import Played, RankConfig, Scenario, Stage, Turn
 from plasticity_env.controllers import HeadNetwork, NetworkConfig
+from plasticity_env.envs.settings import Settings
 from tests.conftest import SMALL
 from tests.plasticity_env.envs.test_head_rank import make
 
@@ -26,7 +27,7 @@ RANKS = RankConfig(rounds="1,2", scenarios=2, group_size=3, pruned_share="0.2,0.
 
 
 def stage(models=("bard-gpt2-4x4",), ranks=RANKS, modes=("adaptive",), **changes):
-    return Stage(models, {**SETTINGS, **changes}, ranks, modes)
+    return Stage(models, Settings(**{**SETTINGS, **changes}), ranks, modes)
 
 
 def picks(order, count):

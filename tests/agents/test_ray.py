@@ -23,7 +23,7 @@ from plasticity_env.agents.sb3.sb3 import PadHeads
 from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.train_config import TrainConfig
 from tests.agents import ray_functions
-from tests.conftest import SMALL
+from tests.conftest import SMALL, filled
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
 CONFIG = PPOConfig(total_timesteps=24, num_steps=6, num_minibatches=2, update_epochs=1)
@@ -131,18 +131,18 @@ def test_a_run_resumes_from_its_folder(session, tmp_path):
     small = {"max_length": 32, "calibration_blocks": 4, "reward_blocks": 4, "envs_per_model": 1, "horizon": 3}
     small |= {"agent": "rllib_ppo", "output_dir": tmp_path / "run", "obs_signal": False, "residual_signal": False}
     with pytest.raises(InputError, match="no checkpoint in"):
-        train(TrainConfig(**small, ppo=CONFIG, resume=True))
+        train(filled(TrainConfig, **small, ppo=CONFIG, resume=True))
     half = PPOConfig(**{**CONFIG.__dict__, "total_timesteps": 12})
-    train(TrainConfig(**small, ppo=half))
+    train(filled(TrainConfig, **small, ppo=half))
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert state["global_step"] == 12
     with pytest.raises(InputError, match="holds a run already"):
-        train(TrainConfig(**small, ppo=half))
+        train(filled(TrainConfig, **small, ppo=half))
     with pytest.raises(InputError, match="total_timesteps=12, not 24"):
-        train(TrainConfig(**small, ppo=CONFIG, resume=True))
+        train(filled(TrainConfig, **small, ppo=CONFIG, resume=True))
     state["config"]["total_timesteps"] = 24
     torch.save(state, tmp_path / "run" / "checkpoint.pt")
-    train(TrainConfig(**small, ppo=CONFIG, resume=True))
+    train(filled(TrainConfig, **small, ppo=CONFIG, resume=True))
     steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss/policy"' in line]
     assert len(steps) == 4
     assert controllers.load(tmp_path / "run" / "controller").info["global_step"] == 24
@@ -273,16 +273,18 @@ def test_auto_takes_the_address_of_the_environment(monkeypatch):
     [
         ({"num_env_runners": 2}, "--num_env_runners is for --agent rllib_ppo, not ppo"),
         ({"ray_address": "auto", "agent": "sb3_ppo"}, "--ray_address is for --agent rllib_ppo, not sb3_ppo"),
-        ({"num_env_runners": -1, "agent": "rllib_ppo"}, "num_env_runners must be at least 0, got -1"),
+        ({"num_env_runners": -1, "agent": "rllib_ppo"}, "num_env_runners must be a whole number of at least 0, got -1"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(kwargs, message):
     with pytest.raises(InputError, match=message):
-        TrainConfig(**kwargs)
+        filled(TrainConfig, **kwargs)
 
 
 def test_nothing_is_written_where_no_ray_answers(tmp_path):
-    config = TrainConfig(agent="rllib_ppo", ray_address="127.0.0.1:1", output_dir=tmp_path / "run", max_length=32)
+    config = filled(
+        TrainConfig, agent="rllib_ppo", ray_address="127.0.0.1:1", output_dir=tmp_path / "run", max_length=32
+    )
     with pytest.raises(InputError, match="no Ray head node answers"):
         train(config)
     assert not (tmp_path / "run").exists()

@@ -16,7 +16,7 @@ from plasticity_env.agents.ppo.scenarios import RankConfig
 from plasticity_env.agents.sb3 import sb3
 from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.train_config import TrainConfig
-from tests.conftest import SMALL
+from tests.conftest import SMALL, filled
 
 CONFIG = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=1)
 
@@ -127,8 +127,14 @@ def test_maskable_ppo_is_refused_where_actions_are_scores():
 def test_a_reference_that_needs_what_is_not_measured_is_refused_before_there_is_a_folder(tmp_path):
     folder = tmp_path / "run"
     small = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 16, "envs_per_model": 1, "obs_signal": False}
-    config = TrainConfig(
-        agent="sb3_ppo", env="head_rank", ppo=CONFIG, rank=RankConfig(reference="obs"), output_dir=folder, **small
+    config = filled(
+        TrainConfig,
+        agent="sb3_ppo",
+        env="head_rank",
+        ppo=CONFIG,
+        rank=RankConfig(reference="obs"),
+        output_dir=folder,
+        **small,
     )
     with pytest.raises(InputError, match="does not measure 'obs'"):
         train(config)

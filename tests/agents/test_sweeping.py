@@ -6,11 +6,11 @@ import itertools
 from pathlib import Path
 
 import pytest
-import tyro
 
 from plasticity_env import InputError
 from plasticity_env.agents.sweeping import SweepConfig, read_sweep, sweep
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.common.arguments import parse
 
 FILE = Path(__file__).parents[2] / "scripts" / "configs" / "sweep.yaml"
 
@@ -26,9 +26,7 @@ def test_every_choice_of_the_sweep_is_a_training():
         choices.append([f"--{name}={value}" for value in values])
     longest = max(len(each) for each in choices)
     for words in itertools.islice(zip(*(itertools.cycle(each) for each in choices), strict=False), longest):
-        config = tyro.cli(
-            TrainConfig, args=["--track", *words], config=(tyro.conf.OmitArgPrefixes,), use_underscores=True
-        )
+        config = parse(TrainConfig, ["--track", *words])
         assert config.env == "head_rank"
         assert config.tracking.track
 

@@ -11,6 +11,7 @@ from plasticity_env import InputError, controllers
 from plasticity_env.agents.studies.rule_tuning import START, ThresholdSearch, TuningConfig, options_at, save
 from plasticity_env.controllers.rules import PlasticityController
 from plasticity_env.controllers.tuned_rule import FILE, tuned_options
+from tests.conftest import filled
 
 QUICK = {
     "model_name": "bard-gpt2-4x4",
@@ -38,14 +39,14 @@ def test_every_point_is_a_rule_and_the_ends_are_reached():
 
 
 def test_a_search_is_repeatable_and_its_file_is_played(tmp_path):
-    found = [ThresholdSearch(TuningConfig(**QUICK, **TINY)).run() for _ in range(2)]
+    found = [ThresholdSearch(filled(TuningConfig, **QUICK, **TINY)).run() for _ in range(2)]
     assert found[0] == found[1]
     assert found[0].ratio > 0
     assert found[0].classic_ratio > 0
     assert len(found[0].best) == 2
     # two rounds each: two generations of four; three candidates on two scenarios; two rules; the reference on each of three
     assert found[0].steps == 2 * (2 * 4 + 2 * 3 + 2 + 3)
-    save(tmp_path / "plasticity.json", TuningConfig(**QUICK, **TINY), found[0])
+    save(tmp_path / "plasticity.json", filled(TuningConfig, **QUICK, **TINY), found[0])
     assert tuned_options(tmp_path / "plasticity.json") == found[0].options
 
 
@@ -75,4 +76,4 @@ def test_files_that_hold_no_thresholds_are_refused(tmp_path):
 )
 def test_refuses_what_it_cannot_search(wrong):
     with pytest.raises(InputError):
-        ThresholdSearch(TuningConfig(**{**QUICK, **TINY, **wrong}))
+        ThresholdSearch(filled(TuningConfig, **{**QUICK, **TINY, **wrong}))

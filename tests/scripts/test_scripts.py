@@ -118,7 +118,7 @@ def test_a_stopped_training_resumes(tmp_path, run_here):
         ("evaluate_controllers.py", ["--repair", "glue"], "unknown repair"),
         ("evaluate_controllers.py", ["--model_name", "nobody/nothing"], "embedded"),
         ("evaluate_controllers.py", ["--sparsities", ""], "at least one sparsity"),
-        ("evaluate_controllers.py", ["--test_blocks", "-3"], "test_blocks must be at least 1"),
+        ("evaluate_controllers.py", ["--test_blocks", "-3"], "test_blocks must be a whole number of at least 1"),
         ("train_controller.py", ["--learning_rate", "-1"], "learning_rate must be above 0"),
         ("train_controller.py", ["--seed", "-1"], "seed must be"),
         ("train_controller.py", ["--context", "foo"], "unknown context"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.jsonl_table import CellFile
 
@@ -50,9 +51,7 @@ class Setting:
             raise InputError(f"stages name {HOME!r} or {SHIFT!r}, separated by commas, got {self.stages!r}")
         if not 0 < self.share < 1:
             raise InputError(f"share must lie between 0 and 1, got {self.share!r}")
-        for name in ("decisions", "train_steps", "test_blocks", "draws"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        check_counts(self, decisions=1, train_steps=1, test_blocks=1, draws=1)
 
     @property
     def path(self) -> tuple[str, ...]:

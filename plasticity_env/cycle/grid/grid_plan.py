@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.growth.schedule import WarmupSchedule
@@ -51,11 +52,9 @@ class GridSetting:
         find_strategy(PRUNING_STRATEGIES, self.pruning_strategy, "pruning")
         find_initial_weights(self.initial_weights)
         WarmupSchedule(self.initial_scale, 0)
-        if self.max_length < 2:
-            raise InputError(f"max_length must be at least 2, got {self.max_length}")
-        for name in ("training_steps", "batch_size", "calibration_blocks", "test_blocks", "rate_decay_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_counts(
+            self, max_length=2, training_steps=1, batch_size=1, calibration_blocks=1, test_blocks=1, rate_decay_steps=1
+        )
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(f"learning_rate must be above 0, got {self.learning_rate!r}")
 

@@ -139,8 +139,8 @@ def test_a_swap_is_taken_only_where_the_measured_loss_falls(loaded, texts):
     [
         ({"stages": "home,away"}, "stages name 'home' or 'shift'"),
         ({"share": 1.0}, "share must lie between"),
-        ({"decisions": 0}, "decisions must be at least 1"),
-        ({"test_blocks": 0}, "test_blocks must be at least 1"),
+        ({"decisions": 0}, "decisions must be a whole number of at least 1"),
+        ({"test_blocks": 0}, "test_blocks must be a whole number of at least 1"),
     ],
 )
 def test_settings_are_checked(change, message):

@@ -8,8 +8,10 @@ from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig
 from plasticity_env.agents.leaderboard.playing import Table
 from plasticity_env.agents.leaderboard.workers import table_of
 from plasticity_env.common.tracking import TrackingOptions
+from tests.conftest import filled
 
-TINY = LeaderboardConfig(
+TINY = filled(
+    LeaderboardConfig,
     players="fisher@4,random@1",
     shares="0.2,0.5",
     seeds=2,

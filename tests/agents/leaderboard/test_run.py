@@ -15,6 +15,7 @@ from plasticity_env.agents.leaderboard.players import read_player
 from plasticity_env.agents.leaderboard.playing import Table, packed_of
 from plasticity_env.agents.leaderboard.report.board_tables import BEGIN, END, report
 from plasticity_env.agents.leaderboard.workers import Job, finished, play, play_packed, single_cells, table_of
+from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError
 from tests.agents.leaderboard.conftest import TINY
 from tests.agents.leaderboard.fake import BOARD, cells
@@ -79,7 +80,7 @@ def test_tables_page_documentation_and_table_for_wandb_are_written(played: Leade
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_is_written(tmp_path: Path, change: dict, said: str) -> None:
-    config = replace(TINY, output=tmp_path / "x" / "cells.jsonl", **change)
+    config = fill(TINY, {"output": tmp_path / "x" / "cells.jsonl", **change})
     with pytest.raises(InputError, match=said):
         leaderboard(config)
     assert not (tmp_path / "x").exists()
