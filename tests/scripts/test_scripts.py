@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from plasticity_env.common.digests import write_manifest
+
 ROOT = Path(__file__).parents[2]
 FAST = ["--max_length", "32", "--calibration_blocks", "4"]
 
@@ -207,6 +209,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, run_here):
     assert run_here(*TRAIN, "--output_dir", "run").returncode == 0
     path = tmp_path / "run" / "controller" / "controller.json"
     path.write_text(path.read_text().replace('"width": 64', '"width": 32'))
+    write_manifest(path.parent, path.name)
     done = run_here("evaluate_controllers.py", "--controllers", "run/controller", *FAST)
     assert done.returncode == 2
     assert "shape" in done.stderr
