@@ -49,7 +49,7 @@ def test_a_registered_agent_trains_and_its_controller_plays(lazy, tmp_path):
     assert lazy[0][0] is config
     assert [env.spec.id for env in lazy[0][1]] == ["plasticity/Heads-v1"]
     assert load(folder / "controller").info["agent"] == "lazy"
-    assert '"step": 7' in (folder / "metrics.jsonl").read_text()
+    assert '"global_step": 7' in (folder / "metrics.jsonl").read_text()
     CurvesConfig(agents="lazy,ppo")  # known to the study of learning curves, too
 
 
