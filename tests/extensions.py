@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from plasticity_env import RewardRule, Score, Signal, register_reward, register_score, register_signal
-from plasticity_env.controllers import RankedController, register
+from plasticity_env.agents.training.agent import Agent, Learner, register_agent
+from plasticity_env.controllers import ANNController, RankedController, register
 from plasticity_env.controllers.planners import Planner, register_planner
 from plasticity_env.envs.observation import head_column
 from plasticity_env.repair import Repair, register_repair
@@ -73,3 +74,12 @@ class ToyPlanner(Planner):
 
 
 register_planner("toy_planner", lambda size, **options: ToyPlanner(**options))
+
+
+def untrained(config, envs):
+    """An agent that hands out the network that it was given."""
+    controller = ANNController(config.ppo.make_network())
+    return Learner(0, lambda folder, report: controller, lambda: controller)
+
+
+register_agent(Agent("toy_agent", untrained, envs=("heads",)))

@@ -38,12 +38,16 @@ from plasticity_env.agents.evaluation.comparison import CompareConfig, compare
 from plasticity_env.agents.leaderboard.board_cells import cell_file
 from plasticity_env.agents.leaderboard.board_run import leaderboard
 from plasticity_env.agents.leaderboard.players import Player, fingerprint
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
+from plasticity_env.agents.train_command import train
+from plasticity_env.agents.training.agent import AGENTS
+from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.planners import PLANNERS, actions_to, make_planner
 from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES, head_column
 from plasticity_env.envs.rewards import REWARDS
-from plasticity_env.model.layouts import _LAYOUTS, find_layout
+from plasticity_env.model.layout_table import LAYOUTS, find_layout
 from plasticity_env.repair import REPAIRS
 from plasticity_env.signals.scores import SCORES
 from plasticity_env.signals.signal import SIGNALS
@@ -59,7 +63,7 @@ RANK = {**SMALL, "pruned_share": 0.5}
 
 REGISTRIES = (
     *(SIGNALS, SCORES, REWARDS, REPAIRS, GROWTH_STRATEGIES, PRUNING_STRATEGIES.maps[0]),
-    *(controllers.CONTROLLERS, PLANNERS, _LAYOUTS),
+    *(controllers.CONTROLLERS, PLANNERS, AGENTS, LAYOUTS),
 )
 
 
@@ -264,6 +268,18 @@ def test_the_leaderboard_plays_them(tmp_path):
     prints = {name: cells[name].fingerprint for name in cells}
     assert prints["fisher@1"] == ""  # the package's own; of the others the file that defines them
     assert all(len(prints[name]) == 12 for name in prints if name != "fisher@1")
+
+
+def test_an_agent_trains_a_controller_that_plays(tmp_path):
+    small = {"calibration_blocks": 1, "reward_blocks": 1, "max_length": 16, "envs_per_model": 1, "horizon": 1}
+    tracking, ppo = TrackingOptions(track=False), PPOConfig(width=8)
+    folder = train(TrainConfig(agent="toy_agent", output_dir=tmp_path / "run", tracking=tracking, ppo=ppo, **small))
+    player = f"{folder / 'controller'}@1"
+    config = replace(TINY, players=player, shares="0.5", seeds=1, output=tmp_path / "cells.jsonl", tracking=tracking)
+    leaderboard(config)
+    (cell,) = cell_file(config.output).read()
+    assert cell.player == player
+    assert sum(map(sum, cell.kept)) == 8
 
 
 def test_a_formula_changes_the_version_that_the_leaderboard_plays(tmp_path, monkeypatch):

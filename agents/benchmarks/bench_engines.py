@@ -19,12 +19,11 @@ import numpy as np
 import psutil
 import torch
 
-from plasticity_env.agents.benchmarks.bench_options import Options
+from plasticity_env.agents.benchmarks.bench_options import Options, endless, start_method, whole_numbers
 from plasticity_env.agents.ppo.padding import Batch, decide
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.rllib.ray_session import ray_session
 from plasticity_env.common import cli
-from plasticity_env.common.errors import InputError
 from plasticity_env.common.packages import require
 from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
@@ -75,8 +74,8 @@ def engine_rows(options: Options) -> Iterator[EngineRow]:
     Raises:
         InputError: A number that is none, or Ray is not installed.
     """
-    environments = _whole(options.envs, "envs", 1)
-    runners = _whole(options.runners, "runners", 0)
+    environments = whole_numbers(options.envs, "envs", 1)
+    runners = whole_numbers(options.runners, "runners", 0)
     if runners:
         require("ray.rllib", "ray")
     for name in cli.words(options.models) or embedded_models():
@@ -102,29 +101,17 @@ def bench_engines(
         rounds: Rounds after one that does not count.
         device: Where the models lie.
     """
-    settings: dict[str, Any] = {
-        "model_name": name,
-        "text": text,
-        "calibration_blocks": sequences,
-        "reward_blocks": sequences,
-        "max_length": text.block_size,
-        "horizon": 1_000_000,
-        "flop_price": 4.0,
-        "max_sparsity": 0.75,
-        "device": device,
-    }
+    settings = endless(text, sequences, device) | {"model_name": name, "max_sparsity": 0.75}
 
     def single() -> gym.Env[Any, Any]:
         return gym.make("plasticity/Heads-v1", disable_env_checker=True, **settings)
 
     torch.manual_seed(0)
     network = HeadNetwork(NetworkConfig(keep_bias=1.0))
-    context = "spawn" if torch.device(device).type == "cuda" else None
     with ExitStack() as stack:
         vectors: dict[str, gym.vector.VectorEnv[Any, Any, Any]] = {
-            "subprocess": gym.vector.AsyncVectorEnv(
-                [single] * count, context=context
-            ),  # first: forks, before Ray's threads
+            # first, as it forks and Ray starts threads
+            "subprocess": gym.vector.AsyncVectorEnv([single] * count, context=start_method(device)),
             "vector": gym.make_vec("plasticity/Heads-v1", num_envs=count, **settings),
             "local": gym.vector.SyncVectorEnv([single]),
         }
@@ -226,10 +213,3 @@ def _ray_sampler(
         )
 
     return sample, ppo.batch // STEPS
-
-
-def _whole(text: str, name: str, least: int) -> list[int]:
-    numbers = cli.numbers(text, name)
-    if any(value < least or value != int(value) for value in numbers) or (least and not numbers):
-        raise InputError(f"--{name} wants whole numbers of at least {least}, separated by commas, got {text!r}")
-    return [int(value) for value in numbers]

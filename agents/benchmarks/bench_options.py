@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from plasticity_env.common import cli
 from plasticity_env.common.errors import InputError
@@ -69,3 +72,32 @@ class Options:
             loaded = load_model(name, device=self.device)
             for length in lengths:
                 yield loaded, load_text(self.dataset, loaded.tokenizer, block_size=length)
+
+
+def whole_numbers(text: str, name: str, least: int) -> list[int]:
+    """Read comma-separated whole numbers; none at all are allowed where 0 is.
+
+    Raises:
+        InputError: Something in between is no whole number of at least ``least``.
+    """
+    numbers = cli.numbers(text, name)
+    if any(value < least or value != int(value) for value in numbers) or (least and not numbers):
+        raise InputError(f"--{name} wants whole numbers of at least {least}, separated by commas, got {text!r}")
+    return [int(value) for value in numbers]
+
+
+def endless(text: TextSplits, sequences: int, device: str) -> dict[str, Any]:
+    """Settings of environments that are timed: episodes that do not end.
+
+    Args:
+        text: Packed at the sequence length to measure.
+        sequences: In the calibration and in the reward batch each.
+        device: Where the models lie.
+    """
+    batches = {"calibration_blocks": sequences, "reward_blocks": sequences, "max_length": text.block_size}
+    return {"text": text, **batches, "horizon": 1_000_000, "flop_price": 4.0, "device": device}
+
+
+def start_method(device: str) -> str | None:
+    """How worker processes start: a CUDA context does not survive a fork; None is the platform's own way."""
+    return "spawn" if torch.device(device).type == "cuda" else None

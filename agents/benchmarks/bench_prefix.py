@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from plasticity_env.agents.benchmarks.bench_options import Options
+from plasticity_env.agents.benchmarks.bench_options import Options, endless
 from plasticity_env.common.stopwatch import Clock, ratio, take_turns
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
@@ -97,19 +97,13 @@ class _Walk:
             "plasticity/Heads-v1",
             disable_env_checker=True,
             loaded=loaded._replace(model=copy.deepcopy(loaded.model)),
-            text=text,
-            calibration_blocks=sequences,
-            reward_blocks=sequences,
             batch_size=sequences,
-            max_length=text.block_size,
-            horizon=100_000,
-            flop_price=4.0,
             repair=repair,
             obs_signal=False,
             residual_signal=False,
             max_sparsity=1.0,
             prefix_mb=megabytes,
-            device=device,
+            **endless(text, sequences, device),
         ).unwrapped  # type: ignore[assignment]
         self.env.reset(seed=0)
         self.losses: list[float] = []

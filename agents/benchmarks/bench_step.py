@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.agents.benchmarks.bench_options import Options
+from plasticity_env.agents.benchmarks.bench_options import Options, endless
 from plasticity_env.common.stopwatch import Clock, ratio, timed
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
@@ -108,20 +108,14 @@ def bench_step(
     env: PlasticityEnv = gym.make(
         "plasticity/Heads-v1",
         loaded=loaded,
-        text=text,
         disable_env_checker=True,
-        calibration_blocks=sequences,
-        reward_blocks=sequences,
         batch_size=sequences,
-        max_length=text.block_size,
-        horizon=10_000,
-        flop_price=4.0,
         repair=repair,
         obs_signal=obs,
         residual_signal=obs,
         crossfit_signal=crossfit,
         max_sparsity=1.0,
-        device=device,
+        **endless(text, sequences, device),
     ).unwrapped  # type: ignore[assignment]
     env.reset(seed=0)
     bench = env.workbench

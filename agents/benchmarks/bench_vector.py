@@ -17,9 +17,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from plasticity_env.agents.benchmarks.bench_options import Options
+from plasticity_env.agents.benchmarks.bench_options import Options, endless, start_method, whole_numbers
 from plasticity_env.common import cli
-from plasticity_env.common.errors import InputError
 from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.model.loading import embedded_models, load_model
@@ -69,9 +68,7 @@ def vector_rows(options: Options) -> Iterator[VectorRow]:
     Raises:
         InputError: A number of environments that is not a whole number of at least 1.
     """
-    counts = cli.numbers(options.envs, "envs")
-    if not counts or any(count < 1 or count != int(count) for count in counts):
-        raise InputError(f"--envs wants whole numbers of at least 1, separated by commas, got {options.envs!r}")
+    counts = whole_numbers(options.envs, "envs", 1)
     variants = [(repair, scores) for repair in ("none", "least_squares") for scores in (False, True)]
     for name in cli.words(options.models) or embedded_models():
         tokenizer = load_model(name).tokenizer
@@ -79,7 +76,7 @@ def vector_rows(options: Options) -> Iterator[VectorRow]:
             yield bench_vector(
                 name,
                 load_text(options.dataset, tokenizer, block_size=length),
-                num_envs=int(count),
+                num_envs=count,
                 sequences=options.tokens // length,
                 repair=repair,
                 scores=scores,
@@ -116,21 +113,8 @@ def bench_vector(
         device: Where the models lie.
         processes: Whether to time Gymnasium's environments in processes too.
     """
-    settings: dict[str, Any] = {
-        "model_name": name,
-        "text": text,
-        "calibration_blocks": sequences,
-        "reward_blocks": sequences,
-        "max_length": text.block_size,
-        "horizon": 1_000_000,
-        "flop_price": 4.0,
-        "repair": repair,
-        "obs_signal": scores,
-        "residual_signal": scores,
-        "crossfit_signal": False,
-        "max_sparsity": 1.0,
-        "device": device,
-    }
+    signals = {"obs_signal": scores, "residual_signal": scores, "crossfit_signal": False}
+    settings = endless(text, sequences, device) | signals | {"model_name": name, "repair": repair, "max_sparsity": 1.0}
 
     def single() -> gym.Env[Any, Any]:
         return gym.make("plasticity/Heads-v1", disable_env_checker=True, **settings)
@@ -141,7 +125,7 @@ def bench_vector(
         "sync": gym.vector.SyncVectorEnv([single] * num_envs),
     }
     if processes:
-        vectors["async"] = gym.vector.AsyncVectorEnv([single] * num_envs, context=_start_method(device))
+        vectors["async"] = gym.vector.AsyncVectorEnv([single] * num_envs, context=start_method(device))
     units = vectors["vector"].single_observation_space["heads"].shape[0]  # type: ignore[index]
     masks = {way: _Masks((num_envs, units), seed) for seed, way in enumerate(["single", *vectors])}
     ways: dict[str, Callable[[], object]] = {
@@ -180,11 +164,6 @@ def bench_vector(
         over_async_range=over["async"][1] if processes else None,
         rounds=rounds,
     )
-
-
-def _start_method(device: str) -> str | None:
-    """How worker processes start: a CUDA context does not survive a fork; None is the platform's own way."""
-    return "spawn" if torch.device(device).type == "cuda" else None
 
 
 def _step(vector: gym.vector.VectorEnv[Any, Any, Any], masks: _Masks) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from plasticity_env.agents.ppo.scenarios import Stage
+from plasticity_env.agents.ppo.scenarios import Stage, choose_by
 from plasticity_env.controllers.ann import ANNController
-from plasticity_env.envs.observation import Observation
 
 PRICES = tuple(float(price) for price in np.geomspace(1.0, 16.0, 8))
 SHARES = tuple(share / 10 for share in range(1, 10))  # beyond the trained range, too: high prices want them
@@ -31,7 +30,7 @@ def price_shares(stage: Stage, controller: ANNController, seed: int = 0) -> list
     for number in range(DRAWS * models):
         scenario = stage.draw(random, number, 1, 0)
         for column, share in enumerate(SHARES, 1):
-            played = stage.play(scenario.but(share=share, rounds=ROUNDS), lambda o: _scores(controller, o), 1)
+            played = stage.play(scenario.but(share=share, rounds=ROUNDS), choose_by([controller]), 1)
             rises[number % models, column] += played.rises[0] / DRAWS
             logs[number % models, column] += np.log(played.flops_kept[0]) / DRAWS
     return choose_shares(rises, logs)
@@ -57,7 +56,3 @@ def choose_shares(rises: np.ndarray, logs: np.ndarray) -> list[tuple[float, floa
         least = max(least, int(regret.argmin()))
         pairs.append((price, choices[least]))
     return pairs
-
-
-def _scores(controller: ANNController, observation: Observation) -> np.ndarray:
-    return np.asarray(controller.act(observation.row(0)))[None]

@@ -28,7 +28,7 @@ from plasticity_env.agents.ppo.padding import Batch, pad
 from plasticity_env.agents.ppo.plackett_luce import Picks, pick_entropies, pick_log_probs, picks_of, sample_scores
 from plasticity_env.agents.ppo.ppo import Callback, Choices, Metrics, PolicyLearner, clipped_update
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import Played, Scenario, Stage
+from plasticity_env.agents.ppo.scenarios import Played, Scenario, Stage, rows_of
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import HeadNetwork
 from plasticity_env.envs.edits import KEEP, PRUNE
@@ -217,10 +217,7 @@ def group_advantages(played: list[Played], units: list[float]) -> np.ndarray:
 
 
 def _batch(observation: Observation, slots: int | None = None) -> Batch:
-    count = len(observation["heads"])
-    return pad(
-        [observation.row(row) for row in range(count)], observation["heads"].shape[1] if slots is None else slots
-    )
+    return pad(rows_of(observation), observation["heads"].shape[1] if slots is None else slots)
 
 
 def _episode_metrics(played: list[Played], units: list[float]) -> Metrics:

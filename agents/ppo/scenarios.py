@@ -19,6 +19,7 @@ from torch import Tensor
 from plasticity_env import controllers
 from plasticity_env.common.cli import numbers, words
 from plasticity_env.common.errors import InputError
+from plasticity_env.controllers.base import Controller
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.make_workbench import load_model_and_text
 from plasticity_env.envs.observation import Observation
@@ -272,11 +273,7 @@ class Stage:
         """
         rule = controllers.make(name)
         rule.reset(0)
-
-        def choose(observation: Observation) -> np.ndarray:
-            return np.asarray(rule.act(observation.row(0)))[None]
-
-        return self.play(scenario, choose, 1)
+        return self.play(scenario, choose_by([rule]), 1)
 
     def unit(self, scenario: Scenario) -> float:
         """Rise of the loss that the reference rule reaches on a scenario, nats; `reference_steps` counts what it takes."""
@@ -291,7 +288,7 @@ class Stage:
         for name in filter(None, (self.config.reference, self.config.warm_start)):
             rule = controllers.make(name)
             rule.reset(0)
-            rule.act(observations.row(0))
+            choose_by([rule])(observations)
 
     def _environment(self, scenario: Scenario, members: int) -> HeadRankVectorEnv:
         """Environments over the shared model: made anew, which takes milliseconds, so that nothing piles up."""
@@ -316,6 +313,21 @@ class Stage:
         if model not in self._loaded:
             self._loaded[model] = load_model_and_text(replace(self._settings, model_name=model))
         return self._loaded[model]
+
+
+def rows_of(observations: Observation) -> list[Observation]:
+    """The observation of each member of a group, from arrays of M of each."""
+    return [observations.row(row) for row in range(len(observations["heads"]))]
+
+
+def choose_by(players: Sequence[Controller]) -> Choose:
+    """What a group of M decides where each member has a controller of its own."""
+
+    def choose(observations: Observation) -> np.ndarray:
+        rows = rows_of(observations)
+        return np.stack([np.asarray(player.act(row)) for player, row in zip(players, rows, strict=True)])
+
+    return choose
 
 
 def _masks(envs: HeadRankVectorEnv) -> Tensor:

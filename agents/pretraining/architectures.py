@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -77,35 +77,28 @@ def _gpt2(shape: Shape) -> PretrainedConfig:
 
 
 def _llama(shape: Shape) -> PretrainedConfig:
-    return LlamaConfig(
-        vocab_size=VOCABULARY_SIZE,
-        max_position_embeddings=CONTEXT_LENGTH,
-        hidden_size=shape.width,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
+    return LlamaConfig(**_rotary(shape), num_key_value_heads=shape.kv_heads)
 
 
 def _neox(shape: Shape) -> PretrainedConfig:
-    return GPTNeoXConfig(
-        vocab_size=VOCABULARY_SIZE,
-        max_position_embeddings=CONTEXT_LENGTH,
-        hidden_size=shape.width,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    return GPTNeoXConfig(**_rotary(shape), rope_parameters=rope)
+
+
+def _rotary(shape: Shape) -> dict[str, Any]:
+    """What the configurations of models with rotary position embeddings share."""
+    return {
+        "vocab_size": VOCABULARY_SIZE,
+        "max_position_embeddings": CONTEXT_LENGTH,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.inner,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
 
 
 FAMILIES: Final[dict[str, Family]] = {

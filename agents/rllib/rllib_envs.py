@@ -12,9 +12,8 @@ import ray
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
-from plasticity_env.agents.sb3.sb3 import PadHeads
+from plasticity_env.agents.sb3.sb3 import Padded, PadHeads
 from plasticity_env.data.text import Split
-from plasticity_env.envs.observation import Observation
 from plasticity_env.envs.shared_arrays import PackedModel, pack
 from plasticity_env.model.loading import LoadedModel
 
@@ -95,14 +94,14 @@ class HeadRunner(SingleAgentEnvRunner):
         return total
 
 
-class NumbersOnly(gym.Wrapper[Any, Any, Any, Any]):
+class NumbersOnly(gym.Wrapper[Padded, Any, Padded, Any]):
     """Leaves of ``info`` what travels with an episode: its numbers. Masks are in the observation, and differ in size."""
 
-    def reset(self, **kwargs: Any) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, **kwargs: Any) -> tuple[Padded, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)
         return observation, _numbers(info)
 
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Padded, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation, float(reward), terminated, truncated, _numbers(info)
 

@@ -20,7 +20,7 @@ import numpy as np
 from plasticity_env.agents.es import FEATURES
 from plasticity_env.agents.ppo.ppo import Metrics
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
+from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage, choose_by
 from plasticity_env.agents.training.agent import find_agent
 from plasticity_env.agents.training.train_config import TrainConfig, make_environments
 from plasticity_env.common.arguments import check_counts, first_change, flags, flat, plain
@@ -30,7 +30,6 @@ from plasticity_env.common.files import write_text
 from plasticity_env.common.jsonl_table import CellFile
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import CONTEXTS
-from plasticity_env.envs.observation import Observation
 from plasticity_env.envs.settings import MEASURING_ARGUMENTS, Settings
 
 CELLS, RUNS = "cells.jsonl", "runs"
@@ -143,13 +142,9 @@ class HeldOut:
 
     def rises(self, controller: ANNController) -> tuple[float, ...]:
         """A controller's rises, nats per token."""
-
-        def choose(observation: Observation) -> np.ndarray:
-            return np.asarray(controller.act(observation.row(0)))[None]
-
         was = controller.network.training
         controller.network.eval()
-        found = tuple(float(self._stage.play(each, choose, 1).rises[0]) for each in self.scenarios)
+        found = tuple(float(self._stage.play(each, choose_by([controller]), 1).rises[0]) for each in self.scenarios)
         controller.network.train(was)
         return found
 

@@ -16,14 +16,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
+from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage, choose_by
 from plasticity_env.common.arguments import check_counts, flags, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.progress import Progress
 from plasticity_env.controllers.rules import PlasticityController
 from plasticity_env.controllers.tuned_rule import save_tuned
-from plasticity_env.envs.observation import Observation
 from plasticity_env.envs.settings import MEASURING_ARGUMENTS, Settings
 
 
@@ -175,11 +174,7 @@ class ThresholdSearch:
             members = [PlasticityController(**rule) for rule in rules]
             for member in members:
                 member.reset(0)
-
-            def choose(observation: Observation, members: list[PlasticityController] = members) -> np.ndarray:
-                return np.stack([np.asarray(each.act(observation.row(row))) for row, each in enumerate(members)])
-
-            rises = self._stage.play(scenario, choose, len(members)).rises
+            rises = self._stage.play(scenario, choose_by(members), len(members)).rises
             found.append(rises / self._stage.unit(scenario))
             self.steps += scenario.rounds * len(members)
         self.steps += self._stage.reference_steps - before

@@ -19,8 +19,9 @@ from typing import Any
 import gymnasium as gym
 
 from plasticity_env.agents.ppo.ppo import Callback
-from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.errors import unknown
 from plasticity_env.common.packages import missing, require
+from plasticity_env.common.registries import Registry, by_name
 from plasticity_env.controllers.ann import ANNController
 
 ENVIRONMENTS = {
@@ -103,22 +104,33 @@ class Agent:
         return folder is not None and self.checkpoint is not None and (folder / self.checkpoint).is_file()
 
 
-AGENTS: dict[str, Agent] = {}
 SPECIAL = ("capacity", "num_env_runners", "ray_address")  # arguments of a training that only some agents read
+_OURS = "plasticity_env.agents.training.builders"
+_TRAINED = "checkpoint.pt"
+AGENTS: Registry[Agent] = Registry(
+    "agent",
+    by_name(
+        (
+            Agent("ppo", f"{_OURS}:native_ppo", checkpoint=_TRAINED, scenarios=True),
+            Agent("sb3_ppo", f"{_OURS}:sb3_ppo", reads=("capacity",)),
+            Agent("sb3_maskable_ppo", f"{_OURS}:sb3_maskable_ppo", ("heads", "head_edit"), reads=("capacity",)),
+            Agent("rllib_ppo", f"{_OURS}:rllib_ppo", checkpoint=_TRAINED, reads=SPECIAL, package=("ray.rllib", "ray")),
+            Agent("es", f"{_OURS}:es", ("head_rank",), checkpoint="history.json", scenarios=True, network=False),
+        )
+    ),
+)
 
 
 def register_agent(agent: Agent) -> Agent:
     """Make an agent known by its name.
 
     Raises:
-        InputError: The name is taken, or it trains on a kind of environment that there is not.
+        InputError: The name is one of the package's own, or it trains on a kind of environment that there is not.
     """
-    if agent.name in AGENTS:
-        raise InputError(f"an agent named {agent.name!r} is registered already: choose another name")
     for kind in agent.envs:
         if kind not in ENVIRONMENTS:
             raise unknown("environment", kind, ENVIRONMENTS)
-    AGENTS[agent.name] = agent
+    AGENTS.add(agent.name, agent)
     return agent
 
 
@@ -128,18 +140,4 @@ def find_agent(name: str) -> Agent:
     Raises:
         InputError: No such agent.
     """
-    if name not in AGENTS:
-        raise unknown("agent", name, AGENTS)
-    return AGENTS[name]
-
-
-_OURS = "plasticity_env.agents.training.builders"
-register_agent(Agent("ppo", f"{_OURS}:native_ppo", checkpoint="checkpoint.pt", scenarios=True))
-register_agent(Agent("sb3_ppo", f"{_OURS}:sb3_ppo", reads=("capacity",)))
-register_agent(Agent("sb3_maskable_ppo", f"{_OURS}:sb3_maskable_ppo", envs=("heads", "head_edit"), reads=("capacity",)))
-register_agent(
-    Agent("rllib_ppo", f"{_OURS}:rllib_ppo", checkpoint="checkpoint.pt", reads=SPECIAL, package=("ray.rllib", "ray"))
-)
-register_agent(
-    Agent("es", f"{_OURS}:es", envs=("head_rank",), checkpoint="history.json", scenarios=True, network=False)
-)
+    return AGENTS.find(name)

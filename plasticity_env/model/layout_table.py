@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.registries import Registry
 
 Split = Literal["separate", "fused", "interleaved"]
 
@@ -55,60 +55,55 @@ _LLAMA = Layout(
     attention_norm="input_layernorm",
     mlp_norm="post_attention_layernorm",
 )
-_LAYOUTS: dict[str, Layout] = {
-    "gpt2": Layout(
-        "transformer.h",
-        "attn",
-        "c_proj",
-        "fused",
-        ("c_attn",),
-        "mlp",
-        ("c_fc",),
-        "c_proj",
-        attention_norm="ln_1",
-        mlp_norm="ln_2",
-    ),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma3_text": replace(_LLAMA, post_norm=True, mlp_norm="pre_feedforward_layernorm"),
-    "phi": Layout("model.layers", "self_attn", "dense", "separate", _QKV, "mlp", ("fc1",), "fc2"),
-    "opt": Layout("model.decoder.layers", "self_attn", "out_proj", "separate", _QKV, "", ("fc1",), "fc2"),
-    "gpt_neox": Layout(
-        "gpt_neox.layers",
-        "attention",
-        "dense",
-        "interleaved",
-        ("query_key_value",),
-        "mlp",
-        ("dense_h_to_4h",),
-        "dense_4h_to_h",
-        attention_norm="input_layernorm",
-        mlp_norm="post_attention_layernorm",
-    ),
-}
+LAYOUTS: Registry[Layout] = Registry(
+    "architecture",
+    {
+        "gpt2": Layout(
+            "transformer.h",
+            "attn",
+            "c_proj",
+            "fused",
+            ("c_attn",),
+            "mlp",
+            ("c_fc",),
+            "c_proj",
+            attention_norm="ln_1",
+            mlp_norm="ln_2",
+        ),
+        "llama": _LLAMA,
+        "mistral": _LLAMA,
+        "qwen2": _LLAMA,
+        "qwen3": _LLAMA,
+        "gemma3_text": replace(_LLAMA, post_norm=True, mlp_norm="pre_feedforward_layernorm"),
+        "phi": Layout("model.layers", "self_attn", "dense", "separate", _QKV, "mlp", ("fc1",), "fc2"),
+        "opt": Layout("model.decoder.layers", "self_attn", "out_proj", "separate", _QKV, "", ("fc1",), "fc2"),
+        "gpt_neox": Layout(
+            "gpt_neox.layers",
+            "attention",
+            "dense",
+            "interleaved",
+            ("query_key_value",),
+            "mlp",
+            ("dense_h_to_4h",),
+            "dense_4h_to_h",
+            attention_norm="input_layernorm",
+            mlp_norm="post_attention_layernorm",
+        ),
+    },
+    "; add yours with plasticity_env.register_layout(model_type, Layout(...))",
+)
+find_layout = LAYOUTS.find
 
 
 def register_layout(model_type: str, layout: Layout) -> None:
-    """Teach the package a new architecture (``config.model_type`` is the key)."""
-    _LAYOUTS[model_type] = layout
+    """Teach the package a new architecture (``config.model_type`` is the key).
+
+    Raises:
+        InputError: The architecture is one that comes with the package.
+    """
+    LAYOUTS.add(model_type, layout)
 
 
 def known_layouts() -> list[str]:
     """Names of the architectures that can be wrapped."""
-    return sorted(_LAYOUTS)
-
-
-def find_layout(model_type: str) -> Layout:
-    """Look an architecture up.
-
-    Raises:
-        InputError: The architecture is not registered.
-    """
-    if model_type not in _LAYOUTS:
-        raise InputError(
-            f"unknown architecture {model_type!r}: known are {', '.join(known_layouts())}; "
-            "add yours with plasticity_env.model.layouts.register_layout(model_type, Layout(...))"
-        )
-    return _LAYOUTS[model_type]
+    return sorted(LAYOUTS)

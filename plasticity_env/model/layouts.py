@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar, Literal, get_args
 
@@ -13,28 +12,16 @@ from transformers.pytorch_utils import Conv1D
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.layout_table import Layout, find_layout, known_layouts, register_layout
+from plasticity_env.model.projections import (
+    HeadSlice,
+    in_features,
+    is_projection,
+    out_features,
+    parameter_of,
+    rows_of,
+)
 
 SiteKind = Literal["attention", "mlp"]
-PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # types of weights that can be cut and repaired
-
-
-@dataclass(frozen=True)
-class HeadSlice:
-    """A contiguous piece of one parameter that belongs to one head or KV group."""
-
-    parameter: nn.Parameter
-    dim: int
-    start: int
-    length: int
-
-    def narrow(self, tensor: Tensor) -> Tensor:
-        """The same piece of a tensor shaped like the parameter (its gradient, its optimizer moment)."""
-        return tensor.narrow(self.dim, self.start, self.length)
-
-    @property
-    def data(self) -> Tensor:
-        """The piece of the parameter itself, a view without gradient."""
-        return self.narrow(self.parameter.data)
 
 
 class Site:
@@ -64,11 +51,11 @@ class Site:
     def output_slice(self, unit: int) -> HeadSlice:
         """Input rows of the output projection that read this unit."""
         dim = 0 if isinstance(self.output, Conv1D) else 1
-        return HeadSlice(_parameter(self.output, "weight"), dim, unit * self.unit_width, self.unit_width)
+        return HeadSlice(parameter_of(self.output, "weight"), dim, unit * self.unit_width, self.unit_width)
 
     def output_weight(self) -> Tensor:
         """Output projection as an (inputs, E) view: row ``i`` multiplies input ``i``, whatever the storage order."""
-        weight = _parameter(self.output, "weight").data
+        weight = parameter_of(self.output, "weight").data
         return weight if isinstance(self.output, Conv1D) else weight.t()
 
     @property
@@ -84,7 +71,7 @@ class Site:
     def kept_inputs(self, active: Tensor) -> Tensor:
         """(..., inputs) boolean, True for inputs of active units, from (..., L, U) masks; all True where no unit is gated."""
         if not self.gated:
-            return torch.ones(*active.shape[:-2], _in_features(self.output), dtype=torch.bool)
+            return torch.ones(*active.shape[:-2], in_features(self.output), dtype=torch.bool)
         return active[..., self.layer, self.columns].repeat_interleave(self.unit_width, -1)
 
 
@@ -106,7 +93,7 @@ class AttentionBlock(Site):
         self.output = getattr(module, layout.output)
         self.head_dim: int = getattr(module, "head_dim", None) or module.head_size  # type: ignore[assignment]
         self.unit_width = self.head_dim
-        self.heads = _in_features(self.output) // self.head_dim
+        self.heads = in_features(self.output) // self.head_dim
         self.columns = slice(0, self.heads)
         self.kv_heads = self._count_groups()
         if not self.kv_heads or self.heads % self.kv_heads:
@@ -118,7 +105,7 @@ class AttentionBlock(Site):
     def _count_groups(self) -> int:
         """KV groups, from the rows of the projections; 0 where these do not fit the layout."""
         names, query_rows = self.layout.projections, self.heads * self.head_dim
-        rows = [_out_features(getattr(self.module, name)) for name in names]
+        rows = [out_features(getattr(self.module, name)) for name in names]
         if self.layout.split == "separate":
             fits = rows[0] == query_rows and rows[1] == rows[2] and rows[1] % self.head_dim == 0
             return rows[1] // self.head_dim if fits else 0
@@ -154,7 +141,7 @@ class AttentionBlock(Site):
             yield getattr(self.module, name)
 
     def _rows(self, projection: str, start: int) -> list[HeadSlice]:
-        return _rows(getattr(self.module, projection), start, self.head_dim)
+        return rows_of(getattr(self.module, projection), start, self.head_dim)
 
 
 class MlpBlock(Site):
@@ -187,11 +174,11 @@ class MlpBlock(Site):
             )
         self.inputs: list[nn.Module] = [getattr(module, name) for name in layout.mlp_inputs]
         self.output = getattr(module, layout.mlp_output)
-        self.width = _in_features(self.output)
+        self.width = in_features(self.output)
         for name, projection in zip(layout.mlp_inputs, self.inputs, strict=True):
-            if _out_features(projection) % self.width:
+            if out_features(projection) % self.width:
                 raise InputError(
-                    f"the layout does not fit {type(module).__name__}: {name!r} makes {_out_features(projection)} values, "
+                    f"the layout does not fit {type(module).__name__}: {name!r} makes {out_features(projection)} values, "
                     f"{layout.mlp_output!r} reads {self.width} neurons"
                 )
         if count < 0 or (count and self.width % count):
@@ -207,7 +194,7 @@ class MlpBlock(Site):
         """
         pieces = self._input_rows(0, self.width)
         pieces.append(
-            HeadSlice(_parameter(self.output, "weight"), int(not isinstance(self.output, Conv1D)), 0, self.width)
+            HeadSlice(parameter_of(self.output, "weight"), int(not isinstance(self.output, Conv1D)), 0, self.width)
         )
         permuted = [piece.data.index_select(piece.dim, order) for piece in pieces]
         whole = {id(piece.parameter): piece.parameter for piece in pieces}
@@ -225,8 +212,8 @@ class MlpBlock(Site):
         return [
             piece
             for module in self.inputs
-            for offset in range(0, _out_features(module), self.width)
-            for piece in _rows(module, offset + start, length)
+            for offset in range(0, out_features(module), self.width)
+            for piece in rows_of(module, offset + start, length)
         ]
 
 
@@ -280,41 +267,6 @@ def _layout_of(model: nn.Module) -> Layout:
     if getattr(model.config, "kept_heads", None) is not None:
         raise InputError("a compacted model cannot be wrapped or cut again: keep the masked one and compact that anew")
     return find_layout(str(getattr(model.config, "model_type", type(model).__name__)))  # type: ignore[union-attr]
-
-
-def _rows(module: nn.Module, start: int, length: int) -> list[HeadSlice]:
-    dim = 1 if isinstance(module, Conv1D) else 0
-    rows = [HeadSlice(_parameter(module, "weight"), dim, start, length)]
-    if module.bias is not None:
-        rows.append(HeadSlice(_parameter(module, "bias"), 0, start, length))
-    return rows
-
-
-def _parameter(module: nn.Module, name: str) -> nn.Parameter:
-    parameter = getattr(module, name)
-    plain = isinstance(parameter, nn.Parameter) and type(parameter.data) is Tensor
-    if not plain or parameter.dtype not in PLAIN or (name == "weight" and parameter.ndim != 2):
-        kind = str(getattr(parameter, "dtype", type(parameter).__name__)).removeprefix("torch.")
-        raise InputError(
-            f"the {name} of a {type(module).__name__} is no plain matrix of floating-point numbers ({kind}): a quantised or "
-            "packed model cannot be pruned, load it in float32, bfloat16 or float16"
-        )
-    return parameter
-
-
-def _in_features(module: nn.Module) -> int:
-    weight = _parameter(module, "weight")
-    return weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1]
-
-
-def _out_features(module: nn.Module) -> int:
-    weight = _parameter(module, "weight")
-    return weight.shape[1] if isinstance(module, Conv1D) else weight.shape[0]
-
-
-def is_projection(module: nn.Module) -> bool:
-    """True for a module that multiplies by a weight matrix: ``nn.Linear`` or GPT-2's ``Conv1D``."""
-    return isinstance(module, nn.Linear | Conv1D)
 
 
 __all__ = [

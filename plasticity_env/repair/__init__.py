@@ -5,6 +5,7 @@ from plasticity_env.repair.parallel import repair_sites
 from plasticity_env.repair.registry import REPAIRS, Repair, find_repair, register_repair
 from plasticity_env.repair.sequential import repair_in_order
 from plasticity_env.signals.batched_model import Projection
+from plasticity_env.signals.batched_model import Projection as Change
 from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.moments import Moments, Statistics
 
@@ -12,6 +13,7 @@ __all__ = [
     "METHODS",
     "REPAIRS",
     "RIDGE",
+    "Change",
     "Moments",
     "Projection",
     "Repair",

@@ -62,8 +62,8 @@ def test_what_an_agent_cannot_do_is_said_before_anything_is_loaded(lazy, tmp_pat
         TrainConfig(agent="lazy", capacity=64)
     with pytest.raises(InputError, match="lazy keeps no checkpoint"):
         train(TrainConfig(agent="lazy", output_dir=tmp_path, resume=True))
-    with pytest.raises(InputError, match="'lazy' is registered already"):
-        register_agent(Agent("lazy", "nowhere:nothing"))
+    with pytest.raises(InputError, match="'ppo' comes with the package"):
+        register_agent(Agent("ppo", "nowhere:nothing"))
     with pytest.raises(InputError, match="did you mean 'heads'"):
         register_agent(Agent("other", "nowhere:nothing", envs=("head",)))
     with pytest.raises(InputError, match=r"nowhere is not installed: pip install -e '.\[ray\]'"):

@@ -219,7 +219,9 @@ def test_a_new_folder_under_runs_by_default(tmp_path, monkeypatch):
 
 def test_a_stock_folder_of_any_architecture_can_be_exported(tmp_path):
     loaded = load_model(GPT2)
-    build("qwen3").save_pretrained(tmp_path / "stock")
+    stock = build("qwen3")
+    stock.resize_token_embeddings(len(loaded.tokenizer))
+    stock.save_pretrained(tmp_path / "stock")
     loaded.tokenizer.save_pretrained(tmp_path / "stock")
     folder, _ = export(filled(ExportConfig, model_name=str(tmp_path / "stock"), output_path=tmp_path / "it"))
     assert tf.AutoConfig.from_pretrained(folder).model_type == "qwen3"

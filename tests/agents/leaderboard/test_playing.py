@@ -74,7 +74,7 @@ def test_calibration_draws_differ_and_test_blocks_do_not(table: Table) -> None:
     first, second = table.play(read_player("fisher@1"), 0.5, 0), table.play(read_player("fisher@1"), 0.5, 1)
     assert table.options(0.5, 0)["calibration"] != table.options(0.5, 1)["calibration"]
     assert first.dense_losses == second.dense_losses
-    assert first.test_losses != second.test_losses
+    assert np.abs(np.subtract(first.test_losses, second.test_losses)).max() > 1e-3
 
 
 def test_players_are_read_and_told_apart() -> None:

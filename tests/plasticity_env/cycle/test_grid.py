@@ -112,7 +112,7 @@ def test_all_arms_start_from_one_pruned_model(cells, model, text, setting):
     slow = by_arm[GridArm(0.5, "none", "balanced", 0.25, 1.0, 2)]
     fast = by_arm[GridArm(0.5, "none", "balanced", 0.25, 3.0, 2)]
     assert slow.cycles[0].edited == fast.cycles[0].edited
-    assert slow.final_loss != fast.final_loss
+    assert abs(slow.final_loss - fast.final_loss) > 1e-5
 
 
 def test_bringing_heads_back_changes_what_it_should(cells):

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from plasticity_env import HEAD_FEATURES, InputError, load_model
 from plasticity_env.signals.dense_moments import packed_size
-from tests.conftest import SMALL
+from tests.conftest import ALL_SIGNALS, SMALL
 
 TOLERANCE = 1e-5  # relative, or absolute below 1; a batch of another shape rounds differently
 # signals of a model that pruning ruined are large and round worse, and so do logs and scores in units of a small spread; a
@@ -96,7 +96,7 @@ def test_equals_single_environments(make_vec, make_sync, kwargs):
 
 
 def test_a_single_mask_is_a_batch_of_one(make_vec, make_env):
-    ours, single = make_vec(1, residual_signal=True), make_env(repair="least_squares")
+    ours, single = make_vec(1), make_env(repair="least_squares", **ALL_SIGNALS)
     seen, expected = ours.reset(seed=5)[0], single.reset(seed=5)[0]
     for action in actions(3, 1, 16):
         assert all(np.array_equal(seen[name][0], expected[name]) for name in expected)

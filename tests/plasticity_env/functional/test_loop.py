@@ -76,7 +76,7 @@ def test_a_plain_model_goes_through_the_cycle(name):
     assert torch.allclose(result["grad_norm_values"], expected, rtol=1e-4)
     assert [row["step"] for row in result["training"]] == list(range(1, 7))
     assert result["control"]["active_heads"] == plastic.active.numel()
-    assert result["control"]["loss"] != result["baseline"]["loss"]
+    assert abs(result["control"]["loss"] - result["baseline"]["loss"]) > 1e-3
 
 
 def test_the_control_arm_is_plain_training_of_the_dense_model():
@@ -166,4 +166,4 @@ def test_training_a_plain_model_leaves_its_wrapper_in_charge():
     mask = torch.zeros(model.shape, dtype=torch.bool)
     mask[0, :3] = True
     model.prune(mask)
-    assert mean_loss(model, blocks) != before
+    assert abs(mean_loss(model, blocks) - before) > 1e-4

@@ -27,7 +27,7 @@ def test_zeroed_heads_cost_and_come_back(module):
     assert (~module.model.active).nonzero().tolist() == [[0, 1], [2, 3]]
     pruned = module.evaluate(TEXT, max_length=32)
     assert pruned["active_heads"] == 14
-    assert pruned["loss"] != dense["loss"]
+    assert abs(pruned["loss"] - dense["loss"]) > 1e-3
     module.restore_heads([(0, 1)])
     assert int(module.model.active.sum()) == 15
     module.restore_heads()

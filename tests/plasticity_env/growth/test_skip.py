@@ -39,7 +39,7 @@ def test_a_fresh_skip_is_the_identity(architecture, ids):
     assert torch.equal(logits(model, ids), before)
     with torch.no_grad():
         skip.gates.fill_(0.5)
-    assert not torch.equal(logits(model, ids), before)
+    assert (logits(model, ids) - before).abs().max() > 1e-2 * before.abs().max()
     skip.remove()
     assert torch.equal(logits(model, ids), before)
 

@@ -58,7 +58,7 @@ def test_revive_undoes_repair_exactly(architecture, method, ids):
         model.prune(mask)
         pruned = model(ids).logits
         repair_sites(model, method, signals.statistics)
-        assert not torch.equal(model(ids).logits, pruned)
+        assert (model(ids).logits - pruned).abs().max() > 1e-3 * pruned.abs().max()
         snapshot = model.snapshot()
         repaired = model(ids).logits
         model.revive(mask)

@@ -59,7 +59,7 @@ def test_each_estimate_is_what_its_formula_says(architecture, ids, batch_size):
             getattr(found, f"residual_{score}")[site.layer, site.columns] for score in ("kfac", "stepwise")
         )
         assert int(stepwise.argmin()) == int(kfac.argmin())
-        assert float(stepwise.min()) == pytest.approx(float(kfac.min()), rel=1e-6)
+        assert float(stepwise.min()) == pytest.approx(float(kfac.min()), rel=1e-5)
         assert float(stepwise.max()) > float(kfac.max()) * 1.001  # the last one has no others left to speak for it
 
 

@@ -134,7 +134,7 @@ def test_mixed_precision_keeps_float32_weights_and_pruned_heads():
     full = trainer_of(lived(GPT2)[0]).run(3)
     trainer = create_plasticity_trainer(model, BLOCKS, batch_size=8, learning_rate=1e-3, mixed_precision=True)
     steps = trainer.run(3)
-    assert steps[0].loss != full[0].loss  # it did compute in bfloat16
+    assert abs(steps[0].loss - full[0].loss) > 1e-5 * full[0].loss  # it did compute in bfloat16
     assert steps[0].loss == pytest.approx(full[0].loss, rel=0.02)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert torch.equal(model.model.transformer.h[0].attn.c_proj.weight[:64], rows)
