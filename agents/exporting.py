@@ -172,13 +172,12 @@ def prune(loaded: LoadedModel, config: ExportConfig) -> list[str]:
 
 
 def _environment(config: ExportConfig, loaded: LoadedModel, text: TextSplits) -> PlasticityEnv:
-    score = SCORES.get(config.strategy)
     settings = replace(
         config.settings,
         horizon=config.rounds,
         max_sparsity=1.0,
-        obs_signal=score is None or "obs" in score.needs,
-        signals=() if score is None else score.signals,
+        obs_signal=config.strategy not in SCORES or "obs" in SCORES[config.strategy].needs,
+        signals=SCORES[config.strategy].signals if config.strategy in SCORES else (),
     )
     made = gym.make("plasticity/Heads-v1", loaded=loaded, text=text, disable_env_checker=True, **settings.kwargs())
     return made.unwrapped  # type: ignore[return-value]

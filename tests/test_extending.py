@@ -42,6 +42,7 @@ from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.agent import AGENTS
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.common.arguments import fill
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.planners import PLANNERS, actions_to, make_planner
 from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES, head_column
@@ -53,7 +54,7 @@ from plasticity_env.signals.signal import SIGNALS
 from plasticity_env.strategies.growing import GROWTH_STRATEGIES
 from plasticity_env.strategies.pruning import PRUNING_STRATEGIES, select_for_pruning
 from tests.agents.leaderboard.conftest import TINY
-from tests.conftest import SMALL, build
+from tests.conftest import SMALL, build, filled
 
 OWN = ("toy", "toy_residual")
 ADDED = ["toy", "toy_z", "toy_rank", "toy_per_flop_z", "toy_residual", "toy_residual_z", "toy_residual_rank"]
@@ -227,7 +228,8 @@ def test_a_planner_plays(make):
 
 @pytest.mark.parametrize("env", ["heads", "head_rank"])
 def test_the_evaluation_command_plays_them(env, tmp_path):
-    config = CompareConfig(
+    config = filled(
+        CompareConfig,
         controllers="toy_score,toy_mix,toy_controller",
         repair="toy_repair",
         sparsities="0.25",
@@ -248,7 +250,16 @@ def test_the_evaluation_command_plays_them(env, tmp_path):
 
 def test_the_leaderboard_plays_them(tmp_path):
     players = "toy_score@1,toy_controller@1,toy_planner@1,fisher@1"
-    config = replace(TINY, players=players, shares="0.5", seeds=1, repair="toy_repair", output=tmp_path / "cells.jsonl")
+    config = fill(
+        TINY,
+        {
+            "players": players,
+            "shares": "0.5",
+            "seeds": 1,
+            "repair": "toy_repair",
+            "output": tmp_path / "cells.jsonl",
+        },
+    )
     leaderboard(replace(config, tracking=TrackingOptions(track=False)))
     cells = {cell.player: cell for cell in cell_file(config.output).read()}
     assert set(cells) == set(players.split(","))

@@ -118,12 +118,10 @@ def compare(config: CompareConfig) -> Path:
     """
     players, repairs, loaded, text = prepare(config)
     protocol = config.protocol()
-    signals = tuple(dict.fromkeys(s for name, options, _ in players for s in controllers.make(name, **options).signals))
+    made = (controllers.make(name, **options) for name, options, _ in players)
+    settings = replace(config.settings, signals=tuple(dict.fromkeys(name for each in made for name in each.signals)))
     arenas = [
-        Arena(
-            protocol, loaded, text, ENVIRONMENTS[config.env], replace(config.settings, repair=repair, signals=signals)
-        )
-        for repair in repairs
+        Arena(protocol, loaded, text, ENVIRONMENTS[config.env], replace(settings, repair=repair)) for repair in repairs
     ]
     folder = config.output_dir or new_run_folder("evaluate")
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,9 @@ class PlayConfig:
     """of the plasticity controller: high, low or auto"""
     env: str = "heads"
     """heads, head_edit or head_rank"""
-    settings: Annotated[Settings, flags(Settings, hidden=("pruned_share",))] = Settings(flop_price=4.0, horizon=4)
+    settings: Annotated[Settings, flags(Settings, hidden=("pruned_share", "signals"))] = Settings(
+        flop_price=4.0, horizon=4
+    )
     """of the environment"""
     test_blocks: int = 16
     """blocks of the test split that score the outcome"""
@@ -61,10 +63,9 @@ def play(config: PlayConfig) -> None:
             "choose another --controller"
         )
     controller = _controller(config)
-    settings = config.settings
+    settings = replace(config.settings, signals=controller.signals)
     if config.env == "head_rank" and config.sparsity is not None:
         settings = replace(settings, pruned_share=config.sparsity)
-    settings = replace(settings, signals=controller.signals)
     mode = None if config.render == "none" else config.render
     env: gym.Env[Any, Any] = gym.make(ENVIRONMENTS[config.env], render_mode=mode, **settings.kwargs())
     base: Any = env.unwrapped

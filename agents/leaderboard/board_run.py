@@ -24,7 +24,7 @@ from plasticity_env.agents.leaderboard.statistics import Results
 from plasticity_env.agents.leaderboard.submissions import play_submission, read_submission
 from plasticity_env.agents.leaderboard.workers import Job, open_all, play_all
 from plasticity_env.common import cli
-from plasticity_env.common.arguments import flags, plain
+from plasticity_env.common.arguments import fill, flags, plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.tracking import Tracker, TrackingOptions
 from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
@@ -196,7 +196,7 @@ def missing_jobs(config: LeaderboardConfig, prints: Mapping[Player, str]) -> lis
         )
     known = {cell.key for cell in cell_file(config.output).read()}
     jobs = []
-    for rules in (replace(r, settings=replace(r.settings, signals=signals)) for r in map(config.rules, models)):
+    for rules in (fill(config.rules(model), {"signals": signals}) for model in models):
         for seed in range(config.seeds):
             for player, digest in prints.items():
                 lacking = [share for share in shares if (rules.board, player.text, digest, share, seed) not in known]

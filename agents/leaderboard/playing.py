@@ -47,7 +47,7 @@ class Rules:
     @property
     def board(self) -> Board:
         """Where cells of these rules belong."""
-        own, blocks = self.settings, self.settings.blocks_of_neurons
+        own = self.settings
         return Board(
             short_name(own.model_name),
             "/".join(filter(None, (Path(own.dataset).name, own.dataset_config))),
@@ -57,10 +57,10 @@ class Rules:
             self.test_blocks,
             own.repair,
             own.units,
-            blocks,
+            own.blocks_of_neurons,
             own.mode,
             bounds(own.flop_price)[0],
-            own.neuron_order if blocks else "stored",
+            own.neuron_order,
         )
 
 
@@ -122,8 +122,8 @@ class Table:
                 loaded=loaded,
                 text=text,
                 workbench=next(iter(self._envs.values())).workbench if self._envs else None,
-                **replace(self.rules.settings, horizon=rounds).kwargs(),
                 version=VERSION,
+                **replace(self.rules.settings, horizon=rounds).kwargs(),
             )
         return self._envs[rounds]
 

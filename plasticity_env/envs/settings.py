@@ -96,7 +96,7 @@ class Settings:
     obs_signal: bool = True
     residual_signal: bool = True
     crossfit_signal: bool = True
-    signals: Sequence[str] = ()
+    signals: tuple[str, ...] = ()
     prefix_mb: float = 256.0
     device: str = "cpu"
 
@@ -177,10 +177,8 @@ class Settings:
         return self.mlp_blocks if self.units == "heads+mlp" else 0
 
     def kwargs(self) -> dict[str, Any]:
-        """The arguments as JSON-able keyword arguments; what is None, and ``signals`` where there are none, is left out."""
-        return {
-            name: value for name, value in plain(self).items() if value is not None and (value or name != "signals")
-        }
+        """The arguments as JSON-able keyword arguments; what is None or an empty list is left out."""
+        return {name: value for name, value in plain(self).items() if value not in (None, [])}
 
 
 def check_order_fits(neuron_order: str, units: str) -> None:

@@ -16,6 +16,7 @@ from plasticity_env.agents.training.agent import AGENTS, Agent, Learner, registe
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.controllers import load
 from plasticity_env.controllers.ann import ANNController
+from tests.conftest import filled
 
 SMALL = {"calibration_blocks": 1, "reward_blocks": 1, "max_length": 16, "envs_per_model": 1, "horizon": 1}
 
@@ -41,7 +42,9 @@ def lazy():
 
 
 def test_a_registered_agent_trains_and_its_controller_plays(lazy, tmp_path):
-    config = TrainConfig(agent="lazy", output_dir=tmp_path / "run", ppo=PPOConfig(total_timesteps=7, width=8), **SMALL)
+    config = filled(
+        TrainConfig, agent="lazy", output_dir=tmp_path / "run", ppo=PPOConfig(total_timesteps=7, width=8), **SMALL
+    )
     folder = train(config)
     assert lazy[0][0] is config
     assert [env.spec.id for env in lazy[0][1]] == ["plasticity/Heads-v1"]
@@ -79,7 +82,8 @@ def test_every_agent_that_comes_with_the_package_can_be_found():
 
 @pytest.mark.slow
 def test_the_search_trains_from_the_same_command_and_goes_on(tmp_path):
-    config = TrainConfig(
+    config = filled(
+        TrainConfig,
         agent="es",
         env="head_rank",
         output_dir=tmp_path / "run",
