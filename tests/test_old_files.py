@@ -6,8 +6,11 @@ import base64
 import json
 import os
 import pickle
+import runpy
 import shutil
+import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-import yaml
 
 from plasticity_env import InputError, RunRecord, controllers, load_model, load_plastic, mean_loss
 from plasticity_env.agents.cycle_cli.plasticity_run import RunArguments, run_plasticity
@@ -26,14 +28,7 @@ from plasticity_env.agents.leaderboard.players import fingerprint, read_player, 
 from plasticity_env.agents.leaderboard.report.labels import kind, label
 from plasticity_env.agents.leaderboard.workers import table_of
 from plasticity_env.agents.online.online_run import OnlineRunConfig, run_online
-from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import RankConfig
 from plasticity_env.agents.sb3.sb3_archive import load_archive
-from plasticity_env.agents.train_command import train
-from plasticity_env.agents.training.train_config import TrainConfig
-from plasticity_env.common.arguments import plain
-from plasticity_env.common.tracking import TrackingOptions
-from tests.conftest import filled
 
 ROOT = Path(__file__).parents[1]
 OLD = Path(__file__).parent / "old_files"
@@ -41,20 +36,14 @@ RECORDED = json.loads((OLD / "recorded.json").read_text(encoding="utf-8"))
 SMALL = {"model_name": "model", "dataset": "words.txt", "max_length": 16}
 BLOCKS = {"calibration_blocks": 4, "reward_blocks": 4}
 TEXT = {"calibration": [0, 1, 2, 3], "reward": [0, 1, 2, 3]}
-QUIET = TrackingOptions(wandb_mode="disabled", tensorboard=False)
-PPO = PPOConfig(total_timesteps=24, num_steps=4, num_minibatches=1, update_epochs=1, width=4, keep_bias=0.0)
-LINEAR = {**PPO.__dict__, "context": "linear", "total_timesteps": 12}
-TRAIN = {**SMALL, **BLOCKS, "envs_per_model": 2, "tracking": QUIET, "horizon": 2, "resume": True}
-RUNS = {
-    "train_run": filled(TrainConfig, **TRAIN, ppo=PPO, output_dir=Path("train_run")),
-    "rank_run": filled(
-        TrainConfig,
-        **TRAIN,
-        env="head_rank",
-        ppo=PPOConfig(**{**LINEAR, "head_features": "fisher_z,gradient_z,residual_fisher_z"}),
-        rank=RankConfig(rounds="2", scenarios=1, group_size=2),
-        output_dir=Path("rank_run"),
-    ),
+LEARN = "--num_steps 4 --num_minibatches 1 --update_epochs 1 --width 4 --keep_bias 0.0 --envs_per_model 2 --horizon 2"
+PLACE = (
+    "--model_name model --dataset words.txt --max_length 16 --calibration_blocks 4 --reward_blocks 4 --no-tensorboard"
+)
+RANK = "--env head_rank --context linear --head_features fisher_z,gradient_z,residual_fisher_z"
+RUNS = {  # the flags that each was started with
+    "train_run": f"{PLACE} {LEARN} --total_timesteps 24",
+    "rank_run": f"{PLACE} {LEARN} {RANK} --rounds 2 --scenarios 1 --group_size 2 --total_timesteps 12",
 }
 IDS = torch.arange(32).view(2, 16) % 18
 CELLS = ROOT / "docs" / "leaderboard" / "cells.jsonl"
@@ -122,11 +111,12 @@ def test_a_compact_export_loads(old: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RUNS))
-def test_a_training_that_was_cut_goes_on_as_if_it_had_not_been(old: Path, name: str) -> None:
-    config = RUNS[name]
-    assert yaml.safe_load((old / name / "config.yaml").read_text())["ppo"] == plain(config)["ppo"]
+def test_a_training_that_was_cut_goes_on_as_if_it_had_not_been(old: Path, name: str, monkeypatch) -> None:
     assert not (old / name / "controller").exists()
-    network = controllers.load(train(config) / "controller").network
+    flags = [*RUNS[name].split(), "--wandb_mode", "disabled", "--output_dir", name, "--resume"]
+    monkeypatch.setattr(sys, "argv", ["train_controller.py", *flags])
+    runpy.run_path(str(ROOT / "scripts" / "train_controller.py"), run_name="__main__")
+    network = controllers.load(f"{name}/controller").network
     norms = {key: value.double().norm().item() for key, value in network.state_dict().items()}
     assert norms == pytest.approx(RECORDED[name], rel=1e-3, abs=1e-5)
 
@@ -154,17 +144,14 @@ def _ended_as_recorded(record: RunRecord, name: str) -> None:
 
 
 def test_cells_are_those_that_the_same_players_leave_today(old: Path) -> None:
-    config = filled(
-        LeaderboardConfig,
+    config = LeaderboardConfig(
         models="model",
-        dataset="words.txt",
         players="fisher@2,controllers.ablations:first_look@2",
         shares="0.25,0.5",
         seeds=1,
-        max_length=16,
         test_blocks=4,
+        settings=replace(LeaderboardConfig().settings, dataset="words.txt", max_length=16, **BLOCKS),
         output=Path("cells.jsonl"),
-        **BLOCKS,
     )
     played = [*read_players(config.players.split(",")), read_player(f"{ROOT}/docs/lab/controllers/tokens@2")]
     table = table_of(config.rules("model"))
