@@ -273,7 +273,8 @@ def test_the_leaderboard_plays_them(tmp_path):
 def test_an_agent_trains_a_controller_that_plays(tmp_path):
     small = {"calibration_blocks": 1, "reward_blocks": 1, "max_length": 16, "envs_per_model": 1, "horizon": 1}
     tracking, ppo = TrackingOptions(track=False), PPOConfig(width=8)
-    folder = train(TrainConfig(agent="toy_agent", output_dir=tmp_path / "run", tracking=tracking, ppo=ppo, **small))
+    config = TrainConfig(agent="toy_agent", output_dir=tmp_path / "run", tracking=tracking, ppo=ppo)
+    folder = train(fill(config, small))
     player = f"{folder / 'controller'}@1"
     config = replace(TINY, players=player, shares="0.5", seeds=1, output=tmp_path / "cells.jsonl", tracking=tracking)
     leaderboard(config)

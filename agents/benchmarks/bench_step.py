@@ -23,6 +23,7 @@ from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.model.attention import IMPLEMENTATION
 from plasticity_env.model.loading import LoadedModel
+from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import mean_loss, sequence_losses
 
 
@@ -138,7 +139,7 @@ def bench_step(
     times: dict[str, list[float]] = {"step": [], "floor": [], "naive": []}
     ways: list[tuple[str, Callable[[], None]]] = [("step", step), ("floor", floor)]
     if naive:
-        ways.append(("naive", lambda: _naive(bench.model.model, calibration, reward)))
+        ways.append(("naive", lambda: _naive(bench.model, calibration, reward)))
     for turn in range(rounds + 1):
         for name, way in ways:
             for parameter in bench.model.parameters():
@@ -168,7 +169,13 @@ def bench_step(
     )
 
 
-def _naive(model: Any, calibration: Tensor, reward: Tensor) -> None:
+def _naive(plastic: PlasticModel, calibration: Tensor, reward: Tensor) -> None:
+    model: Any = plastic.model
+    with plastic.open_gates():  # eager attention knows none
+        _naive_passes(model, calibration, reward)
+
+
+def _naive_passes(model: Any, calibration: Tensor, reward: Tensor) -> None:
     model.set_attn_implementation("eager")
     try:
         output = model(calibration, labels=calibration, output_attentions=True, use_cache=False)

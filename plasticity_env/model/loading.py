@@ -128,7 +128,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: nn.Module, name: 
         InputError: It is one.
     """
     rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if len(tokenizer) == 0:
+    if not tokenizer.vocab_size:
         raise InputError(
             f"{name!r} holds no tokenizer (no tokenizer.json or vocabulary): save the model's own beside it"
         )

@@ -24,6 +24,7 @@ class Nothing:
 def test_a_signal_is_one_word_and_its_exit_code(number, code, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["program"])
     kept = []
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
     def main(_arguments):
         """Waits."""
@@ -34,8 +35,11 @@ def test_a_signal_is_one_word_and_its_exit_code(number, code, capsys, monkeypatc
             kept.append("never reached")
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as left:
-        cli.run(Nothing, main)
+    try:
+        with pytest.raises(SystemExit) as left:
+            cli.run(Nothing, main)
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert left.value.code == code
     assert kept == ["the step is whole"]
     assert capsys.readouterr().err == "stopped\n"

@@ -11,7 +11,7 @@ from torch import nn
 
 from plasticity_env import InputError, PlasticModel, load_model, mean_loss
 from plasticity_env.functional.functions import calculate_head_entropy
-from plasticity_env.model.layout_table import _LAYOUTS, Layout, register_layout
+from plasticity_env.model.layout_table import LAYOUTS, Layout, register_layout
 from plasticity_env.model.layouts import attention_blocks
 from tests.conftest import build
 
@@ -23,10 +23,10 @@ TINY = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attent
 @pytest.fixture(autouse=True)
 def own_layouts(monkeypatch):
     """Layouts that a test registers are gone afterwards."""
-    before = dict(_LAYOUTS)
+    before = dict(LAYOUTS)
     yield
-    _LAYOUTS.clear()
-    _LAYOUTS.update(before)
+    LAYOUTS.clear()
+    LAYOUTS.update(before)
 
 
 def random_model(config):
