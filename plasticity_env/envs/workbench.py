@@ -109,8 +109,7 @@ class Workbench:
 
     def accept_weights(self) -> None:
         """Take the model's weights as they are, all units open, for the dense ones from here on."""
-        self.model.set_active(torch.ones(self.model.shape, dtype=torch.bool))
-        self.model.undo_repair()
+        self.model.make_dense()
         self._dense = self.model.snapshot(weights=True) if self.want_kl else None
         self._teachers.clear()
         self.own_change()
@@ -130,6 +129,8 @@ class Workbench:
             requests: Afterwards the model of a bench of one carries the last mask (and its repair, see `install`, unless the
                 memo knew the answer); that of a bench of many is as it was.
         """
+        if not self._carries:
+            self.model.make_dense()  # another environment on it may have left its mask and its repair there
         keys = [self.key(each.active, each.calibration, each.reward) for each in requests]
         found = {key: self.memo.get(key) for key in keys}
         missing = {key: each for key, each in zip(keys, requests, strict=True) if found[key] is None}

@@ -228,6 +228,11 @@ class PlasticModel(GatedModel):
         self.revive(target & ~self._active)
         self.prune(self._active & ~target)
 
+    def make_dense(self) -> None:
+        """Revive every unit and take all repairs back."""
+        self.set_active(torch.ones(self.shape, dtype=torch.bool))
+        self.undo_repair()
+
     # -- repair of output projections ----------------------------------------------------------------------------
 
     def apply_repair(self, site: int, weight: Tensor | None, bias: Tensor | None) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from plasticity_env import InputError, controllers
+from plasticity_env.common.digests import MANIFEST
 from plasticity_env.controllers import ANNController, HeadNetwork, NetworkConfig, PlasticityController
 from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
 
@@ -251,6 +252,7 @@ def test_checkpoints_that_do_not_fit_are_one_clear_sentence(tmp_path):
     ANNController().save(tmp_path)
     path = tmp_path / "controller.json"
     good = json.loads(path.read_text())
+    (tmp_path / MANIFEST).unlink()  # as a controller of an earlier version, whose values alone are checked
     wider = {**good, "network": {**good["network"], "width": 32}}
     path.write_text(json.dumps(wider))
     with pytest.raises(InputError, match="does not hold a controller of the shape"):
@@ -270,6 +272,7 @@ def test_a_network_that_diverged_is_neither_saved_nor_loaded(tmp_path, value):
     weights = load_file(tmp_path / "controller.safetensors")
     next(iter(weights.values())).flatten()[0] = value
     save_file(weights, tmp_path / "controller.safetensors")
+    (tmp_path / MANIFEST).unlink()
     with pytest.raises(InputError, match="weights are not finite"):
         ANNController.load(tmp_path)
     with torch.no_grad():

@@ -91,7 +91,7 @@ def test_a_long_swap_search_finds_the_best_mask_of_all(make):
 @pytest.mark.parametrize("wanted", ["heads", "blocks"])
 def test_a_search_trades_cheap_units_for_dear_ones_and_back(wanted, make, monkeypatch):
     """A block of neurons costs several heads here; what is worth keeping is made up."""
-    env = make(units="heads+mlp", mlp_blocks=2, share=0.4)
+    env = make(units="heads+mlp", mlp_blocks=2, share=0.5)
     trials = Trials(env.unwrapped, None, Bill())
     start = fisher_rounds(trials, 4)
     kept = slice(0, 4) if wanted == "heads" else slice(4, 6)
