@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from plasticity_env import InputError, controllers
+from plasticity_env.common.digests import MANIFEST
 from plasticity_env.controllers.ann import CONFIG
+from plasticity_env.controllers.shipped import FORMER, LAB
 from plasticity_env.envs.observation import HEAD_FEATURES
 from tests.conftest import SMALL
 
+ROOT = Path(__file__).parents[2]
+FOLDERS = {name: controllers.shipped_folder(name) for name in controllers.shipped()} | {
+    n: ROOT / LAB / n for n in FORMER
+}
 
-@pytest.mark.parametrize("name", controllers.shipped())
-def test_every_shipped_controller_is_whole(name):
-    folder = controllers.shipped_folder(name)
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_controller_of_the_repository_is_whole(name):
+    folder = FOLDERS[name]
     controller = controllers.load(folder)
     assert set(controller.network.config.head_features) <= set(HEAD_FEATURES)
     assert controller.info.get("models") or controller.info["config"]["model_name"]
@@ -25,6 +34,15 @@ def test_every_shipped_controller_is_whole(name):
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "## Limits" in card
     assert all(torch.isfinite(value).all() for value in controller.network.state_dict().values())
+
+
+def test_recipes_start_from_controllers_that_are_there():
+    recipes = [*ROOT.glob(f"{LAB}/recipes/*.yaml"), *ROOT.glob("scripts/configs/ranker*.yaml")]
+    assert len(recipes) == 8
+    for recipe in recipes:
+        start = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("start_from")
+        if start is not None:
+            controllers.make(start if start.startswith("ann") else str(ROOT / start))
 
 
 def test_ann_is_the_shipped_controller_unless_one_asks_for_another():
@@ -66,6 +84,7 @@ def test_features_that_no_observation_has_are_refused(tmp_path):
     data = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
     data["network"]["head_features"][0] = "fisher_of_old"
     (tmp_path / CONFIG).write_text(json.dumps(data), encoding="utf-8")
+    (tmp_path / MANIFEST).unlink()  # by hand, as who edits a file must
     with pytest.raises(InputError, match=rf"{tmp_path}.*lacks: fisher_of_old"):
         controllers.load(tmp_path)
 

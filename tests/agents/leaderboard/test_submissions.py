@@ -14,7 +14,7 @@ from plasticity_env.agents.leaderboard.board_cells import Cell
 from plasticity_env.agents.leaderboard.players import read_player
 from plasticity_env.agents.leaderboard.playing import Table
 from plasticity_env.agents.leaderboard.submissions import play_submission, read_submission, replay
-from plasticity_env.common.digests import write_manifest
+from plasticity_env.common.digests import MANIFEST
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.replay import EpisodeRecord
 
@@ -88,7 +88,7 @@ def test_only_saved_controllers_and_entry_points_are_submissions(tmp_path: Path)
     data = json.loads(config.read_text())
     data["network"]["head_features"][0] = "taylor"
     config.write_text(json.dumps(data))
-    write_manifest(config.parent, config.name)
+    (tmp_path / "net" / MANIFEST).unlink()
     with pytest.raises(InputError, match="taylor"):
         read_submission(str(tmp_path / "net"))
 
