@@ -92,7 +92,7 @@ class InitialWeights(ABC):
 class RandomWeights(InitialWeights):
     """Normal weights with the standard deviation of the layer's own parameters, a tenth of it for output rows, zero biases.
 
-    Output rows of full size are noise that training has to take back first: see the measurement in docs/growth.md.
+    Output rows of full size are noise that training has to take back first: see the measurement in docs/lab/growth.md.
     """
 
     name = "random"

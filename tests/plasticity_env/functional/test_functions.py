@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -131,8 +132,11 @@ def test_evaluation_is_transformers_own_loss(architecture, ids, side):
     labels = ids.masked_fill(batch["attention_mask"] == 0, -100)
     if side == "left":  # the first token of a text has no predecessor to be predicted from
         labels = labels.masked_fill(batch["attention_mask"].cumsum(1) == 1, -100)
+    positions = {}
+    if "position_ids" in inspect.signature(model.forward).parameters:  # counted from each text's first token
+        positions["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
-        stock = float(model(**batch, labels=labels).loss)
+        stock = float(model(**batch, **positions, labels=labels).loss)
     found = evaluate_model(model, [batch])
     assert found["loss"] == pytest.approx(stock, rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(stock), rel=1e-4)
