@@ -9,7 +9,7 @@ from plasticity_env.signals.dense_moments import packed_size
 
 MOMENTS_BYTES = 2e9  # for moments of calibration texts, beyond those of one text and its halves
 CPU_TOKENS = 1024  # in a pass of many masks: larger ones leave the cache, smaller ones pay overhead (docs/benchmark.md)
-_STATE_BYTES = 4000, 620  # of an episode's state and its observation: in any case, and for each unit
+_STATE_BYTES = 4000, 1040  # of an episode's state, observation and spaces: in any case, and for each unit
 
 
 @dataclass(frozen=True)
