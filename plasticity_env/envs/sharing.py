@@ -10,9 +10,7 @@ from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.dense_moments import packed_size
 
 MOMENTS_BYTES = 2e9  # for moments of calibration texts, beyond those of one text and its halves
-CPU_TOKENS = (
-    1024  # in a pass of many masks: larger ones leave the cache, smaller ones pay overhead (docs/lab/benchmark.md)
-)
+CPU_TOKENS = 1024  # in a pass of many masks: larger ones leave the cache (docs/lab/benchmark.md)
 _STATE_BYTES = 4000, 1040  # of an episode's state, observation and spaces: in any case, and for each unit
 
 

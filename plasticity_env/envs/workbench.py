@@ -77,10 +77,9 @@ class Workbench:
     ) -> None:
         self.model: PlasticModel = loaded.model
         self.tokenizer = loaded.tokenizer
-        self.name = loaded.name
-        self.text = text
-        self.repair, self.obs, self.batch_size, self.want_kl = repair, obs, batch_size, want_kl
-        self.signals = tuple(signals)
+        self.name, self.text = loaded.name, text
+        self.repair, self.obs, self.signals = repair, obs, tuple(signals)
+        self.batch_size, self.want_kl = batch_size, want_kl
         self.residual, self.crossfit, self.want_latency = residual, residual and crossfit, want_latency
         self.flop_table: CostTable = flop_table(self.model, text.block_size)
         self.parameter_table: CostTable = parameter_table(self.model)
@@ -99,8 +98,8 @@ class Workbench:
         self._moments = DenseMoments(self.model, texts_kept(self.model, sharing), packed=sharing.masks > 1)
         method, crossfit = self._way.method if self._parallel else None, self.crossfit
         self._solver = SiteSolver(self.model, method, crossfit, self._moments)
-        on_cpu = self.model.device.type == "cpu"
-        self._tokens = CPU_TOKENS if sharing.tokens_per_pass is None and on_cpu else sharing.tokens_per_pass
+        few = sharing.tokens_per_pass is None and self.model.device.type == "cpu"
+        self._tokens = CPU_TOKENS if few else sharing.tokens_per_pass
 
     def weights_moved(self) -> bool:
         """Whether somebody else changed the model's weights since this bench was made or `accept_weights` was called."""

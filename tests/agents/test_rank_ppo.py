@@ -222,7 +222,9 @@ def test_learning_finds_the_heads_that_matter():
     config = PPOConfig(total_timesteps=2000, learning_rate=0.05, context="linear", ent_coef=0.0, seed=1)
     returns = []
     ppo = RankPPO(
-        Toy(["bard-gpt2-4x4"], Settings(**SETTINGS), ranks), config, callback=lambda s, m: returns.append(m["episode/rise"])
+        Toy(["bard-gpt2-4x4"], Settings(**SETTINGS), ranks),
+        config,
+        callback=lambda s, m: returns.append(m["episode/rise"]),
     )
     ppo.train()
     best = -8 * math.sqrt(2 / math.pi)  # mean of the lower half of 16 normal numbers, times 8
