@@ -111,7 +111,8 @@ def es(config: TrainConfig, envs: Envs) -> Learner:
     def learn(folder: Path, report: Callback) -> ANNController:
         search.folder = folder
         while search.steps < config.ppo.total_timesteps:
-            report(search.steps, search.advance())
+            metrics = search.advance()
+            report(search.steps, metrics)
         return search.controller()
 
     return Learner(search.steps, learn, search.controller)

@@ -100,5 +100,5 @@ def test_its_code_runs_in_a_process_of_its_own(table: Table) -> None:
     assert cell.validated
     assert cell.kept == own.kept
     assert cell.fingerprint
-    with pytest.raises(InputError, match="reads 'taylor'"):
+    with pytest.raises(InputError, match="unknown column of the observation 'taylor'"):
         list(play_submission(read_player(f"{GUESTS}:Foreign@1"), table.rules, (0.5,), 1, []))
