@@ -23,6 +23,7 @@ from plasticity_env.envs.settings import settings_for
 from plasticity_env.envs.sharing import Sharing
 from plasticity_env.envs.task import Task
 from plasticity_env.envs.vector_episodes import Episodes, Infos
+from plasticity_env.model.contexts import in_plain_mode
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.plots.rendering import ansi, picture
 
@@ -100,6 +101,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     # -- Gymnasium's interface -----------------------------------------------------------------------------------------
 
+    @in_plain_mode
     def reset(  # type: ignore[override]
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Infos]:
@@ -126,6 +128,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self._episodes.turn([], None, self._generators(chosen), options)
         return self._observations(), self._episodes.infos(chosen)
 
+    @in_plain_mode
     def step(self, actions: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Edit, measure and pay in every environment.
 

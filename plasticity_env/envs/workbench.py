@@ -21,6 +21,7 @@ from torch import Tensor
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.lru import Memo
 from plasticity_env.data.text import Split, TextSplits, some_blocks
+from plasticity_env.envs.carried_repairs import CarriedRepairs
 from plasticity_env.envs.measurement import Indices, Measurement, Request
 from plasticity_env.envs.sharing import ALONE, CPU_TOKENS, Sharing, texts_kept
 from plasticity_env.envs.site_solver import SiteSolver
@@ -90,7 +91,7 @@ class Workbench:
         self._teachers: Memo[Tensor] = Memo(2)
         self._times: Memo[float] = Memo(8192)
         self._split_losses: Memo[float] = Memo(8192)
-        self._repaired_for: Hashable = None
+        self._own = CarriedRepairs(self.model)
         self._way = find_repair(repair)
         self._parallel = self._way.method is not None and not self._way.sequential
         # a sequential repair rewrites weights layer by layer, which masks in one batch cannot share: one after the other
@@ -126,7 +127,7 @@ class Workbench:
 
         Args:
             requests: Afterwards the model of a bench of one carries the last mask (and its repair, see `install`, unless the
-                memo knew the answer); that of a bench of many is as it was.
+                memo knew the answer); that of a bench of many is dense.
         """
         if not self._carries:
             self.model.make_dense()  # another environment on it may have left its mask and its repair there
@@ -250,7 +251,7 @@ class Workbench:
         self._teachers.clear()
         self._split_losses.clear()
         self._solver.forget()
-        self._repaired_for = None
+        self._own.forget()
 
     def forget(self) -> None:
         """Empty the memo, so that the next measurement is a real one."""
@@ -334,28 +335,24 @@ class Workbench:
         if not repairs and not scores:
             return {}, []
         key = (*calibrations, self.model.weight_version)
-        if self._carries and repairs and key != self._repaired_for:
-            self.model.undo_repair()
-            self._repaired_for = key
-        done = self.model.repaired_sites
+        done = self._own.keep(key) if self._carries and repairs else self.model.repaired_sites
         projections, projectors = self._solver.solve(active, calibrations, ids, self._sequences(len(ids)), scores, done)
         if not self._carries:
             return projections, projectors
         for site, projection in projections.items():
             carry(self.model, site, projection)
+        if repairs:
+            self._own.note(key)
         return {}, projectors
 
     def _repair_in_order(self, calibration: Indices, ids: Tensor) -> None:
         """A sequential repair is one whole: made anew unless every site still carries what it left there."""
         key = calibration, self.model.weight_version, self.model.gates.numpy().tobytes()
-        if (key, self._carried()) == self._repaired_for:
+        if self._own.whole(key):
             return
-        self._repaired_for = None
+        self._own.forget()
         repair_in_order(self.model, ids, mlp=self._way.mlp, weighted=self._way.weighted, batch_size=self.batch_size)
-        self._repaired_for = key, self._carried()
-
-    def _carried(self) -> frozenset[int]:
-        return frozenset(repair.serial for repair in self.model.repairs.values())
+        self._own.note(key)
 
     # -- the reward batch ----------------------------------------------------------------------------------------------
 

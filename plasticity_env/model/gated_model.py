@@ -55,14 +55,16 @@ class GatedModel(nn.Module):
         self.sites: list[Site] = [site for pair in zip(blocks, mlps, strict=True) for site in pair]
         self.mlp_blocks = mlp_blocks
         self._state = GateState()
-        self._hang()
-        if stock is not None:
-            try:
+        self._handles: list[Any] = []
+        self._stock_attention = model.config._attn_implementation  # type: ignore[union-attr]
+        try:
+            self._hang()
+            if stock is not None:
                 with evaluating(model), plain_mode():
                     prove_gates(model, self._state, self.sites, self.shape, stock)
-            except BaseException:
-                self.let_go()
-                raise
+        except BaseException:
+            self.let_go()
+            raise
         self._active = torch.ones(self.shape, dtype=torch.bool)
         self._scale = torch.ones(self.shape)
         self._warmup = torch.zeros(2, *self.shape)  # steps taken, steps in total
@@ -73,7 +75,6 @@ class GatedModel(nn.Module):
 
     def _hang(self) -> None:
         """Put links, gates and guards onto the model."""
-        self._handles, self._stock_attention = [], self.model.config._attn_implementation  # type: ignore[union-attr]
         for link in self._earlier:
             if link is not None:
                 link.state.replaced = True
@@ -94,12 +95,12 @@ class GatedModel(nn.Module):
         for handle in self._handles:
             handle.remove()
         for block, link in zip(self.blocks, self._earlier, strict=True):
-            del block.module.plastic
+            vars(block.module).pop("plastic", None)
             if link is not None:
                 link.state.replaced = False
                 block.module.plastic = link  # type: ignore[assignment]
         if not any(self._earlier):
-            del self.model.save_pretrained
+            vars(self.model).pop("save_pretrained", None)
         if self._stock_attention != IMPLEMENTATION:
             self.model.set_attn_implementation(self._stock_attention)  # type: ignore[operator]
         self._state.replaced = True

@@ -114,14 +114,14 @@ def prove_gates(model: nn.Module, state: GateState, sites: list[Site], shape: tu
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
     (slopes,) = torch.autograd.grad((logits * weights).sum(), [leaf], allow_unused=True)
     for site in sites:
-        columns = range(shape[1])[site.columns]
-        rows = [float(site.output_slice(unit).data.detach().abs().max()) for unit in range(len(columns))]
+        units = range(shape[1])[site.columns]
+        rows = [float(site.output_slice(unit).data.abs().max()) for unit in range(len(units))]
         if not any(rows):
             continue  # nothing to reach, or no units at all
         if slopes is None or not bool(slopes[site.layer, site.columns].any()):
             raise InputError(
                 f"the gates of layer {site.layer} do not reach the logits of {kind}: its "
-                f"{'attention' if site.columns.start == 0 else 'MLP'} does not run where the layout says (attention has to go "
+                f"{site.kind} does not run where the layout says (attention has to go "
                 "through transformers' attention interface), so nothing would be pruned"
             )
 
