@@ -11,7 +11,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 import yaml
 
 from plasticity_env.common.arguments import fill, parse
@@ -113,6 +112,8 @@ def words(text: str) -> list[str]:
 
 def machine() -> str:
     """Processor, cores, memory, device and library versions, for beside a measured figure."""
+    import torch
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
