@@ -53,7 +53,13 @@ def user_path(path: str | os.PathLike[str], what: str = "a path") -> Path:
 
 
 def check_number(
-    name: str, value: object, least: float = -math.inf, most: float = math.inf, *, above: bool = False, below: bool = False
+    name: str,
+    value: object,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
 ) -> float:
     """Refuse what is no finite number in a range; returns it.
 
