@@ -15,8 +15,9 @@ from plasticity_env.agents.benchmarks.bench_options import Options
 from plasticity_env.agents.benchmarks.bench_step import step_rows
 from plasticity_env.agents.ppo.ppo import PPO
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
+from plasticity_env.agents.ppo.rank_config import RankConfig
 from plasticity_env.agents.ppo.rank_ppo import RankPPO
-from plasticity_env.agents.ppo.scenarios import RankConfig, Stage
+from plasticity_env.agents.ppo.scenarios import Stage
 from plasticity_env.envs.edits import KEEP, PRUNE
 from plasticity_env.envs.observation import RESIDUAL
 from plasticity_env.envs.settings import Settings

@@ -34,7 +34,8 @@ from plasticity_env import (
     register_signal,
     validate,
 )
-from plasticity_env.agents.evaluation.comparison import CompareConfig, compare
+from plasticity_env.agents.evaluation.compare_config import CompareConfig
+from plasticity_env.agents.evaluation.comparison import compare
 from plasticity_env.agents.leaderboard.board_cells import cell_file
 from plasticity_env.agents.leaderboard.board_run import leaderboard
 from plasticity_env.agents.leaderboard.players import Player, fingerprint

@@ -20,14 +20,17 @@ import torch
 import transformers as tf
 
 from plasticity_env import InputError, RunRecord, controllers, load_model, load_plastic, mean_loss
-from plasticity_env.agents.cycle_cli.plasticity_run import RunArguments, run_plasticity
+from plasticity_env.agents.cycle_cli.plasticity_run import run_plasticity
+from plasticity_env.agents.cycle_cli.run_arguments import RunArguments
 from plasticity_env.agents.leaderboard import players
 from plasticity_env.agents.leaderboard.board_cells import cell_file
-from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig, current_cells, fingerprints, missing_jobs
+from plasticity_env.agents.leaderboard.board_run import current_cells, fingerprints, missing_jobs
+from plasticity_env.agents.leaderboard.leaderboard_config import LeaderboardConfig
 from plasticity_env.agents.leaderboard.players import fingerprint, read_player, read_players
 from plasticity_env.agents.leaderboard.report.labels import kind, label
 from plasticity_env.agents.leaderboard.workers import table_of
-from plasticity_env.agents.online.online_run import OnlineRunConfig, run_online
+from plasticity_env.agents.online.online_arguments import OnlineRunConfig
+from plasticity_env.agents.online.online_run import run_online
 from plasticity_env.agents.sb3.sb3_archive import load_archive
 
 ROOT = Path(__file__).parents[1]

@@ -29,7 +29,8 @@ from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.observation import Observation
-from plasticity_env.model.loading import embedded_models, load_model
+from plasticity_env.model.embedded import embedded_models
+from plasticity_env.model.loading import load_model
 
 STEPS = 4  # of each environment in a round
 

@@ -21,7 +21,8 @@ from plasticity_env.agents.benchmarks.bench_options import Options, endless, sta
 from plasticity_env.common import cli
 from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.data.text import TextSplits, load_text
-from plasticity_env.model.loading import embedded_models, load_model
+from plasticity_env.model.embedded import embedded_models
+from plasticity_env.model.loading import load_model
 
 _PRUNED = 0.25  # share of units that a mask prunes, on average
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.studies.adaptive import Setting
+from plasticity_env.agents.studies.adaptive.study_setting import Setting
 from plasticity_env.common import cli
 from plasticity_env.common.files import write_text
 

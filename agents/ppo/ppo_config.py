@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from plasticity_env.common.arguments import given
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
-from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES
-from plasticity_env.model.loading import check_device
+
+if TYPE_CHECKING:
+    from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,12 @@ class PPOConfig:
                 raise InputError(f"{name} must be a finite number, got {getattr(self, name)!r}")
         if not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed must be a whole number of at least 0, got {self.seed!r}")
-        self.network_config()
-        check_device(self.device)
+        if given(self, "width", "context", "keep_bias", "head_features"):
+            self.network_config()
+        if given(self, "device"):
+            from plasticity_env.model.loading import check_device
+
+            check_device(self.device)
 
     def network_config(self) -> NetworkConfig:
         """Shape of the network.
@@ -82,6 +88,9 @@ class PPOConfig:
         Raises:
             InputError: A shape that does not fit, or features that no observation has.
         """
+        from plasticity_env.controllers.network import NetworkConfig
+        from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES
+
         features = tuple(words(self.head_features)) or NETWORK_HEAD_FEATURES
         missing = [name for name in features if name not in HEAD_FEATURES]
         if missing:
@@ -90,4 +99,6 @@ class PPOConfig:
 
     def make_network(self) -> HeadNetwork:
         """A fresh network of this shape, its weights drawn from torch's global generator."""
+        from plasticity_env.controllers.network import HeadNetwork
+
         return HeadNetwork(self.network_config())

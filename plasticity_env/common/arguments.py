@@ -209,6 +209,12 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
     return replace(instance, **changes)  # type: ignore[type-var]
 
 
+def given(instance: Any, *names: str) -> bool:
+    """Whether any of these fields differs from its default: defaults need no check, and the registries stay unread."""
+    known = {entry.name: entry.default for entry in fields(instance)}
+    return any(getattr(instance, name) != known[name] for name in names)
+
+
 def check_counts(instance: Any, **least: int) -> None:
     """Refuse fields that are not whole numbers of at least so much; None is one that is not given.
 

@@ -8,14 +8,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from plasticity_env.common.arguments import check_counts, plain
+from plasticity_env.common.arguments import check_counts, given, plain
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.tracking import TrackingOptions, resolve_mode
-from plasticity_env.growth.initial_weights import find_initial_weights
+from plasticity_env.common.tracking import TrackingOptions, check_mode
 from plasticity_env.model.modes import PruningMode
-from plasticity_env.repair import find_repair
-from plasticity_env.strategies.growing import GROWTH_STRATEGIES
-from plasticity_env.strategies.pruning import DIRECTIONS, PRUNING_STRATEGIES
 
 CONTROLLER = "controller"  # the strategy that stands for a controller in the loop
 LEVELS = ("auto", "full", "gradual")
@@ -119,23 +115,33 @@ class ExperimentSettings:
 
     def __post_init__(self) -> None:
         check_strategy(self.pruning_strategy)
-        for kind, value, allowed in (
-            ("entropy direction", self.prune_entropy, DIRECTIONS),
-            ("level schedule", self.level_schedule, LEVELS),
-            ("growth strategy", self.growth_strategy, GROWTH_STRATEGIES),
-        ):
-            if value not in allowed:
-                raise unknown(kind, value, allowed)
+        if self.level_schedule not in LEVELS:
+            raise unknown("level schedule", self.level_schedule, LEVELS)
         PruningMode.parse(self.pruning_mode)
-        find_repair(self.repair)
-        find_initial_weights(self.growth_init)
-        resolve_mode(self.tracking.wandb_mode)
+        self._check_names()
+        check_mode(self.tracking.wandb_mode)
         if not 0 <= self.pruning_level < 1:
             raise InputError(
                 f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"
             )
         self._check_ranges()
         check_counts(self, **_COUNTS)
+
+    def _check_names(self) -> None:
+        if given(self, "prune_entropy", "growth_strategy", "growth_init"):
+            from plasticity_env.growth.initial_weights import find_initial_weights
+            from plasticity_env.strategies.growing import GROWTH_STRATEGIES
+            from plasticity_env.strategies.pruning import DIRECTIONS
+
+            if self.prune_entropy not in DIRECTIONS:
+                raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
+            if self.growth_strategy not in GROWTH_STRATEGIES:
+                raise unknown("growth strategy", self.growth_strategy, GROWTH_STRATEGIES)
+            find_initial_weights(self.growth_init)
+        if given(self, "repair"):
+            from plasticity_env.repair.registry import find_repair
+
+            find_repair(self.repair)
 
     def _check_ranges(self) -> None:
         for name in ("growth_ratio", "aggressiveness", "distillation"):
@@ -211,7 +217,11 @@ def check_strategy(name: str) -> str:
     Raises:
         InputError: No such strategy.
     """
-    if name != CONTROLLER and name not in PRUNING_STRATEGIES:
+    if name in (CONTROLLER, ExperimentSettings.pruning_strategy):
+        return name
+    from plasticity_env.strategies.pruning import PRUNING_STRATEGIES
+
+    if name not in PRUNING_STRATEGIES:
         raise unknown("pruning strategy", name, [*PRUNING_STRATEGIES, CONTROLLER])
     return name
 

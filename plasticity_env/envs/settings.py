@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from plasticity_env.common.arguments import check_counts, plain
+from plasticity_env.common.arguments import check_counts, given, plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.model.modes import PruningMode
@@ -134,16 +134,15 @@ class Settings:
 
     def _check_names(self) -> None:
         """Refuse names that no registry has; the defaults have one, and their registries stay unread (they load torch)."""
-        fields = self.__dataclass_fields__
-        if self.repair != fields["repair"].default:
+        if given(self, "repair"):
             from plasticity_env.repair.registry import find_repair
 
             find_repair(self.repair)
-        if self.growth_init != fields["growth_init"].default:
+        if given(self, "growth_init"):
             from plasticity_env.growth.initial_weights import find_initial_weights
 
             find_initial_weights(self.growth_init)
-        if self.neuron_order != fields["neuron_order"].default:
+        if given(self, "neuron_order"):
             from plasticity_env.strategies.neuron_order import find_order
 
             find_order(self.neuron_order)

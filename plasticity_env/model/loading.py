@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -19,14 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from plasticity_env.common.errors import InputError, first_line
-from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
 from plasticity_env.model.contexts import in_plain_mode
+from plasticity_env.model.embedded import MODELS_FOLDER, embedded_models
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
 LOADING = threading.Lock()  # transformers patches torch for the whole process while it builds a model
-_MODELS_FOLDER = ZOO_FOLDER / "models"
 
 
 class LoadedModel(NamedTuple):
@@ -35,23 +33,6 @@ class LoadedModel(NamedTuple):
     model: PlasticModel
     tokenizer: PreTrainedTokenizerBase
     name: str
-
-
-def embedded_models() -> list[str]:
-    """Names of the language models that the package ships."""
-    return sorted(config.parent.name for config in _MODELS_FOLDER.glob("*/config.json"))
-
-
-def model_card(name: str) -> dict[str, Any]:
-    """The card of an embedded model: parameters, training, test perplexity, whether it is held out.
-
-    Raises:
-        InputError: Not an embedded model.
-    """
-    if name not in embedded_models():
-        raise InputError(f"{name!r} is not embedded: {', '.join(embedded_models())} are")
-    card: dict[str, Any] = json.loads((_MODELS_FOLDER / name / "card.json").read_text(encoding="utf-8"))
-    return card
 
 
 @in_plain_mode
@@ -84,7 +65,7 @@ def load_model(
     extra: dict[str, Any] = {}
     path = Path(name_or_path).expanduser()
     if name_or_path in embedded_models():
-        source = str(_MODELS_FOLDER / name_or_path)
+        source = str(MODELS_FOLDER / name_or_path)
     elif path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"no GGUF file at {name_or_path!r}")

@@ -8,8 +8,8 @@ import pytest
 
 from plasticity_env import InputError
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import RankConfig
-from plasticity_env.agents.studies.learning_curves import CurvesConfig
+from plasticity_env.agents.ppo.rank_config import RankConfig
+from plasticity_env.agents.studies.curves_config import CurvesConfig
 from plasticity_env.agents.training import agent as registry
 from plasticity_env.agents.training.agent import AGENTS, Agent, Learner, register_agent
 from plasticity_env.agents.training.train_config import TrainConfig

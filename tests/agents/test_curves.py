@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from plasticity_env import InputError
+from plasticity_env.agents.studies.curves_config import CurvesConfig
 from plasticity_env.agents.studies.curves_figure import band, curves_png, table
-from plasticity_env.agents.studies.learning_curves import CELLS, CurvesConfig, Point, latest, study
+from plasticity_env.agents.studies.learning_curves import CELLS, Point, latest, study
 from plasticity_env.common.arguments import fill
 from tests.conftest import filled
 

@@ -13,9 +13,10 @@ from plasticity_env import InputError, controllers
 from plasticity_env.agents.ppo.plackett_luce import Picks, pick_entropies, pick_log_probs, picks_of, sample_scores
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.price_shares import PRICES, SHARES, choose_shares, price_shares
+from plasticity_env.agents.ppo.rank_config import RankConfig
 from plasticity_env.agents.ppo.rank_ppo import RankPPO, group_advantages
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
-from plasticity_env.agents.ppo.scenarios import Played, RankConfig, Scenario, Stage, Turn
+from plasticity_env.agents.ppo.scenarios import Played, Scenario, Stage, Turn
 from plasticity_env.controllers import HeadNetwork, NetworkConfig
 from plasticity_env.envs.settings import Settings
 from tests.conftest import SMALL

@@ -15,10 +15,10 @@ import transformers as tf
 import plasticity_env
 from plasticity_env import InputError, load_model, load_plastic, save_plastic
 from plasticity_env.model.checkpoints import load_checkpoint
-from plasticity_env.steps.expanding import ExpandConfig, expand_heads
-from plasticity_env.steps.file_pruning import PruneConfig, prune_heads
-from plasticity_env.steps.fine_tuning import FineTuneConfig, fine_tune
-from plasticity_env.steps.opening import StepText
+from plasticity_env.steps.expanding import expand_heads
+from plasticity_env.steps.file_pruning import prune_heads
+from plasticity_env.steps.fine_tuning import fine_tune
+from plasticity_env.steps.step_arguments import ExpandConfig, FineTuneConfig, PruneConfig, StepText
 from plasticity_env.training import HeadLRManager
 from tests.plasticity_env.training.rows import GPT2, LLAMA, head_rows, weights
 from tests.scripts.interrupting import hearing_ctrl_c

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from plasticity_env.agents.leaderboard.board_cells import cell_file
-from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig, current_cells, leaderboard
+from plasticity_env.agents.leaderboard.board_run import current_cells, leaderboard
+from plasticity_env.agents.leaderboard.leaderboard_config import LeaderboardConfig
 from plasticity_env.agents.leaderboard.players import read_player
 from plasticity_env.agents.leaderboard.playing import Table, packed_of
 from plasticity_env.agents.leaderboard.report.board_tables import BEGIN, END, report
