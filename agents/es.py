@@ -23,6 +23,7 @@ from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.common.progress import Progress
+from plasticity_env.common.values import LARGEST_RATE, check_number
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.base import as_scores
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
@@ -77,8 +78,7 @@ class ESConfig:
         check_counts(self, population=4, scenarios=1, generations=1, seed=0)
         if not self.rounds or min(self.rounds) < 1:
             raise InputError(f"rounds must be at least 1, got {self.rounds!r}")
-        if not self.sigma > 0:
-            raise InputError(f"sigma must be positive, got {self.sigma!r}")
+        check_number("sigma", self.sigma, 0, LARGEST_RATE, above=True)
 
 
 @dataclass

@@ -56,8 +56,9 @@ def main(config: Config) -> None:
     config.check()
     if config.clock == "cpu":
         torch.set_num_threads(1)
-    print(cli.machine(), file=sys.stderr)
-    for row in BENCHES[config.bench](config):
+    for number, row in enumerate(BENCHES[config.bench](config)):
+        if number == 0:
+            print(cli.machine(), file=sys.stderr)
         print(json.dumps(asdict(row)), flush=True)
 
 

@@ -24,7 +24,7 @@ from plasticity_env.agents.leaderboard.statistics import Results
 from plasticity_env.agents.leaderboard.submissions import play_submission, read_submission
 from plasticity_env.agents.leaderboard.workers import Job, open_all, play_all
 from plasticity_env.common import cli
-from plasticity_env.common.arguments import fill, flags, plain
+from plasticity_env.common.arguments import check_counts, fill, flags, plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.tracking import Tracker, TrackingOptions
 from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
@@ -64,6 +64,9 @@ class LeaderboardConfig:
     """a Markdown page whose figures are replaced, such as docs/leaderboard.md"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
+    def __post_init__(self) -> None:
+        check_counts(self, seeds=1, test_blocks=1, workers=1)
+
     def rules(self, model_name: str) -> Rules:
         """Of one model's board."""
         return Rules(replace(self.settings, model_name=model_name), self.test_blocks)
@@ -86,7 +89,8 @@ def leaderboard(config: LeaderboardConfig) -> str:
     replayed = list(map(config.rules, cli.words(config.models))) if guests else []
     open_all([*(job.rules for job in jobs), *replayed], stay=config.workers == 1 and config.ray_address is None)
     total = sum(len(job.shares) for job in jobs)
-    print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
+    if total:
+        print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
     for done, line in enumerate(play_all(jobs, config.workers, config.ray_address), 1):
         file.append(line)
         print(f"{done}/{total} {_line(parse(line))}", file=sys.stderr)
@@ -188,8 +192,6 @@ def missing_jobs(config: LeaderboardConfig, prints: Mapping[Player, str]) -> lis
     signals = tuple(dict.fromkeys(name for player in prints for name in getattr(player.make(), "signals", ())))
     if prints and not models:
         raise InputError("nothing to play on: give at least one model, or no players to see the tables alone")
-    if config.test_blocks < 1:
-        raise InputError(f"test_blocks must be at least 1, got {config.test_blocks}")
     if not shares or any(not 0 < share < 1 for share in shares) or config.seeds < 1:
         raise InputError(
             f"shares must lie between 0 and 1 and seeds be at least 1, got {config.shares!r}, {config.seeds}"

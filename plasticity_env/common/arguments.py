@@ -189,7 +189,9 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
             )
         elif key in inner:
             if not isinstance(value, dict):
-                raise InputError(f"{key} in {where} must hold a mapping of argument names to values, got {shown(value)}")
+                raise InputError(
+                    f"{key} in {where} must hold a mapping of argument names to values, got {shown(value)}"
+                )
             for flag, inside in value.items():
                 if flag not in inner[key] and hasattr(getattr(instance, key), flag):
                     raise unknown(f"key in {key} of {where}", flag, inner[key])

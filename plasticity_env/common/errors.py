@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import pickle
 from collections.abc import Iterable
 
 
@@ -29,7 +30,12 @@ def unknown(kind: str, value: object, allowed: Iterable[str], way_out: str = "")
 
 
 def first_line(error: BaseException, length: int = 160) -> str:
-    """The first line of an exception's message, cut to ``length`` characters; its type's name where it says nothing."""
+    """The first line of an exception's message, cut to ``length`` characters; its type's name where it says nothing.
+
+    What torch says of a file that it does not unpickle recommends to run the code in it: that is not passed on.
+    """
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors and plain values, or is no file of torch's"
     lines = str(error).strip().splitlines()
     return lines[0][:length] if lines else type(error).__name__
 

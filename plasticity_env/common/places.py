@@ -27,7 +27,9 @@ def check_place(path: Path, folder: bool, name: str = "") -> None:
     parents = path.absolute().parents
     for place in (path, *parents) if folder else parents:
         if place.exists() and not place.is_dir():
-            shown = path if place == path else place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
+            shown = (
+                path if place == path else place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
+            )
             raise InputError(f"{said}: {str(shown)!r} is a file, not a folder: choose another place")
     nearest = next(place for place in ((path, *parents) if folder else parents) if place.is_dir())
     try:

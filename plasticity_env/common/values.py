@@ -10,8 +10,8 @@ from typing import Any
 
 from plasticity_env.common.errors import InputError
 
-LARGEST_COUNT, LARGEST_SEED = 2**31 - 1, 2**32 - 1
-"""What counts of anything may be, and what every random generator takes."""
+LARGEST_COUNT, LARGEST_SEED, LARGEST_RATE = 2**31 - 1, 2**32 - 1, 100.0
+"""What counts of anything may be, what every random generator takes, and what no learning rate or step size exceeds."""
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple = 3, 10, 10
 _SHORT.maxstring = _SHORT.maxother = 160
@@ -45,7 +45,7 @@ def user_path(path: str | os.PathLike[str], what: str = "a path") -> Path:
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise InputError(f"{what} must be text or a pathlib.Path, got {shown(path)}")
+        raise InputError(f"{what} must name a file or a folder, got {shown(path)}")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -53,7 +53,13 @@ def user_path(path: str | os.PathLike[str], what: str = "a path") -> Path:
 
 
 def check_number(
-    name: str, value: object, least: float = -math.inf, most: float = math.inf, *, above: bool = False, below: bool = False
+    name: str,
+    value: object,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
 ) -> float:
     """Refuse what is no finite number in a range; returns it.
 

@@ -119,6 +119,17 @@ class EpisodeState(Draw):
         )
 
 
+def read_options(options: Any) -> dict[str, Any]:
+    """Options of a reset as a dictionary of their own; empty where there are none.
+
+    Raises:
+        InputError: Something that is no mapping.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise InputError(f"reset options must be a mapping of names to values, got {shown(options)}")
+    return dict(options or {})
+
+
 def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generator, options: dict[str, Any]) -> Draw:
     """Draw what is not given.
 
@@ -133,7 +144,7 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
     """
     known = {"flop_price", "flop_budget", "pruned_share", "calibration", "reward", "stream"}
     if set(options) - known:
-        raise InputError(f"unknown reset option {sorted(set(options) - known)[0]!r}: known are {sorted(known)}")
+        raise InputError(f"unknown reset option {min(map(str, set(options) - known))!r}: known are {sorted(known)}")
     if settings.pruned_share is None and "pruned_share" in options:
         raise InputError("pruned_share is the target of plasticity/HeadRank-v1: this environment has none")
     ranges = {name: options.get(name, getattr(settings, name)) for name in LIMITS}

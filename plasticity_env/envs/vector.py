@@ -114,7 +114,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         Returns:
             Observations and infos.
         """
-        options = dict(options or {})
+        options = read_options(options)
         chosen = self._chosen(options.pop("reset_mask", None))
         for index, each in enumerate(self._seeds(seed)):
             if index == len(self._randoms):
@@ -205,15 +205,8 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     def _edits(self, actions: Any) -> Tensor:
         """(N, L, U) edits that actions ask for."""
-        edits = np.asarray(actions)
-        wanted = (self.num_envs, self.head_slots)
-        whole = np.issubdtype(edits.dtype, np.integer)
-        if edits.shape != wanted or not whole or edits.min() < 0 or edits.max() >= len(EDITS):
-            raise InputError(
-                f"actions must be whole numbers from 0 to 3 ({', '.join(EDITS)}) of shape {wanted}, "
-                f"got {edits.dtype} of shape {edits.shape}"
-            )
-        return torch.from_numpy(edits.astype(np.int64)).view(self.num_envs, *self._task.shape)
+        edits = whole_numbers(actions, (self.num_envs, self.head_slots), len(EDITS) - 1, ", ".join(EDITS))
+        return torch.from_numpy(edits).view(self.num_envs, *self._task.shape)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

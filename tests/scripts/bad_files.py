@@ -129,7 +129,11 @@ def _controllers(folder: Path) -> None:
         ("null_controller", CONFIG, b"null"),
         ("newer_controller", CONFIG, b'{"format": 99}'),
         ("shape_controller", CONFIG, b'{"format": 1, "network": [1], "info": {}}'),
-        ("width_controller", CONFIG, b'{"format": 1, "network": {"head_features": [], "global_features": [], "width": -1}}'),
+        (
+            "width_controller",
+            CONFIG,
+            b'{"format": 1, "network": {"head_features": [], "global_features": [], "width": -1}}',
+        ),
         ("text_controller", WEIGHTS, b"this is no tensor\n"),
         ("blank_controller", WEIGHTS, b""),
         ("changed_controller", WEIGHTS, b"x"),
