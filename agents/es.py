@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
+from plasticity_env import controllers
 from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
 from plasticity_env.common.arguments import check_counts, first_change, flags, flat, plain
 from plasticity_env.common.cli import words
@@ -76,6 +77,7 @@ class ESConfig:
         if self.start_feature not in self.features:
             raise InputError(f"start_feature {self.start_feature!r} must be one of the features")
         check_counts(self, population=4, scenarios=1, generations=1, seed=0)
+        controllers.make(self.reference)
         if not self.rounds or min(self.rounds) < 1:
             raise InputError(f"rounds must be at least 1, got {self.rounds!r}")
         check_number("sigma", self.sigma, 0, LARGEST_RATE, above=True)

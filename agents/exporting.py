@@ -18,6 +18,7 @@ from plasticity_env.common import cli
 from plasticity_env.common.arguments import check_counts, flags, flat
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.files import new_folder, write_text
+from plasticity_env.common.values import user_path
 from plasticity_env.controllers import SCORES, RankedController
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
@@ -65,7 +66,7 @@ class ExportConfig:
         check_format(self.format)
         if self.strategy == "ann" or self.strategy.startswith("ann:"):
             controllers.make(self.strategy)  # refuses one that is not shipped
-        elif self.strategy not in SCORES and not Path(self.strategy).is_dir():
+        elif self.strategy not in SCORES and not user_path(self.strategy).is_dir():
             raise unknown("strategy", self.strategy, [*SCORES, "ann"], ", or the folder of a saved controller")
         if self.dtype not in DTYPES:
             raise unknown("dtype", self.dtype, DTYPES)

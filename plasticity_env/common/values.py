@@ -17,7 +17,7 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple = 3, 10, 10
 _SHORT.maxstring = _SHORT.maxother = 160
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """A value as an error shows it: its repr, cut where a file may hold more than anyone would read."""
     return " ".join(_SHORT.repr(value).split())
 
@@ -45,7 +45,7 @@ def user_path(path: str | os.PathLike[str], what: str = "a path") -> Path:
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise InputError(f"{what} must name a file or a folder, got {shown(path)}")
+        raise InputError(f"{what} must name a file or a folder, got {brief(path)}")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -77,7 +77,7 @@ def check_number(
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     low = number and (value > least if above else value >= least)  # type: ignore[operator]
     if not (low and (value < most if below else value <= most)):  # type: ignore[operator]
-        raise InputError(f"{name} must {_range(least, most, above, below)}, got {shown(value)}")
+        raise InputError(f"{name} must {_range(least, most, above, below)}, got {brief(value)}")
     return value  # type: ignore[return-value]
 
 
@@ -88,7 +88,7 @@ def check_text(name: str, value: object) -> str:
         InputError: It is none.
     """
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{name} must be a name or a path, got {shown(value)}")
+        raise InputError(f"{name} must be a name or a path, got {brief(value)}")
     return value
 
 

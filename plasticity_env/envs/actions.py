@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.values import shown
+from plasticity_env.common.values import brief
 
 
 def as_array(action: Any) -> np.ndarray:
@@ -22,7 +22,7 @@ def as_array(action: Any) -> np.ndarray:
     try:
         return np.asarray(action)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"an action must be numbers in an array, got {shown(action)}") from error
+        raise InputError(f"an action must be numbers in an array, got {brief(action)}") from error
 
 
 def whole_numbers(action: Any, shape: tuple[int, ...], high: int, names: str = "") -> np.ndarray:
@@ -44,13 +44,10 @@ def whole_numbers(action: Any, shape: tuple[int, ...], high: int, names: str = "
         or (found.size and not 0 <= found.min() <= found.max() <= high)
     ):
         said = f" ({names})" if names else ""
-        got = f"{found.dtype} of shape {found.shape}" if found.size != 1 else shown(action)
-        kind = (
-            f"hold whole numbers from 0 to {high}{said} in shape {shape}"
-            if shape
-            else f"be a whole number from 0 to {high}{said}"
-        )
-        raise InputError(f"an action must {kind}, got {got}")
+        got = f"{found.dtype} of shape {found.shape}" if found.size != 1 else brief(action)
+        wanted = f"hold whole numbers from 0 to {high}{said} in shape {shape}"
+        wanted = wanted if shape else f"be a whole number from 0 to {high}{said}"
+        raise InputError(f"an action must {wanted}, got {got}")
     return found.astype(np.int64)
 
 

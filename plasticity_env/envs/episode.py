@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import brief
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.edits import EditMasks
 from plasticity_env.envs.measurement import Indices, Measurement
@@ -126,7 +127,7 @@ def read_options(options: Any) -> dict[str, Any]:
         InputError: Something that is no mapping.
     """
     if options is not None and not isinstance(options, Mapping):
-        raise InputError(f"reset options must be a mapping of names to values, got {shown(options)}")
+        raise InputError(f"reset options must be a mapping of names to values, got {brief(options)}")
     return dict(options or {})
 
 

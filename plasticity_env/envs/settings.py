@@ -11,7 +11,7 @@ import torch
 
 from plasticity_env.common.arguments import check_counts, plain
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.values import LARGEST_RATE, check_number, check_text, plain_value, shown
+from plasticity_env.common.values import LARGEST_RATE, brief, check_number, check_text, plain_value
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.modes import PruningMode
@@ -122,7 +122,7 @@ class Settings:
             check_text("dataset_config", self.dataset_config)
         for name in ("obs_signal", "residual_signal", "crossfit_signal"):
             if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} must be True or False, got {shown(getattr(self, name))}")
+                raise InputError(f"{name} must be True or False, got {brief(getattr(self, name))}")
         self._check_signals()
         PruningMode.parse(self.mode)
         find_reward(self.reward)
@@ -146,7 +146,7 @@ class Settings:
     def _check_signals(self) -> None:
         names = (self.signals,) if isinstance(self.signals, str) else self.signals
         if not isinstance(names, tuple):
-            raise InputError(f"signals must be names of signals, got {shown(names)}")
+            raise InputError(f"signals must be names of signals, got {brief(names)}")
         for name in names:
             setting = SIGNALS.find(name).setting
             if setting and not getattr(self, setting):
@@ -231,6 +231,6 @@ def check_range(name: str, value: float | Sequence[float], low: float, high: flo
     try:
         first, last = bounds(value)
     except (TypeError, ValueError):
-        raise InputError(f"{name} must be a number or a range of two numbers, got {shown(value)}") from None
+        raise InputError(f"{name} must be a number or a range of two numbers, got {brief(value)}") from None
     if not (low < first <= last <= high):
-        raise InputError(f"{name} must lie above {low:g}, at most {high:g}, smaller end first; got {shown(value)}")
+        raise InputError(f"{name} must lie above {low:g}, at most {high:g}, smaller end first; got {brief(value)}")

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
+from plasticity_env.envs.actions import whole_numbers
 from plasticity_env.envs.edits import EDITS
-from plasticity_env.envs.episode import EpisodeState
+from plasticity_env.envs.episode import EpisodeState, read_options
 from plasticity_env.envs.make_workbench import make_workbench
 from plasticity_env.envs.observation import EnvKind, Observation
 from plasticity_env.envs.settings import settings_for
