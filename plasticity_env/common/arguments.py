@@ -210,17 +210,20 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
 
 
 def check_counts(instance: Any, **least: int) -> None:
-    """Refuse fields that are not whole numbers of at least so much; None is one that is not given.
+    """Refuse fields that are not whole numbers of at least so much; None is allowed where a field's type says so.
 
     Raises:
         InputError: One of them is not.
     """
+    optional = {entry.name for entry in fields(instance) if "None" in str(entry.type)}
     for name, smallest in least.items():
         value = getattr(instance, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < smallest):
+        if value is None and name in optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
             raise InputError(f"{name} must be a whole number of at least {smallest}, got {brief(value)}")
         largest = LARGEST_SEED if name.endswith("seed") else LARGEST_COUNT
-        if value is not None and value > largest:
+        if value > largest:
             raise InputError(f"{name} {brief(value)} is more than {largest}: choose a smaller one")
 
 

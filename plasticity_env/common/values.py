@@ -74,11 +74,13 @@ def check_number(
     Raises:
         InputError: It is none.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    low = number and (value > least if above else value >= least)  # type: ignore[operator]
-    if not (low and (value < most if below else value <= most)):  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{name} must be a number, got {brief(value)}")
+    low = value > least if above else value >= least
+    high = value < most if below else value <= most
+    if not (math.isfinite(value) and low and high):
         raise InputError(f"{name} must {_range(least, most, above, below)}, got {brief(value)}")
-    return value  # type: ignore[return-value]
+    return value
 
 
 def check_text(name: str, value: object) -> str:

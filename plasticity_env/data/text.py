@@ -51,7 +51,7 @@ class TextSplits:
         Raises:
             InputError: The split is shorter than one block.
         """
-        if split not in SPLITS:
+        if not isinstance(split, str) or split not in SPLITS:
             raise InputError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
         if split not in self._blocks:
             blocks = pack(self.tokenizer, self._texts[split], self.block_size)
@@ -132,6 +132,10 @@ def load_text(
     path = user_path(dataset, "a data set")
     dataset = os.fspath(dataset)
     check_least("max_length", block_size, 2)
+    if tokenizer is None:
+        raise InputError(
+            "a text needs the tokenizer of the model that reads it, and there is none: save the model with one"
+        )
     if dataset in EMBEDDED:
         texts = {s: gzip.decompress((_TEXT_FOLDER / f"{s}.txt.gz").read_bytes()).decode() for s in SPLITS}
         return TextSplits("shakespeare", block_size, tokenizer, texts)

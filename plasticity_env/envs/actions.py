@@ -43,11 +43,14 @@ def whole_numbers(action: Any, shape: tuple[int, ...], high: int, names: str = "
         or found.dtype.kind not in "iu"
         or (found.size and not 0 <= found.min() <= found.max() <= high)
     ):
-        said = f" ({names})" if names else ""
-        got = f"{found.dtype} of shape {found.shape}" if found.size != 1 else brief(action)
-        wanted = f"hold whole numbers from 0 to {high}{said} in shape {shape}"
-        wanted = wanted if shape else f"be a whole number from 0 to {high}{said}"
-        raise InputError(f"an action must {wanted}, got {got}")
+        kind = f"be whole numbers of shape {shape}" if shape else "be a whole number"
+        kind = f"hold {shape[0]} whole numbers" if len(shape) == 1 else kind
+        got = f"{found.dtype} of shape {found.shape}"
+        if found.size == 1:
+            got = brief(action)
+        elif found.shape == shape and found.dtype.kind in "iu":
+            got = f"numbers from {found.min()} to {found.max()}"
+        raise InputError(f"an action must {kind} from 0 to {high}{f' ({names})' if names else ''}, got {got}")
     return found.astype(np.int64)
 
 

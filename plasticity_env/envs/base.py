@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError, check_least
+from plasticity_env.common.values import brief
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.actions import read_mask
 from plasticity_env.envs.episode import EpisodeState, draw_episode, read_options
@@ -62,6 +63,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             raise InputError(f"unknown render_mode {render_mode!r}: use 'ansi', 'rgb_array' or 'human'")
         self.render_mode = render_mode
         self.settings = settings_for(self.default_share, settings)
+        if workbench is not None and not isinstance(workbench, Workbench):
+            raise InputError(f"workbench must be that of another environment, got {brief(workbench)}")
         self.workbench: Workbench = workbench or make_workbench(self.settings, loaded, text)
         self.version, self._task = version, Task(self.settings, self.workbench, version)
         self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)

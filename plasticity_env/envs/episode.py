@@ -150,7 +150,7 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
         raise InputError("pruned_share is the target of plasticity/HeadRank-v1: this environment has none")
     ranges = {name: options.get(name, getattr(settings, name)) for name in LIMITS}
     for name, (above, most) in LIMITS.items():
-        if ranges[name] is not None:
+        if name != "pruned_share" or ranges[name] is not None:
             check_range(name, ranges[name], above, most)
     if ranges["pruned_share"] is not None:
         settings.check_share(ranges["pruned_share"])

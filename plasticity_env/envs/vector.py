@@ -235,6 +235,8 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             return [None] * self.num_envs
         if isinstance(seed, int | np.integer):
             return [int(seed) + index for index in range(self.num_envs)]
+        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str):
+            raise InputError(f"seed must be a whole number or one for each environment, got {seed!r}")
         if len(seed) != self.num_envs:
             raise InputError(f"seed holds {len(seed)} numbers for {self.num_envs} environments: give one for each")
         return seed

@@ -24,10 +24,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from plasticity_env.common.digests import checked_folder, load_archive, plain_name, write_manifest
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import new_folder, replace_file, write_text
-from plasticity_env.common.values import user_path
+from plasticity_env.common.values import brief, user_path
 from plasticity_env.model.applied_repairs import OutputRepair
 from plasticity_env.model.guards import masked_weights
 from plasticity_env.model.loading import LOADING, LoadedModel, check_device, read_tokenizer, without_bars
+from plasticity_env.model.loading_remarks import remarks_held_back
 from plasticity_env.model.plastic_model import PlasticModel, Snapshot
 
 FORMAT = 1
@@ -109,6 +110,8 @@ def save_plastic(
             skips.
         OSError: Nothing can be written there.
     """
+    if not isinstance(model, PlasticModel):
+        raise InputError(f"save_plastic keeps a PlasticModel, got {brief(model)}: for others use their save_pretrained")
     model.refuse_if_retired()
     if model.skip_flops:
         raise InputError(
@@ -282,7 +285,7 @@ def _read_folder(path: Path) -> Checkpoint:
     with checked_folder(path):
         description = _checked(json.loads((path / DESCRIPTION).read_text(encoding="utf-8")))
         aside = load_file(path / TENSORS)
-        with without_bars(), LOADING:
+        with without_bars(), LOADING, remarks_held_back():
             hf_model = AutoModelForCausalLM.from_pretrained(path, dtype="auto", trust_remote_code=False)
             tokenizer: Any = read_tokenizer(path) if description["tokenizer"] else None
         loaded = LoadedModel(_restore(hf_model, _Contents(description, {}, aside)), tokenizer, description["name"])

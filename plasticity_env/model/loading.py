@@ -6,7 +6,6 @@ import difflib
 import json
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from os import PathLike
@@ -24,6 +23,7 @@ from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
 from plasticity_env.common.values import user_path
 from plasticity_env.model.contexts import in_plain_mode
+from plasticity_env.model.loading_remarks import remarks_held_back
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
@@ -114,10 +114,9 @@ def load_model(
         )
         raise InputError(f"no model at {name_or_path!r}: it {there}; embedded are {', '.join(embedded_models())}")
     try:
-        with without_bars(), nullcontext() if Path(source).exists() else hub_or_cache():
+        with without_bars(), nullcontext() if Path(source).exists() else hub_or_cache(), LOADING, remarks_held_back():
             tokenizer = read_tokenizer(source, gguf_file=extra.get("gguf_file"))
-            with LOADING, warnings_of_what_loads():
-                hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **extra)
+            hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **extra)
             if extra:
                 _forget_quantization(hf_model)
     except Exception as error:  # a strange file makes the library fail in many unrelated ways
@@ -165,16 +164,6 @@ def _guess(name: str) -> str:
     """A suggestion, where a name is close to that of an embedded model."""
     close = difflib.get_close_matches(name, embedded_models(), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-@contextmanager
-def warnings_of_what_loads() -> Iterator[None]:
-    """Pass warnings on when the block ends well; where it fails, what is said of the failure is all that is said."""
-    with warnings.catch_warnings(record=True) as held:
-        warnings.simplefilter("always")
-        yield
-    for warning in held:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _forget_quantization(model: Any) -> None:
