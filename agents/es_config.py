@@ -7,6 +7,7 @@ from typing import Annotated
 
 from plasticity_env.common.arguments import check_counts, flags, given
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import LARGEST_RATE, check_number
 from plasticity_env.envs.settings import MEASURING_ARGUMENTS, Settings
 
 FEATURES = (
@@ -52,8 +53,11 @@ class ESConfig:
         check_counts(self, population=4, scenarios=1, generations=1, seed=0)
         if not self.rounds or min(self.rounds) < 1:
             raise InputError(f"rounds must be at least 1, got {self.rounds!r}")
-        if not self.sigma > 0:
-            raise InputError(f"sigma must be positive, got {self.sigma!r}")
+        check_number("sigma", self.sigma, 0, LARGEST_RATE, above=True)
+        if given(self, "reference"):
+            from plasticity_env.controllers.catalogue import make
+
+            make(self.reference)
 
     def _check_features(self) -> None:
         from plasticity_env.envs.observation import HEAD_FEATURES

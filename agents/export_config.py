@@ -8,6 +8,7 @@ from typing import Annotated
 
 from plasticity_env.common.arguments import check_counts, flags, given
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.values import user_path
 from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
 
 DTYPES = ("float32", "float16", "bfloat16")  # names in torch
@@ -60,7 +61,7 @@ class ExportConfig:
         check_format(self.format)
         if self.strategy == "ann" or self.strategy.startswith("ann:"):
             make(self.strategy)  # refuses one that is not shipped
-        elif self.strategy not in SCORES and not Path(self.strategy).is_dir():
+        elif self.strategy not in SCORES and not user_path(self.strategy).is_dir():
             raise unknown("strategy", self.strategy, [*SCORES, "ann"], ", or the folder of a saved controller")
 
     @property

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.stopwatch import Clock
+from plasticity_env.common.values import check_number
 from plasticity_env.model.embedded import embedded_models
 
 if TYPE_CHECKING:
@@ -63,6 +65,12 @@ class Options:
         lengths = [int(length) for length in given]
         if self.rounds < 1 or any(self.tokens < length for length in lengths):
             raise InputError(f"rounds must be at least 1 and tokens ({self.tokens}) at least the longest of {lengths}")
+        for name in ("sparsities", "envs", "runners"):
+            cli.numbers(getattr(self, name), name)
+        for share in cli.numbers(self.sparsities, "sparsities"):
+            check_number("sparsities", share, 0, 1, below=True)
+        check_number("memory_share", self.memory_share, 0)
+        check_counts(self, test_tokens=1)
         if self.clock == "cpu" and self.device != "cpu":
             raise InputError(f"processor seconds say nothing about device {self.device!r}: leave --clock at wall")
         check_device(self.device)

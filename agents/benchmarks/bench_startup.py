@@ -66,7 +66,9 @@ def startup_rows(options: Options) -> Iterator[StartupRow]:
 
 def _commands() -> list[str]:
     """Names of the sub-commands, as ``plasticity --help`` lists them."""
-    page = subprocess.run([sys.executable, "-m", "plasticity_env", "--help"], check=True, capture_output=True, text=True)
+    page = subprocess.run(
+        [sys.executable, "-m", "plasticity_env", "--help"], check=True, capture_output=True, text=True
+    )
     return [line.split()[0] for line in page.stdout.splitlines() if line.startswith("  ")]
 
 

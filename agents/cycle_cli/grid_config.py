@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from plasticity_env.common import cli
-from plasticity_env.common.arguments import flags
+from plasticity_env.common.arguments import check_counts, flags
 from plasticity_env.common.errors import InputError
 from plasticity_env.cycle.grid.grid_plan import GROWTHS, GridArm, GridSetting, plan
 from plasticity_env.steps.step_arguments import text_or_default
@@ -62,6 +62,7 @@ class GridConfig:
     """other defaults: a small grid on an embedded model, under a minute; flags that are given still count"""
 
     def __post_init__(self) -> None:
+        check_counts(self, seeds=1)
         if self.workers < 1 or (self.workers > 1 and self.ray_address is None):
             raise InputError(
                 f"workers {self.workers!r}: at least 1, and more than 1 needs --ray_address local (or a cluster's)"

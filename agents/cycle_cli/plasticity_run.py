@@ -13,7 +13,7 @@ from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
 from plasticity_env.cycle.record import RunRecord
-from plasticity_env.cycle.run_checks import settings_of
+from plasticity_env.cycle.run_checks import refuse_used, settings_of
 from plasticity_env.cycle.run_comparison import ComparisonRow, compare_strategies
 from plasticity_env.cycle.run_settings import check_strategy, new_run_path
 
@@ -32,6 +32,8 @@ def run_plasticity(arguments: RunArguments, say: Say) -> RunRecord:
         settings = settings_of(arguments.resume)
         return NeuralPlasticityExperiment.resume(arguments.resume, decider_for(settings), say).run()
     settings = arguments.settings()
+    if arguments.output_dir is not None:
+        refuse_used(arguments.output_dir)
     return NeuralPlasticityExperiment(settings, arguments.output_dir, decider_for(settings), say).run()
 
 

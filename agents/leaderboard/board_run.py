@@ -44,7 +44,8 @@ def leaderboard(config: LeaderboardConfig) -> str:
     replayed = list(map(config.rules, cli.words(config.models))) if guests else []
     open_all([*(job.rules for job in jobs), *replayed], stay=config.workers == 1 and config.ray_address is None)
     total = sum(len(job.shares) for job in jobs)
-    print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
+    if total:
+        print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
     for done, line in enumerate(play_all(jobs, config.workers, config.ray_address), 1):
         file.append(line)
         print(f"{done}/{total} {_line(parse(line))}", file=sys.stderr)
@@ -146,8 +147,6 @@ def missing_jobs(config: LeaderboardConfig, prints: Mapping[Player, str]) -> lis
     signals = tuple(dict.fromkeys(name for player in prints for name in getattr(player.make(), "signals", ())))
     if prints and not models:
         raise InputError("nothing to play on: give at least one model, or no players to see the tables alone")
-    if config.test_blocks < 1:
-        raise InputError(f"test_blocks must be at least 1, got {config.test_blocks}")
     if not shares or any(not 0 < share < 1 for share in shares) or config.seeds < 1:
         raise InputError(
             f"shares must lie between 0 and 1 and seeds be at least 1, got {config.shares!r}, {config.seeds}"

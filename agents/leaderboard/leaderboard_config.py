@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from plasticity_env.agents.leaderboard.board_rules import Rules
-from plasticity_env.common.arguments import flags
+from plasticity_env.common.arguments import check_counts, flags
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
 
@@ -45,6 +45,9 @@ class LeaderboardConfig:
     docs: Path | None = None
     """a Markdown page whose figures are replaced, such as docs/leaderboard.md"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
+
+    def __post_init__(self) -> None:
+        check_counts(self, seeds=1, test_blocks=1, workers=1)
 
     def rules(self, model_name: str) -> Rules:
         """Of one model's board."""

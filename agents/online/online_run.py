@@ -18,6 +18,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import replace_file, write_text
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
 from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_checks import refuse_used
 from plasticity_env.cycle.run_settings import new_run_path
 from plasticity_env.model.checkpoints import save_plastic
 
@@ -50,6 +51,8 @@ def run_online(config: OnlineRunConfig) -> tuple[RunRecord, OnlineDecider]:
         run = NeuralPlasticityExperiment.resume(config.resume, decider, _say)
     else:
         decider = config.decider()
+        if config.output_dir is not None:
+            refuse_used(config.output_dir)
         run = NeuralPlasticityExperiment(config.settings(), config.output_dir or new_run_path(), decider, _say)
     files = _Files(run, config)
     if run.finished:

@@ -79,7 +79,7 @@ def check_arguments(path: Path, ours: Any, names: Iterable[str]) -> None:
         return
     try:
         changed = first_change(ours, yaml.safe_load(path.read_text(encoding="utf-8")), names)
-    except (yaml.YAMLError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{str(path)!r} holds no arguments of a training: start in another folder") from error
     if changed is not None:
         name, theirs, mine = changed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from plasticity_env.common.arguments import check_counts, flags
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import LARGEST_RATE, check_number
 from plasticity_env.envs.settings import MEASURING_ARGUMENTS, Settings
 
 
@@ -41,5 +41,4 @@ class TuningConfig:
 
     def __post_init__(self) -> None:
         check_counts(self, population=4, scenarios=1, generations=1, validation=1, seed=0)
-        if not self.sigma > 0:
-            raise InputError(f"sigma must be positive, got {self.sigma!r}")
+        check_number("sigma", self.sigma, 0, LARGEST_RATE, above=True)

@@ -20,7 +20,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from plasticity_env.common.command_words import checked
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.values import LARGEST_COUNT, LARGEST_SEED, shown, user_path
+from plasticity_env.common.values import LARGEST_COUNT, LARGEST_SEED, brief, user_path
 
 C = TypeVar("C")
 
@@ -190,7 +190,7 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
         elif key in inner:
             if not isinstance(value, dict):
                 raise InputError(
-                    f"{key} in {where} must hold a mapping of argument names to values, got {shown(value)}"
+                    f"{key} in {where} must hold a mapping of argument names to values, got {brief(value)}"
                 )
             for flag, inside in value.items():
                 if flag not in inner[key] and hasattr(getattr(instance, key), flag):
@@ -216,18 +216,21 @@ def given(instance: Any, *names: str) -> bool:
 
 
 def check_counts(instance: Any, **least: int) -> None:
-    """Refuse fields that are not whole numbers of at least so much; None is one that is not given.
+    """Refuse fields that are not whole numbers of at least so much; None is allowed where a field's type says so.
 
     Raises:
         InputError: One of them is not.
     """
+    optional = {entry.name for entry in fields(instance) if "None" in str(entry.type)}
     for name, smallest in least.items():
         value = getattr(instance, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < smallest):
-            raise InputError(f"{name} must be a whole number of at least {smallest}, got {shown(value)}")
+        if value is None and name in optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            raise InputError(f"{name} must be a whole number of at least {smallest}, got {brief(value)}")
         largest = LARGEST_SEED if name.endswith("seed") else LARGEST_COUNT
-        if value is not None and value > largest:
-            raise InputError(f"{name} {shown(value)} is more than {largest}: choose a smaller one")
+        if value > largest:
+            raise InputError(f"{name} {brief(value)} is more than {largest}: choose a smaller one")
 
 
 def _plain(value: Any) -> Any:
@@ -258,7 +261,7 @@ def _read(key: str, value: Any, annotation: str, current: Any, where: str) -> An
         fits = all(any(_is(name, each) for name in inner) for each in value)
     if named and not fits:
         like = f"of type {annotation}" if current is None else f"like {current!r}"
-        raise InputError(f"{key} in {where} should be {like}, got {shown(value)}")
+        raise InputError(f"{key} in {where} should be {like}, got {brief(value)}")
     if isinstance(value, list):
         return tuple(value)
     return user_path(value, f"{key} in {where}") if "Path" in named and isinstance(value, str) else value

@@ -18,7 +18,7 @@ from plasticity_env.common.arguments import fill, parse
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.interrupts import Terminated, terminates_like_ctrl_c
 from plasticity_env.common.places import check_place
-from plasticity_env.common.values import LARGEST_SEED, shown, user_path
+from plasticity_env.common.values import LARGEST_SEED, brief, user_path
 
 C = TypeVar("C")
 
@@ -110,7 +110,7 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
     except ValueError:
         found = (math.nan,)
     if not all(map(math.isfinite, found)):
-        raise InputError(f"--{name} wants numbers separated by commas, for example 0.1,0.3; got {shown(text)}")
+        raise InputError(f"--{name} wants numbers separated by commas, for example 0.1,0.3; got {brief(text)}")
     return found
 
 
@@ -159,5 +159,5 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not YAML ({first_line(error)})") from error
     if not isinstance(data, dict):
-        raise InputError(f"{str(path)!r} must hold a mapping of argument names to values, got {shown(data)}")
+        raise InputError(f"{str(path)!r} must hold a mapping of argument names to values, got {brief(data)}")
     return data

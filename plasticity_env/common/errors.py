@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import operator
+import pickle
 from collections.abc import Iterable
 
 
@@ -29,16 +31,22 @@ def unknown(kind: str, value: object, allowed: Iterable[str], way_out: str = "")
 
 
 def first_line(error: BaseException, length: int = 160) -> str:
-    """The first line of an exception's message, cut to ``length`` characters; its type's name where it says nothing."""
+    """The first line of an exception's message, cut to ``length`` characters; its type's name where it says nothing.
+
+    What torch says of a file that it does not unpickle recommends to run the code in it: that is not passed on.
+    """
+    if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error):
+        return "it holds more than tensors and plain values, or is no file of torch's"
     lines = str(error).strip().splitlines()
     return lines[0][:length] if lines else type(error).__name__
 
 
-def check_least(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least ``least``.
+def check_least(name: str, value: object, least: int) -> int:
+    """Refuse what is not a whole number of at least ``least``; returns it as Python's own.
 
     Raises:
         InputError: It is not.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__") or not value >= least:  # type: ignore[operator]
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return operator.index(value)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from plasticity_env.common.arguments import check_counts, given, plain
+from plasticity_env.common.arguments import check_counts, fill, given, plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.tracking import TrackingOptions, check_mode
 from plasticity_env.model.modes import PruningMode
@@ -188,7 +188,10 @@ class ExperimentSettings:
             InputError: A value that cannot be used.
         """
         known = {name: value for name, value in values.items() if name in _names()}
-        return cls(**{**known, "tracking": TrackingOptions(**values.get("tracking", {}))})
+        if isinstance(tracking := known.get("tracking"), dict):
+            options = TrackingOptions.__dataclass_fields__
+            known["tracking"] = {name: value for name, value in tracking.items() if name in options}
+        return fill(cls(), known, "the run's settings")
 
 
 _COUNTS = {

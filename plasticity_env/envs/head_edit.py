@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.envs.actions import whole_numbers
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.edits import GROW, KEEP, PRUNE, REVIVE
 
@@ -68,10 +68,8 @@ class HeadEditEnv(PlasticityEnv):
         return np.concatenate([[True], *edits]).astype(np.int8)
 
     def edits_of(self, action: Any) -> tuple[Tensor, bool]:
-        if not self.action_space.contains(action):
-            raise InputError(f"an action must be a whole number from 0 to {3 * self.head_slots}, got {action!r}")
+        index = int(whole_numbers(action, (), len(EDIT_ORDER) * self.head_slots)) - 1
         edits = torch.full((self.head_slots,), KEEP, dtype=torch.int64)
-        index = int(action) - 1
         if index >= 0:
             edits[index % self.head_slots] = EDIT_ORDER[index // self.head_slots]
         return edits.view(self.workbench.model.shape), index < 0

@@ -10,6 +10,7 @@ import numpy as np
 
 from plasticity_env.common.arguments import check_counts, given, plain
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.values import LARGEST_RATE, brief, check_number, check_text, plain_value
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.model.modes import PruningMode
 
@@ -98,15 +99,26 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if isinstance(value, np.generic):
-                object.__setattr__(self, name, value.item())  # as JSON can hold it
-            elif isinstance(value, list | np.ndarray):
-                object.__setattr__(self, name, tuple(value.tolist() if isinstance(value, np.ndarray) else value))
+            object.__setattr__(self, name, plain_value(getattr(self, name)))  # as JSON can hold it
+        object.__setattr__(self, "device", str(self.device) if type(self.device).__module__ == "torch" else self.device)
+        for name in (
+            "model_name",
+            "dataset",
+            "mode",
+            "reward",
+            "repair",
+            "growth_init",
+            "neuron_order",
+            "units",
+            "device",
+        ):
+            check_text(name, getattr(self, name))
+        if self.dataset_config is not None:
+            check_text("dataset_config", self.dataset_config)
+        for name in ("obs_signal", "residual_signal", "crossfit_signal"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be True or False, got {brief(getattr(self, name))}")
         self._check_signals()
-        for name in ("reward", "repair", "growth_init", "neuron_order", "units"):
-            if not isinstance(getattr(self, name), str):
-                raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
         PruningMode.parse(self.mode)
         find_reward(self.reward)
         self._check_names()
@@ -118,17 +130,9 @@ class Settings:
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
         check_order_fits(self.neuron_order, self.units)
-        for name in ("max_sparsity", "prefix_mb", "learning_rate"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise InputError(f"{name} must be a number of at least 0, got {value!r}")
-        if self.max_sparsity > 1:
-            raise InputError(f"max_sparsity must lie in [0, 1], got {self.max_sparsity!r}")
-        if self.learning_rate == 0:
-            raise InputError(f"learning_rate must be positive, got {self.learning_rate!r}")
-        for name in ("obs_signal", "residual_signal", "crossfit_signal"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        check_number("max_sparsity", self.max_sparsity, 0, 1)
+        check_number("prefix_mb", self.prefix_mb, 0, 1e9)
+        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
         if self.pruned_share is not None:
             self.check_share(self.pruned_share)
 
@@ -148,7 +152,9 @@ class Settings:
             find_order(self.neuron_order)
 
     def _check_signals(self) -> None:
-        names = (self.signals,) if isinstance(self.signals, str) else tuple(self.signals)
+        names = (self.signals,) if isinstance(self.signals, str) else self.signals
+        if not isinstance(names, tuple):
+            raise InputError(f"signals must be names of signals, got {brief(names)}")
         if names:
             from plasticity_env.signals.signal import SIGNALS
         for name in names:
@@ -218,6 +224,8 @@ def settings_for(default_share: tuple[float, float] | None, values: dict[str, An
 
 def bounds(value: float | Sequence[float]) -> tuple[float, float]:
     """A number or a range as (low, high)."""
+    if isinstance(value, bool):
+        raise TypeError("a truth is no number")
     if isinstance(value, int | float | np.number):
         return float(value), float(value)
     low, high = value
@@ -233,6 +241,6 @@ def check_range(name: str, value: float | Sequence[float], low: float, high: flo
     try:
         first, last = bounds(value)
     except (TypeError, ValueError):
-        raise InputError(f"{name} must be a number or a range of two numbers, got {value!r}") from None
+        raise InputError(f"{name} must be a number or a range of two numbers, got {brief(value)}") from None
     if not (low < first <= last <= high):
-        raise InputError(f"{name} must lie above {low:g}, at most {high:g}, smaller end first; got {value!r}")
+        raise InputError(f"{name} must lie above {low:g}, at most {high:g}, smaller end first; got {brief(value)}")

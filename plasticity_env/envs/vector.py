@@ -15,8 +15,9 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
+from plasticity_env.envs.actions import whole_numbers
 from plasticity_env.envs.edits import EDITS
-from plasticity_env.envs.episode import EpisodeState
+from plasticity_env.envs.episode import EpisodeState, read_options
 from plasticity_env.envs.make_workbench import make_workbench
 from plasticity_env.envs.observation import EnvKind, Observation
 from plasticity_env.envs.settings import settings_for
@@ -114,7 +115,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         Returns:
             Observations and infos.
         """
-        options = dict(options or {})
+        options = read_options(options)
         chosen = self._chosen(options.pop("reset_mask", None))
         for index, each in enumerate(self._seeds(seed)):
             if index == len(self._randoms):
@@ -205,15 +206,8 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     def _edits(self, actions: Any) -> Tensor:
         """(N, L, U) edits that actions ask for."""
-        edits = np.asarray(actions)
-        wanted = (self.num_envs, self.head_slots)
-        whole = np.issubdtype(edits.dtype, np.integer)
-        if edits.shape != wanted or not whole or edits.min() < 0 or edits.max() >= len(EDITS):
-            raise InputError(
-                f"actions must be whole numbers from 0 to 3 ({', '.join(EDITS)}) of shape {wanted}, "
-                f"got {edits.dtype} of shape {edits.shape}"
-            )
-        return torch.from_numpy(edits.astype(np.int64)).view(self.num_envs, *self._task.shape)
+        edits = whole_numbers(actions, (self.num_envs, self.head_slots), len(EDITS) - 1, ", ".join(EDITS))
+        return torch.from_numpy(edits).view(self.num_envs, *self._task.shape)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -241,6 +235,8 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             return [None] * self.num_envs
         if isinstance(seed, int | np.integer):
             return [int(seed) + index for index in range(self.num_envs)]
+        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str):
+            raise InputError(f"seed must be a whole number or one for each environment, got {seed!r}")
         if len(seed) != self.num_envs:
             raise InputError(f"seed holds {len(seed)} numbers for {self.num_envs} environments: give one for each")
         return seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import threading
 from collections.abc import Iterator
@@ -12,15 +13,16 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.errors import InputError, check_least, first_line
 from plasticity_env.common.hub import hub_or_cache
+from plasticity_env.common.values import user_path
 from plasticity_env.model.contexts import in_plain_mode
 from plasticity_env.model.embedded import MODELS_FOLDER, embedded_models
+from plasticity_env.model.loading_remarks import remarks_held_back
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
@@ -60,10 +62,12 @@ def load_model(
         InputError: Nothing there, no network, an unknown architecture, or a device that this machine lacks.
     """
     device = check_device(device)
+    named = isinstance(name_or_path, PathLike)
+    path = user_path(name_or_path, "a model")
     name_or_path = os.fspath(name_or_path)
+    _check_options(mode, dtype, mlp_blocks)
     source, name = name_or_path, name_or_path
     extra: dict[str, Any] = {}
-    path = Path(name_or_path).expanduser()
     if name_or_path in embedded_models():
         source = str(MODELS_FOLDER / name_or_path)
     elif path.suffix == ".gguf":
@@ -83,23 +87,34 @@ def load_model(
                 f"{name_or_path!r} is a checkpoint of a pruned model: read it with plasticity_env.load_plastic, or make a "
                 "stock model of it with scripts/export_model.py"
             )
-    elif path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1:
-        raise InputError(f"no model at {name_or_path!r}; embedded are {', '.join(embedded_models())}")
+    elif named or path.exists() or path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1:
+        there = (
+            "is a file, and neither a folder nor a .gguf file"
+            if path.exists()
+            else "is no folder or file that there is"
+        )
+        raise InputError(f"no model at {name_or_path!r}: it {there}; embedded are {', '.join(embedded_models())}")
     try:
-        with without_bars(), nullcontext() if Path(source).exists() else hub_or_cache():
+        with without_bars(), nullcontext() if Path(source).exists() else hub_or_cache(), LOADING, remarks_held_back():
             tokenizer = read_tokenizer(source, gguf_file=extra.get("gguf_file"))
-            with LOADING:
-                hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **extra)
+            hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **extra)
             if extra:
                 _forget_quantization(hf_model)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a strange file makes the library fail in many unrelated ways
         raise InputError(
-            f"cannot load model {name_or_path!r} ({first_line(error)}); without a network use an "
+            f"cannot load model {name_or_path!r}{_guess(name_or_path)} ({first_line(error)}); without a network use an "
             f"embedded model ({', '.join(embedded_models())}), a folder or a GGUF file"
         ) from error
     check_tokenizer(tokenizer, hf_model, name_or_path)
     hf_model.to(device)  # type: ignore[arg-type]
     return LoadedModel(PlasticModel(hf_model.eval(), mode, mlp_blocks), tokenizer, name)
+
+
+def _check_options(mode: object, dtype: object, mlp_blocks: object) -> None:
+    PruningMode.parse(mode)  # type: ignore[arg-type]
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"dtype must be one of torch's floating types, such as torch.float32, got {dtype!r}")
+    check_least("mlp_blocks", mlp_blocks, 0)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: nn.Module, name: str) -> None:
@@ -124,6 +139,12 @@ def read_tokenizer(source: str | Path, **options: Any) -> PreTrainedTokenizerBas
     """A tokenizer from a folder or the hub; code that lies beside it is never run."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     return tokenizer
+
+
+def _guess(name: str) -> str:
+    """A suggestion, where a name is close to that of an embedded model."""
+    close = difflib.get_close_matches(name, embedded_models(), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _forget_quantization(model: Any) -> None:
@@ -156,7 +177,7 @@ def check_device(device: str | torch.device) -> torch.device:
     """
     try:
         parsed = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"unknown device {str(device)!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
     if parsed.type not in ("cpu", "cuda"):
         raise InputError(f"device {str(device)!r} is not supported: use 'cpu', 'cuda' or 'cuda:0'")

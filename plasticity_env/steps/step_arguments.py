@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.values import LARGEST_RATE, check_number
 from plasticity_env.model.embedded import embedded_models
 
 if TYPE_CHECKING:
@@ -208,10 +209,9 @@ class FineTuneConfig:
         check_counts(
             self, epochs=1, accumulation=1, save_steps=1, max_steps=1, lr_decay_steps=1, seed=0, lr_warmup_steps=0
         )
-        for name in ("learning_rate", "new_head_lr_multiplier", "temperature"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, got {getattr(self, name)!r}")
-        if not 0 <= self.distillation <= 1:
-            raise InputError(f"distillation must lie in [0, 1], got {self.distillation!r}")
+        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
+        for name in ("new_head_lr_multiplier", "temperature"):
+            check_number(name, getattr(self, name), 0, 1e6, above=True)
+        check_number("distillation", self.distillation, 0, 1)
         if self.resume and self.output_path is None:
             raise InputError("--resume needs the --output_path of the interrupted run")

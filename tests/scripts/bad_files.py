@@ -58,6 +58,7 @@ TEXTS = {
     "text.gguf": "this is no model\n",
     "empty.gguf": "",
     "page.md": "no marks\n",
+    "half.md": "<!-- tables: made by scripts/study_adaptive.py -->\n",
 }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plasticity_env.common.arguments import check_counts
+from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import LARGEST_RATE, check_number
 
 HOME, SHIFT = "home", "shift"
 
@@ -46,9 +47,14 @@ class Setting:
         wrong = [domain for domain in self.path if domain not in (HOME, SHIFT)]
         if wrong or not self.path:
             raise InputError(f"stages name {HOME!r} or {SHIFT!r}, separated by commas, got {self.stages!r}")
-        if not 0 < self.share < 1:
-            raise InputError(f"share must lie between 0 and 1, got {self.share!r}")
-        check_counts(self, decisions=1, train_steps=1, test_blocks=1, draws=1)
+        check_number("share", self.share, 0, 1, above=True, below=True)
+        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
+        check_counts(self, decisions=1, train_steps=1, test_blocks=1, draws=1, batch_size=1, block_size=2)
+        check_counts(self, calibration_blocks=1, reward_blocks=1)
+        if given(self, "repair"):
+            from plasticity_env.repair.registry import find_repair
+
+            find_repair(self.repair)
 
     @property
     def path(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def test_settings_are_json_able(make_env):
         ({"max_sparsity": 1.5}, "max_sparsity must"),
         ({"max_sparsity": "half"}, "max_sparsity must be a number"),
         ({"learning_rate": "fast"}, "learning_rate must be a number"),
-        ({"learning_rate": 0}, "learning_rate must be positive"),
+        ({"learning_rate": 0}, "learning_rate must lie in \\(0, 100\\]"),
         ({"obs_signal": "no"}, "obs_signal must be True or False"),
         ({"repair": ["none"]}, "repair must be a name"),
         ({"calibration_blocks": 10**6}, "more than the"),
