@@ -43,7 +43,7 @@ class ESConfig:
     seed: int = 0
     """of everything"""
     settings: Annotated[Settings, flags(Settings, "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
-        calibration_blocks=8, reward_blocks=8
+        calibration_blocks=8, reward_blocks=8, device="auto"
     )
     """of the environments"""
 

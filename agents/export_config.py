@@ -19,7 +19,7 @@ class ExportConfig:
     """Arguments of an export."""
 
     settings: Annotated[Settings, flags(Settings, "model_name", *UNIT_ARGUMENTS, *MEASURING_ARGUMENTS)] = Settings(
-        calibration_blocks=32, reward_blocks=1
+        calibration_blocks=32, reward_blocks=1, device="auto"
     )
     """of the environment that prunes; the model may be a checkpoint of a pruned one"""
     format: str = "masked"

@@ -46,8 +46,8 @@ class Options:
     """counted rounds"""
     clock: Clock = "wall"
     """seconds by the wall, or "cpu": processor seconds on one thread, for a machine that does other work (not vector, entropy)"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
 
     def check(self) -> list[int]:
         """The lengths as numbers.
@@ -71,9 +71,8 @@ class Options:
             check_number("sparsities", share, 0, 1, below=True)
         check_number("memory_share", self.memory_share, 0)
         check_counts(self, test_tokens=1)
-        if self.clock == "cpu" and self.device != "cpu":
+        if check_device(self.device).type != "cpu" and self.clock == "cpu":
             raise InputError(f"processor seconds say nothing about device {self.device!r}: leave --clock at wall")
-        check_device(self.device)
         return lengths
 
     def loaded(self) -> Iterator[tuple[LoadedModel, TextSplits]]:

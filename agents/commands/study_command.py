@@ -34,8 +34,8 @@ class AdaptiveStudyConfig:
     """draws of calibration text and training order"""
     setting: Setting = field(default_factory=Setting)
     """what all cells share"""
-    device: str = "cpu"
-    """cpu, cuda, cuda:0, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:0, ..."""
     output: Path = Path("runs/study_adaptive/cells.jsonl")
     """finished cells, one JSON line each; a second run goes on where the first was cut"""
     page: Path | None = None

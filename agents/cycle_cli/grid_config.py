@@ -50,8 +50,8 @@ class GridConfig:
     """also prune, once, only as many heads as are missing after growth, and train that alike"""
     seeds: int = 1
     """runs of each cell"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
     ray_address: str | None = None
     """run cells as Ray tasks: local (processes of this machine), auto (the cluster that this machine belongs to) or HOST:PORT"""
     workers: int = 1

@@ -41,7 +41,7 @@ class CompareConfig:
     """spread them evenly over the test split; else they are its first ones"""
     settings: Annotated[
         Settings, flags(Settings, "model_name", "mode", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS, hidden=("repair",))
-    ] = Settings(reward_blocks=1)  # scored on the test split: the reward batch decides nothing here
+    ] = Settings(reward_blocks=1, device="auto")  # scored on the test split: the reward batch decides nothing here
     """of the environment, but for its repair"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     output_dir: Path | None = None

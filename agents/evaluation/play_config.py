@@ -25,7 +25,7 @@ class PlayConfig:
     env: str = "heads"
     """heads, head_edit or head_rank"""
     settings: Annotated[Settings, flags(Settings, hidden=("pruned_share", "signals"))] = Settings(
-        flop_price=4.0, horizon=4
+        flop_price=4.0, horizon=4, device="auto"
     )
     """of the environment"""
     test_blocks: int = 16

@@ -27,7 +27,7 @@ class LeaderboardConfig:
     test_blocks: int = 64
     """blocks of the test split that are scored"""
     settings: Annotated[Settings, flags(Settings, "mode", "reward_blocks", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS)] = (
-        Rules().settings
+        replace(Rules().settings, device="auto")
     )
     """of the environment"""
     output: Path = Path("runs/leaderboard/cells.jsonl")

@@ -58,8 +58,8 @@ class PPOConfig:
     """updates between checkpoints"""
     seed: int = 1
     """of network, rollouts and environments"""
-    device: str = "cpu"
-    """where the network lives"""
+    device: str = "auto"
+    """where the network lives: auto, cpu, cuda, cuda:0, ..."""
 
     def __post_init__(self) -> None:
         check_counts(self, total_timesteps=1, num_steps=1, num_minibatches=1, update_epochs=1, checkpoint_every=1)

@@ -36,7 +36,7 @@ class CurvesConfig:
     held_out: int = 12
     """scenarios of an evaluation, their shares spread over the range"""
     settings: Annotated[Settings, flags(Settings, "model_name", "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
-        calibration_blocks=4, reward_blocks=4, max_length=64
+        calibration_blocks=4, reward_blocks=4, max_length=64, device="auto"
     )
     """of the environments"""
     output_dir: Path = Path("runs/learning_curves")

@@ -35,7 +35,7 @@ class TuningConfig:
     seed: int = 0
     """of everything"""
     settings: Annotated[Settings, flags(Settings, "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
-        calibration_blocks=8, reward_blocks=8
+        calibration_blocks=8, reward_blocks=8, device="auto"
     )
     """of the environments"""
 

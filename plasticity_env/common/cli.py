@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -47,6 +47,7 @@ def run(
         words, filled = _defaults(arguments() if default is None else default, given)
         parsed = parse(arguments, words, filled, description or main.__doc__)
         check_parsed(parsed)
+        parsed = on_this_machine(parsed)
         with terminates_like_ctrl_c():
             main(parsed)
     except InputError as error:
@@ -61,6 +62,26 @@ def run(
 def _refuse(sentence: str) -> NoReturn:
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def on_this_machine(arguments: C) -> C:
+    """Arguments whose ``device`` is auto with the one that is meant: CUDA where there is one, else the CPU.
+
+    Args:
+        arguments: A dataclass; nested ones are looked at too.
+    """
+    changes: dict[str, Any] = {}
+    for each in fields(arguments):  # type: ignore[arg-type]
+        value = getattr(arguments, each.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = on_this_machine(value)
+            if inner is not value:
+                changes[each.name] = inner
+        elif each.name == "device" and value == "auto":
+            import torch
+
+            changes[each.name] = "cuda" if torch.cuda.is_available() else "cpu"
+    return replace(arguments, **changes) if changes else arguments  # type: ignore[type-var]
 
 
 FOLDERS, FILES = ("output_dir", "folder"), ("output", "record", "page", "docs", "picture")

@@ -105,8 +105,8 @@ class ExperimentSettings:
     """tokens of a sample; 0: none"""
     seed: int = 0
     """of every random choice"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
     save_model: bool = False
     """keep the final model as a checkpoint under models/"""
     checkpoints: bool = True

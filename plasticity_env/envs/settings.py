@@ -63,7 +63,7 @@ class Settings:
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; 0 always runs whole forwards. The loss is the same. The vector environment
             has no use for it.
-        device: Device to run on: cpu, cuda, cuda:0, ...
+        device: Device to run on: auto (CUDA where there is one), cpu, cuda, cuda:0, ...
     """
 
     model_name: str = "bard-gpt2-4x4"

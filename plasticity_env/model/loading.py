@@ -170,17 +170,19 @@ def without_bars() -> Iterator[None]:
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """Turn a name into a device.
+    """Turn a name into a device; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
         InputError: Not a device, or not on this machine.
     """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"unknown device {str(device)!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
+        raise InputError(f"unknown device {str(device)!r}: use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
     if parsed.type not in ("cpu", "cuda"):
-        raise InputError(f"device {str(device)!r} is not supported: use 'cpu', 'cuda' or 'cuda:0'")
+        raise InputError(f"device {str(device)!r} is not supported: use 'auto', 'cpu', 'cuda' or 'cuda:0'")
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {str(device)!r} is not available on this machine: use 'cpu'")
     return parsed

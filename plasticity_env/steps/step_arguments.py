@@ -99,8 +99,8 @@ class PruneConfig:
     """a folder, or a .pth file; unset: a folder under runs/"""
     seed: int = 0
     """draws calibration blocks and whatever is random"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
     text: StepText = field(default_factory=StepText)
 
     def __post_init__(self) -> None:
@@ -142,8 +142,8 @@ class ExpandConfig:
     """a folder, or a .pth file; unset: a folder under runs/"""
     seed: int = 0
     """draws calibration blocks and new weights"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
     text: StepText = field(default_factory=StepText)
 
     def __post_init__(self) -> None:
@@ -201,8 +201,8 @@ class FineTuneConfig:
     """a folder, or a .pth file; unset: a folder under runs/"""
     seed: int = 0
     """fixes the order of the training text"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
     text: StepText = field(default_factory=StepText)
 
     def __post_init__(self) -> None:
