@@ -34,6 +34,7 @@ from .envs.edits import (
 from .envs.edits import (
     REVIVE as REVIVE,
 )
+from .envs.make_env import make_env as make_env
 from .envs.observation import (
     GLOBAL_FEATURES as GLOBAL_FEATURES,
 )

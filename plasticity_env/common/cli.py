@@ -29,6 +29,7 @@ def run(
     description: str | None = None,
     default: C | None = None,
     argv: Sequence[str] | None = None,
+    prog: str | None = None,
 ) -> None:
     """Parse the command line into a dataclass, call ``main`` with it, and leave with the right exit code.
 
@@ -41,11 +42,12 @@ def run(
         description: Shown by ``--help``; ``main``'s docstring when None.
         default: Values of the arguments that nothing else gives; the dataclass's own when None.
         argv: The command line; this program's own when None.
+        prog: What ``--help`` calls the program; the name of its file when None.
     """
     try:
         given = sys.argv[1:] if argv is None else argv
         words, filled = _defaults(arguments() if default is None else default, given)
-        parsed = parse(arguments, words, filled, description or main.__doc__)
+        parsed = parse(arguments, words, filled, description or main.__doc__, prog)
         check_parsed(parsed)
         parsed = on_this_machine(parsed)
         with terminates_like_ctrl_c():
@@ -154,7 +156,9 @@ def machine() -> str:
 
 def command() -> str:
     """The command line that is running, as one would type it."""
-    return shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    called = ["plasticity"] if program.stem in ("plasticity", "__main__") else ["python", os.path.relpath(program)]
+    return shlex.join([*called, *sys.argv[1:]])
 
 
 def _defaults(default: C, argv: Sequence[str]) -> tuple[list[str], C]:
