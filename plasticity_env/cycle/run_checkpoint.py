@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,8 @@ def load(folder: Path, device: str = "cpu", name: str | None = None) -> Saved:
     loaded = load_plastic(place / MODEL, device=device)
     try:
         state = load_archive(place / STATE)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{str(place / STATE)!r} cannot be read: it is damaged ({error})") from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{str(place / STATE)!r} cannot be read: it is damaged ({first_line(error)})") from error
     return Saved(loaded, state, pointer["position"])
 
 

@@ -86,6 +86,8 @@ def make(folder: Path) -> None:
     torch.save(torch.ones(3), folder / "tensor.pth")
     torch.save({"plastic": {"format": 99}}, folder / "newer.pth")
     torch.save({"plastic": [], "weights": {}, "aside": {}, "files": {}}, folder / "shape.pth")
+    (folder / "shape_trained").mkdir()
+    torch.save([1, 2], folder / "shape_trained" / "checkpoint.pt")
     _models(folder)
     _controllers(folder)
     _runs(folder)

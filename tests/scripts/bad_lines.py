@@ -357,6 +357,7 @@ train_controller --output_dir trained | holds a run already
 train_controller --resume --output_dir trained | checkpoint.pt
 train_controller --resume --output_dir list_trained | config.yaml
 train_controller --resume --output_dir binary_trained | config.yaml
+train_controller --resume --output_dir shape_trained | holds no state of a training
 train_es --output_dir searched | history.json
 train_es --output_dir null_searched | history.json
 run_neural_plasticity --resume missing | 'missing'
