@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from plasticity_env import controllers
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.cli import numbers, words
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import check_number
 from plasticity_env.controllers.base import Controller
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.make_workbench import load_model_and_text
@@ -57,11 +59,8 @@ class RankConfig:
         check_range("pruned_share", self.shares, *LIMITS["pruned_share"])
         for name in ("rounds", "calibration_sizes"):
             self._whole(name)
-        for name, least in (("scenarios", 1), ("group_size", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
-        if not self.warm_scale > 0:
-            raise InputError(f"warm_scale must be positive, got {self.warm_scale!r}")
+        check_counts(self, scenarios=1, group_size=2)
+        check_number("warm_scale", self.warm_scale, 0, 1e6, above=True)
         for name in (self.reference, *([] if self.warm_start is None else [self.warm_start])):
             controllers.make(name)
 

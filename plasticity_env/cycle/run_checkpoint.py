@@ -128,5 +128,7 @@ def _pointer(folder: Path, name: str | None = None) -> dict[str, Any] | None:
         raise InputError(f"{str(path)!r} is damaged: it is no JSON ({first_line(error)})") from error
     if not isinstance(pointer, dict) or not isinstance(pointer.get("position"), dict) or "keep" not in pointer:
         raise InputError(f"{str(path)!r} is damaged: it does not say where the run goes on from")
+    if not all(isinstance(count, int) and count >= 0 for count in pointer["position"].values()):
+        raise InputError(f"{str(path)!r} is damaged: a position in it is no number of rows")
     plain_name(pointer.get("name"))  # it becomes part of a path
     return pointer

@@ -35,6 +35,8 @@ YAML = {
     "inside.yaml": "settings: {untis: heads}\n",
     "price.yaml": "flop_price: [1, 2, 3]\n",
     "prices.yaml": "flop_price: [low, high]\n",
+    "units.yaml": "held_out_units: {controllers: fisher, units: heads+mlp, mlp_blocks: 7}\n",
+    "players.yaml": "compare: {controllers: foo}\n",
     "path.yaml": "output_dir: 5\n",
     "no_path.yaml": "output_dir: ''\n",
     "switch.yaml": "resume: maybe\n",
