@@ -272,7 +272,7 @@ def test_what_cannot_be_used(there):
         (lambda: ExpandConfig(growth_percentage=0.0), "growth_percentage"),
         (lambda: ExpandConfig(initial_scale=0.0), "initial_scale"),
         (lambda: FineTuneConfig(epochs=0), "epochs must be a whole number of at least 1"),
-        (lambda: FineTuneConfig(learning_rate=0.0), "learning_rate must be above 0"),
+        (lambda: FineTuneConfig(learning_rate=0.0), r"learning_rate must lie in \(0, 100\]"),
         (lambda: FineTuneConfig(resume=True), "--resume needs the --output_path"),
         (lambda: prune_heads(PruneConfig(GPT2, output_path=Path("other"))), "holds something else"),
         (lambda: prune_heads(PruneConfig(GPT2, output_path=Path("text.txt"))), "is a file"),

@@ -70,7 +70,7 @@ def test_tables_page_documentation_and_table_for_wandb_are_written(played: Leade
         ({"seeds": 0}, "seeds"),
         ({"workers": 0}, "workers"),
         ({"docs": Path("nowhere.md")}, "nowhere.md"),
-        ({"test_blocks": 0}, "test_blocks must be at least 1"),
+        ({"test_blocks": 0}, "test_blocks must be a whole number of at least 1"),
         ({"models": "bard-gpt2-4x4,bard-gpt2-4x5"}, "bard-gpt2-4x5"),
         ({"versus": "fisher@1"}, "unknown player of --versus 'fisher@1'"),
         ({"versus": "fisher@0"}, "at least one round"),
@@ -81,9 +81,8 @@ def test_tables_page_documentation_and_table_for_wandb_are_written(played: Leade
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_is_written(tmp_path: Path, change: dict, said: str) -> None:
-    config = fill(TINY, {"output": tmp_path / "x" / "cells.jsonl", **change})
     with pytest.raises(InputError, match=said):
-        leaderboard(config)
+        leaderboard(fill(TINY, {"output": tmp_path / "x" / "cells.jsonl", **change}))
     assert not (tmp_path / "x").exists()
 
 
