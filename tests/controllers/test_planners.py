@@ -20,9 +20,11 @@ RANK = "plasticity/HeadRank-v1"
 
 
 @pytest.fixture
-def make(small_text):
+def make(small_text, narrow_model):
     def build(env_id=RANK, share=0.25, **settings):
         options = {} if env_id != RANK else {"pruned_share": share}
+        if "mlp_blocks" in settings:
+            options["loaded"] = narrow_model(settings["mlp_blocks"])
         settings = {"text": small_text, "disable_env_checker": True, **SMALL, **options, **settings}
         env = gym.make(env_id, **settings)
         env.reset(seed=0)

@@ -71,7 +71,8 @@ VARIANTS = [
     {"repair": "none", "residual_signal": False, "obs_signal": False, "flop_price": (1.0, 16.0)},
     {"repair": "bias", "mode": "compressed"},
     {"repair": "scale", "reward": "kl", "residual_signal": False},
-    {"units": "heads+mlp", "reward": "budget", "horizon": 1},
+    {"units": "heads+mlp", "reward": "budget", "mlp_blocks": 2, "loaded": "narrow"},
+    pytest.param({"units": "heads+mlp", "reward": "budget", "horizon": 1}, marks=pytest.mark.slow),
     {"model_name": "bard-llama-4x8", "min_heads_per_layer": 2},
     {"calibration_blocks": 3},
     {"calibration_blocks": 1},
@@ -80,9 +81,11 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("kwargs", VARIANTS, ids=lambda kwargs: "-".join(map(str, kwargs.values())) or "default")
-def test_equals_single_environments(make_vec, make_sync, kwargs):
-    """Slow: twelve measurements with all signals, as many one by one, and an MLP is as wide as many heads."""
+def test_equals_single_environments(make_vec, make_sync, narrow_model, kwargs):
+    """Slow: ten measurements with all signals, as many one by one, and an MLP is as wide as many heads."""
     kwargs = {"horizon": 2, **kwargs}
+    if "loaded" in kwargs:
+        kwargs["loaded"] = narrow_model(kwargs["mlp_blocks"])
     ours, theirs = make_vec(2, **kwargs), make_sync(2, **kwargs)
     assert ours.single_observation_space == theirs.single_observation_space
     assert ours.action_space == theirs.action_space
