@@ -135,6 +135,7 @@ def test_a_planted_arrow_is_found(told: str, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # without a cache of `make lint`, mypy reads torch and transformers first
 def test_mypy_sees_errors_across_the_links(copy: Path, plant) -> None:
+    """Slow: mypy reads torch and transformers, unless `make lint` left its cache."""
     call = "from plasticity_env.{} import {} as _planted\n_planted(no_such_argument=1)"
     plant("controllers/base.py", call.format("signals.linalg", "alike"))
     plant("agents/es.py", call.format("controllers.base", "flat_mask"))
@@ -156,6 +157,7 @@ def test_the_old_import_names_say_the_new_ones(name: str) -> None:
 
 @pytest.mark.slow
 def test_wheel_and_sdist_hold_one_package_and_all_its_files(copy: Path, tmp_path: Path) -> None:
+    """Slow: the package is built twice."""
     builds = "from setuptools import build_meta; build_meta.build_sdist('dist'); build_meta.build_wheel('dist')"
     shutil.copytree(copy, tmp_path / "checkout", symlinks=True)
     for folder in (tmp_path / "checkout", tmp_path / "sdist"):

@@ -122,6 +122,7 @@ def test_heads_differ(name: str) -> None:
     ],
 )
 def test_head_delta_equals_zeroed_output_rows(name: str, output_weight: str, dim: int) -> None:
+    """Slow: as many blocks as the card's figure, twice."""
     card, model = Card.load(folder_of(name)), load(name)
     text = read_split(card.ablation.split)[: 8 * card.ablation.block_length * card.ablation.blocks]  # more than enough
     tokens = encode(AutoTokenizer.from_pretrained(folder_of(name)), text)

@@ -165,6 +165,7 @@ def _drawn(ppo, update):
 
 
 def test_resuming_is_exact(tmp_path):
+    """Slow: three trainings."""
     config = PPOConfig(total_timesteps=18, num_minibatches=2, update_epochs=1, context="linear")
     quick = RankConfig(**{**RANKS.__dict__, "rounds": "1", "scenarios": 1})
 

@@ -80,6 +80,7 @@ def test_greedy_all_takes_the_cheapest_unit_each_time(make):
 
 
 def test_a_long_swap_search_finds_the_best_mask_of_all(make):
+    """Slow: brute force over 120 masks, and a long search."""
     env = make(share=2 / 16)
     losses = {}
     for pair in itertools.combinations(range(16), 2):
