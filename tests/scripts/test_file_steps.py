@@ -167,6 +167,7 @@ def test_ages_go_on_where_training_stopped(there):
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(there):
+    """Slow: a process of its own imports torch; 120 steps give Ctrl-C time to arrive, and are taken twice."""
     grown(".pth")
     arguments = ["--learning_rate", "1e-3", "--max_steps", "120", "--batch_size", "2", "--save_steps", "4"]
     more = ["--output_path", "cut.pth", *SMALL]

@@ -180,6 +180,7 @@ def test_a_packed_model_plays_the_same_cell(table: Table) -> None:
 
 @pytest.mark.slow
 def test_two_processes_play_the_same_cells(played: LeaderboardConfig, tmp_path: Path) -> None:
+    """Slow: two workers import torch and play all cells anew."""
     config = replace(played, output=tmp_path / "cells.jsonl", workers=2, docs=None)
     leaderboard(config)
     mine, theirs = ({cell.key: cell for cell in cell_file(one.output).read()} for one in (config, played))
