@@ -123,8 +123,7 @@ class PrefixCache:
         rows = [row.numpy().tobytes() for row in gates.detach().cpu()]
         serials = {index: repair.serial for index, repair in repairs.items()}
         layers = tuple(
-            (row, serials.get(block.index), serials.get(mlp.index))
-            for row, block, mlp in zip(rows, model.blocks, model.mlps, strict=True)
+            (row, *(serials.get(site.index) for site in model.sites_of(layer))) for layer, row in enumerate(rows)
         )
         return (model.weight_version, model.dtype, model.device), layers
 

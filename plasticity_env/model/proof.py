@@ -20,8 +20,10 @@ SEQUENCES, TOKENS = 2, 32
 # largest |logits - stock logits| / largest |stock logit|, by the parameters' type: kernels round differently, no more
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 # what a stock attention module hands to its attention function and SDPA needs no more than the mask to obey
-UNDERSTOOD = {"position_ids", "cache_position", "is_causal", "sliding_window", "use_cache", "position_embeddings"}
-NAMES = {"softcap": "caps its scores (softcap)", "s_aux": "has attention sinks (s_aux)"}
+UNDERSTOOD = {
+    *("position_ids", "cache_position", "is_causal", "sliding_window", "use_cache", "position_embeddings"),
+    *("output_router_logits", "output_attentions", "output_hidden_states"),
+}
 
 
 def probe_ids(model: nn.Module) -> Tensor:
@@ -98,9 +100,9 @@ def prove_gates(model: nn.Module, state: GateState, sites: list[Site], shape: tu
         unheard = sorted((state.heard or set()) - UNDERSTOOD)
         state.gates, state.heard = before, None
     if unheard:
-        what = "; ".join(NAMES.get(name, f"is handed {name!r}") for name in unheard)
         raise InputError(
-            f"the attention of {kind} {what}, which the gated attention does not compute: this architecture is not supported"
+            f"the attention of {kind} is handed {' and '.join(map(repr, unheard))}, which the gated attention does not compute: "
+            "this architecture is not supported"
         )
     if failure is not None:
         raise InputError(f"{kind} does not run with gated attention ({first_line(failure)})") from failure
