@@ -46,6 +46,7 @@ class Layout:
         counts_by_config: The attention module finds its queries by the configuration's number of heads (Phi-3).
         attention_class: A subclass of the stock attention module that goes through transformers' attention interface, for
             an architecture that does not; wrapped and compacted models run it in the place of the stock one.
+        returns_tuple: A block returns a tuple that begins with its hidden states, and not these alone.
     """
 
     layers: str
@@ -65,6 +66,7 @@ class Layout:
     whole_norm: bool = False
     counts_by_config: bool = False
     attention_class: type[nn.Module] | None = None
+    returns_tuple: bool = False
 
 
 _QKV = ("q_proj", "k_proj", "v_proj")
@@ -137,6 +139,7 @@ LAYOUTS: Registry[Layout] = Registry(
             ("dense_h_to_4h",),
             "dense_4h_to_h",
             attention_class=GatedFalconAttention,
+            returns_tuple=True,
         ),
         "gpt_oss": replace(_EXPERTS, per_head=("sinks",)),
         "mixtral": _EXPERTS,

@@ -282,7 +282,7 @@ def transformer_layers(model: nn.Module) -> list[nn.Module]:
     Raises:
         InputError: Unknown architecture, or not a causal LM.
     """
-    layout = _layout_of(model)
+    layout = layout_of(model)
     try:
         return list(attrgetter(layout.layers)(model))
     except AttributeError as error:
@@ -297,7 +297,7 @@ def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
     Raises:
         InputError: Unknown architecture, or a model whose layers differ in their number of heads.
     """
-    layout = _layout_of(model)
+    layout = layout_of(model)
     layers = transformer_layers(model)
     blocks = [AttentionBlock(getattr(layer, layout.attention), layout, i) for i, layer in enumerate(layers)]
     shapes = {(block.heads, block.kv_heads, block.head_dim) for block in blocks}
@@ -322,7 +322,7 @@ def cut_mlps(model: nn.Module, heads: int, count: int) -> list[MlpBlock]:
     Raises:
         InputError: Unknown architecture, or the neurons cannot be cut into so many equal blocks.
     """
-    layout, layers = _layout_of(model), transformer_layers(model)
+    layout, layers = layout_of(model), transformer_layers(model)
     modules = [getattr(layer, layout.mlp) if layout.mlp else layer for layer in layers]
     if not count and not all(has_neurons(module, layout) for module in modules):
         return []
@@ -346,7 +346,12 @@ def in_order(blocks: list[AttentionBlock], mlps: list[MlpBlock]) -> list[Site]:
     return sites
 
 
-def _layout_of(model: nn.Module) -> Layout:
+def layout_of(model: nn.Module) -> Layout:
+    """The layout of a Hugging Face causal LM.
+
+    Raises:
+        InputError: Unknown architecture, or a compacted model.
+    """
     if getattr(model.config, "kept_heads", None) is not None:
         raise InputError("a compacted model cannot be wrapped or cut again: keep the masked one and compact that anew")
     return find_layout(str(getattr(model.config, "model_type", type(model).__name__)))  # type: ignore[union-attr]
@@ -365,6 +370,7 @@ __all__ = [
     "find_layout",
     "is_projection",
     "known_layouts",
+    "layout_of",
     "register_layout",
     "transformer_layers",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.model.attention import GateState
-from plasticity_env.model.layouts import Site
+from plasticity_env.model.layouts import Site, transformer_layers
 
 SEQUENCES, TOKENS = 2, 32
 # largest |logits - stock logits| / largest |stock logit|, by the parameters' type: kernels round differently, no more
@@ -91,7 +91,9 @@ def prove_gates(model: nn.Module, state: GateState, sites: list[Site], shape: tu
     ids = probe_ids(model)
     leaf = torch.ones(shape, device=ids.device, requires_grad=True)
     before, state.gates, state.heard = state.gates, leaf, set()
-    kind, failure, logits = type(model).__name__, None, stock
+    kind, failure, logits, returned = type(model).__name__, None, stock, []
+    layer = transformer_layers(model)[0]
+    hook = layer.register_forward_hook(lambda module, args, output: returned.append(isinstance(output, tuple)))
     try:
         logits = model(input_ids=ids, use_cache=False).logits.float()
     except (ValueError, TypeError, RuntimeError) as error:  # of a kernel that is handed what it does not know
@@ -99,6 +101,7 @@ def prove_gates(model: nn.Module, state: GateState, sites: list[Site], shape: tu
     finally:
         unheard = sorted((state.heard or set()) - UNDERSTOOD)
         state.gates, state.heard = before, None
+        hook.remove()
     if unheard:
         raise InputError(
             f"the attention of {kind} is handed {' and '.join(map(repr, unheard))}, which the gated attention does not compute: "
@@ -106,6 +109,11 @@ def prove_gates(model: nn.Module, state: GateState, sites: list[Site], shape: tu
         )
     if failure is not None:
         raise InputError(f"{kind} does not run with gated attention ({first_line(failure)})") from failure
+    if returned[0] != sites[0].layout.returns_tuple:
+        raise InputError(
+            f"a {type(layer).__name__} returns {'a tuple' if returned[0] else 'its hidden states alone'}: register the layout "
+            f"with returns_tuple={returned[0]}"
+        )
     _compare(
         logits.detach(),
         stock,

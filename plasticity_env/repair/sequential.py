@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.contexts import frozen
-from plasticity_env.model.layer_stream import LayerCalls, layer_calls
+from plasticity_env.model.layer_stream import LayerCalls, hidden_of, layer_calls
 from plasticity_env.model.layouts import Site, SiteKind, transformer_layers
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.repair.methods import least_squares, solve
@@ -113,7 +113,7 @@ class _Watched:
 
 def _run(module: nn.Module, hidden: Tensor, chunk: LayerCalls, layer: int) -> Tensor:
     args, kwargs = chunk.calls[layer]
-    return module(hidden, *args, **kwargs)
+    return hidden_of(module(hidden, *args, **kwargs))
 
 
 def _watch(module: nn.Module, hidden: Tensor, chunk: LayerCalls, layer: int, model: PlasticModel) -> _Watched:
