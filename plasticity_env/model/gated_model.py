@@ -121,9 +121,32 @@ class GatedModel(nn.Module):
         """The wrapped model's forward, gates applied."""
         return self.model(*args, **kwargs)
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """The wrapped model's ``generate``, gates applied."""
-        return self.model.generate(*args, **kwargs)  # type: ignore[operator]
+    def generate(self, *args: Any, assistant_model: Any = None, **kwargs: Any) -> Any:
+        """The wrapped model's ``generate``, gates applied; an assistant model may be a wrapped one as well."""
+        if isinstance(assistant_model, GatedModel):
+            assistant_model = assistant_model.model
+        return self.model.generate(*args, assistant_model=assistant_model, **kwargs)  # type: ignore[operator]
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str]) -> None:
+        """Stay with the attention that knows gates.
+
+        Raises:
+            InputError: Another implementation is asked for.
+        """
+        if attn_implementation != IMPLEMENTATION:
+            raise InputError(
+                f"attention {attn_implementation!r} knows no gates: a wrapped model attends by {IMPLEMENTATION!r}; attention "
+                "patterns come from plasticity_env.attention_maps, and an exported or compacted model takes other implementations"
+            )
+        self._attend_by(IMPLEMENTATION)
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """As the wrapped model's: layers are computed again in the backward pass, with the gates as they are then."""
+        self.model.gradient_checkpointing_enable(*args, **kwargs)  # type: ignore[operator]
+
+    def gradient_checkpointing_disable(self) -> None:
+        """As the wrapped model's."""
+        self.model.gradient_checkpointing_disable()  # type: ignore[operator]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The wrapped model's state_dict, with its own (stock) names and shapes."""
