@@ -122,7 +122,7 @@ def _watch(module: nn.Module, hidden: Tensor, chunk: LayerCalls, layer: int, mod
 
         def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, kind: SiteKind = site.kind) -> None:
             watched.inputs[kind] = args[0].flatten(0, -2)  # (b * T, I), gated
-            watched.outputs[kind] = output.flatten(0, -2)  # (b * T, E)
+            watched.outputs[kind] = output.flatten(0, -2).clone()  # (b * T, E); Falcon adds to it in place
 
         hooks.append(site.output.register_forward_hook(note))
     try:

@@ -125,6 +125,7 @@ def _empty(model: GatedModel) -> PreTrainedModel:
     }
     config = config_class(**values)
     config.dtype = dense.config.dtype
+    config._experts_implementation = dense.config._experts_implementation
     with torch.device("meta"):
         compacted = model_class(config)
     compacted.train(dense.training)

@@ -170,8 +170,8 @@ class Remainder(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The bias (or zeros) in the shape of a hidden state (..., E)."""
-        rest = hidden.new_zeros(()) if self.bias is None else self.bias.clone()  # a view of a leaf confuses hooks
-        return rest.expand(hidden.shape)
+        rest = hidden.new_zeros(()) if self.bias is None else self.bias
+        return rest.expand(hidden.shape).clone()  # no view, which could not be added to in place (Falcon)
 
 
 class RemovedMlp(nn.Module):
