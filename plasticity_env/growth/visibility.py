@@ -47,7 +47,9 @@ class _Listener:
         visible = visible_lengths(mask, query.shape[2], query.device)[0, 0]  # (T,)
         self.logs[layer] = visible[visible > 1].double().log().mean().cpu()
         groups = query.shape[1] // key.shape[1]
-        return attend(KvRun(query.shape[1], key.shape[1], groups), query, key, value, mask, scaling=scale, softcap=softcap)
+        return attend(
+            KvRun(query.shape[1], key.shape[1], groups), query, key, value, mask, scaling=scale, softcap=softcap
+        )
 
     def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:
         """Nothing to note."""

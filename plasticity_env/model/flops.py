@@ -138,7 +138,9 @@ def _projections(model: nn.Module) -> float:
         if own:
             share = model.config.num_experts_per_tok / len(own[0])  # type: ignore[union-attr, operator]
             total += sum(2.0 * parameter.numel() * share for parameter in own)
-        elif is_projection(module) or (hasattr(module, "top_k") and hasattr(module, "weight")):  # a router is no nn.Linear
+        elif is_projection(module) or (
+            hasattr(module, "top_k") and hasattr(module, "weight")
+        ):  # a router is no nn.Linear
             total += 2.0 * _weight(module).numel()
     return total
 

@@ -148,6 +148,14 @@ class GatedModel(nn.Module):
         """As the wrapped model's."""
         self.model.gradient_checkpointing_disable()  # type: ignore[operator]
 
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """As the wrapped model's; the later name of ``gradient_checkpointing_enable``."""
+        self.model.activation_checkpointing_enable(*args, **kwargs)  # type: ignore[operator]
+
+    def activation_checkpointing_disable(self) -> None:
+        """As the wrapped model's; the later name of ``gradient_checkpointing_disable``."""
+        self.model.activation_checkpointing_disable()  # type: ignore[operator]
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The wrapped model's state_dict, with its own (stock) names and shapes."""
         return self.model.state_dict(*args, **kwargs)

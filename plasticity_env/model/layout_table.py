@@ -79,7 +79,9 @@ _LLAMA = Layout(
     attention_norm="input_layernorm",
     mlp_norm="post_attention_layernorm",
 )
-_POST_NORM = replace(_LLAMA, post_norm=True, attention_norm="", mlp_norm="")  # norms after the projections and none before
+_POST_NORM = replace(
+    _LLAMA, post_norm=True, attention_norm="", mlp_norm=""
+)  # norms after the projections and none before
 _SHARED_NORM = replace(_LLAMA, attention_norm="", mlp_norm="")  # attention and MLP read the same norm
 _EXPERTS = replace(_LLAMA, mlp_inputs=(), mlp_norm="")  # a mixture of experts: heads are the only units
 _FUSED = replace(_LLAMA, mlp_inputs=("gate_up_proj",))

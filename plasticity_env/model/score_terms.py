@@ -57,7 +57,12 @@ def with_sinks(
     key = F.pad(key, (0, _FEATURES, 0, 1))
     one = torch.zeros_like(key)
     one[..., -1, -_FEATURES] = 1.0
-    return query, key + one, F.pad(value, (0, 0, 0, 1)), F.pad(seen, (0, 1), value=True if seen.dtype == torch.bool else 0.0)
+    return (
+        query,
+        key + one,
+        F.pad(value, (0, 0, 0, 1)),
+        F.pad(seen, (0, 1), value=True if seen.dtype == torch.bool else 0.0),
+    )
 
 
 def explicit_mask(mask: Tensor | None, query: Tensor, key: Tensor, causal: bool = True) -> Tensor:
@@ -115,4 +120,3 @@ def attend(
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     training = module.training if isinstance(module, nn.Module) else dropout > 0
     return (F.dropout(weights, dropout, training) @ value).transpose(1, 2)  # (B, T, H, D)
-

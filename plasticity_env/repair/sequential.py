@@ -64,7 +64,9 @@ def repair_in_order(
             "sequential repair runs layers one by one and U-Net skips join two: call skip.remove() first, or repair in parallel"
         )
     if mlp and not model.mlps:
-        raise InputError("this model has no MLP whose output projection could be refitted, as a mixture of experts has none")
+        raise InputError(
+            "this model has no MLP whose output projection could be refitted, as a mixture of experts has none"
+        )
     active = model.active
     if bool(active.all()):
         return

@@ -85,7 +85,9 @@ class SignalRecorder:
                 out, _ = attend(query, key, value, mask, scale, self.kernel, softcap)
             self._note_output(layer, out)
             return out.transpose(1, 2)
-        out, entropy = attend_with_entropy(query, key, value, mask, scale, self.kernel, softcap)  # (b, H, T, D), (b, H, T)
+        out, entropy = attend_with_entropy(
+            query, key, value, mask, scale, self.kernel, softcap
+        )  # (b, H, T, D), (b, H, T)
         with torch.no_grad():
             self._note_entropy(layer, entropy, mask)
             self._note_output(layer, out.detach())

@@ -96,7 +96,9 @@ def order_neurons(model: PlasticModel, text: TextSplits, order: str, batch_size:
     if price is None or order == model.neuron_order:
         return
     if not model.mlps:
-        raise InputError(f"this model has no MLP whose neurons could be put in the order {order!r}, as a mixture of experts has none")
+        raise InputError(
+            f"this model has no MLP whose neurons could be put in the order {order!r}, as a mixture of experts has none"
+        )
     if model.neuron_order != "stored":
         raise InputError(
             f"the model's neurons are in the order {model.neuron_order!r} already, {order!r} was asked for: load it anew"

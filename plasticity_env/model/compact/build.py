@@ -125,7 +125,8 @@ def _empty(model: GatedModel) -> PreTrainedModel:
     }
     config = config_class(**values)
     config.dtype = dense.config.dtype
-    config._experts_implementation = dense.config._experts_implementation
+    if getattr(dense.config, "_experts_implementation", None) is not None:
+        config._experts_implementation = dense.config._experts_implementation
     with torch.device("meta"):
         compacted = model_class(config)
     compacted.train(dense.training)

@@ -145,7 +145,11 @@ def attention_left(model: PreTrainedModel) -> AttentionLeft:
     alive = [module for module in modules if not isinstance(module, RemovedAttention)]
     width = alive[0].head_dim if hasattr(alive[0], "head_dim") else alive[0].head_size
     groups = sum(len(kept_groups(heads, config.kv_group_size)) for heads in config.kept_heads)
-    whole = sum(getattr(module, layout.projections[1]).out_features // width for module in alive) if layout.whole_norm else groups
+    whole = (
+        sum(getattr(module, layout.projections[1]).out_features // width for module in alive)
+        if layout.whole_norm
+        else groups
+    )
     return AttentionLeft(sum(map(len, config.kept_heads)), groups, whole, width)
 
 

@@ -74,7 +74,9 @@ def test_slopes_are_those_of_autograd_on_the_stock_model(name, ids):
 
         block.output.register_forward_pre_hook(gate)
     logits = model(ids, use_cache=False).logits
-    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1).mean(1)
+    losses = (
+        F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1).mean(1)
+    )
     (slopes,) = torch.autograd.grad(losses.sum(), [gates])
     found = measure(PlasticModel(build(name)), ids, obs=False)
     assert torch.allclose(found.sequence_loss, losses.detach(), rtol=1e-5)
@@ -229,17 +231,18 @@ def test_an_unnamed_mixture_of_experts_has_heads_as_units(ids):
         LAYOUTS.update(before)
 
 
-class TestRefused:
-    QKV = ("q_proj", "k_proj", "v_proj")
-    LAYOUT = {
-        "gptj": Layout("transformer.h", "attn", "out_proj", "separate", QKV, "mlp", ("fc_in",), "fc_out"),
-        "bloom": Layout(
-            *("transformer.h", "self_attention", "dense", "interleaved", ("query_key_value",)),
-            *("mlp", ("dense_h_to_4h",), "dense_4h_to_h"),
-        ),
-        "mpt": Layout("transformer.blocks", "attn", "out_proj", "fused", ("Wqkv",), "ffn", ("up_proj",), "down_proj"),
-    }
+QKV = ("q_proj", "k_proj", "v_proj")
+BY_HAND = {
+    "gptj": Layout("transformer.h", "attn", "out_proj", "separate", QKV, "mlp", ("fc_in",), "fc_out"),
+    "bloom": Layout(
+        *("transformer.h", "self_attention", "dense", "interleaved", ("query_key_value",)),
+        *("mlp", ("dense_h_to_4h",), "dense_4h_to_h"),
+    ),
+    "mpt": Layout("transformer.blocks", "attn", "out_proj", "fused", ("Wqkv",), "ffn", ("up_proj",), "down_proj"),
+}
 
+
+class TestRefused:
     def model(self, name):
         torch.manual_seed(0)
         config = {
@@ -255,8 +258,10 @@ class TestRefused:
             PlasticModel(self.model(name))
         before = dict(LAYOUTS)
         try:
-            register_layout(name, self.LAYOUT[name])
-            with pytest.raises(InputError, match=r"computes its attention itself, not through transformers' attention interface"):
+            register_layout(name, BY_HAND[name])
+            with pytest.raises(
+                InputError, match=r"computes its attention itself, not through transformers' attention interface"
+            ):
                 PlasticModel(self.model(name))
         finally:
             LAYOUTS.clear()

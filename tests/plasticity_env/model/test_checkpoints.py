@@ -74,7 +74,10 @@ def same(one, two):
     "architecture",
     [
         *("gpt2", "llama", "gpt_neox", "gemma3"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cohere", "falcon", "gpt_oss", "olmo2", "stablelm_norms")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("cohere", "falcon", "gpt_oss", "olmo2", "stablelm_norms")
+        ),
     ],
 )
 def test_the_state_comes_back_bit_for_bit(tmp_path, architecture, bias, where):

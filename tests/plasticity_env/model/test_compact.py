@@ -271,7 +271,10 @@ def test_flops_are_within_one_percent_of_torchs_counter(architecture, bits):
 def test_kv_cache_bytes_are_what_a_cache_holds(architecture):
     model = masked(architecture, 0b11110110_11110001)
     dense = build(architecture)
-    for each in (model.compact(), PlasticModel(dense) if architecture == "falcon" else dense):  # stock Falcon repeats keys
+    for each in (
+        model.compact(),
+        PlasticModel(dense) if architecture == "falcon" else dense,
+    ):  # stock Falcon repeats keys
         cache = DynamicCache()
         each(IDS[:1], past_key_values=cache, use_cache=True)
         held = sum(tensor.numel() * tensor.itemsize for entry in cache.layers for tensor in (entry.keys, entry.values))
