@@ -1,4 +1,4 @@
-"""Each further architecture in short, against its own stock model: gates, slopes, padding, removal, costs, and what it has of its own."""
+"""Each further architecture in short, against its own stock model, and what it has of its own."""
 
 from __future__ import annotations
 
