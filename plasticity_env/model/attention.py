@@ -116,8 +116,8 @@ def plastic_attention(
     if link is not None and recorder is not None:
         out = recorder.attend(link.layer, query, key, value, attention_mask, scaling, softcap)
     else:
-        known = {"scaling": scaling, "dropout": dropout, "softcap": softcap}
-        out = attend(module, query, key, value, attention_mask, **known, **kwargs)
+        kwargs |= {"scaling": scaling, "dropout": dropout, "softcap": softcap}
+        out = attend(module, query, key, value, attention_mask, **kwargs)
     if link is not None and link.state.gates is not None:
         gate = link.state.gates[..., link.layer, : link.heads]  # (H,) or (B, H)
         gate = gate.to(out).unsqueeze(-2).unsqueeze(-1)  # (1, H, 1) or (B, 1, H, 1)

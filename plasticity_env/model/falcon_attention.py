@@ -30,8 +30,10 @@ class GatedFalconAttention(FalconAttention):
 
     def sizes(self) -> tuple[int, ...]:
         """Query heads of each KV group."""
-        groups = self.num_kv_heads
-        return (self.num_heads // groups,) * groups if self.group_sizes is None else self.group_sizes
+        if self.group_sizes is not None:
+            return self.group_sizes
+        groups = int(self.num_kv_heads or self.num_heads)
+        return (self.num_heads // groups,) * groups
 
     @property
     def num_key_value_groups(self) -> int:

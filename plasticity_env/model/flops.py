@@ -136,7 +136,7 @@ def _projections(model: nn.Module) -> float:
     for module in model.modules():
         own = [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 3]  # (experts, .., ..)
         if own and hasattr(module, "num_experts"):
-            share = model.config.num_experts_per_tok / len(own[0])  # type: ignore[union-attr, operator]
+            share = float(model.config.num_experts_per_tok / len(own[0]))  # type: ignore[union-attr, operator, arg-type]
             total += sum(2.0 * parameter.numel() * share for parameter in own)
         elif is_projection(module) or (
             hasattr(module, "top_k") and hasattr(module, "weight")

@@ -108,7 +108,7 @@ class GatedModel(nn.Module):
             for block, stock in zip(self.blocks, self._stock_classes, strict=True):
                 block.module.__class__ = stock
         if self._stock_attention != IMPLEMENTATION:
-            self._attend_by(self._stock_attention)
+            self._attend_by(str(self._stock_attention))
         self._state.replaced = True
 
     def _attend_by(self, name: str) -> None:
