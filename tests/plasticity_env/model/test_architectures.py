@@ -17,9 +17,11 @@ from transformers.models.falcon.modeling_falcon import FalconAttention
 from plasticity_env import InputError, Layout, PlasticModel, attention_maps, flops, kv_cache_bytes, mean_loss, measure
 from plasticity_env.model.layout_table import LAYOUTS, REFUSED, register_layout
 from plasticity_env.model.layouts import attention_blocks
+from plasticity_env.model.prefix_reuse import PrefixCache
 from plasticity_env.model.stock.stock_configs import sayable_counts
 from plasticity_env.model.stock.stock_files import check_export, dense_sizes, prepare_export, write_export
-from tests.conftest import BASE, CONFIGS, EXPERTS, HEADS_ONLY, MORE, OTHERS, build, same
+from plasticity_env.repair.sequential import repair_in_order
+from tests.conftest import BASE, CONFIGS, EXPERTS, HEADS_ONLY, MORE, OTHERS, build, same, stock_attentions
 
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 NEW = pytest.mark.parametrize("name", sorted(OTHERS))
@@ -150,13 +152,47 @@ def test_clipped_queries_keys_and_values(ids):
         assert close(model.compact()(ids).logits, model(ids).logits)
 
 
-def test_maps_of_capped_and_sunk_attention(ids):
-    for name in ("gemma2", "gpt_oss"):
-        stock = build(name)
-        stock.set_attn_implementation("eager")
-        with torch.no_grad():
-            wanted = torch.stack(stock(ids, output_attentions=True).attentions, 1)
-        assert torch.allclose(attention_maps(build(name), ids), wanted, atol=1e-5)
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss"])
+def test_maps_and_entropy_of_capped_and_sunk_attention(name, ids):
+    wanted = stock_attentions(name, ids)  # (B, L, H, T, T)
+    assert torch.allclose(attention_maps(build(name), ids), wanted, atol=1e-5)
+    keys = [wanted, 1 - wanted.sum(-1, keepdim=True)] if name == "gpt_oss" else [wanted]  # what the sink takes
+    entropy = torch.special.entr(torch.cat(keys, -1).clamp(min=0)).sum(-1)
+    first = 0 if name == "gpt_oss" else 1  # query that sees more than one key
+    found = measure(PlasticModel(build(name)), ids, obs=False).entropy
+    assert torch.allclose(found, entropy[..., first:].mean((0, 3)), atol=1e-5)
+
+
+def test_layers_that_return_tuples_are_skipped_and_run_alike(ids):
+    model = PlasticModel(build("falcon"))
+    cache = PrefixCache(model, 1e9)
+    for head in (0, 2):
+        mask = torch.zeros(2, 4, dtype=torch.bool)
+        mask[1, head] = True
+        model.prune(mask)
+        assert mean_loss(model, ids, prefix=cache, batch="text") == mean_loss(model, ids)
+    assert cache.reused == 1
+    model.make_dense()
+    model.prune(UNEVEN)
+    repair_in_order(model, ids, mlp=True)
+    assert model.repaired_sites == [0, 1, 2, 3]
+
+
+def test_a_scaled_residual_is_repaired_as_scaled_projections_are():
+    """Granite multiplies what a projection writes: folded into the projection it is the same model, and so is its repair."""
+    text = torch.randint(1, 128, (8, 32), generator=torch.Generator().manual_seed(3))
+    model, folded = PlasticModel(build("granite")), PlasticModel(build("granite"))
+    factor = model.config.residual_multiplier
+    for layer, sites in zip(folded.model.model.layers, zip(folded.blocks, folded.mlps, strict=True), strict=True):
+        layer.residual_multiplier = 1.0
+        for site in sites:
+            site.output.weight.data.mul_(factor)
+            site.factor = 1.0
+    for each in (model, folded):
+        each.prune(UNEVEN)
+        repair_in_order(each, text, mlp=True, pull=0.1)
+    for ours, theirs in zip(model.sites, folded.sites, strict=True):
+        assert close(ours.output_weight() * factor, theirs.output_weight(), 1e-4)
 
 
 def test_falcon_is_left_with_its_own_attention(ids):
