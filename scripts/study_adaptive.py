@@ -14,6 +14,7 @@ from plasticity_env.agents.studies.adaptive.study import CONTROL, load_texts
 from plasticity_env.agents.studies.adaptive.study_figure import arms_to_draw, study_png
 from plasticity_env.agents.studies.adaptive.study_tables import legend, renewed, report
 from plasticity_env.common import cli
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.files import write_text
 from plasticity_env.model.loading import load_model
 
@@ -55,6 +56,11 @@ class Config:
 
 def main(config: Config) -> None:
     """Play the cells that are missing, and print the tables of the cells that were asked for."""
+    with at_work_on(config.output):
+        _study(config)
+
+
+def _study(config: Config) -> None:
     if config.picture is not None:
         arms_to_draw([CONTROL, *cli.words(config.arms)], config.shown, cli.words(config.drawn))
     if config.page is not None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from plasticity_env.agents.es import CONTROLLER, ESConfig, LinearSearch
+from plasticity_env.agents.es import CONTROLLER, ESConfig, search
 from plasticity_env.common import cli
-from plasticity_env.common.tracking import new_run_folder
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,9 @@ class Config(ESConfig):
 def main(config: Config) -> None:
     """Search, and write history.json and controller/ after every generation."""
     shared = ESConfig(**{name: getattr(config, name) for name in ESConfig.__dataclass_fields__})
-    search = LinearSearch(shared, config.output_dir or Path())
-    if config.output_dir is not None:
-        search.resume()
-    else:
-        search.folder = new_run_folder("es")
-    controller = search.run()
-    weights = dict(zip(shared.features, search.weights.round(3).tolist(), strict=True))
-    print(f"controller: {search.folder / CONTROLLER} ({controller.info['global_step']} environment steps)")
+    found = search(shared, config.output_dir)
+    weights = dict(zip(shared.features, found.weights.round(3).tolist(), strict=True))
+    print(f"controller: {found.folder / CONTROLLER} ({found.steps} environment steps)")
     print("  ".join(f"{name} {value:+.2f}" for name, value in weights.items()))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from plasticity_env.agents.studies.rule_tuning import ThresholdSearch, TuningConfig, save
 from plasticity_env.common import cli
+from plasticity_env.common.at_work import at_work_on
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Config(TuningConfig):
 def main(config: Config) -> None:
     """Search, choose on other scenarios, compare with the rule's defaults on yet others, and write the thresholds."""
     shared = TuningConfig(**{name: getattr(config, name) for name in TuningConfig.__dataclass_fields__})
-    found = ThresholdSearch(shared).run()
-    save(config.output, shared, found)
+    with at_work_on(config.output):  # a place where nothing can be written is said before the search
+        found = ThresholdSearch(shared).run()
+        save(config.output, shared, found)
     print(
         f"{config.output}: rise of the loss {found.ratio:.3f} x {config.reference}'s ({found.steps} environment steps)"
     )

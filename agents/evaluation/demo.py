@@ -23,6 +23,7 @@ from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers import ANNController
@@ -89,6 +90,11 @@ def demo(config: DemoConfig) -> Path:
             comparisons["held_out_units"] = fill(config.held_out_units, {"model_name": config.held_out_model})
     for comparison in comparisons.values():
         prepare(comparison)  # fails here rather than after the training
+    with at_work_in(config.folder):
+        return _demo(config, plan, comparisons)
+
+
+def _demo(config: DemoConfig, plan: TrainConfig, comparisons: dict[str, CompareConfig]) -> Path:
     folder = config.folder or new_run_folder("demo")
     console = Console()
     started = time.perf_counter()

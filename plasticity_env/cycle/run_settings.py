@@ -10,7 +10,8 @@ from typing import Any
 
 from plasticity_env.common.arguments import check_counts, plain
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.tracking import TrackingOptions, resolve_mode
+from plasticity_env.common.tracking import TrackingOptions
+from plasticity_env.common.wandb_run import resolve_mode
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.repair import find_repair

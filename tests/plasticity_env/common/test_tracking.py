@@ -18,7 +18,8 @@ import pytest
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.progress import Progress
-from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder, resolve_mode
+from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder
+from plasticity_env.common.wandb_run import resolve_mode
 
 PLAIN = TrackingOptions(tensorboard=False)
 
