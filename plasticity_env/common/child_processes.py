@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from plasticity_env.common.errors import InputError
 
-_GONE = (BrokenProcessPool, EOFError, BrokenPipeError, ConnectionResetError)  # how the parent learns of a death
+_GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # how whoever waits for a worker's answer learns that it died
 _WAIT = 5.0  # seconds until a process that was asked to end is killed
 
 
 @contextmanager
-def worker_pool(workers: int, start: Callable[..., None], arguments: Sequence[Any] = ()) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(
+    workers: int, start: Callable[..., object] | None = None, arguments: Sequence[Any] = ()
+) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes that ends with the block, and with this process however it ends.
 
     What the pool is asked for must be read (``Future.result``) inside the block. Where the block is left by Ctrl-C, SIGTERM or
@@ -28,7 +31,7 @@ def worker_pool(workers: int, start: Callable[..., None], arguments: Sequence[An
 
     Args:
         workers: How many processes.
-        start: Called in each as it begins; importable.
+        start: Called in each as it begins; importable. None: nothing is.
         arguments: Of ``start``.
 
     Raises:
@@ -45,8 +48,9 @@ def worker_pool(workers: int, start: Callable[..., None], arguments: Sequence[An
 
     pool.submit = noting  # type: ignore[method-assign]
     try:
-        with deaths_named(children):
-            yield pool
+        yield pool
+    except BrokenProcessPool as error:
+        raise _death(children) from error
     except BaseException:
         end_processes(children)
         raise
@@ -56,25 +60,32 @@ def worker_pool(workers: int, start: Callable[..., None], arguments: Sequence[An
 
 @contextmanager
 def deaths_named(processes: Sequence[BaseProcess]) -> Iterator[None]:
-    """Say in one sentence which of some processes died, where the block fails because one did.
+    """Say in one sentence which of some processes died; for a vector environment whose environments are processes.
 
-    Around the steps of a vector environment whose environments are processes, ``processes`` is its own list of them
-    (``AsyncVectorEnv.processes``, ``SubprocVecEnv.processes``).
+    >>> with deaths_named(envs.processes):  # of Gymnasium's AsyncVectorEnv or Stable-Baselines3's SubprocVecEnv
+    ...     envs.step(actions)
+
+    Once one of them dies the others are ended: they are of no use without it, and where they hold each other's pipes open
+    (the start method "fork"), whoever waits for its answer would wait for ever.
 
     Args:
-        processes: They may still be added to.
+        processes: All of them.
 
     Raises:
-        InputError: One died.
+        InputError: One died, and the block failed for it.
     """
+    over, leave = multiprocessing.Pipe(duplex=False)
+    died: list[BaseProcess] = []
+    watcher = threading.Thread(target=_watch, args=(list(processes), over, died), daemon=True)
+    watcher.start()
     try:
         yield
     except _GONE as error:
-        for process in processes:
-            process.join(_WAIT / 10)
-        raise InputError(
-            f"{_named(processes)}: what was finished is kept; run the same again, with fewer processes where memory ran out"
-        ) from error
+        watcher.join(_WAIT)
+        raise _death(died or processes) from error
+    finally:
+        leave.close()
+        watcher.join(_WAIT)
 
 
 def end_processes(processes: Sequence[BaseProcess]) -> None:
@@ -87,26 +98,50 @@ def end_processes(processes: Sequence[BaseProcess]) -> None:
             process.kill()
 
 
-def _named(processes: Sequence[BaseProcess]) -> str:
-    """Which process died of what; those that were only ended because another one died are left out."""
-    codes = [(process.pid, process.exitcode) for process in processes if process.exitcode]
-    first = [found for found in codes if found[1] != -signal.SIGTERM] or codes
-    if not first:
-        return "a worker process is gone"
-    pid, code = first[0]
-    how = f"was ended by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
-    return f"worker process {pid} {how}"
-
-
-def _begin(start: Callable[..., None], *arguments: Any) -> None:
-    """In a worker: leave Ctrl-C to the parent, end when it does, then begin."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    start(*arguments)
-
-
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that started it does, be it killed; for the beginning of a worker."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
+
+    def wait() -> None:
+        assert parent is not None
         parent.join()
         os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=wait, daemon=True).start()
+
+
+def _watch(processes: list[BaseProcess], over: Connection, died: list[BaseProcess]) -> None:
+    """Wait until one of some processes dies, note it and end the others; or until ``over`` is closed at its other end."""
+    running = {process.sentinel: process for process in processes}
+    while running:
+        for ready in wait([over, *running]):
+            if ready is over:
+                return
+            process = running.pop(ready)  # type: ignore[arg-type]
+            process.join(_WAIT)
+            if process.exitcode:
+                died.append(process)
+                for other in running.values():
+                    other.kill()
+                return
+
+
+def _death(processes: Sequence[BaseProcess]) -> InputError:
+    """The sentence about the process that died first; those that were ended because of it are left out."""
+    codes = [(process.pid, process.exitcode) for process in processes if process.exitcode]
+    first = [found for found in codes if found[1] != -signal.SIGTERM] or codes
+    pid, code = first[0] if first else (None, None)
+    how = f"was ended by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+    named = f"worker process {pid} {how}" if first else "a worker process is gone"
+    return InputError(
+        f"{named}: what was finished is kept; run the same again, with fewer processes where memory ran out"
+    )
+
+
+def _begin(start: Callable[..., object] | None, *arguments: Any) -> None:
+    """In a worker: leave Ctrl-C to the parent, end when it does, then begin."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    if start is not None:
+        start(*arguments)
