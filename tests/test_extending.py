@@ -39,9 +39,9 @@ from plasticity_env.agents.leaderboard.board_cells import cell_file
 from plasticity_env.agents.leaderboard.board_run import leaderboard
 from plasticity_env.agents.leaderboard.players import Player, fingerprint
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.agent import AGENTS
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.train_run import train
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.planners import PLANNERS, actions_to, make_planner

@@ -83,11 +83,11 @@ def test_no_file_is_past_400_lines() -> None:
 
 
 def test_there_are_at_most_nine_floors() -> None:
-    """The contract's, and the scripts above them; a new room is found a floor by ``exhaustive``."""
+    """The contract's; the scripts stand beside the roof; a new room is found a floor by ``exhaustive``."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (layers,) = [contract for contract in contracts if contract["type"] == "layers"]
     assert layers["exhaustive"]
-    assert len(layers["layers"]) + 1 <= 9
+    assert len(layers["layers"]) <= 9
 
 
 ARROWS = {

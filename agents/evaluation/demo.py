@@ -18,9 +18,9 @@ from plasticity_env import controllers
 from plasticity_env.agents.evaluation.comparison import CompareConfig, compare, prepare
 from plasticity_env.agents.evaluation.dashboard import write_dashboard
 from plasticity_env.agents.evaluation.learning_curve import learning_curve_png
-from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.train_run import train
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.at_work import at_work_in

@@ -11,11 +11,7 @@ import numpy as np
 from plasticity_env.common.arguments import check_counts, plain
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.envs.rewards import find_reward
-from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.modes import PruningMode
-from plasticity_env.repair import find_repair
-from plasticity_env.signals.signal import SIGNALS
-from plasticity_env.strategies.neuron_order import find_order
 
 UNITS = ("heads", "heads+mlp")
 # names of arguments that belong together: what text is read, what the units are, how they are measured
@@ -113,9 +109,7 @@ class Settings:
                 raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
         PruningMode.parse(self.mode)
         find_reward(self.reward)
-        find_repair(self.repair)
-        find_initial_weights(self.growth_init)
-        find_order(self.neuron_order)
+        self._check_names()
         for name, (above, most) in LIMITS.items():
             if name != "pruned_share" or self.pruned_share is not None:
                 check_range(name, getattr(self, name), above, most)
@@ -138,8 +132,26 @@ class Settings:
         if self.pruned_share is not None:
             self.check_share(self.pruned_share)
 
+    def _check_names(self) -> None:
+        """Refuse names that no registry has; the defaults have one, and their registries stay unread (they load torch)."""
+        fields = self.__dataclass_fields__
+        if self.repair != fields["repair"].default:
+            from plasticity_env.repair.registry import find_repair
+
+            find_repair(self.repair)
+        if self.growth_init != fields["growth_init"].default:
+            from plasticity_env.growth.initial_weights import find_initial_weights
+
+            find_initial_weights(self.growth_init)
+        if self.neuron_order != fields["neuron_order"].default:
+            from plasticity_env.strategies.neuron_order import find_order
+
+            find_order(self.neuron_order)
+
     def _check_signals(self) -> None:
         names = (self.signals,) if isinstance(self.signals, str) else tuple(self.signals)
+        if names:
+            from plasticity_env.signals.signal import SIGNALS
         for name in names:
             setting = SIGNALS.find(name).setting
             if setting and not getattr(self, setting):

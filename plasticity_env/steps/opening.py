@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.places import check_place
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.functional.functions import evaluate_model
 from plasticity_env.model.checkpoints import (
@@ -144,11 +143,7 @@ def output_path(asked: Path | None, step: str) -> Path:
             raise InputError(f"{str(path)!r} is a file: name a folder, or a file that ends in {' or '.join(SUFFIXES)}")
         if any(path.iterdir()):
             raise InputError(f"{str(path)!r} is a folder that holds something else: choose another one")
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        tempfile.TemporaryFile(dir=nearest).close()
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+    check_place(path, path.suffix not in SUFFIXES)
     return path
 
 

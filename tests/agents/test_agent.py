@@ -10,10 +10,10 @@ from plasticity_env import InputError
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.scenarios import RankConfig
 from plasticity_env.agents.studies.learning_curves import CurvesConfig
-from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training import agent as registry
 from plasticity_env.agents.training.agent import AGENTS, Agent, Learner, register_agent
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.train_run import train
 from plasticity_env.controllers import load
 from plasticity_env.controllers.ann import ANNController
 from tests.conftest import filled

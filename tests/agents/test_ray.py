@@ -20,8 +20,8 @@ from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.rllib.ray_session import check_address, ray_session
 from plasticity_env.agents.rllib.ray_tasks import map_tasks
 from plasticity_env.agents.sb3.sb3 import PadHeads
-from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.train_run import train
 from tests.agents import ray_functions
 from tests.conftest import SMALL, filled
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from plasticity_env import InputError
-from plasticity_env.agents.cycle_cli.grid_command import GridConfig
+from plasticity_env.agents.cycle_cli.grid_folder import GridConfig
 from plasticity_env.agents.es import ESConfig
 from plasticity_env.agents.evaluation.comparison import CompareConfig
 from plasticity_env.agents.evaluation.play import PlayConfig
@@ -21,7 +21,7 @@ from plasticity_env.agents.online.online_run import OnlineRunConfig
 from plasticity_env.agents.ppo.ppo import PPOConfig
 from plasticity_env.agents.studies.learning_curves import CurvesConfig
 from plasticity_env.agents.studies.rule_tuning import TuningConfig
-from plasticity_env.agents.train_command import ARGUMENTS, TrainConfig, check_resumed
+from plasticity_env.agents.training.train_run import ARGUMENTS, TrainConfig, check_resumed
 from plasticity_env.common.arguments import fill, first_change, flags, flat, nested, parse, plain
 from plasticity_env.common.files import write_text
 from plasticity_env.envs.settings import Settings
