@@ -328,7 +328,9 @@ class NeuralPlasticityExperiment:
             return
         stopped = isinstance(error, KeyboardInterrupt)
         said = "stopped" if stopped else f"failed: {type(error).__name__}: {error}"
-        with suppress(OSError):  # the disk is full, or no longer writable: what is on it stays in order, and the error goes on
+        with suppress(
+            OSError
+        ):  # the disk is full, or no longer writable: what is on it stays in order, and the error goes on
             self._writer.log(said)
             self._writer.status("stopped" if stopped else "failed", error=said, finished=_now())
             self._writer.summary(self._summary())
