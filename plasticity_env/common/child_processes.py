@@ -50,6 +50,7 @@ def worker_pool(
     try:
         yield pool
     except BrokenProcessPool as error:
+        pool.shutdown(wait=True)  # its own thread reads how its processes ended
         raise _death(children) from error
     except BaseException:
         end_processes(children)
