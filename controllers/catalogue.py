@@ -8,6 +8,7 @@ from typing import Any
 
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.registries import Registry
+from plasticity_env.common.values import check_text, user_path
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.base import ConstantEdit, Controller, KeepAll
 from plasticity_env.controllers.rules import PlasticityController
@@ -66,7 +67,7 @@ def make(name: str, **options: Any) -> Controller:
     Raises:
         InputError: Unknown name or option.
     """
-    kind, _, option = name.partition(":")
+    kind, _, option = check_text("controller", name).partition(":")
     try:
         if name in SCORES:
             return ScoreController(name, **options)
@@ -74,7 +75,7 @@ def make(name: str, **options: Any) -> Controller:
             return CONTROLLERS[kind](*([option] if option else []), **options)
     except TypeError as error:
         raise InputError(f"controller {name!r} does not take these options ({error})") from error
-    if Path(name).is_dir():
+    if user_path(name).is_dir():
         return load(name, **options)
     raise unknown("controller", name, names(), ", or the folder of a saved controller")
 

@@ -34,6 +34,7 @@ from .envs.edits import (
 from .envs.edits import (
     REVIVE as REVIVE,
 )
+from .envs.make_env import make_env as make_env
 from .envs.observation import (
     GLOBAL_FEATURES as GLOBAL_FEATURES,
 )
@@ -93,6 +94,12 @@ from .model.checkpoints import (
 from .model.checkpoints import (
     save_plastic as save_plastic,
 )
+from .model.embedded import (
+    embedded_models as embedded_models,
+)
+from .model.embedded import (
+    model_card as model_card,
+)
 from .model.flops import (
     flop_table as flop_table,
 )
@@ -112,13 +119,7 @@ from .model.loading import (
     LoadedModel as LoadedModel,
 )
 from .model.loading import (
-    embedded_models as embedded_models,
-)
-from .model.loading import (
     load_model as load_model,
-)
-from .model.loading import (
-    model_card as model_card,
 )
 from .model.modes import PruningMode as PruningMode
 from .model.plastic_model import PlasticModel as PlasticModel

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
-        command.run(words[1:])
+        command.run(words[1:], prog=f"plasticity {words[0]}")
 
 
 def overview() -> str:

@@ -16,14 +16,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from plasticity_env.agents.benchmarks.bench_options import Options, endless, start_method, whole_numbers
 from plasticity_env.common import cli
 from plasticity_env.common.child_processes import deaths_named
 from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.data.text import TextSplits, load_text
-from plasticity_env.model.loading import embedded_models, load_model
+from plasticity_env.model.embedded import embedded_models
+from plasticity_env.model.loading import check_device, load_model
 
 _PRUNED = 0.25  # share of units that a mask prunes, on average
 
@@ -142,7 +142,7 @@ def bench_vector(
             env.reset(seed=seed)
         for vector in vectors.values():
             vector.reset(seed=0)
-        times = take_turns(ways, rounds, torch.device(device))
+        times = take_turns(ways, rounds, check_device(device))
     over = {name: ratio(times[name], times["vector"]) for name in times if name != "vector"}
     speed = {name: num_envs / statistics.median(seconds) for name, seconds in times.items()}
     return VectorRow(

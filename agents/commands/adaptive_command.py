@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.online.online_run import QUICK, OnlineRunConfig
+from plasticity_env.agents.online.online_arguments import QUICK, OnlineRunConfig
 
 
 def main(config: OnlineRunConfig) -> None:

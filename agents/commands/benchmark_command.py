@@ -51,8 +51,9 @@ def main(config: BenchmarkConfig) -> None:
         import torch
 
         torch.set_num_threads(1)
-    print(cli.machine(), file=sys.stderr)
-    for row in rows(config):
+    for number, row in enumerate(rows(config)):
+        if number == 0:
+            print(cli.machine(), file=sys.stderr)
         print(json.dumps(asdict(row)), flush=True)
 
 

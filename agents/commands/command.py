@@ -27,9 +27,14 @@ class Command(Generic[C]):
     main: Callable[[C], None]
     quick: Mapping[str, Any] | None = None
 
-    def run(self, argv: Sequence[str] | None = None) -> None:
-        """Read a command line (this program's own when None), do it, and leave with the right exit code."""
+    def run(self, argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+        """Read a command line, do it, and leave with the right exit code.
+
+        Args:
+            argv: The command line; this program's own when None.
+            prog: What ``--help`` calls the program; the name of its file when None.
+        """
         default = self.arguments()
         if self.quick is not None:
             default = cli.quick_defaults(default, self.quick, argv)
-        cli.run(type(default), self.main, default=default, argv=argv)
+        cli.run(type(default), self.main, default=default, argv=argv, prog=prog)

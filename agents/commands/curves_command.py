@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.studies.learning_curves import CurvesConfig
+from plasticity_env.agents.studies.curves_config import CurvesConfig
 
 
 def main(config: CurvesConfig) -> None:

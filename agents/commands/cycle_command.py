@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.cycle_cli.plasticity_run import QUICK
-from plasticity_env.agents.cycle_cli.stage_run import StageArguments
+from plasticity_env.agents.cycle_cli.run_arguments import QUICK, StageArguments
 
 
 def main(config: StageArguments) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.evaluation.demo import DemoConfig
+from plasticity_env.agents.evaluation.demo_config import DemoConfig
 
 
 def main(config: DemoConfig) -> None:

@@ -29,10 +29,10 @@ def report() -> list[str]:
     import gymnasium as gym
     import torch
 
-    from plasticity_env.common.tracking import resolve_mode
+    from plasticity_env.common.wandb_run import resolve_mode
     from plasticity_env.controllers.shipped import shipped
+    from plasticity_env.model.embedded import embedded_models
     from plasticity_env.model.layout_table import known_layouts
-    from plasticity_env.model.loading import embedded_models
 
     versions = [f"{name} {_version(name)}" for name in ("plasticity-env", *SHOWN)]
     devices = [f"cpu ({torch.get_num_threads()} threads)"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.es import ESConfig
+from plasticity_env.agents.es_config import ESConfig
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.evaluation.comparison import CompareConfig
+from plasticity_env.agents.evaluation.compare_config import CompareConfig
 
 
 def main(config: CompareConfig) -> None:

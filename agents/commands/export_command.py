@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.exporting import ExportConfig
+from plasticity_env.agents.export_config import ExportConfig
 
 
 def main(config: ExportConfig) -> None:

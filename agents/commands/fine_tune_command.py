@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.steps.fine_tuning import FineTuneConfig
+from plasticity_env.steps.step_arguments import FineTuneConfig
 
 
 def main(config: FineTuneConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.cycle_cli.grid_folder import PICTURE, QUICK, GridConfig
+from plasticity_env.agents.cycle_cli.grid_config import PICTURE, QUICK, GridConfig
 
 
 def main(config: GridConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.steps.expanding import ExpandConfig
+from plasticity_env.steps.step_arguments import ExpandConfig
 
 
 def main(config: ExpandConfig) -> None:

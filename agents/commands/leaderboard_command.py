@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig
+from plasticity_env.agents.leaderboard.leaderboard_config import LeaderboardConfig
 
 
 def main(config: LeaderboardConfig) -> None:

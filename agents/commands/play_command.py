@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.evaluation.play import PlayConfig
+from plasticity_env.agents.evaluation.play_config import PlayConfig
 
 
 def main(config: PlayConfig) -> None:

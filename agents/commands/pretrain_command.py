@@ -36,8 +36,8 @@ class PretrainConfig:
     """Keeps the downloaded texts and the checkpoints."""
     resume: bool = False
     """Go on from the last checkpoint in --cache_dir."""
-    device: str = "cpu"
-    """`cpu` or `cuda`."""
+    device: str = "auto"
+    """auto, cpu or cuda"""
     threads: int = 1
     """CPU threads; for models this small one process per core is faster than two threads in one."""
 

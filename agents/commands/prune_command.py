@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.steps.file_pruning import PruneConfig
+from plasticity_env.steps.step_arguments import PruneConfig
 
 
 def main(config: PruneConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.cycle_cli.plasticity_run import QUICK, RunArguments
+from plasticity_env.agents.cycle_cli.run_arguments import QUICK, RunArguments
 
 
 def main(config: RunArguments) -> None:

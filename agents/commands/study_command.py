@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.studies.adaptive import Setting
+from plasticity_env.agents.studies.adaptive.study_setting import Setting
 from plasticity_env.common import cli
 from plasticity_env.common.at_work import at_work_on
+from plasticity_env.common.errors import check_least
 from plasticity_env.common.files import write_text
 
 
@@ -34,8 +35,8 @@ class AdaptiveStudyConfig:
     """draws of calibration text and training order"""
     setting: Setting = field(default_factory=Setting)
     """what all cells share"""
-    device: str = "cpu"
-    """cpu, cuda, cuda:0, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:0, ..."""
     output: Path = Path("runs/study_adaptive/cells.jsonl")
     """finished cells, one JSON line each; a second run goes on where the first was cut"""
     page: Path | None = None
@@ -55,7 +56,8 @@ def main(config: AdaptiveStudyConfig) -> None:
 
 
 def _study(config: AdaptiveStudyConfig) -> None:
-    from plasticity_env.agents.studies.adaptive.study import CONTROL, load_texts, run_study
+    from plasticity_env.agents.studies.adaptive.study import CONTROL, load_texts, make_arms, run_study
+    from plasticity_env.agents.studies.adaptive.study_cells import cell_file
     from plasticity_env.agents.studies.adaptive.study_figure import arms_to_draw, study_png
     from plasticity_env.agents.studies.adaptive.study_tables import legend, renewed, report
     from plasticity_env.model.loading import load_model
@@ -64,8 +66,11 @@ def _study(config: AdaptiveStudyConfig) -> None:
         arms_to_draw([CONTROL, *cli.words(config.arms)], config.shown, cli.words(config.drawn))
     if config.page is not None:
         renewed(_text(config.page), "")  # a page that cannot be renewed is an error now
-    loaded = load_model(config.model_name, device=config.device)
     setting, arms = config.setting, cli.words(config.arms)
+    check_least("seeds", config.seeds, 1)
+    make_arms(arms, setting)  # what cannot be used is an error now
+    cell_file(config.output).read()
+    loaded = load_model(config.model_name, device=config.device)
     texts = load_texts(loaded, setting, config.dataset, config.shift_dataset, config.shift_name)
     print(cli.machine(), file=sys.stderr)
     cells = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.agents.studies.rule_tuning import TuningConfig
+from plasticity_env.agents.studies.tuning_config import TuningConfig
 from plasticity_env.common.at_work import at_work_on
 
 

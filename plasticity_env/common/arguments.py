@@ -20,7 +20,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from plasticity_env.common.command_words import checked
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.values import LARGEST_COUNT, LARGEST_SEED, shown, user_path
+from plasticity_env.common.values import LARGEST_COUNT, LARGEST_SEED, brief, user_path
 
 C = TypeVar("C")
 
@@ -48,7 +48,13 @@ def flags(of: type, *names: str, hidden: Sequence[str] = (), **renamed: str) -> 
     return tyro.conf.arg(constructor=type(of.__name__, (_View,), {"of": of, "fields": shown}))
 
 
-def parse(arguments: type[C], words: Sequence[str], default: C | None = None, description: str | None = None) -> C:
+def parse(
+    arguments: type[C],
+    words: Sequence[str],
+    default: C | None = None,
+    description: str | None = None,
+    prog: str | None = None,
+) -> C:
     """Read a command line.
 
     Args:
@@ -56,6 +62,7 @@ def parse(arguments: type[C], words: Sequence[str], default: C | None = None, de
         words: The command line, without ``--config``.
         default: What it begins with; the dataclass's own defaults when None.
         description: Shown by ``--help``.
+        prog: What it calls the program; the name of its file when None.
     """
     default = arguments() if default is None else default
     said = io.StringIO()
@@ -65,6 +72,7 @@ def parse(arguments: type[C], words: Sequence[str], default: C | None = None, de
                 arguments,
                 args=checked(words, *_flags_of(default)),
                 default=default,
+                prog=prog,
                 description=description,
                 config=(tyro.conf.OmitArgPrefixes,),
                 use_underscores=True,
@@ -190,7 +198,7 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
         elif key in inner:
             if not isinstance(value, dict):
                 raise InputError(
-                    f"{key} in {where} must hold a mapping of argument names to values, got {shown(value)}"
+                    f"{key} in {where} must hold a mapping of argument names to values, got {brief(value)}"
                 )
             for flag, inside in value.items():
                 if flag not in inner[key] and hasattr(getattr(instance, key), flag):
@@ -209,19 +217,28 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
     return replace(instance, **changes)  # type: ignore[type-var]
 
 
+def given(instance: Any, *names: str) -> bool:
+    """Whether any of these fields differs from its default: defaults need no check, and the registries stay unread."""
+    known = {entry.name: entry.default for entry in fields(instance)}
+    return any(getattr(instance, name) != known[name] for name in names)
+
+
 def check_counts(instance: Any, **least: int) -> None:
-    """Refuse fields that are not whole numbers of at least so much; None is one that is not given.
+    """Refuse fields that are not whole numbers of at least so much; None is allowed where a field's type says so.
 
     Raises:
         InputError: One of them is not.
     """
+    optional = {entry.name for entry in fields(instance) if "None" in str(entry.type)}
     for name, smallest in least.items():
         value = getattr(instance, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < smallest):
-            raise InputError(f"{name} must be a whole number of at least {smallest}, got {shown(value)}")
+        if value is None and name in optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            raise InputError(f"{name} must be a whole number of at least {smallest}, got {brief(value)}")
         largest = LARGEST_SEED if name.endswith("seed") else LARGEST_COUNT
-        if value is not None and value > largest:
-            raise InputError(f"{name} {shown(value)} is more than {largest}: choose a smaller one")
+        if value > largest:
+            raise InputError(f"{name} {brief(value)} is more than {largest}: choose a smaller one")
 
 
 def _plain(value: Any) -> Any:
@@ -252,7 +269,7 @@ def _read(key: str, value: Any, annotation: str, current: Any, where: str) -> An
         fits = all(any(_is(name, each) for name in inner) for each in value)
     if named and not fits:
         like = f"of type {annotation}" if current is None else f"like {current!r}"
-        raise InputError(f"{key} in {where} should be {like}, got {shown(value)}")
+        raise InputError(f"{key} in {where} should be {like}, got {brief(value)}")
     if isinstance(value, list):
         return tuple(value)
     return user_path(value, f"{key} in {where}") if "Path" in named and isinstance(value, str) else value

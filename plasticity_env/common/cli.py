@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -18,7 +18,7 @@ from plasticity_env.common.arguments import fill, parse
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.interrupts import Terminated, terminates_like_ctrl_c
 from plasticity_env.common.places import check_place
-from plasticity_env.common.values import LARGEST_SEED, shown, user_path
+from plasticity_env.common.values import LARGEST_SEED, brief, user_path
 
 C = TypeVar("C")
 
@@ -29,6 +29,7 @@ def run(
     description: str | None = None,
     default: C | None = None,
     argv: Sequence[str] | None = None,
+    prog: str | None = None,
 ) -> None:
     """Parse the command line into a dataclass, call ``main`` with it, and leave with the right exit code.
 
@@ -41,12 +42,14 @@ def run(
         description: Shown by ``--help``; ``main``'s docstring when None.
         default: Values of the arguments that nothing else gives; the dataclass's own when None.
         argv: The command line; this program's own when None.
+        prog: What ``--help`` calls the program; the name of its file when None.
     """
     try:
         given = sys.argv[1:] if argv is None else argv
         words, filled = _defaults(arguments() if default is None else default, given)
-        parsed = parse(arguments, words, filled, description or main.__doc__)
+        parsed = parse(arguments, words, filled, description or main.__doc__, prog)
         check_parsed(parsed)
+        parsed = on_this_machine(parsed)
         with terminates_like_ctrl_c():
             main(parsed)
     except InputError as error:
@@ -61,6 +64,26 @@ def run(
 def _refuse(sentence: str) -> NoReturn:
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def on_this_machine(arguments: C) -> C:
+    """Arguments whose ``device`` is auto with the one that is meant: CUDA where there is one, else the CPU.
+
+    Args:
+        arguments: A dataclass; nested ones are looked at too.
+    """
+    changes: dict[str, Any] = {}
+    for each in fields(arguments):  # type: ignore[arg-type]
+        value = getattr(arguments, each.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = on_this_machine(value)
+            if inner is not value:
+                changes[each.name] = inner
+        elif each.name == "device" and value == "auto":
+            import torch
+
+            changes[each.name] = "cuda" if torch.cuda.is_available() else "cpu"
+    return replace(arguments, **changes) if changes else arguments  # type: ignore[type-var]
 
 
 FOLDERS, FILES = ("output_dir", "folder"), ("output", "record", "page", "docs", "picture")
@@ -110,7 +133,7 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
     except ValueError:
         found = (math.nan,)
     if not all(map(math.isfinite, found)):
-        raise InputError(f"--{name} wants numbers separated by commas, for example 0.1,0.3; got {shown(text)}")
+        raise InputError(f"--{name} wants numbers separated by commas, for example 0.1,0.3; got {brief(text)}")
     return found
 
 
@@ -133,7 +156,9 @@ def machine() -> str:
 
 def command() -> str:
     """The command line that is running, as one would type it."""
-    return shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    called = ["plasticity"] if program.stem in ("plasticity", "__main__") else ["python", os.path.relpath(program)]
+    return shlex.join([*called, *sys.argv[1:]])
 
 
 def _defaults(default: C, argv: Sequence[str]) -> tuple[list[str], C]:
@@ -159,5 +184,5 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not YAML ({first_line(error)})") from error
     if not isinstance(data, dict):
-        raise InputError(f"{str(path)!r} must hold a mapping of argument names to values, got {shown(data)}")
+        raise InputError(f"{str(path)!r} must hold a mapping of argument names to values, got {brief(data)}")
     return data

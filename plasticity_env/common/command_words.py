@@ -55,14 +55,14 @@ def checked(words: Sequence[str], kinds: Mapping[str, Any], positional: int = 0)
             given = f"got {' '.join(values)!r}" if values else "and none is given"
             raise InputError(f"{written} wants {' or '.join(map(_called, takes))}, {given}")
         if takes is not None and Path in takes:
-            values = [str(user_path(value, written)) if value.startswith("~") else value for value in values]
+            values = [value if value == "None" else str(user_path(value, written)) for value in values]
         result += [f"{written}={values[0]}"] if len(values) == 1 and values[0].startswith("-") else [written, *values]
     return result
 
 
 def _no_flag(written: str, kinds: Mapping[str, Any]) -> InputError:
-    close = difflib.get_close_matches(written.replace("-", "_"), [f"__{name}" for name in kinds], n=1)
-    guess = f" (did you mean '--{close[0][2:]}'?)" if close else ""
+    close = difflib.get_close_matches(written[2:].replace("-", "_"), kinds, n=1)
+    guess = f" (did you mean '--{close[0]}'?)" if close else ""
     return InputError(f"unknown flag {written!r}{guess}: --help lists the flags that there are")
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from plasticity_env.common.errors import InputError
 
-LARGEST_COUNT, LARGEST_SEED = 2**31 - 1, 2**32 - 1
-"""What counts of anything may be, and what every random generator takes."""
+LARGEST_COUNT, LARGEST_SEED, LARGEST_RATE = 2**31 - 1, 2**32 - 1, 100.0
+"""What counts of anything may be, what every random generator takes, and what no learning rate or step size exceeds."""
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple = 3, 10, 10
 _SHORT.maxstring = _SHORT.maxother = 160
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """A value as an error shows it: its repr, cut where a file may hold more than anyone would read."""
     return " ".join(_SHORT.repr(value).split())
 
@@ -45,7 +45,7 @@ def user_path(path: str | os.PathLike[str], what: str = "a path") -> Path:
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise InputError(f"{what} must be text or a pathlib.Path, got {shown(path)}")
+        raise InputError(f"{what} must name a file or a folder, got {brief(path)}")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -74,11 +74,13 @@ def check_number(
     Raises:
         InputError: It is none.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    low = number and (value > least if above else value >= least)  # type: ignore[operator]
-    if not (low and (value < most if below else value <= most)):  # type: ignore[operator]
-        raise InputError(f"{name} must {_range(least, most, above, below)}, got {shown(value)}")
-    return value  # type: ignore[return-value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{name} must be a number, got {brief(value)}")
+    low = value > least if above else value >= least
+    high = value < most if below else value <= most
+    if not (-math.inf < value < math.inf and low and high):
+        raise InputError(f"{name} must {_range(least, most, above, below)}, got {brief(value)}")
+    return value
 
 
 def check_text(name: str, value: object) -> str:
@@ -88,7 +90,7 @@ def check_text(name: str, value: object) -> str:
         InputError: It is none.
     """
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{name} must be a name or a path, got {shown(value)}")
+        raise InputError(f"{name} must be a name or a path, got {brief(value)}")
     return value
 
 

@@ -13,6 +13,7 @@ from plasticity_env.common import cli
 from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
+from plasticity_env.common.values import user_path
 from plasticity_env.cycle import run_checkpoint as checkpoint
 from plasticity_env.cycle.deciders import Decider
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment, Say
@@ -82,7 +83,7 @@ def compare_strategies(
     Raises:
         InputError: An unknown strategy, or a folder that is in use (or, to resume, holds no comparison).
     """
-    folder = Path(folder)
+    folder = user_path(folder, "a run folder")
     with at_work_in(folder):
         return _compare(settings, folder, strategies, decider_for, say, resume, text, pages)
 

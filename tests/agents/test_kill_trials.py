@@ -48,8 +48,19 @@ def test_programs_are_named() -> None:
 @pytest.mark.parametrize("name", ["train_steps", "cycle", "leaderboard"])
 def test_a_killed_program_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "kill_test.py"), "--programs", name, "--kills", "1", "--seed", "1"]
-        + ["--output_dir", str(tmp_path / "kills")],
+        [
+            *(
+                sys.executable,
+                str(ROOT / "scripts" / "kill_test.py"),
+                "--programs",
+                name,
+                "--kills",
+                "1",
+                "--seed",
+                "1",
+            ),
+            *("--output_dir", str(tmp_path / "kills")),
+        ],
         capture_output=True,
         text=True,
     )

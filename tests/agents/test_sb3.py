@@ -12,7 +12,7 @@ from stable_baselines3.common.env_checker import check_env
 
 from plasticity_env import InputError, controllers
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import RankConfig
+from plasticity_env.agents.ppo.rank_config import RankConfig
 from plasticity_env.agents.sb3 import sb3
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.agents.training.train_run import train

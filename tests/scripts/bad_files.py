@@ -35,6 +35,8 @@ YAML = {
     "inside.yaml": "settings: {untis: heads}\n",
     "price.yaml": "flop_price: [1, 2, 3]\n",
     "prices.yaml": "flop_price: [low, high]\n",
+    "units.yaml": "held_out_units: {controllers: fisher, units: heads+mlp, mlp_blocks: 7}\n",
+    "players.yaml": "compare: {controllers: foo}\n",
     "path.yaml": "output_dir: 5\n",
     "no_path.yaml": "output_dir: ''\n",
     "switch.yaml": "resume: maybe\n",
@@ -58,6 +60,7 @@ TEXTS = {
     "text.gguf": "this is no model\n",
     "empty.gguf": "",
     "page.md": "no marks\n",
+    "half.md": "<!-- tables: made by scripts/study_adaptive.py -->\n",
 }
 
 
@@ -85,6 +88,8 @@ def make(folder: Path) -> None:
     torch.save(torch.ones(3), folder / "tensor.pth")
     torch.save({"plastic": {"format": 99}}, folder / "newer.pth")
     torch.save({"plastic": [], "weights": {}, "aside": {}, "files": {}}, folder / "shape.pth")
+    (folder / "shape_trained").mkdir()
+    torch.save([1, 2], folder / "shape_trained" / "checkpoint.pt")
     _models(folder)
     _controllers(folder)
     _runs(folder)
@@ -129,7 +134,11 @@ def _controllers(folder: Path) -> None:
         ("null_controller", CONFIG, b"null"),
         ("newer_controller", CONFIG, b'{"format": 99}'),
         ("shape_controller", CONFIG, b'{"format": 1, "network": [1], "info": {}}'),
-        ("width_controller", CONFIG, b'{"format": 1, "network": {"head_features": [], "global_features": [], "width": -1}}'),
+        (
+            "width_controller",
+            CONFIG,
+            b'{"format": 1, "network": {"head_features": [], "global_features": [], "width": -1}}',
+        ),
         ("text_controller", WEIGHTS, b"this is no tensor\n"),
         ("blank_controller", WEIGHTS, b""),
         ("changed_controller", WEIGHTS, b"x"),

@@ -21,9 +21,11 @@ train_controller --tensorboard 3 | --tensorboard wants True or False
 train_controller --no_seed | unknown flag '--no_seed'
 train_controller --capacity few | --capacity wants a whole number or None
 train_controller --output_dir | --output_dir wants a path
-train_controller --output_dir "" | --output_dir
+train_controller --output_dir "" | --output_dir must name a file or a folder
 train_controller --config | --config wants a YAML file
 benchmark step entropy | 'entropy' belongs to no flag
+benchmark entropy --device foo | 'foo'
+benchmark entropy --lengths 64.9 | whole numbers
 benchmark walk | unknown benchmark 'walk'
 benchmark --clock sun | --clock wants one of wall, cpu
 demo --train 3 | unknown flag '--train'
@@ -49,8 +51,8 @@ train_controller --config word.yaml | seed in word.yaml should be like 1, got 't
 train_controller --config true.yaml | seed in true.yaml should be like 1, got True
 train_controller --config half.yaml | seed in half.yaml should be like 1, got 1.5
 train_controller --config negative.yaml | seed must be a whole number of at least 0, got -1
-train_controller --config nan.yaml | learning_rate must be above 0 and finite, got nan
-train_controller --config infinite.yaml | learning_rate must be above 0 and finite, got inf
+train_controller --config nan.yaml | learning_rate must lie in (0, 100], got nan
+train_controller --config infinite.yaml | learning_rate must lie in (0, 100], got inf
 train_controller --config rate.yaml | learning_rate in rate.yaml should be like 0.001, got 'fast'
 train_controller --config settings.yaml | settings in settings.yaml must hold a mapping
 train_controller --config inside.yaml | did you mean 'units'?
@@ -60,6 +62,8 @@ train_controller --config path.yaml | output_dir in path.yaml should be of type 
 train_controller --config no_path.yaml | output_dir in no_path.yaml
 train_controller --config switch.yaml | resume in switch.yaml should be like False, got 'maybe'
 train_controller --config bomb.yaml | seed in bomb.yaml should be like 1
+demo --config units.yaml | 7
+demo --config players.yaml | unknown controller 'foo'
 demo --config unknown.yaml | unknown key in unknown.yaml 'sede'
 neural_plasticity_experiment --config list.yaml | must hold a mapping
 run_neural_plasticity --config null.yaml | must hold a mapping
@@ -101,7 +105,7 @@ evaluate_controllers --repair "" | at least one controller and one repair
 evaluate_controllers --env maze | unknown environment 'maze'
 evaluate_controllers --prune_entropy up | 'up'
 play_episode --controller nobody | unknown controller 'nobody'
-play_episode --controller "" | unknown controller ''
+play_episode --controller "" | controller must be a name or a path
 play_episode --render film | unknown render 'film'
 play_episode --env maze | unknown environment 'maze'
 export_model --format zip | unknown
@@ -117,6 +121,7 @@ leaderboard --players fisher@two | must be a whole number of rounds
 leaderboard --players fisher:option | takes no option
 leaderboard --players fisher --versus nobody | unknown player of --versus
 leaderboard --players os.path:nothing | no controller at os.path:nothing
+leaderboard --players fisher --submissions no_such.module:player | (ModuleNotFoundError
 leaderboard --players fisher --submissions fisher | neither the folder of a saved controller
 learning_curves --agents dqn | unknown agent 'dqn'
 learning_curves --agents "" | agents is empty
@@ -126,8 +131,8 @@ train_es --features fischer_z | unknown feature 'fischer_z'
 train_es --start_feature depht | unknown feature 'depht'
 train_es --reference nobody | nobody
 tune_plasticity --reference nobody | nobody
-study_adaptive --arms nobody | nobody
-study_adaptive --shift_dataset short.txt --arms once:nobody | nobody
+study_adaptive --stages home,home --arms nobody | nobody
+study_adaptive --stages home,home --arms once:nobody | nobody
 study_adaptive --stages here,there | stages name 'home' or 'shift'
 pretrain_zoo --models bard-x | unknown model
 pretrain_zoo --recipe adam | unknown recipe 'adam'
@@ -140,7 +145,7 @@ run_neural_plasticity --level_schedule slow | unknown level schedule 'slow'
 neural_plasticity_experiment --growth_strategies nobody | unknown growth strategy 'nobody'
 neural_plasticity_experiment --repairs glue | unknown repair 'glue'
 adaptive_neural_plasticity --pruning_mode both | unknown mode 'both'
-test_head_growth_unit --select "((" | is no expression
+test_head_growth_unit --verbose maybe | --verbose wants True or False
 # numbers
 train_controller --seed -1 | seed must be a whole number of at least 0, got -1
 train_controller --seed 4294967296 | seed 4294967296 is more than 4294967295
@@ -149,12 +154,12 @@ train_controller --total_timesteps 0 | total_timesteps must be a whole number of
 train_controller --total_timesteps 99999999999999999999 | is more than 2147483647
 train_controller --num_steps -4 | num_steps must be a whole number of at least 1
 train_controller --envs_per_model 0 | envs_per_model must be a whole number of at least 1
-train_controller --width 0 | width 0 does not fit
+train_controller --width 0 | width must be a whole number of at least 1
 train_controller --learning_rate 1e38 | learning_rate must
 train_controller --train_rate inf | learning_rate must
 train_controller --train_rate 1e38 | learning_rate must
-train_controller --ent_coef inf | ent_coef must be a finite number
-train_controller --keep_bias nan | keep_bias must be a finite number
+train_controller --ent_coef inf | ent_coef must lie in
+train_controller --keep_bias nan | keep_bias must lie in
 train_controller --gamma 1.5 | gamma must lie in [0, 1]
 train_controller --target_kl inf | target_kl must be above 0 and finite
 train_controller --flop_price nan | flop_price must lie above 0
@@ -181,6 +186,7 @@ evaluate_controllers --rounds 0 | rounds must be
 evaluate_controllers --test_blocks 0 | test_blocks must be a whole number of at least 1
 play_episode --seed 4294967296 | seed
 play_episode --aggressiveness 2 | aggressiveness
+play_episode --sparsity 2 | sparsity must lie in [0, 1)
 play_episode --sparsity 1 | sparsity must lie in [0, 1)
 play_episode --controller fisher --sparsity nan | sparsity must lie in [0, 1)
 play_episode --test_blocks 0 | test_blocks must be
@@ -193,10 +199,10 @@ prune_heads --test_blocks 0 | test_blocks must be
 expand_heads --growth_percentage 0 | growth_percentage
 expand_heads --initial_scale nan | initial_scale
 expand_heads --warmup_steps -1 | warmup_steps
-fine_tune_model --learning_rate inf | learning_rate must be above 0
+fine_tune_model --learning_rate inf | learning_rate must lie in (0, 100]
 fine_tune_model --learning_rate 1e38 | learning_rate must
-fine_tune_model --temperature nan | temperature must be above 0
-fine_tune_model --new_head_lr_multiplier inf | new_head_lr_multiplier must be above 0
+fine_tune_model --temperature nan | temperature must lie in (0, 1e+06]
+fine_tune_model --new_head_lr_multiplier inf | new_head_lr_multiplier must lie in (0, 1e+06]
 fine_tune_model --distillation 2 | distillation must lie in [0, 1]
 fine_tune_model --epochs 0 | epochs must be
 leaderboard --players fisher --shares 0 | shares must lie between 0 and 1
@@ -216,15 +222,16 @@ train_es --rounds 0 | rounds must be
 tune_plasticity --sigma nan | sigma must
 tune_plasticity --rounds 0 | rounds
 tune_plasticity --pruned_share x | --pruned_share wants numbers
-study_adaptive --share 1 | share must lie between 0 and 1
+study_adaptive --share 1 | share must lie in (0, 1)
 study_adaptive --learning_rate nan | learning_rate
-study_adaptive --seeds 0 | seeds
+study_adaptive --stages home,home --seeds 0 | seeds
 study_adaptive --batch_size 0 | batch_size
 pretrain_zoo --minutes inf | must be above zero
+pretrain_zoo --threads 0 | must be above zero
 pretrain_zoo --tokens 0 | must be above zero
 pretrain_zoo --seed 4294967296 | seed
 benchmark step --lengths 1 | whole numbers of at least 2
-benchmark step --lengths 1e38 | lengths
+benchmark step --lengths 1e38 | tokens (2048) at least the longest
 benchmark step --rounds 0 | rounds must be at least 1
 benchmark step --tokens 8 | tokens (8)
 benchmark vector --memory_share nan | memory_share
@@ -247,6 +254,9 @@ adaptive_neural_plasticity --entropy_bonus nan | entropy_bonus
 adaptive_neural_plasticity --importance_threshold 2 | importance_threshold
 adaptive_neural_plasticity --entropy_threshold nan | entropy_threshold
 # flags that contradict each other, and targets that cannot be reached
+train_controller --agent sb3_ppo --capacity 4 | at most 4
+export_model --neuron_order kfac | use it with units='heads+mlp'
+prune_heads --model_name bard-gpt2-4x4 --calibration_blocks 99999 | calibration_blocks 99999 is more than
 train_controller --capacity 9 | --capacity is for --agent sb3_ppo
 train_controller --num_env_runners 2 | --num_env_runners is for --agent rllib_ppo
 train_controller --agent sb3_maskable_ppo --env head_rank | agent sb3_maskable_ppo trains on
@@ -357,6 +367,7 @@ train_controller --output_dir trained | holds a run already
 train_controller --resume --output_dir trained | checkpoint.pt
 train_controller --resume --output_dir list_trained | config.yaml
 train_controller --resume --output_dir binary_trained | config.yaml
+train_controller --resume --output_dir shape_trained | holds no state of a training
 train_es --output_dir searched | history.json
 train_es --output_dir null_searched | history.json
 run_neural_plasticity --resume missing | 'missing'
@@ -374,7 +385,7 @@ leaderboard --players fisher --output prose.jsonl | prose.jsonl
 leaderboard --players "" --output missing.jsonl | holds no cell
 leaderboard --players fisher --docs page.md | page.md
 study_adaptive --stages home,home --output cells.jsonl | cells.jsonl
-study_adaptive --stages home,home --page page.md | page.md
+study_adaptive --stages home,home --page half.md | only one of the marks
 learning_curves --output_dir list_curves | list_curves
 make_pictures --demo missing | no demo results at
 make_pictures --demo damaged_demo | is damaged

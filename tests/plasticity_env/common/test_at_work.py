@@ -14,7 +14,12 @@ from plasticity_env.common.at_work import at_work_in, at_work_on
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import LOCK
 
-HOLD = "import sys, pathlib, plasticity_env.common.at_work as a\nwith a.{}(pathlib.Path(sys.argv[1])):\n print('in', flush=True); sys.stdin.read()"
+HOLD = """
+import sys, pathlib, plasticity_env.common.at_work as a
+with a.{}(pathlib.Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
 
 
 def holder(how: str, path: Path) -> subprocess.Popen[str]:
@@ -31,9 +36,13 @@ def test_the_second_process_is_told_and_a_killed_one_bars_nobody(tmp_path: Path,
     place = tmp_path / "deep" / "thing"
     process = holder(way.__name__, place)
     try:
-        with pytest.raises(InputError, match=r"another process is at work .*thing.*: wait until it is done, or name another"):
-            with way(place):
-                pytest.fail("two at once")
+        with (
+            pytest.raises(
+                InputError, match=r"another process is at work .*thing.*: wait until it is done, or name another"
+            ),
+            way(place),
+        ):
+            pytest.fail("two at once")
         with way(place.with_name("another")):
             pass
     finally:

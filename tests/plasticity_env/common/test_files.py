@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 
 import pytest
@@ -175,10 +176,10 @@ def test_beside_a_file_only_its_own_leftovers_go(tmp_path):
 
 def test_a_killed_replacement_is_cleared_by_name(tmp_path):
     """The names that are written are the names that are cleared."""
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "folder") as folder:
-        (folder / "weights").write_text("")
-        os.rename(folder, tmp_path / "aside")
-        raise KeyboardInterrupt
+    with new_folder(tmp_path / "folder") as folder:
+        shutil.copytree(folder, tmp_path / "aside")
     os.rename(tmp_path / "aside", folder)
+    shutil.rmtree(tmp_path / "folder")
+    assert names(tmp_path) == [folder.name]
     clear_leftovers(tmp_path)
     assert names(tmp_path) == []
