@@ -20,6 +20,7 @@ import transformers
 from plasticity_env.common import cli
 from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import Tracker
+from plasticity_env.common.values import user_path
 from plasticity_env.cycle import run_checkpoint as checkpoint
 from plasticity_env.cycle.deciders import Decider
 from plasticity_env.cycle.page.refresh import Pages
@@ -79,7 +80,7 @@ class NeuralPlasticityExperiment:
         control_from: Path | None = None,
     ) -> None:
         self.settings = settings
-        self.folder = new_run_path() if folder is None else Path(folder)
+        self.folder = new_run_path() if folder is None else user_path(folder, "a run folder")
         decider = decider or strategy_decider(settings)
         self.loaded = loaded or load_model(settings.model_name, mode=settings.pruning_mode, device=settings.device)
         self.text = text or load_text(
@@ -124,7 +125,7 @@ class NeuralPlasticityExperiment:
         Raises:
             InputError: No run there, or none that can go on.
         """
-        folder = Path(folder)
+        folder = user_path(folder, "a run folder")
         settings = settings_of(folder)
         if RunRecord.read(folder).config.get("status") == "finished":
             run = cls(settings, folder, decider, say, text=text, progress=progress, pages=pages)
@@ -142,7 +143,7 @@ class NeuralPlasticityExperiment:
             progress=progress,
             pages=pages,
             keep_warm_start=keep_warm_start,
-            control_from=None if source is None else Path(source),
+            control_from=None if source is None else user_path(source),
         )
         run._take_up(saved, branch=False)
         return run
@@ -172,7 +173,7 @@ class NeuralPlasticityExperiment:
         Raises:
             InputError: No warm start there, or the folder is in use.
         """
-        warm, folder = Path(warm), Path(folder)
+        warm, folder = user_path(warm, "a run folder"), user_path(folder, "a run folder")
         refuse_used(folder)
         saved = checkpoint.load(warm, settings.device, WARM_START)
         run = cls(

@@ -18,6 +18,7 @@ from typing import IO, Any, TypeVar
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
+from plasticity_env.common.values import user_path
 from plasticity_env.cycle.run_rows import (
     CONTROL,
     EvaluationRow,
@@ -187,19 +188,30 @@ class RunRecord:
         Raises:
             InputError: There is no run.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         if not (folder / CONFIG).is_file():
             raise InputError(f"no run at {str(folder)!r}: give the folder of an experiment, with its {CONFIG}")
-        stable = _read_json(folder / STABILISATION, None)
+        stable, config, summary = (_read_json(folder / name, {}) for name in (STABILISATION, CONFIG, SUMMARY))
+        if not all(isinstance(part, dict) for part in (stable, config, summary)):
+            raise InputError(f"{str(folder)!r} holds no run: its files are JSON of another shape")
+        try:
+            return cls._made(folder, config, summary, stable)
+        except (TypeError, AttributeError) as error:
+            raise InputError(
+                f"{str(folder)!r} holds no run: a file of it is JSON of another shape ({error})"
+            ) from error
+
+    @classmethod
+    def _made(cls, folder: Path, config: dict[str, Any], summary: dict[str, Any], stable: dict[str, Any]) -> RunRecord:
         return cls(
             folder,
-            _read_json(folder / CONFIG, {}),
-            _read_json(folder / SUMMARY, {}),
+            config,
+            summary,
             _read_table(folder, "steps", StepRow),
             _read_table(folder, "evaluations", EvaluationRow),
             _read_table(folder, "phases", PhaseRow),
             _read_table(folder, "signals", SignalsRow),
-            None if stable is None else _make(Stabilisation, stable),
+            _make(Stabilisation, stable) if stable else None,
             _read_list(folder / EVENTS, PruningEvent),
             _read_list(folder / SAMPLES, Sample),
         )

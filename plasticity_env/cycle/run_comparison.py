@@ -11,6 +11,7 @@ from typing import Any
 from plasticity_env.common import cli
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
+from plasticity_env.common.values import user_path
 from plasticity_env.cycle import run_checkpoint as checkpoint
 from plasticity_env.cycle.deciders import Decider
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment, Say
@@ -79,7 +80,7 @@ def compare_strategies(
     Raises:
         InputError: An unknown strategy, or a folder that is in use (or, to resume, holds no comparison).
     """
-    folder = Path(folder)
+    folder = user_path(folder, "a run folder")
     if not strategies:
         raise InputError("nothing to compare: give at least one strategy")
     settings = replace(settings, checkpoints=True)
