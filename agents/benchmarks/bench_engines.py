@@ -29,7 +29,8 @@ from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.observation import Observation
-from plasticity_env.model.loading import embedded_models, load_model
+from plasticity_env.model.embedded import embedded_models
+from plasticity_env.model.loading import check_device, load_model
 
 STEPS = 4  # of each environment in a round
 
@@ -126,7 +127,7 @@ def bench_engines(
             ways[way], in_all = _ray_sampler(stack, [single() for _ in range(count)], network, number)
             spread[way] = in_all, max(1, number)
         billed = {way: _Billed(call) for way, call in ways.items()}
-        times = take_turns(billed, rounds, torch.device(device))
+        times = take_turns(billed, rounds, check_device(device))
     for way, seconds in times.items():
         each = [value / (STEPS * spread[way][0]) for value in seconds]
         over, over_range = ratio(each, [value / STEPS for value in times["local"]])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from plasticity_env.agents.benchmarks.bench_options import Options
 from plasticity_env.common.errors import InputError
+from plasticity_env.model.loading import check_device
 from plasticity_env.signals.attention_entropy import attend_with_entropy, choose_kernel
 
 HEADS, WIDTH = 9, 64  # of SmolLM2-135M
@@ -61,7 +62,7 @@ def entropy_rows(options: Options) -> Iterator[EntropyRow]:
         InputError: On a system whose peak memory cannot be read.
     """
     lengths = options.check()
-    if torch.device(options.device).type == "cpu" and not Path("/proc/self/clear_refs").exists():
+    if check_device(options.device).type == "cpu" and not Path("/proc/self/clear_refs").exists():
         raise InputError("peak memory on the CPU is read from /proc, which this system lacks: use --device cuda")
     context = multiprocessing.get_context("spawn")
     for length in lengths:

@@ -15,13 +15,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from plasticity_env.agents.benchmarks.bench_options import Options, endless, start_method, whole_numbers
 from plasticity_env.common import cli
 from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.data.text import TextSplits, load_text
-from plasticity_env.model.loading import embedded_models, load_model
+from plasticity_env.model.embedded import embedded_models
+from plasticity_env.model.loading import check_device, load_model
 
 _PRUNED = 0.25  # share of units that a mask prunes, on average
 
@@ -137,7 +137,7 @@ def bench_vector(
             env.reset(seed=seed)
         for vector in vectors.values():
             vector.reset(seed=0)
-        times = take_turns(ways, rounds, torch.device(device))
+        times = take_turns(ways, rounds, check_device(device))
     finally:
         for vector in vectors.values():
             vector.close()

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import torch
 
 from plasticity_env.agents.leaderboard.board_cells import row
+from plasticity_env.agents.leaderboard.board_rules import Rules
 from plasticity_env.agents.leaderboard.players import Player
-from plasticity_env.agents.leaderboard.playing import Rules, Table, packed_of
+from plasticity_env.agents.leaderboard.playing import Table, packed_of
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.shared_arrays import PackedModel
 

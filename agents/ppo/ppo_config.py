@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from plasticity_env.common.arguments import check_counts
+from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import unknown
 from plasticity_env.common.values import LARGEST_RATE, check_number
-from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
-from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES
-from plasticity_env.model.loading import check_device
+
+if TYPE_CHECKING:
+    from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 
 LARGEST = 1e6  # of a weight in the loss or a logit
 
@@ -57,8 +58,8 @@ class PPOConfig:
     """updates between checkpoints"""
     seed: int = 1
     """of network, rollouts and environments"""
-    device: str = "cpu"
-    """where the network lives"""
+    device: str = "auto"
+    """where the network lives: auto, cpu, cuda, cuda:0, ..."""
 
     def __post_init__(self) -> None:
         check_counts(self, total_timesteps=1, num_steps=1, num_minibatches=1, update_epochs=1, checkpoint_every=1)
@@ -70,8 +71,12 @@ class PPOConfig:
             check_number(name, getattr(self, name), 0, 1)
         for name in ("ent_coef", "vf_coef", "keep_bias"):
             check_number(name, getattr(self, name), -LARGEST, LARGEST)
-        self.network_config()
-        check_device(self.device)
+        if given(self, "width", "context", "keep_bias", "head_features"):
+            self.network_config()
+        if given(self, "device"):
+            from plasticity_env.model.loading import check_device
+
+            check_device(self.device)
 
     def network_config(self) -> NetworkConfig:
         """Shape of the network.
@@ -79,6 +84,9 @@ class PPOConfig:
         Raises:
             InputError: A shape that does not fit, or features that no observation has.
         """
+        from plasticity_env.controllers.network import NetworkConfig
+        from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES
+
         features = tuple(words(self.head_features)) or NETWORK_HEAD_FEATURES
         missing = [name for name in features if name not in HEAD_FEATURES]
         if missing:
@@ -87,4 +95,6 @@ class PPOConfig:
 
     def make_network(self) -> HeadNetwork:
         """A fresh network of this shape, its weights drawn from torch's global generator."""
+        from plasticity_env.controllers.network import HeadNetwork
+
         return HeadNetwork(self.network_config())

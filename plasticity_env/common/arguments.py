@@ -48,7 +48,13 @@ def flags(of: type, *names: str, hidden: Sequence[str] = (), **renamed: str) -> 
     return tyro.conf.arg(constructor=type(of.__name__, (_View,), {"of": of, "fields": shown}))
 
 
-def parse(arguments: type[C], words: Sequence[str], default: C | None = None, description: str | None = None) -> C:
+def parse(
+    arguments: type[C],
+    words: Sequence[str],
+    default: C | None = None,
+    description: str | None = None,
+    prog: str | None = None,
+) -> C:
     """Read a command line.
 
     Args:
@@ -56,6 +62,7 @@ def parse(arguments: type[C], words: Sequence[str], default: C | None = None, de
         words: The command line, without ``--config``.
         default: What it begins with; the dataclass's own defaults when None.
         description: Shown by ``--help``.
+        prog: What it calls the program; the name of its file when None.
     """
     default = arguments() if default is None else default
     said = io.StringIO()
@@ -65,6 +72,7 @@ def parse(arguments: type[C], words: Sequence[str], default: C | None = None, de
                 arguments,
                 args=checked(words, *_flags_of(default)),
                 default=default,
+                prog=prog,
                 description=description,
                 config=(tyro.conf.OmitArgPrefixes,),
                 use_underscores=True,
@@ -207,6 +215,12 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
         if part:
             changes[name] = fill(changes.get(name, getattr(instance, name)), part, where)
     return replace(instance, **changes)  # type: ignore[type-var]
+
+
+def given(instance: Any, *names: str) -> bool:
+    """Whether any of these fields differs from its default: defaults need no check, and the registries stay unread."""
+    known = {entry.name: entry.default for entry in fields(instance)}
+    return any(getattr(instance, name) != known[name] for name in names)
 
 
 def check_counts(instance: Any, **least: int) -> None:

@@ -8,11 +8,10 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import torch
 import yaml
 
 from plasticity_env.common.arguments import fill, parse
@@ -30,6 +29,7 @@ def run(
     description: str | None = None,
     default: C | None = None,
     argv: Sequence[str] | None = None,
+    prog: str | None = None,
 ) -> None:
     """Parse the command line into a dataclass, call ``main`` with it, and leave with the right exit code.
 
@@ -42,12 +42,14 @@ def run(
         description: Shown by ``--help``; ``main``'s docstring when None.
         default: Values of the arguments that nothing else gives; the dataclass's own when None.
         argv: The command line; this program's own when None.
+        prog: What ``--help`` calls the program; the name of its file when None.
     """
     try:
         given = sys.argv[1:] if argv is None else argv
         words, filled = _defaults(arguments() if default is None else default, given)
-        parsed = parse(arguments, words, filled, description or main.__doc__)
+        parsed = parse(arguments, words, filled, description or main.__doc__, prog)
         check_parsed(parsed)
+        parsed = on_this_machine(parsed)
         with terminates_like_ctrl_c():
             main(parsed)
     except InputError as error:
@@ -62,6 +64,26 @@ def run(
 def _refuse(sentence: str) -> NoReturn:
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def on_this_machine(arguments: C) -> C:
+    """Arguments whose ``device`` is auto with the one that is meant: CUDA where there is one, else the CPU.
+
+    Args:
+        arguments: A dataclass; nested ones are looked at too.
+    """
+    changes: dict[str, Any] = {}
+    for each in fields(arguments):  # type: ignore[arg-type]
+        value = getattr(arguments, each.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = on_this_machine(value)
+            if inner is not value:
+                changes[each.name] = inner
+        elif each.name == "device" and value == "auto":
+            import torch
+
+            changes[each.name] = "cuda" if torch.cuda.is_available() else "cpu"
+    return replace(arguments, **changes) if changes else arguments  # type: ignore[type-var]
 
 
 FOLDERS, FILES = ("output_dir", "folder"), ("output", "record", "page", "docs", "picture")
@@ -122,6 +144,8 @@ def words(text: str) -> list[str]:
 
 def machine() -> str:
     """Processor, cores, memory, device and library versions, for beside a measured figure."""
+    import torch
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
@@ -132,7 +156,9 @@ def machine() -> str:
 
 def command() -> str:
     """The command line that is running, as one would type it."""
-    return shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    called = ["plasticity"] if program.stem in ("plasticity", "__main__") else ["python", os.path.relpath(program)]
+    return shlex.join([*called, *sys.argv[1:]])
 
 
 def _defaults(default: C, argv: Sequence[str]) -> tuple[list[str], C]:

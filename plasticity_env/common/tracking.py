@@ -86,15 +86,25 @@ def resolve_mode(flag: str | None) -> str:
     Raises:
         InputError: Not a mode.
     """
-    asked = flag or os.environ.get("WANDB_MODE")
-    if not asked:
+    asked = check_mode(flag)
+    if asked is None:
         return "online" if has_api_key() else "offline"
-    if asked not in MODES:
-        raise unknown("W&B mode", asked, ("online", "offline", "disabled"), " (flag or WANDB_MODE)")
     if MODES[asked] == "online" and not has_api_key():
         print("W&B: no API key is stored (wandb login), so this run is logged offline", file=sys.stderr)
         return "offline"
     return MODES[asked]
+
+
+def check_mode(flag: str | None) -> str | None:
+    """The W&B mode that is asked for, by the flag or WANDB_MODE; None where neither says one.
+
+    Raises:
+        InputError: Not a mode.
+    """
+    asked = flag or os.environ.get("WANDB_MODE") or None
+    if asked is not None and asked not in MODES:
+        raise unknown("W&B mode", asked, ("online", "offline", "disabled"), " (flag or WANDB_MODE)")
+    return asked
 
 
 def has_api_key() -> bool:

@@ -7,15 +7,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from plasticity_env.common.arguments import check_counts, fill, plain
+from plasticity_env.common.arguments import check_counts, fill, given, plain
 from plasticity_env.common.errors import unknown
-from plasticity_env.common.tracking import TrackingOptions, resolve_mode
+from plasticity_env.common.tracking import TrackingOptions, check_mode
 from plasticity_env.common.values import LARGEST_RATE, check_number, check_text, plain_value
-from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.modes import PruningMode
-from plasticity_env.repair import find_repair
-from plasticity_env.strategies.growing import GROWTH_STRATEGIES
-from plasticity_env.strategies.pruning import DIRECTIONS, PRUNING_STRATEGIES
 
 CONTROLLER = "controller"  # the strategy that stands for a controller in the loop
 LEVELS = ("auto", "full", "gradual")
@@ -109,8 +105,8 @@ class ExperimentSettings:
     """tokens of a sample; 0: none"""
     seed: int = 0
     """of every random choice"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
     save_model: bool = False
     """keep the final model as a checkpoint under models/"""
     checkpoints: bool = True
@@ -124,20 +120,30 @@ class ExperimentSettings:
         for name in ("model_name", "device", "controller"):
             check_text(name, getattr(self, name))
         check_strategy(self.pruning_strategy)
-        for kind, value, allowed in (
-            ("entropy direction", self.prune_entropy, DIRECTIONS),
-            ("level schedule", self.level_schedule, LEVELS),
-            ("growth strategy", self.growth_strategy, GROWTH_STRATEGIES),
-        ):
-            if value not in allowed:
-                raise unknown(kind, value, allowed)
+        if self.level_schedule not in LEVELS:
+            raise unknown("level schedule", self.level_schedule, LEVELS)
         PruningMode.parse(self.pruning_mode)
-        find_repair(self.repair)
-        find_initial_weights(self.growth_init)
-        resolve_mode(self.tracking.wandb_mode)
+        self._check_names()
+        check_mode(self.tracking.wandb_mode)
         check_number("pruning_level", self.pruning_level, 0, 1, below=True)
         self._check_ranges()
         check_counts(self, **_COUNTS)
+
+    def _check_names(self) -> None:
+        if given(self, "prune_entropy", "growth_strategy", "growth_init"):
+            from plasticity_env.growth.initial_weights import find_initial_weights
+            from plasticity_env.strategies.growing import GROWTH_STRATEGIES
+            from plasticity_env.strategies.pruning import DIRECTIONS
+
+            if self.prune_entropy not in DIRECTIONS:
+                raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
+            if self.growth_strategy not in GROWTH_STRATEGIES:
+                raise unknown("growth strategy", self.growth_strategy, GROWTH_STRATEGIES)
+            find_initial_weights(self.growth_init)
+        if given(self, "repair"):
+            from plasticity_env.repair.registry import find_repair
+
+            find_repair(self.repair)
 
     def _check_ranges(self) -> None:
         for name in ("growth_ratio", "aggressiveness", "distillation"):
@@ -210,7 +216,11 @@ def check_strategy(name: str) -> str:
     Raises:
         InputError: No such strategy.
     """
-    if name != CONTROLLER and name not in PRUNING_STRATEGIES:
+    if name in (CONTROLLER, ExperimentSettings.pruning_strategy):
+        return name
+    from plasticity_env.strategies.pruning import PRUNING_STRATEGIES
+
+    if name not in PRUNING_STRATEGIES:
         raise unknown("pruning strategy", name, [*PRUNING_STRATEGIES, CONTROLLER])
     return name
 

@@ -7,19 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from plasticity_env.common.arguments import check_counts, plain
-from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.arguments import check_counts, given, plain
+from plasticity_env.common.errors import InputError, UnexpectedArgumentError, unknown
 from plasticity_env.common.values import LARGEST_RATE, brief, check_number, check_text, plain_value
 from plasticity_env.envs.rewards import find_reward
-from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.modes import PruningMode
-from plasticity_env.repair import find_repair
-from plasticity_env.signals.signal import SIGNALS
-from plasticity_env.strategies.neuron_order import find_order
 
 UNITS = ("heads", "heads+mlp")
+OBSERVATIONS = ("dict", "flat")
 # names of arguments that belong together: what text is read, what the units are, how they are measured
 TEXT_ARGUMENTS = ("dataset", "dataset_config", "max_length")
 UNIT_ARGUMENTS = ("units", "mlp_blocks", "neuron_order")
@@ -63,12 +59,15 @@ class Settings:
         obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
         residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
         crossfit_signal: Measure them cross-fitted as well (two more matrices a site); only with the residual scores.
+        observation: dict (heads, globals and action mask, as controllers read them), or flat: one vector of the columns that
+            networks learn from, unit by unit, then the global features, then the action mask (see
+            `plasticity_env.envs.observation.Columns.flat`).
         signals: Names of registered signals to measure and show behind the columns of the id's version (see
             `plasticity_env.signals.signal`).
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; 0 always runs whole forwards. The loss is the same. The vector environment
             has no use for it.
-        device: Device to run on: cpu, cuda, cuda:0, ...
+        device: Device to run on: auto (CUDA where there is one), cpu, cuda, cuda:0, ...
     """
 
     model_name: str = "bard-gpt2-4x4"
@@ -98,6 +97,7 @@ class Settings:
     obs_signal: bool = True
     residual_signal: bool = True
     crossfit_signal: bool = True
+    observation: str = "dict"
     signals: tuple[str, ...] = ()
     prefix_mb: float = 256.0
     device: str = "cpu"
@@ -105,7 +105,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             object.__setattr__(self, name, plain_value(getattr(self, name)))  # as JSON can hold it
-        object.__setattr__(self, "device", str(self.device) if isinstance(self.device, torch.device) else self.device)
+        object.__setattr__(self, "device", str(self.device) if type(self.device).__module__ == "torch" else self.device)
         for name in (
             "model_name",
             "dataset",
@@ -115,6 +115,7 @@ class Settings:
             "growth_init",
             "neuron_order",
             "units",
+            "observation",
             "device",
         ):
             check_text(name, getattr(self, name))
@@ -126,9 +127,7 @@ class Settings:
         self._check_signals()
         PruningMode.parse(self.mode)
         find_reward(self.reward)
-        find_repair(self.repair)
-        find_initial_weights(self.growth_init)
-        find_order(self.neuron_order)
+        self._check_names()
         for name, (above, most) in LIMITS.items():
             if name != "pruned_share" or self.pruned_share is not None:
                 check_range(name, getattr(self, name), above, most)
@@ -136,6 +135,8 @@ class Settings:
         check_counts(self, mlp_blocks=1, calibration_blocks=1, reward_blocks=1, batch_size=1, max_length=2)
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
+        if self.observation not in OBSERVATIONS:
+            raise unknown("observation", self.observation, OBSERVATIONS)
         check_order_fits(self.neuron_order, self.units)
         check_number("max_sparsity", self.max_sparsity, 0, 1)
         check_number("prefix_mb", self.prefix_mb, 0, 1e9)
@@ -143,10 +144,27 @@ class Settings:
         if self.pruned_share is not None:
             self.check_share(self.pruned_share)
 
+    def _check_names(self) -> None:
+        """Refuse names that no registry has; the defaults have one, and their registries stay unread (they load torch)."""
+        if given(self, "repair"):
+            from plasticity_env.repair.registry import find_repair
+
+            find_repair(self.repair)
+        if given(self, "growth_init"):
+            from plasticity_env.growth.initial_weights import find_initial_weights
+
+            find_initial_weights(self.growth_init)
+        if given(self, "neuron_order"):
+            from plasticity_env.strategies.neuron_order import find_order
+
+            find_order(self.neuron_order)
+
     def _check_signals(self) -> None:
         names = (self.signals,) if isinstance(self.signals, str) else self.signals
         if not isinstance(names, tuple):
             raise InputError(f"signals must be names of signals, got {brief(names)}")
+        if names:
+            from plasticity_env.signals.signal import SIGNALS
         for name in names:
             setting = SIGNALS.find(name).setting
             if setting and not getattr(self, setting):
@@ -173,8 +191,8 @@ class Settings:
         """
         unknown_names = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown_names:
-            raise InputError(
-                f"unknown environment argument {unknown_names[0]!r}: known are {', '.join(cls.__dataclass_fields__)}"
+            raise UnexpectedArgumentError(
+                f"unexpected keyword argument {unknown_names[0]!r}: known are {', '.join(cls.__dataclass_fields__)}"
             )
         return cls(**values)
 

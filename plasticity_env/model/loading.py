@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -19,16 +18,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from plasticity_env.common.errors import InputError, check_least, first_line
-from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
 from plasticity_env.common.values import user_path
 from plasticity_env.model.contexts import in_plain_mode
+from plasticity_env.model.embedded import MODELS_FOLDER, embedded_models
 from plasticity_env.model.loading_remarks import remarks_held_back
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
 LOADING = threading.Lock()  # transformers patches torch for the whole process while it builds a model
-_MODELS_FOLDER = ZOO_FOLDER / "models"
 
 
 class LoadedModel(NamedTuple):
@@ -37,23 +35,6 @@ class LoadedModel(NamedTuple):
     model: PlasticModel
     tokenizer: PreTrainedTokenizerBase
     name: str
-
-
-def embedded_models() -> list[str]:
-    """Names of the language models that the package ships."""
-    return sorted(config.parent.name for config in _MODELS_FOLDER.glob("*/config.json"))
-
-
-def model_card(name: str) -> dict[str, Any]:
-    """The card of an embedded model: parameters, training, test perplexity, whether it is held out.
-
-    Raises:
-        InputError: Not an embedded model.
-    """
-    if name not in embedded_models():
-        raise InputError(f"{name!r} is not embedded: {', '.join(embedded_models())} are")
-    card: dict[str, Any] = json.loads((_MODELS_FOLDER / name / "card.json").read_text(encoding="utf-8"))
-    return card
 
 
 @in_plain_mode
@@ -88,7 +69,7 @@ def load_model(
     source, name = name_or_path, name_or_path
     extra: dict[str, Any] = {}
     if name_or_path in embedded_models():
-        source = str(_MODELS_FOLDER / name_or_path)
+        source = str(MODELS_FOLDER / name_or_path)
     elif path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"no GGUF file at {name_or_path!r}")
@@ -189,17 +170,19 @@ def without_bars() -> Iterator[None]:
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """Turn a name into a device.
+    """Turn a name into a device; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
         InputError: Not a device, or not on this machine.
     """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"unknown device {str(device)!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
+        raise InputError(f"unknown device {str(device)!r}: use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
     if parsed.type not in ("cpu", "cuda"):
-        raise InputError(f"device {str(device)!r} is not supported: use 'cpu', 'cuda' or 'cuda:0'")
+        raise InputError(f"device {str(device)!r} is not supported: use 'auto', 'cpu', 'cuda' or 'cuda:0'")
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {str(device)!r} is not available on this machine: use 'cpu'")
     return parsed

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.applied_repairs import AppliedRepairs, OutputRepair
-from plasticity_env.model.compact import compact
+from plasticity_env.model.compact.build import compact
 from plasticity_env.model.frozen_training import frozen_pieces, zero_moments
 from plasticity_env.model.gated_model import GatedModel
 from plasticity_env.model.layouts import HeadSlice

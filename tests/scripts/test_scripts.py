@@ -77,6 +77,7 @@ def test_train_then_evaluate_then_play(tmp_path, run_here):
 
 @pytest.mark.parametrize("agent", ["sb3_ppo", "sb3_maskable_ppo"])
 def test_stable_baselines3_trains_from_the_same_script(tmp_path, agent, run_here):
+    """Slow: Stable-Baselines3 is imported, and trains."""
     done = run_here(*TRAIN, "--agent", agent, "--output_dir", "run")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "controller" / "controller.json").exists()
@@ -160,6 +161,7 @@ def test_the_benchmark_prints_one_json_line_a_row(tmp_path, run_here):
 
 @pytest.mark.slow
 def test_the_quick_demo_writes_its_page(tmp_path):
+    """Slow: trains and compares controllers in a process of its own, for about a minute."""
     done = run("demo.py", "--config", str(ROOT / "scripts/configs/demo_quick.yaml"), "--folder", "demo", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "demo" / "dashboard.html").read_text()

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from plasticity_env.agents.studies.adaptive.study_arms import Arm, make_arm
-from plasticity_env.agents.studies.adaptive.study_cells import HOME, SHIFT, Cell, Setting, cell_file
+from plasticity_env.agents.studies.adaptive.study_cells import Cell, cell_file
 from plasticity_env.agents.studies.adaptive.study_playing import play
+from plasticity_env.agents.studies.adaptive.study_setting import HOME, SHIFT, Setting
 from plasticity_env.common.errors import InputError, check_least
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.model.loading import LoadedModel

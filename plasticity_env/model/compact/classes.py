@@ -12,35 +12,15 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.model.compact.auto_classes import Door, compact_config
 from plasticity_env.model.compact.cuts import Cut, attention_cuts, kept_groups, mlp_cuts, resize
 from plasticity_env.model.compact.modules import IMPLEMENTATION, Remainder, RemovedAttention, RemovedMlp, kv_runs
-from plasticity_env.model.layout_table import Layout, find_layout, known_layouts
+from plasticity_env.model.layout_table import Layout, find_layout
 from plasticity_env.model.layouts import AttentionBlock, MlpBlock
-
-PREFIX = "compact_"
-
-
-class CompactConfig:
-    """Fields that a compacted model's configuration has beside those of the dense model, one entry a layer.
-
-    Attributes:
-        dense_type: ``model_type`` of the stock architecture; the other sizes in the configuration are the dense ones.
-        kv_group_size: Query heads a KV group had.
-        kept_heads: Query heads that are left, by their dense numbers.
-        kept_neurons: How many MLP neurons are left.
-        output_biases, mlp_biases: Whether the attention's and the MLP's output projection has a bias.
-    """
-
-    dense_type: str = ""
-    kv_group_size: int = 1
-    kept_heads: list[list[int]] | None = None
-    kept_neurons: list[int] | None = None
-    output_biases: list[bool] | None = None
-    mlp_biases: list[bool] | None = None
 
 
 class CompactModel:
@@ -77,33 +57,20 @@ def compact_classes(model_type: str) -> tuple[type[PreTrainedConfig], type[PreTr
     Raises:
         InputError: The architecture has no layout, or transformers no causal LM of this type.
     """
-    find_layout(model_type)
-    key = PREFIX + model_type
-    if key in CONFIG_MAPPING:
-        config_class = CONFIG_MAPPING[key]
-        return config_class, cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[config_class])
+    config_class = compact_config(model_type)
+    known = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    if not issubclass(known, Door):
+        return config_class, cast(type[PreTrainedModel], known)
     try:
-        stock_config = CONFIG_MAPPING[model_type]
-        stock_model = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[stock_config])
+        stock_model = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[config_class.__mro__[1]])
     except KeyError as error:
         raise InputError(
             f"transformers knows no causal LM of type {model_type!r}: register it with its Auto classes"
         ) from error
-    fields = {name: getattr(CompactConfig, name) for name in CompactConfig.__annotations__}
-    config_body = {**fields, "__annotations__": dict(CompactConfig.__annotations__), "__module__": __name__}
-    config_body |= {"model_type": key, "dense_type": model_type, "__doc__": CompactConfig.__doc__}
-    config_class = type(f"Compact{stock_config.__name__}", (stock_config,), config_body)
     model_body = {"config_class": config_class, "__module__": __name__, "__doc__": CompactModel.__doc__}
     model_class = type(f"Compact{stock_model.__name__}", (CompactModel, stock_model), model_body)
-    AutoConfig.register(key, config_class)
-    AutoModelForCausalLM.register(config_class, model_class)
+    AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
     return config_class, model_class
-
-
-def register_all() -> None:
-    """Make the Auto classes know compacted models of every architecture that has a layout."""
-    for model_type in known_layouts():
-        compact_classes(model_type)
 
 
 def is_compact(model: nn.Module) -> bool:

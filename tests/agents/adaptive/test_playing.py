@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from plasticity_env import InputError, load_model
-from plasticity_env.agents.studies.adaptive import Setting, make_arm, read_cells, run_study
 from plasticity_env.agents.studies.adaptive.searching import SwapSearch
-from plasticity_env.agents.studies.adaptive.study import load_texts
+from plasticity_env.agents.studies.adaptive.study import load_texts, run_study
+from plasticity_env.agents.studies.adaptive.study_arms import make_arm
+from plasticity_env.agents.studies.adaptive.study_cells import read_cells
+from plasticity_env.agents.studies.adaptive.study_setting import Setting
 from plasticity_env.agents.studies.adaptive.study_tables import Cells
 from plasticity_env.signals.measure import mean_loss
 from tests.agents.adaptive.conftest import ARMS, SETTING

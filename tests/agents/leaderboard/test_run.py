@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from plasticity_env.agents.leaderboard.board_cells import cell_file
-from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig, current_cells, leaderboard
+from plasticity_env.agents.leaderboard.board_run import current_cells, leaderboard
+from plasticity_env.agents.leaderboard.leaderboard_config import LeaderboardConfig
 from plasticity_env.agents.leaderboard.players import read_player
 from plasticity_env.agents.leaderboard.playing import Table, packed_of
 from plasticity_env.agents.leaderboard.report.board_tables import BEGIN, END, report
@@ -179,6 +180,7 @@ def test_a_packed_model_plays_the_same_cell(table: Table) -> None:
 
 @pytest.mark.slow
 def test_two_processes_play_the_same_cells(played: LeaderboardConfig, tmp_path: Path) -> None:
+    """Slow: two workers import torch and play all cells anew."""
     config = replace(played, output=tmp_path / "cells.jsonl", workers=2, docs=None)
     leaderboard(config)
     mine, theirs = ({cell.key: cell for cell in cell_file(one.output).read()} for one in (config, played))

@@ -10,18 +10,19 @@ import pytest
 import yaml
 
 from plasticity_env import InputError
-from plasticity_env.agents.cycle_cli.grid_command import GridConfig
-from plasticity_env.agents.es import ESConfig
-from plasticity_env.agents.evaluation.comparison import CompareConfig
-from plasticity_env.agents.evaluation.play import PlayConfig
-from plasticity_env.agents.exporting import ExportConfig
-from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig
+from plasticity_env.agents.cycle_cli.grid_config import GridConfig
+from plasticity_env.agents.es_config import ESConfig
+from plasticity_env.agents.evaluation.compare_config import CompareConfig
+from plasticity_env.agents.evaluation.play_config import PlayConfig
+from plasticity_env.agents.export_config import ExportConfig
+from plasticity_env.agents.leaderboard.leaderboard_config import LeaderboardConfig
 from plasticity_env.agents.online import online_run
-from plasticity_env.agents.online.online_run import OnlineRunConfig
+from plasticity_env.agents.online.online_arguments import OnlineRunConfig
 from plasticity_env.agents.ppo.ppo import PPOConfig
-from plasticity_env.agents.studies.learning_curves import CurvesConfig
-from plasticity_env.agents.studies.rule_tuning import TuningConfig
-from plasticity_env.agents.train_command import ARGUMENTS, TrainConfig, check_resumed
+from plasticity_env.agents.studies.curves_config import CurvesConfig
+from plasticity_env.agents.studies.tuning_config import TuningConfig
+from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.train_run import ARGUMENTS, check_resumed
 from plasticity_env.common.arguments import fill, first_change, flags, flat, nested, parse, plain
 from plasticity_env.common.files import write_text
 from plasticity_env.envs.settings import Settings

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from plasticity_env import InputError, PlasticModel, flops, kv_cache_bytes
-from plasticity_env.model.compact import is_compact
 from plasticity_env.model.compact.build import model_cuts
+from plasticity_env.model.compact.classes import is_compact
 from plasticity_env.model.flops import parameter_table
 from tests.conftest import CONFIGS, build
 

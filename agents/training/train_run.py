@@ -14,7 +14,8 @@ from plasticity_env.agents.ppo.ppo import Metrics
 from plasticity_env.agents.ppo.price_shares import price_shares
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
 from plasticity_env.agents.training.agent import AGENTS, find_agent
-from plasticity_env.agents.training.train_config import TrainConfig, make_environments
+from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.training_envs import make_environments
 from plasticity_env.common.arguments import nested, plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
