@@ -12,7 +12,8 @@ from plasticity_env.agents.training.agent import AGENTS, ENVIRONMENTS, SPECIAL, 
 from plasticity_env.common.arguments import check_counts, flags
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.tracking import TrackingOptions, check_mode
+from plasticity_env.common.tracking import TrackingOptions
+from plasticity_env.common.wandb_run import check_mode
 from plasticity_env.envs.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ class TrainConfig:
     """adaptive (prune, revive, grow) or compressed (prune for good); HeadRank: or both, separated by a comma"""
     settings: Annotated[
         Settings,
-        flags(Settings, hidden=("model_name", "mode", "pruned_share", "signals", "device"), train_rate="learning_rate"),
+        flags(
+            Settings,
+            hidden=("model_name", "mode", "pruned_share", "observation", "signals", "device"),
+            train_rate="learning_rate",
+        ),
     ] = Settings(horizon=4, calibration_blocks=8, reward_blocks=8)
     """of the environments; HeadRank has --rounds instead of --horizon"""
     envs_per_model: int = 4
