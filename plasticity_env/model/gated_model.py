@@ -19,7 +19,15 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
 from plasticity_env.model.contexts import evaluating, plain_mode
 from plasticity_env.model.guards import MaskedSaver, refuse_other_attention
-from plasticity_env.model.layouts import AttentionBlock, MlpBlock, Site, attention_blocks, cut_mlps, in_order
+from plasticity_env.model.layouts import (
+    AttentionBlock,
+    MlpBlock,
+    Site,
+    attention_blocks,
+    attention_class,
+    cut_mlps,
+    in_order,
+)
 from plasticity_env.model.proof import probe_ids, probe_logits, prove_gates, refuse_meta, refuse_own_attention
 
 
@@ -45,7 +53,7 @@ class GatedModel(nn.Module):
                 f"this {type(model).__name__} is pruned through a PlasticModel around it: hand that one over instead"
             )
         refuse_meta(model)
-        if blocks[0].layout.attention_class is None:
+        if not blocks[0].layout.attention_class:
             refuse_own_attention(model)
         with evaluating(model), plain_mode():
             stock = probe_logits(model, probe_ids(model)) if prove else None
@@ -83,8 +91,8 @@ class GatedModel(nn.Module):
         for layer, block in enumerate(self.blocks):
             block.module.plastic = LayerGate(self._state, layer, block.heads)  # type: ignore[assignment]
             self._handles.append(block.module.register_forward_pre_hook(refuse_other_attention))
-            if block.layout.attention_class is not None:
-                block.module.__class__ = block.layout.attention_class
+            if (ours := attention_class(block.layout)) is not None:
+                block.module.__class__ = ours
         for mlp in self.mlps if self.mlp_blocks else ():
             gate = MlpGate(LayerGate(self._state, mlp.layer, self.heads))
             self._handles.append(mlp.output.register_forward_pre_hook(gate))
@@ -112,7 +120,7 @@ class GatedModel(nn.Module):
         self._state.replaced = True
 
     def _attend_by(self, name: str) -> None:
-        if self.blocks[0].layout.attention_class is None:
+        if not self.blocks[0].layout.attention_class:
             self.model.set_attn_implementation(name)  # type: ignore[operator]
         else:
             self.model.config._attn_implementation = name  # type: ignore[union-attr]
