@@ -97,8 +97,7 @@ class Workbench:
         # a sequential repair rewrites weights layer by layer, which masks in one batch cannot share: one after the other
         self._carries = sharing.masks == 1 or self._way.sequential
         self._moments = DenseMoments(self.model, texts_kept(self.model, sharing), packed=sharing.masks > 1)
-        method, crossfit = self._way.method if self._parallel else None, self.crossfit
-        self._solver = SiteSolver(self.model, method, crossfit, self._moments)
+        self._solver = SiteSolver(self.model, self._way if self._parallel else None, self.crossfit, self._moments)
         few = sharing.tokens_per_pass is None and self.model.device.type == "cpu"
         self._tokens = CPU_TOKENS if few else sharing.tokens_per_pass
 

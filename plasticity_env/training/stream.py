@@ -21,11 +21,9 @@ class FineTuner:
     """
 
     def __init__(self, model: PlasticModel, blocks: Tensor, order: Tensor, learning_rate: float) -> None:
-        self.model = model
+        self.model, self._blocks, self._order = model, blocks, order
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-        self._trainer = PlasticityTrainer(
-            model, lambda step: blocks[order[step % len(order)]], optimizer=self.optimizer
-        )
+        self._trainer = PlasticityTrainer(model, self._batch, optimizer=self.optimizer)
 
     @property
     def taken(self) -> int:
@@ -35,6 +33,9 @@ class FineTuner:
     @taken.setter
     def taken(self, steps: int) -> None:
         self._trainer.taken = steps
+
+    def _batch(self, step: int) -> Tensor:
+        return self._blocks[self._order[step % len(self._order)]]
 
     def run(self, steps: int) -> float:
         """Take ``steps`` optimizer steps, wrapping round at the end of the stream; returns their mean loss in nats.
