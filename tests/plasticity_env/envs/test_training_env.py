@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from plasticity_env.envs.observation import head_column
+from tests.plasticity_env.envs.toy_models import toy_model, toy_text
 from tests.plasticity_env.envs.playing import play, same
 
 
@@ -76,3 +78,22 @@ def test_grow_only_while_the_model_trains(make_env):
         observation, _, _, _, info = env.step(grow)
         assert info["invalid_actions"] == 1 - allowed
         assert head_column(observation, "active")[4] == allowed
+
+
+def make_toy(**values):
+    """An environment that trains a toy Llama, whose output projections have no biases of their own."""
+    more = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 8, "horizon": 4, "train_steps": 1, "batch_size": 2}
+    return gym.make("plasticity/Heads-v1", loaded=toy_model("llama"), text=toy_text(), **{**more, **values}).unwrapped
+
+
+def test_a_state_with_biases_that_a_repair_added_comes_back():
+    env = make_toy(repair="bias")
+    env.reset(seed=0)
+    env.step(np.array([1, 0, 0, 0]))
+    assert any(block.output.bias is not None for block in env.workbench.model.blocks)
+    state, fork = env.get_state(), env.fork()
+    wanted = env.step(np.array([0, 0, 1, 0]))[1]
+    env.set_state(state)
+    assert env.step(np.array([0, 0, 1, 0]))[1] == wanted
+    assert fork.step(np.array([0, 0, 1, 0]))[1] == wanted
+    env.go_on(seed=1)
