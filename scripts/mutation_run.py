@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))  # the tests are no part of the package
 
 from plasticity_env.common import cli  # noqa: E402
 from tests.mutation import running  # noqa: E402
+from tests.mutation.mutants import Mutant  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -42,29 +43,29 @@ def main(arguments: Arguments) -> None:
     """Gather coverage once, judge mutants, print the tally by file and the survivors."""
     arguments.folder.mkdir(parents=True, exist_ok=True)
     results, map_file = arguments.folder / "mutants.jsonl", arguments.folder / "coverage.json"
-    mutants = running.drawn(ROOT, running.SOURCES, arguments.seed)
-    print(f"{len(mutants)} mutants are possible, {min(arguments.mutants, len(mutants))} are drawn")
-    mutants = mutants[: arguments.mutants]
-    with running.copied() as copy:
-        where = running.gathered(map_file, copy, running.SOURCES, running.TESTS)
     context = multiprocessing.get_context("spawn")
-    shares = [mutants[number :: arguments.workers] for number in range(arguments.workers)]
-    workers = [
-        context.Process(target=work, args=(share, results.absolute(), map_file.absolute(), arguments.minutes))
-        for share in shares
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with running.copied(ROOT) as copy:  # what happens to the checkout from here on does not matter
+        mutants = running.drawn(copy, running.SOURCES, arguments.seed)
+        print(f"{len(mutants)} faults are possible, {min(arguments.mutants, len(mutants))} are drawn", flush=True)
+        mutants = mutants[: arguments.mutants]
+        where = running.gathered(map_file, copy, running.SOURCES, running.TESTS)
+        files = results.absolute(), map_file.absolute()
+        workers = [
+            context.Process(target=work, args=(mutants[number :: arguments.workers], copy, *files, arguments.minutes))
+            for number in range(arguments.workers)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
     judged = running.known(results)
     print(running.coverage_table(where))
     print(running.tally([judged[mutant.key] for mutant in mutants if mutant.key in judged]))
 
 
-def work(mutants: list[running.Mutant], results: Path, map_file: Path, minutes: float) -> None:
+def work(mutants: list[Mutant], root: Path, results: Path, map_file: Path, minutes: float) -> None:
     """One worker's share, in a copy of its own."""
-    with running.copied() as copy:
+    with running.copied(root) as copy:
         where = running.gathered(map_file, copy, running.SOURCES, running.TESTS)
         running.work_through(mutants, results, copy, where, minutes, lambda line: print(line, flush=True))
 

@@ -21,7 +21,6 @@ from typing import Any
 
 from tests.mutation.mutants import Mutant, mutants_of
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "plasticity_env/signals",
     "plasticity_env/repair",
@@ -71,14 +70,14 @@ class CoverageMap:
 
 
 @contextmanager
-def copied(root: Path = ROOT, parts: tuple[str, ...] = COPIED) -> Iterator[Path]:
+def copied(root: Path, parts: tuple[str, ...] = COPIED) -> Iterator[Path]:
     """A copy of the checkout in a temporary folder; compiled files are checked by content, for a fault may be quick."""
     with tempfile.TemporaryDirectory(prefix="mutants_") as folder:
         copy = Path(folder)
         for name in parts:
             if (root / name).is_dir():
                 shutil.copytree(
-                    root / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "old_files")
+                    root / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
                 )
             else:
                 shutil.copy(root / name, copy / name)

@@ -97,3 +97,14 @@ def test_a_state_with_biases_that_a_repair_added_comes_back():
     assert env.step(np.array([0, 0, 1, 0]))[1] == wanted
     assert fork.step(np.array([0, 0, 1, 0]))[1] == wanted
     env.go_on(seed=1)
+
+
+@pytest.mark.parametrize("init", ["random", "copy", "transfer"])
+def test_grown_heads_may_take_over_from_all_that_are_active(init):
+    env = make_toy(growth_init=init, max_sparsity=1.0)
+    env.reset(seed=0)
+    env.step(np.array([0, 1, 0, 1]))
+    *_, info = env.step(np.array([1, 3, 1, 3]))
+    assert env.model.active.tolist() == [[False, True], [False, True]]
+    assert info["active_heads"] == 2
+    assert info["invalid_actions"] == 0
