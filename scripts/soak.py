@@ -12,7 +12,9 @@ from plasticity_env.common import cli
 def main(config: SoakConfig) -> None:
     """Print a line for every look at the memory, and how much the second half of the episodes added."""
     looks: list[Look] = []
-    print(f"{'episodes':>8} {'resident':>9} {'tensors':>9} {'remembered':>10} {'prefixes':>9}  grown since the last line")
+    print(
+        f"{'episodes':>8} {'resident':>9} {'tensors':>9} {'remembered':>10} {'prefixes':>9}  grown since the last line"
+    )
     for seen in soak(config):
         grown = seen.grown(looks[-1]) if looks else ""
         looks.append(seen)

@@ -20,7 +20,9 @@ from plasticity_env.model.layer_stream import replaced
 from plasticity_env.model.layouts import transformer_layers
 from plasticity_env.model.plastic_model import PlasticModel
 
-BATCHES = 8  # whose hidden states are kept: an episode reads two, and those of past episodes come back in a few searches only
+BATCHES = (
+    8  # whose hidden states are kept: an episode reads two, and those of past episodes come back in a few searches only
+)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ class FineTuner:
 
     def __init__(self, model: PlasticModel, blocks: Tensor, order: Tensor, learning_rate: float) -> None:
         self.model, self._blocks, self._order = model, blocks, order
-        trained = [p for p in model.parameters() if p.requires_grad]  # not biases that a repair added, which come and go
+        trained = [
+            p for p in model.parameters() if p.requires_grad
+        ]  # not biases that a repair added, which come and go
         self.optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.01)
         self._trainer = PlasticityTrainer(model, self._batch, optimizer=self.optimizer)
 

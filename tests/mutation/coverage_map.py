@@ -49,7 +49,9 @@ def gather(sources: list[str], tests: list[str]) -> dict[str, Any]:
     """
     import coverage
 
-    measured = coverage.Coverage(data_file=None, include=[f"{name}/**" if Path(name).is_dir() else name for name in sources], config_file=False)
+    measured = coverage.Coverage(
+        data_file=None, include=[f"{name}/**" if Path(name).is_dir() else name for name in sources], config_file=False
+    )
     measured.start()
     plugin = Contexts(measured)
     pytest.main(["-q", "-m", "not slow", "-p", "no:cacheprovider", *tests], plugins=[plugin])

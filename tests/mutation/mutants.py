@@ -84,9 +84,7 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
         end = starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
         after = changed if isinstance(changed, str) else f"({ast.unparse(changed)})"
         before = data[start:end].decode()
-        found.append(
-            Mutant(file, node.lineno, node.end_lineno or node.lineno, start, end, kind, before, after, digest)
-        )
+        found.append(Mutant(file, node.lineno, node.end_lineno or node.lineno, start, end, kind, before, after, digest))
     return sorted(found, key=lambda mutant: (mutant.start, mutant.end, mutant.kind))
 
 

@@ -36,6 +36,7 @@ SOURCES = (
 )
 TESTS = tuple(f"tests/plasticity_env/{room}" for room in ("signals", "model", "repair", "envs"))
 COPIED = ("plasticity_env", "controllers", "agents", "scripts", "tests", "pyproject.toml")
+LEAST_SECONDS = 30.0  # that a mutant's tests are given, with five times what they take without it
 SHARE_OF_TESTS = 60.0  # seconds of tests for one mutant, the quickest first
 
 
@@ -76,9 +77,7 @@ def copied(root: Path, parts: tuple[str, ...] = COPIED) -> Iterator[Path]:
         copy = Path(folder)
         for name in parts:
             if (root / name).is_dir():
-                shutil.copytree(
-                    root / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-                )
+                shutil.copytree(root / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(root / name, copy / name)
         command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", str(copy)]
@@ -97,7 +96,11 @@ def gathered(file: Path, copy: Path, sources: tuple[str, ...], tests: tuple[str,
 
 def drawn(root: Path, sources: tuple[str, ...], seed: int) -> list[Mutant]:
     """All faults of all sources, in an order that the seed decides."""
-    files = [f for name in sources for f in (sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name])]
+    files = [
+        f
+        for name in sources
+        for f in (sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name])
+    ]
     found = [m for file in files for m in mutants_of(str(file.relative_to(root)), file.read_text(encoding="utf-8"))]
     random.Random(seed).shuffle(found)
     return found
@@ -115,7 +118,7 @@ def judge(mutant: Mutant, copy: Path, tests: list[str], seconds: float) -> tuple
     source, began = file.read_text(encoding="utf-8"), time.monotonic()
     file.write_text(mutant.planted(source), encoding="utf-8")
     try:
-        code = _in_child(lambda: _pytest(copy, tests), log, 30.0 + 5.0 * seconds)
+        code = _in_child(lambda: _pytest(copy, tests), log, LEAST_SECONDS + 5.0 * seconds)
     finally:
         file.write_text(source, encoding="utf-8")
     took = time.monotonic() - began
@@ -195,7 +198,9 @@ def work_through(
         values = {**mutant.values(), "status": status, "seconds": round(seconds, 2), "tests": len(tests), "by": by}
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
-        say(f"{status:9} {seconds:5.1f} s  {mutant.file}:{mutant.line} {mutant.kind}: {mutant.before!r} -> {mutant.after!r}")
+        say(
+            f"{status:9} {seconds:5.1f} s  {mutant.file}:{mutant.line} {mutant.kind}: {mutant.before!r} -> {mutant.after!r}"
+        )
 
 
 def tally(judged: list[dict[str, Any]]) -> str:
@@ -221,4 +226,6 @@ def coverage_table(where: CoverageMap) -> str:
         for name in (str(Path(file).parent), "all"):
             folders[name][0] += run
             folders[name][1] += lines
-    return "\n".join(f"{name:40} {run:6} of {lines:6} lines {run / lines:7.1%}" for name, (run, lines) in sorted(folders.items()))
+    return "\n".join(
+        f"{name:40} {run:6} of {lines:6} lines {run / lines:7.1%}" for name, (run, lines) in sorted(folders.items())
+    )

@@ -82,7 +82,14 @@ def test_grow_only_while_the_model_trains(make_env):
 
 def make_toy(**values):
     """An environment that trains a toy Llama, whose output projections have no biases of their own."""
-    more = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 8, "horizon": 4, "train_steps": 1, "batch_size": 2}
+    more = {
+        "calibration_blocks": 2,
+        "reward_blocks": 2,
+        "max_length": 8,
+        "horizon": 4,
+        "train_steps": 1,
+        "batch_size": 2,
+    }
     return gym.make("plasticity/Heads-v1", loaded=toy_model("llama"), text=toy_text(), **{**more, **values}).unwrapped
 
 
