@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no part of the package
 
-from plasticity_env.common import cli  # noqa: E402
-from plasticity_env.common.errors import check_least  # noqa: E402
-from tests.plasticity_env.envs.machine import run  # noqa: E402
+from plasticity_env.common import cli
+from plasticity_env.common.errors import check_least
+from tests.plasticity_env.envs.machine import run
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import pickle
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,94 +19,25 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as from_seed
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from plasticity_env import GROW, PRUNE, REVIVE, InputError, load_plastic, save_plastic, validate
-from plasticity_env.repair.registry import REPAIRS
 from tests.plasticity_env.envs.playing import same
-from tests.plasticity_env.envs.toy_models import ARCHITECTURES, BLOCKS, TOKENS, flops_by_hand, toy_model, toy_text
+from tests.plasticity_env.envs.plays import Play, arguments, potential
+from tests.plasticity_env.envs.toy_models import BLOCKS, TOKENS, flops_by_hand, toy_model, toy_text
 
 STEPS_AN_EXAMPLE = 25
 SEEDS = st.integers(0, 2**16)
 TALLY: Counter[str] = Counter()
-
-
-@st.composite
-def arguments(draw: st.DrawFn) -> tuple[str, str, dict[str, Any]]:
-    """Architecture, id and arguments of an environment."""
-    kind = draw(st.sampled_from(("Heads", "HeadRank", "HeadEdit")))
-    trains = draw(st.booleans())
-    reward = draw(st.sampled_from(("ppl_per_flop", "kl", "budget")))
-    values: dict[str, Any] = {
-        "max_length": TOKENS,
-        "calibration_blocks": 2,
-        "reward_blocks": 2,
-        "batch_size": 2,
-        "horizon": 4,
-        "flop_price": draw(st.sampled_from((4.0, (1.0, 16.0)))),
-        "mode": draw(st.sampled_from(("adaptive", "compressed"))),
-        "repair": draw(st.sampled_from(sorted(REPAIRS))),
-        "units": draw(st.sampled_from(("heads", "heads+mlp"))),
-        "mlp_blocks": BLOCKS,
-        "reward": reward,
-        "residual_signal": draw(st.booleans()),
-        "obs_signal": draw(st.booleans()),
-        "crossfit_signal": draw(st.booleans()),
-        "train_steps": int(trains),
-        "min_heads_per_layer": draw(st.integers(0, 1)),
-        "max_sparsity": draw(st.sampled_from((0.5, 0.75, 1.0))),
-    }
-    values |= {"flop_budget": 0.9} if reward == "budget" else {}
-    if trains:
-        values |= {"learning_rate": 1e-3, "grow_warmup_steps": 2, "train_streams": 2}
-        values |= {"growth_init": draw(st.sampled_from(("random", "copy", "transfer")))}
-    if kind == "HeadRank":
-        values |= {"pruned_share": (0.1, 0.4)}
-    return draw(st.sampled_from(ARCHITECTURES)), f"plasticity/{kind}-v1", values
-
-
-@dataclass
-class Play:
-    """One environment, and what it showed and paid since its episode began."""
-
-    env: Any
-    shown: dict[str, Any] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
-    rewards: list[float] = field(default_factory=list)
-    start: float = 0.0  # potential
-    masks: list[torch.Tensor] = field(default_factory=list)
-    over: bool = False
-
-    @property
-    def state(self) -> Any:
-        return self.env._state
-
-    def begin(self, shown: Any, info: dict[str, Any]) -> None:
-        self.shown, self.info, self.rewards, self.over = shown, info, [], False
-        self.masks = [self.state.active]
-        self.start = potential(self)
-
-    def step(self, action: Any) -> tuple[Any, ...]:
-        self.shown, reward, self.over, truncated, self.info = self.env.step(action)
-        assert not truncated
-        self.rewards.append(reward)
-        self.masks.append(self.state.active)
-        return dict(self.shown), reward, self.over, self.info
-
-    def twin(self, env: Any) -> Play:
-        return Play(env, self.shown, self.info, list(self.rewards), self.start, list(self.masks), self.over)
-
-
-def potential(play: Play) -> float:
-    """Phi, from what the environment says of losses and FLOPs, by the formulas of its page."""
-    state, values = play.state, play.env.settings
-    kept = math.log(play.info["flops"] / play.env.dense_flops)
-    quality = state.reference[min(state.step, len(state.reference) - 1)] - play.info["loss"]
-    if values.reward == "budget":
-        return quality - 32.0 * max(0.0, kept - math.log(state.budget))
-    return (-state.measurement.kl if values.reward == "kl" else quality) - state.price * kept
 
 
 def logits_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -182,6 +113,15 @@ class Machine(RuleBasedStateMachine):
             if not self.play.over:
                 self.step(seed, bool(seed % 2))
 
+    def move(self, seed: int) -> None:
+        """What nearly every rule begins with, so that few of them look at what was looked at before."""
+        if seed % 4 == 0:
+            return
+        if self.play.over:
+            self.reset(seed)
+        else:
+            self.step(seed, seed % 4 == 1)
+
     def step(self, seed: int, masked: bool) -> None:
         TALLY["masked step" if masked else "random step"] += 1
         action = self.action(seed, masked)
@@ -202,9 +142,11 @@ class Machine(RuleBasedStateMachine):
             self.play.env.step(self.action(seed, False))
         self.reset(seed)
 
-    @precondition(lambda self: not self.play.over)
-    @rule()
-    def step_with_nonsense(self) -> None:
+    @rule(seed=SEEDS)
+    def step_with_nonsense(self, seed: int) -> None:
+        self.move(seed)
+        if self.play.over:
+            return
         TALLY["nonsense refused"] += 1
         with pytest.raises(InputError):
             self.play.env.step(np.full(99, 7.5))
@@ -230,8 +172,9 @@ class Machine(RuleBasedStateMachine):
         self.plays += [] if drop else [self.plays.pop(0), last][::-1]
         self.saved = None
 
-    @rule()
-    def save_state(self) -> None:
+    @rule(seed=SEEDS)
+    def save_state(self, seed: int) -> None:
+        self.move(seed)
         TALLY["state saved"] += 1
         self.saved = self.play.twin(self.play.env), self.play.env.get_state()
 
@@ -270,6 +213,7 @@ class Machine(RuleBasedStateMachine):
     @rule(seed=SEEDS, own=st.booleans(), forget=st.booleans())
     def evaluate(self, seed: int, own: bool, forget: bool) -> None:
         """The present mask or another is evaluated, which leaves the episode as it is."""
+        self.move(seed)
         TALLY["evaluated"] += 1
         env = self.play.env
         if forget:
@@ -285,9 +229,10 @@ class Machine(RuleBasedStateMachine):
 
     # -- what is looked at ---------------------------------------------------------------------------------------------
 
-    @rule()
-    def look_at_the_model(self) -> None:
+    @rule(seed=SEEDS)
+    def look_at_the_model(self, seed: int) -> None:
         """The model that is handed out has the loss that was paid, its compact form too, at the FLOPs that were paid."""
+        self.move(seed)
         TALLY["model looked at"] += 1
         env, state = self.play.env, self.play.state
         ids = toy_text().blocks("reward")[list(state.reward)]
@@ -309,6 +254,7 @@ class Machine(RuleBasedStateMachine):
     @rule(seed=SEEDS)
     def prune_and_revive(self, seed: int) -> None:
         """Whatever is pruned and comes back before anything trained, the logits are the same to the bit."""
+        self.move(seed)
         TALLY["pruned and revived"] += 1
         model = copy.deepcopy(self.play.env.model)
         ids = toy_text().blocks("test")
@@ -327,9 +273,10 @@ class Machine(RuleBasedStateMachine):
         assert torch.equal(logits_of(model, ids), logits)
 
     @precondition(lambda self: not self.trains)
-    @rule()
-    def revive_everything(self) -> None:
+    @rule(seed=SEEDS)
+    def revive_everything(self, seed: int) -> None:
         """A frozen model is the pristine one again, to the bit."""
+        self.move(seed)
         TALLY["made dense"] += 1
         model = self.play.env.model
         model.make_dense()
@@ -337,8 +284,9 @@ class Machine(RuleBasedStateMachine):
         pristine = toy_model(self.architecture, model.mlp_blocks).model
         assert torch.equal(logits_of(model, ids), logits_of(pristine, ids))
 
-    @rule(file=st.booleans())
-    def save_the_model(self, file: bool) -> None:
+    @rule(seed=SEEDS, file=st.booleans())
+    def save_the_model(self, seed: int, file: bool) -> None:
+        self.move(seed)
         TALLY["model saved"] += 1
         model, ids = self.play.env.model, toy_text().blocks("test")
         with tempfile.TemporaryDirectory() as folder:
@@ -348,9 +296,10 @@ class Machine(RuleBasedStateMachine):
         assert torch.equal(again.active, model.active)
         assert torch.equal(logits_of(again, ids), logits_of(model, ids))
 
-    @precondition(lambda self: self.play.env._record is not None and self.play.rewards)
-    @rule()
-    def replay(self) -> None:
+    @precondition(lambda self: self.play.env._record is not None)
+    @rule(seed=SEEDS)
+    def replay(self, seed: int) -> None:
+        self.move(seed)
         TALLY["replayed"] += 1
         record = self.play.env.episode_record()
         assert list(record.rewards) == self.play.rewards
@@ -395,7 +344,7 @@ class Machine(RuleBasedStateMachine):
         if env.settings.reward == "budget":
             assert self.play.info["flops"] >= self.play.state.budget * env.dense_flops - 1e-6
         if env.settings.mode == "compressed":
-            assert all(bool((after <= before).all()) for before, after in zip(self.play.masks, self.play.masks[1:]))
+            assert all(bool((after <= before).all()) for before, after in pairwise(self.play.masks))
 
     @invariant()
     def the_mask_allows_what_no_limit_forbids(self) -> None:
@@ -431,8 +380,6 @@ def _pickled(env: Any) -> Any:
 
 def run(steps: int, seed: int) -> Counter[str]:
     """Play until so many rules were carried out; a failure prints the shortest program that leads to it."""
-    from hypothesis.stateful import run_state_machine_as_test
-
     TALLY.clear()
     while TALLY["steps"] < steps:
         examples = max(1, (steps - TALLY["steps"]) // STEPS_AN_EXAMPLE)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from plasticity_env.envs.observation import head_column
-from tests.plasticity_env.envs.toy_models import toy_model, toy_text
 from tests.plasticity_env.envs.playing import play, same
+from tests.plasticity_env.envs.toy_models import toy_model, toy_text
 
 
 def test_two_seeded_runs_that_train_are_identical(make_env):
