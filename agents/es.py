@@ -12,73 +12,27 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
 
-from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage
-from plasticity_env.common.arguments import check_counts, first_change, flags, flat, plain
+from plasticity_env.agents.es_config import ESConfig
+from plasticity_env.agents.ppo.rank_config import RankConfig
+from plasticity_env.agents.ppo.scenarios import Scenario, Stage
+from plasticity_env.common.arguments import first_change, flat, plain
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.common.progress import Progress
+from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.base import as_scores
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.envs.edits import KEEP
-from plasticity_env.envs.observation import HEAD_FEATURES, Observation, head_columns
-from plasticity_env.envs.settings import MEASURING_ARGUMENTS, Settings
+from plasticity_env.envs.observation import Observation, head_columns
 
 HISTORY, CONTROLLER = "history.json", "controller"
-FEATURES = (
-    *("fisher_z", "gradient_z", "residual_fisher_z", "residual_gradient_z", "obs_z", "activation_z", "magnitude_z"),
-    *("entropy_z", "gate_gradient_z", "fisher_rank", "residual_fisher_rank", "depth", "layer_active", "group_active"),
-)
-
-
-@dataclass(frozen=True)
-class ESConfig:
-    """Arguments of a search."""
-
-    model_name: str = "bard-gpt2-4x4,bard-llama-4x8"
-    """language models to train on, separated by commas"""
-    pruned_share: tuple[float, float] = (0.1, 0.6)
-    """range of the share of heads to prune"""
-    rounds: tuple[int, ...] = (4,)
-    """numbers of rounds that scenarios have"""
-    features: tuple[str, ...] = FEATURES
-    """columns of the observation that the score is linear in"""
-    start_feature: str = "residual_fisher_z"
-    """the search starts at this feature alone"""
-    reference: str = "fisher"
-    """rule whose loss on the same scenario is the unit"""
-    population: int = 12
-    """candidates a generation"""
-    scenarios: int = 4
-    """scenarios that a generation plays"""
-    generations: int = 40
-    """generations in all"""
-    sigma: float = 0.3
-    """first step size"""
-    seed: int = 0
-    """of everything"""
-    settings: Annotated[Settings, flags(Settings, "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
-        calibration_blocks=8, reward_blocks=8
-    )
-    """of the environments"""
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in (*self.features, self.start_feature) if name not in HEAD_FEATURES]
-        if unknown:
-            raise InputError(f"unknown feature {unknown[0]!r}: known are {', '.join(HEAD_FEATURES)}")
-        if self.start_feature not in self.features:
-            raise InputError(f"start_feature {self.start_feature!r} must be one of the features")
-        check_counts(self, population=4, scenarios=1, generations=1, seed=0)
-        if not self.rounds or min(self.rounds) < 1:
-            raise InputError(f"rounds must be at least 1, got {self.rounds!r}")
-        if not self.sigma > 0:
-            raise InputError(f"sigma must be positive, got {self.sigma!r}")
 
 
 @dataclass
@@ -92,6 +46,30 @@ class Generation:
 
     fitness: list[float] = field(default_factory=list)
     steps: int = 0
+
+
+def search(config: ESConfig, folder: Path | None) -> LinearSearch:
+    """Search to the end, or go on with the search in a folder.
+
+    Args:
+        config: Arguments.
+        folder: Of the run; None: a new one under ``runs/``.
+
+    Returns:
+        The search that is over; its folder holds history and controller.
+
+    Raises:
+        InputError: A model or text that cannot be used, a folder of another search, or one in which another process is at work.
+        OSError: Nothing can be written in the folder; said before anything is played.
+    """
+    with at_work_in(folder):
+        found = LinearSearch(config, folder or Path())
+        if folder is None:
+            found.folder = new_run_folder("es")
+        else:
+            found.resume()
+        found.run()
+    return found
 
 
 class LinearSearch:
@@ -160,6 +138,8 @@ class LinearSearch:
         for generation in generations:
             self._search.tell(self._search.ask(), generation.fitness)
         self.history = generations
+        if generations:
+            self.controller().save(self.folder / CONTROLLER)  # a kill may have come between the history and it
 
     def run(self, report: Callable[[int, dict[str, float]], None] | None = None) -> ANNController:
         """Play the generations that are left; the folder holds history and controller after each.

@@ -5,82 +5,32 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import gymnasium as gym
 import torch
 from torch import Tensor
 
 from plasticity_env import controllers
+from plasticity_env.agents.export_config import ExportConfig
 from plasticity_env.common import cli
-from plasticity_env.common.arguments import check_counts, flags, flat
-from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.arguments import flat
+from plasticity_env.common.at_work import at_work_on
+from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import new_folder, write_text
 from plasticity_env.controllers import SCORES, RankedController
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.make_workbench import load_model_and_text
-from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
 from plasticity_env.model.checkpoints import is_checkpoint, load_plastic
 from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.model.stock.stock_configs import check_count
-from plasticity_env.model.stock.stock_files import check_export, check_format, dense_sizes, prepare_export, write_export
+from plasticity_env.model.stock.stock_files import check_export, dense_sizes, prepare_export, write_export
 from plasticity_env.model.stock.uniform import group_shapes, uniform_mask
 
 SHAPE_BLOCKS = 16  # of the reward text, that choose between shapes
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Arguments of an export."""
-
-    settings: Annotated[Settings, flags(Settings, "model_name", *UNIT_ARGUMENTS, *MEASURING_ARGUMENTS)] = Settings(
-        calibration_blocks=32, reward_blocks=1
-    )
-    """of the environment that prunes; the model may be a checkpoint of a pruned one"""
-    format: str = "masked"
-    """masked (stock shapes), uniform (stock, smaller, as many heads in each layer) or compact (smallest, needs this package)"""
-    output_path: Path | None = None
-    """a new folder; unset: one under runs/"""
-    pruning_level: float = 0.0
-    """share of heads to prune first; 0 exports the model as it is"""
-    uniform_heads: int | None = None
-    """with --format uniform: heads that each layer keeps, instead of --pruning_level"""
-    strategy: str = "fisher"
-    """what chooses the heads: fisher, gradient, random, ..., ann (the shipped network), or the folder of a saved controller"""
-    rounds: int = 1
-    """measure, prune and repair in so many rounds"""
-    test_blocks: int = 16
-    """blocks of the test split that say what pruning cost"""
-    dtype: str = "float32"
-    """type of the weights in the file: float32, float16 or bfloat16"""
-    seed: int = 0
-    """draws the calibration blocks"""
-
-    def __post_init__(self) -> None:
-        check_format(self.format)
-        if self.strategy == "ann" or self.strategy.startswith("ann:"):
-            controllers.make(self.strategy)  # refuses one that is not shipped
-        elif self.strategy not in SCORES and not Path(self.strategy).is_dir():
-            raise unknown("strategy", self.strategy, [*SCORES, "ann"], ", or the folder of a saved controller")
-        if self.dtype not in DTYPES:
-            raise unknown("dtype", self.dtype, DTYPES)
-        if not 0 <= self.pruning_level < 1:
-            raise InputError(f"pruning_level must lie in [0, 1), got {self.pruning_level!r}")
-        if self.uniform_heads is not None and (self.format != "uniform" or self.pruning_level > 0):
-            raise InputError("--uniform_heads is for --format uniform, and stands instead of --pruning_level")
-        if self.rounds > 1 and self.format == "uniform":
-            raise InputError(f"--format uniform prunes in one round, got {self.rounds}: leave --rounds out")
-        check_counts(self, test_blocks=1, rounds=1, seed=0)
-
-    @property
-    def prunes(self) -> bool:
-        """Whether heads are to be pruned before the export."""
-        return self.pruning_level > 0 or self.uniform_heads is not None
 
 
 def export(config: ExportConfig) -> tuple[Path, list[str]]:
@@ -97,11 +47,11 @@ def export(config: ExportConfig) -> tuple[Path, list[str]]:
         InputError: Arguments that cannot be used, or a mask that the format cannot say; nothing is left behind.
     """
     path = config.output_path or Path("runs") / f"export_{time.strftime('%Y%m%d_%H%M%S')}"
-    with new_folder(path) as folder:
+    with at_work_on(path), new_folder(path) as folder:
         loaded = _open(config)
         said = prune(loaded, config) if config.prunes else []
         model = loaded.model
-        exported = prepare_export(model, config.format, DTYPES[config.dtype])
+        exported = prepare_export(model, config.format, getattr(torch, config.dtype))
         write_export(exported, folder, loaded.tokenizer)
         difference = check_export(folder, model)
         said += [

@@ -3,126 +3,15 @@
 >>> from plasticity_env import controllers
 >>> controllers.make("fisher", sparsity=0.3)
 >>> controllers.load("runs/my_run/controller")
-"""
 
-from __future__ import annotations
+The names that it offers are listed in ``__init__.pyi``; each is imported when it is first used.
+"""
 
 if __name__ != "plasticity_env.controllers":
     raise ImportError(
         "controllers is imported as plasticity_env.controllers: that is its only name, in a checkout and installed"
     )
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import lazy_loader as _lazy
 
-from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.registries import Registry
-from plasticity_env.controllers.ann import ANNController
-from plasticity_env.controllers.base import (
-    ConstantEdit,
-    Controller,
-    KeepAll,
-    RankedController,
-    flat_mask,
-    sample_mask,
-)
-from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
-from plasticity_env.controllers.rules import PlasticityController
-from plasticity_env.controllers.score_controller import ScoreController
-from plasticity_env.controllers.shipped import DEFAULT, UNTRAINED, shipped, shipped_folder
-from plasticity_env.controllers.tuned_rule import NAME as TUNED
-from plasticity_env.controllers.tuned_rule import make_tuned
-from plasticity_env.signals.scores import SCORES
-
-__all__ = [
-    "CONTROLLERS",
-    "SCORES",
-    "ANNController",
-    "ConstantEdit",
-    "Controller",
-    "HeadNetwork",
-    "KeepAll",
-    "NetworkConfig",
-    "PlasticityController",
-    "RankedController",
-    "ScoreController",
-    "flat_mask",
-    "load",
-    "make",
-    "names",
-    "register",
-    "sample_mask",
-    "shipped",
-    "shipped_folder",
-]
-
-
-def _ann(option: str = "", **options: Any) -> Controller:
-    """A shipped network by name, an untrained one, one at a path, or one that is handed in."""
-    if option == UNTRAINED or (not option and "network" in options):
-        return ANNController(**options)
-    path = options.pop("path", None)
-    return load(shipped_folder(option or DEFAULT) if path is None else path, **options)
-
-
-# name -> makes one of what stands behind a colon, if anything does, and of its options
-CONTROLLERS: Registry[Callable[..., Controller]] = Registry(
-    "controller",
-    {"keep_all": KeepAll, "constant": ConstantEdit, "plasticity": PlasticityController, TUNED: make_tuned, "ann": _ann},
-)
-
-
-def register(name: str, maker: Callable[..., Controller]) -> None:
-    """Add a controller of your own: `make`, the commands and the leaderboard know it by name from here on.
-
-    Args:
-        name: Without a colon.
-        maker: Its class, or a function that makes one; called with the options that `make` is given. A controller that is to
-            be played at a share of heads takes ``sparsity`` and ``rounds``, as `RankedController` does.
-
-    Raises:
-        InputError: The name is taken by the package.
-    """
-    if name in SCORES:
-        raise InputError(f"controller {name!r} is a score: register yours under another name")
-    CONTROLLERS.add(name, maker)
-
-
-def names() -> list[str]:
-    """Names that `make` knows."""
-    return sorted({*CONTROLLERS, *SCORES})
-
-
-def make(name: str, **options: Any) -> Controller:
-    """Build a controller by name.
-
-    Args:
-        name: One of `names()`, ``ann:NAME`` for another of the `shipped()` controllers, ``ann:untrained`` for a fresh network,
-            ``constant:EDIT``, or the folder of a saved controller.
-        **options: Of its class: ``sparsity`` and ``rounds`` for scores, thresholds for ``plasticity`` and
-            ``plasticity_tuned``, ``path`` for ``ann`` (the shipped controller without it), ``edit`` for ``constant``.
-
-    Raises:
-        InputError: Unknown name or option.
-    """
-    kind, _, option = name.partition(":")
-    try:
-        if name in SCORES:
-            return ScoreController(name, **options)
-        if kind in CONTROLLERS:
-            return CONTROLLERS[kind](*([option] if option else []), **options)
-    except TypeError as error:
-        raise InputError(f"controller {name!r} does not take these options ({error})") from error
-    if Path(name).is_dir():
-        return load(name, **options)
-    raise unknown("controller", name, names(), ", or the folder of a saved controller")
-
-
-def load(path: str | Path, **options: Any) -> ANNController:
-    """Read a saved `ANNController`.
-
-    Raises:
-        InputError: No controller there, or of another shape.
-    """
-    return ANNController.load(path, **options)
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

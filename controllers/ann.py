@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from plasticity_env.common.digests import check_manifest, write_manifest
+from plasticity_env.common.digests import checked_folder, write_manifest
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file, write_text
+from plasticity_env.common.values import user_path
 from plasticity_env.controllers.base import Action, RankedController, allowed_edits, as_scores, wants_scores
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.envs.edits import KEEP, PRUNE
@@ -155,7 +156,7 @@ class ANNController(RankedController):
         Raises:
             InputError: Weights that are not finite; nothing is written.
         """
-        folder = Path(folder)
+        folder = user_path(folder, "the folder of a controller")
         self._check_weights()
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         replace_file(folder / WEIGHTS, lambda path: save_file(weights, path))
@@ -175,31 +176,28 @@ class ANNController(RankedController):
             InputError: No controller there, of another format, with other features, of another shape, or with weights that
                 are not finite.
         """
-        folder = Path(folder)
+        folder = user_path(folder, "the folder of a controller")
         if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
             raise InputError(
                 f"no controller at {str(folder)!r}: give a folder with {WEIGHTS} and {CONFIG}, "
                 "as scripts/train_controller.py writes it"
             )
         try:
-            check_manifest(folder)
-            description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            if description["format"] != FORMAT:
-                raise InputError(f"it has controller format {description['format']}, known is {FORMAT}")
-            network = HeadNetwork(NetworkConfig.from_json(description["network"]))
-            network.load_state_dict(load_file(folder / WEIGHTS))
+            with checked_folder(folder):
+                description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+                if description["format"] != FORMAT:
+                    raise InputError(f"it has controller format {description['format']}, known is {FORMAT}")
+                network = HeadNetwork(NetworkConfig.from_json(description["network"]))
+                network.load_state_dict(load_file(folder / WEIGHTS))
+                found = cls(network.eval(), info=description.get("info"), **options)
+                found._check_weights()
         except InputError as error:
             raise InputError(f"{str(folder)!r}: {error}") from error
-        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
             reason = first_line(error)
             raise InputError(
                 f"{str(folder)!r} does not hold a controller of the shape that it states ({reason})"
             ) from error
-        found = cls(network.eval(), info=description.get("info"), **options)
-        try:
-            found._check_weights()
-        except InputError as error:
-            raise InputError(f"{str(folder)!r}: {error}") from error
         return found
 
     def _check_weights(self) -> None:

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.errors import InputError, check_least
+from plasticity_env.common.values import check_number, plain_value
 from plasticity_env.envs.edits import GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.envs.observation import Observation, global_value, head_column, kind_of
 
@@ -135,11 +136,8 @@ class RankedController(Controller):
     per_flop = True  # whether importance is divided by what a unit costs, where costs differ
 
     def __init__(self, sparsity: float = 0.3, rounds: int = 1) -> None:
-        if not 0 <= sparsity < 1:
-            raise InputError(f"sparsity must lie in [0, 1), got {sparsity!r}")
-        if rounds < 1:
-            raise InputError(f"rounds must be at least 1, got {rounds!r}")
-        self.sparsity, self.rounds = sparsity, rounds
+        self.sparsity = check_number("sparsity", plain_value(sparsity), 0, 1, below=True)
+        self.rounds = int(check_least("rounds", rounds, 1))
 
     @abstractmethod
     def importance(self, observation: Observation) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.controllers.ann import CONFIG
 
 DEFAULT = "ranker"  # what "ann" is
 UNTRAINED = "untrained"
@@ -16,7 +15,7 @@ _FOLDER = Path(__file__).parent / "pretrained"
 
 def shipped() -> list[str]:
     """Names of the controllers that the package ships; ``ann`` is the first."""
-    found = sorted(path.parent.name for path in _FOLDER.glob(f"*/{CONFIG}"))
+    found = sorted(path.parent.name for path in _FOLDER.glob("*/controller.json"))
     return sorted(found, key=lambda name: name != DEFAULT)
 
 

@@ -5,14 +5,7 @@ python scripts/demo.py --config scripts/configs/demo.yaml
 
 from __future__ import annotations
 
-from plasticity_env.agents.evaluation.demo import DemoConfig, demo
-from plasticity_env.common import cli
-
-
-def main(config: DemoConfig) -> None:
-    """Train a controller, compare it with the rules on text that none of them saw, and write dashboard.html."""
-    demo(config)
-
+from plasticity_env.agents.commands.demo_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(DemoConfig, main)
+    COMMAND.run()

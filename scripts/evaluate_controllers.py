@@ -5,15 +5,7 @@ python scripts/evaluate_controllers.py --model_name bard-llama-6x8 --controllers
 
 from __future__ import annotations
 
-from plasticity_env.agents.evaluation.comparison import CompareConfig, compare
-from plasticity_env.common import cli
-
-
-def main(config: CompareConfig) -> None:
-    """Play controllers at several sparsities and score the pruned models on the test split."""
-    folder = compare(config)
-    print(f"results: {folder / 'results.json'}\nfrontier: {folder / 'frontier.png'}")
-
+from plasticity_env.agents.commands.evaluate_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(CompareConfig, main)
+    COMMAND.run()

@@ -6,16 +6,7 @@ python scripts/expand_heads.py --model_path runs/pruned.pth --growth_percentage 
 
 from __future__ import annotations
 
-from plasticity_env.common import cli
-from plasticity_env.steps.expanding import ExpandConfig, expand_heads
-
-
-def main(config: ExpandConfig) -> None:
-    """Grow new heads in a checkpoint where heads were pruned."""
-    path, said = expand_heads(config)
-    print("\n".join(said))
-    print(f"checkpoint: {path}")
-
+from plasticity_env.agents.commands.grow_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(ExpandConfig, main)
+    COMMAND.run()

@@ -5,16 +5,7 @@ python scripts/export_model.py --model_name bard-llama-4x8 --pruning_level 0.25 
 
 from __future__ import annotations
 
-from plasticity_env.agents.exporting import ExportConfig, export
-from plasticity_env.common import cli
-
-
-def main(config: ExportConfig) -> None:
-    """Prune a model, or take a checkpoint of a pruned one, and write it: masked, uniform or compact."""
-    folder, said = export(config)
-    print("\n".join(said))
-    print(f"model: {folder}")
-
+from plasticity_env.agents.commands.export_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(ExportConfig, main)
+    COMMAND.run()

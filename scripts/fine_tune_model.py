@@ -6,16 +6,7 @@ python scripts/fine_tune_model.py --model_path runs/expanded.pth --new_head_lr_m
 
 from __future__ import annotations
 
-from plasticity_env.common import cli
-from plasticity_env.steps.fine_tuning import FineTuneConfig, fine_tune
-
-
-def main(config: FineTuneConfig) -> None:
-    """Train a pruned or expanded checkpoint; new heads learn faster, pruned ones stay as they are."""
-    path, said = fine_tune(config)
-    print("\n".join(said))
-    print(f"checkpoint: {path}")
-
+from plasticity_env.agents.commands.fine_tune_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(FineTuneConfig, main)
+    COMMAND.run()

@@ -5,14 +5,7 @@ python scripts/leaderboard.py --models bard-neox-5x6 --players fisher@1,fisher@4
 
 from __future__ import annotations
 
-from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig, leaderboard
-from plasticity_env.common import cli
-
-
-def main(config: LeaderboardConfig) -> None:
-    """Play the cells that are missing and print the table of all that the file holds."""
-    print(leaderboard(config))
-
+from plasticity_env.agents.commands.leaderboard_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(LeaderboardConfig, main)
+    COMMAND.run()

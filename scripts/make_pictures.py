@@ -5,62 +5,7 @@ python scripts/make_pictures.py --demo runs/demo --output_dir docs/pictures
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-
-import yaml
-from PIL import Image
-
-from plasticity_env.agents.evaluation.demo import episode_frames
-from plasticity_env.agents.evaluation.frontier import frontier_png
-from plasticity_env.agents.evaluation.learning_curve import learning_curve_png
-from plasticity_env.agents.training.train_config import TrainConfig
-from plasticity_env.common import cli
-from plasticity_env.common.arguments import fill
-from plasticity_env.common.errors import InputError
-from plasticity_env.common.files import replace_file
-
-
-@dataclass(frozen=True)
-class Config:
-    """Arguments."""
-
-    demo: Path = Path("runs/demo")
-    """run folder of a demo"""
-    output_dir: Path = Path("docs/pictures")
-    """where the pictures go"""
-
-
-def main(config: Config) -> None:
-    """Draw the frontier, the learning curve, and the environment after the controller's last decision."""
-    results = config.demo / "comparison" / "results.json"
-    if not results.is_file():
-        raise InputError(f"no demo results at {str(results)!r}: run make demo first")
-    try:
-        _draw(config, results)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"a file of the demo in {str(config.demo)!r} is damaged ({error}): run make demo again"
-        ) from error
-
-
-def _draw(config: Config, results: Path) -> None:
-    config.output_dir.mkdir(parents=True, exist_ok=True)
-    for name in ("comparison", "held_out", "held_out_units"):
-        path = config.demo / name / "results.json"
-        if path.is_file():
-            frontier_png(json.loads(path.read_text(encoding="utf-8")), config.output_dir / f"frontier_{name}.png")
-    rows = [json.loads(line) for line in (config.demo / "training" / "metrics.jsonl").read_text().splitlines()]
-    learning_curve_png(rows, config.output_dir / "learning_curve.png")
-    saved = yaml.safe_load((config.demo / "training" / "config.yaml").read_text(encoding="utf-8"))
-    trained = fill(TrainConfig(), {**saved, "output_dir": None}, "config.yaml")
-    model = json.loads(results.read_text(encoding="utf-8"))["model"]
-    frames = episode_frames(config.demo / "training" / "controller", trained, model)
-    image = Image.fromarray(frames[-1][1])
-    replace_file(config.output_dir / "environment.png", lambda path: image.save(path, "PNG"))
-    print(f"pictures: {config.output_dir}")
-
+from plasticity_env.agents.commands.pages_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(Config, main)
+    COMMAND.run()

@@ -5,14 +5,7 @@ python scripts/play_episode.py --controller plasticity --model_name bard-gpt2-4x
 
 from __future__ import annotations
 
-from plasticity_env.agents.evaluation.play import PlayConfig, play
-from plasticity_env.common import cli
-
-
-def main(config: PlayConfig) -> None:
-    """Play one episode and print every step, then the test perplexity before and after."""
-    play(config)
-
+from plasticity_env.agents.commands.play_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(PlayConfig, main)
+    COMMAND.run()

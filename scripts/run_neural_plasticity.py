@@ -7,29 +7,7 @@ python scripts/run_neural_plasticity.py --model_name bard-gpt2-4x4 --compare_str
 
 from __future__ import annotations
 
-from plasticity_env.agents.cycle_cli.plasticity_run import (
-    QUICK,
-    RunArguments,
-    conclusion,
-    run_comparison,
-    run_plasticity,
-    table_of,
-)
-from plasticity_env.common import cli
-
-
-def main(arguments: RunArguments) -> None:
-    """Run the plasticity cycle: warm up, then measure, prune, grow and fine-tune in cycles, beside a control arm."""
-    if arguments.compare_strategies:
-        folder, rows = run_comparison(arguments, say=print)
-        print(table_of(rows))
-    else:
-        record = run_plasticity(arguments, say=print)
-        folder = record.folder
-        print("\n".join(conclusion(record)))
-        print(f"page: {folder / 'dashboards' / 'dashboard.html'}")
-    print(f"run: {folder}")
-
+from plasticity_env.agents.commands.run_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(RunArguments, main, default=cli.quick_defaults(RunArguments(), QUICK))
+    COMMAND.run()

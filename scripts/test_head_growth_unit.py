@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from collections import defaultdict
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def main(config: GrowthTestConfig) -> None:
     options = [*map(str, files), f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
     options += ["-k", config.select] if config.select else []
     quiet = io.StringIO()
-    with nullcontext() if config.verbose else redirect_stdout(quiet):
+    with nullcontext() if config.verbose else redirect_stdout(quiet), redirect_stderr(quiet):
         code = pytest.main(options, plugins=[listener])
     if code == pytest.ExitCode.USAGE_ERROR and config.select:
         raise InputError(

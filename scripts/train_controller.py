@@ -5,16 +5,7 @@ python scripts/train_controller.py --agent ppo --model_name bard-gpt2-4x4,bard-l
 
 from __future__ import annotations
 
-from plasticity_env.agents.train_command import train
-from plasticity_env.agents.training.train_config import TrainConfig
-from plasticity_env.common import cli
-
-
-def main(config: TrainConfig) -> None:
-    """Train a controller that prunes, revives and grows attention heads; --config FILE.yaml gives defaults."""
-    folder = train(config)
-    print(f"controller: {folder / 'controller'}")
-
+from plasticity_env.agents.commands.train_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(TrainConfig, main)
+    COMMAND.run()

@@ -5,35 +5,7 @@ python scripts/train_es.py --model_name bard-gpt2-4x4,bard-llama-4x8 --generatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from plasticity_env.agents.es import CONTROLLER, ESConfig, LinearSearch
-from plasticity_env.common import cli
-from plasticity_env.common.tracking import new_run_folder
-
-
-@dataclass(frozen=True)
-class Config(ESConfig):
-    """Arguments."""
-
-    output_dir: Path | None = None
-    """run folder, a search in it goes on; unset: a new one under runs/"""
-
-
-def main(config: Config) -> None:
-    """Search, and write history.json and controller/ after every generation."""
-    shared = ESConfig(**{name: getattr(config, name) for name in ESConfig.__dataclass_fields__})
-    search = LinearSearch(shared, config.output_dir or Path())
-    if config.output_dir is not None:
-        search.resume()
-    else:
-        search.folder = new_run_folder("es")
-    controller = search.run()
-    weights = dict(zip(shared.features, search.weights.round(3).tolist(), strict=True))
-    print(f"controller: {search.folder / CONTROLLER} ({controller.info['global_step']} environment steps)")
-    print("  ".join(f"{name} {value:+.2f}" for name, value in weights.items()))
-
+from plasticity_env.agents.commands.es_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(Config, main)
+    COMMAND.run()

@@ -5,32 +5,7 @@ python scripts/tune_plasticity.py --generations 8 --output runs/plasticity.json
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from plasticity_env.agents.studies.rule_tuning import ThresholdSearch, TuningConfig, save
-from plasticity_env.common import cli
-
-
-@dataclass(frozen=True)
-class Config(TuningConfig):
-    """Arguments."""
-
-    output: Path = Path("runs/plasticity.json")
-    """JSON file to write; controllers/tuned/plasticity.json is the one that is played"""
-
-
-def main(config: Config) -> None:
-    """Search, choose on other scenarios, compare with the rule's defaults on yet others, and write the thresholds."""
-    shared = TuningConfig(**{name: getattr(config, name) for name in TuningConfig.__dataclass_fields__})
-    found = ThresholdSearch(shared).run()
-    save(config.output, shared, found)
-    print(
-        f"{config.output}: rise of the loss {found.ratio:.3f} x {config.reference}'s ({found.steps} environment steps)"
-    )
-    print(f"the rule's defaults: {found.classic_ratio:.3f}")
-    print("  ".join(f"{name}={value}" for name, value in found.options.items()))
-
+from plasticity_env.agents.commands.tune_rule_command import COMMAND
 
 if __name__ == "__main__":
-    cli.run(Config, main)
+    COMMAND.run()

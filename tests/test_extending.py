@@ -34,14 +34,15 @@ from plasticity_env import (
     register_signal,
     validate,
 )
-from plasticity_env.agents.evaluation.comparison import CompareConfig, compare
+from plasticity_env.agents.evaluation.compare_config import CompareConfig
+from plasticity_env.agents.evaluation.comparison import compare
 from plasticity_env.agents.leaderboard.board_cells import cell_file
 from plasticity_env.agents.leaderboard.board_run import leaderboard
 from plasticity_env.agents.leaderboard.players import Player, fingerprint
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.agent import AGENTS
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.train_run import train
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.planners import PLANNERS, actions_to, make_planner
@@ -294,8 +295,9 @@ def test_a_formula_changes_the_version_that_the_leaderboard_plays(tmp_path, monk
     assert len(set(prints)) == 2
 
 
-@pytest.mark.slow  # a process of its own, for modules named in the environment, as commands and workers start
+@pytest.mark.slow
 def test_modules_in_the_environment_register_everywhere():
+    """Slow: a process of its own imports torch, for modules named in the environment, as commands and workers start."""
     code = (
         "import gymnasium as gym; from plasticity_env import controllers; "
         "assert 'toy_score' in controllers.names(); assert 'toy_controller' in controllers.names()"

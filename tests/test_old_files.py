@@ -20,14 +20,17 @@ import torch
 import transformers as tf
 
 from plasticity_env import InputError, RunRecord, controllers, load_model, load_plastic, mean_loss
-from plasticity_env.agents.cycle_cli.plasticity_run import RunArguments, run_plasticity
+from plasticity_env.agents.cycle_cli.plasticity_run import run_plasticity
+from plasticity_env.agents.cycle_cli.run_arguments import RunArguments
 from plasticity_env.agents.leaderboard import players
 from plasticity_env.agents.leaderboard.board_cells import cell_file
-from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig, current_cells, fingerprints, missing_jobs
+from plasticity_env.agents.leaderboard.board_run import current_cells, fingerprints, missing_jobs
+from plasticity_env.agents.leaderboard.leaderboard_config import LeaderboardConfig
 from plasticity_env.agents.leaderboard.players import fingerprint, read_player, read_players
 from plasticity_env.agents.leaderboard.report.labels import kind, label
 from plasticity_env.agents.leaderboard.workers import table_of
-from plasticity_env.agents.online.online_run import OnlineRunConfig, run_online
+from plasticity_env.agents.online.online_arguments import OnlineRunConfig
+from plasticity_env.agents.online.online_run import run_online
 from plasticity_env.agents.sb3.sb3_archive import load_archive
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +133,7 @@ def test_a_plasticity_cycle_that_was_cut_goes_on_as_if_it_had_not_been(old: Path
 
 @pytest.mark.slow
 def test_a_network_that_learns_in_the_cycle_goes_on_as_if_it_had_not_been_cut(old: Path) -> None:
+    """Slow: the rest of an online run, with pages and pictures."""
     record, decider = run_online(OnlineRunConfig(resume=Path("online_run")))
     _ended_as_recorded(record, "online_run")
     assert decider.learner.lessons > 1

@@ -24,12 +24,14 @@ from plasticity_env.agents.ppo.padding import Batch, decide
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.rllib.ray_session import ray_session
 from plasticity_env.common import cli
+from plasticity_env.common.child_processes import deaths_named
 from plasticity_env.common.packages import require
 from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.observation import Observation
-from plasticity_env.model.loading import embedded_models, load_model
+from plasticity_env.model.embedded import embedded_models
+from plasticity_env.model.loading import check_device, load_model
 
 STEPS = 4  # of each environment in a round
 
@@ -115,6 +117,7 @@ def bench_engines(
             "vector": gym.make_vec("plasticity/Heads-v1", num_envs=count, **settings),
             "local": gym.vector.SyncVectorEnv([single]),
         }
+        stack.enter_context(deaths_named(vectors["subprocess"].processes))  # type: ignore[attr-defined]
         for vector in vectors.values():
             stack.callback(vector.close)
         ways: dict[str, Callable[[], object]] = {way: _Sampler(vector, network) for way, vector in vectors.items()}
@@ -126,7 +129,7 @@ def bench_engines(
             ways[way], in_all = _ray_sampler(stack, [single() for _ in range(count)], network, number)
             spread[way] = in_all, max(1, number)
         billed = {way: _Billed(call) for way, call in ways.items()}
-        times = take_turns(billed, rounds, torch.device(device))
+        times = take_turns(billed, rounds, check_device(device))
     for way, seconds in times.items():
         each = [value / (STEPS * spread[way][0]) for value in seconds]
         over, over_range = ratio(each, [value / STEPS for value in times["local"]])

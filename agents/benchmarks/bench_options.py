@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from plasticity_env.common import cli
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.stopwatch import Clock
-from plasticity_env.data.text import TextSplits, load_text
-from plasticity_env.model.loading import LoadedModel, check_device, embedded_models, load_model
+from plasticity_env.common.values import check_number
+from plasticity_env.model.embedded import embedded_models
+
+if TYPE_CHECKING:
+    from plasticity_env.data.text import TextSplits
+    from plasticity_env.model.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class Options:
     """counted rounds"""
     clock: Clock = "wall"
     """seconds by the wall, or "cpu": processor seconds on one thread, for a machine that does other work (not vector, entropy)"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
 
     def check(self) -> list[int]:
         """The lengths as numbers.
@@ -52,6 +55,8 @@ class Options:
         Raises:
             InputError: No length, no round, or a batch shorter than one sequence.
         """
+        from plasticity_env.model.loading import check_device
+
         given = cli.numbers(self.lengths, "lengths")
         if not given:
             raise InputError("--lengths is empty: give at least one number of tokens")
@@ -60,13 +65,21 @@ class Options:
         lengths = [int(length) for length in given]
         if self.rounds < 1 or any(self.tokens < length for length in lengths):
             raise InputError(f"rounds must be at least 1 and tokens ({self.tokens}) at least the longest of {lengths}")
-        if self.clock == "cpu" and self.device != "cpu":
+        for name in ("sparsities", "envs", "runners"):
+            cli.numbers(getattr(self, name), name)
+        for share in cli.numbers(self.sparsities, "sparsities"):
+            check_number("sparsities", share, 0, 1, below=True)
+        check_number("memory_share", self.memory_share, 0)
+        check_counts(self, test_tokens=1)
+        if check_device(self.device).type != "cpu" and self.clock == "cpu":
             raise InputError(f"processor seconds say nothing about device {self.device!r}: leave --clock at wall")
-        check_device(self.device)
         return lengths
 
     def loaded(self) -> Iterator[tuple[LoadedModel, TextSplits]]:
         """Every model with its text packed at every length."""
+        from plasticity_env.data.text import load_text
+        from plasticity_env.model.loading import load_model
+
         lengths = self.check()
         for name in cli.words(self.models) or embedded_models():
             loaded = load_model(name, device=self.device)
@@ -100,4 +113,4 @@ def endless(text: TextSplits, sequences: int, device: str) -> dict[str, Any]:
 
 def start_method(device: str) -> str | None:
     """How worker processes start: a CUDA context does not survive a fork; None is the platform's own way."""
-    return "spawn" if torch.device(device).type == "cuda" else None
+    return "spawn" if device.startswith("cuda") else None

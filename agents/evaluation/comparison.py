@@ -6,78 +6,31 @@ import io
 import json
 import math
 import statistics
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from plasticity_env import controllers
-from plasticity_env.agents.evaluation.evaluation import Arena, Protocol, Row, results_json, summarise
+from plasticity_env.agents.evaluation.compare_config import CompareConfig
+from plasticity_env.agents.evaluation.evaluation import Arena, Row, results_json, summarise
 from plasticity_env.agents.evaluation.frontier import frontier_png
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.common import cli
-from plasticity_env.common.arguments import flags, plain
+from plasticity_env.common.arguments import plain
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.files import write_text
 from plasticity_env.common.progress import Progress
-from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder
+from plasticity_env.common.tracking import Tracker, new_run_folder
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.make_workbench import load_model_and_text
-from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.repair import find_repair
 
 TABLE_WIDTH = 150  # columns where no terminal sets them
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """Arguments of a comparison."""
-
-    controllers: str = "random,magnitude,entropy_high,entropy_low,gradient,fisher,obs,activation,plasticity"
-    """names or folders of saved controllers, separated by commas"""
-    sparsities: str = "0.1,0.2,0.3,0.4,0.5"
-    """shares of heads to prune, separated by commas"""
-    flop_prices: str = ""
-    """prices at which networks also play freely, separated by commas"""
-    repair: str = "none,least_squares"
-    """repair methods, separated by commas"""
-    seeds: int = 3
-    """draws of calibration text"""
-    rounds: int = 1
-    """decisions over which an episode spreads its pruning"""
-    env: str = "heads"
-    """heads, head_edit or head_rank (whose adaptive mode lets networks bring heads back)"""
-    prune_entropy: str = "auto"
-    """direction of the PlasticityController: high, low or auto"""
-    test_blocks: int | None = 32
-    """blocks of the test split that are scored; None for all"""
-    spread_test: bool = False
-    """spread them evenly over the test split; else they are its first ones"""
-    settings: Annotated[
-        Settings, flags(Settings, "model_name", "mode", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS, hidden=("repair",))
-    ] = Settings(reward_blocks=1)  # scored on the test split: the reward batch decides nothing here
-    """of the environment, but for its repair"""
-    tracking: TrackingOptions = field(default_factory=TrackingOptions)
-    output_dir: Path | None = None
-    """folder for the results; unset: a new one under runs/"""
-
-    def protocol(self) -> Protocol:
-        """What to play.
-
-        Raises:
-            InputError: A sparsity outside [0, 1), no seeds, a price that is not positive.
-        """
-        return Protocol(
-            cli.numbers(self.sparsities, "sparsities"),
-            cli.numbers(self.flop_prices, "flop_prices"),
-            self.seeds,
-            self.rounds,
-            self.test_blocks,
-            self.spread_test,
-        )
 
 
 Player = tuple[str, dict[str, Any], str | None]  # name, options, label
@@ -114,8 +67,13 @@ def compare(config: CompareConfig) -> Path:
         The folder: ``results.json``, ``frontier.png``, ``table.txt``, ``metrics.jsonl``.
 
     Raises:
-        InputError: Arguments that cannot be used, before anything is written.
+        InputError: Arguments that cannot be used, before anything is written, or another process is at work in the folder.
     """
+    with at_work_in(config.output_dir):
+        return _compare(config)
+
+
+def _compare(config: CompareConfig) -> Path:
     players, repairs, loaded, text = prepare(config)
     protocol = config.protocol()
     made = (controllers.make(name, **options) for name, options, _ in players)

@@ -5,64 +5,30 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import tyro
 from rich.console import Console
 
 from plasticity_env import controllers
-from plasticity_env.agents.evaluation.comparison import CompareConfig, compare, prepare
+from plasticity_env.agents.evaluation.compare_config import CompareConfig
+from plasticity_env.agents.evaluation.comparison import compare, prepare
 from plasticity_env.agents.evaluation.dashboard import write_dashboard
+from plasticity_env.agents.evaluation.demo_config import DemoConfig
 from plasticity_env.agents.evaluation.learning_curve import learning_curve_png
-from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.train_run import train
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers import ANNController
 from plasticity_env.envs.settings import bounds
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Arguments of the demo: those of the training and of the comparison, and where to write."""
-
-    train: Annotated[TrainConfig, tyro.conf.Suppress] = field(default_factory=TrainConfig)
-    """of the training; given in the config file, section `train`"""
-    compare: Annotated[CompareConfig, tyro.conf.Suppress] = field(default_factory=CompareConfig)
-    """of the comparison; given in the config file, section `compare`"""
-    held_out_model: str = "bard-neox-5x6"
-    """a model that the training never sees, compared as well; empty to leave it out"""
-    held_out: Annotated[CompareConfig, tyro.conf.Suppress] = field(
-        default_factory=lambda: CompareConfig(controllers="")
-    )
-    """of that comparison; given in the config file, section `held_out`; without controllers it is as `compare`"""
-    held_out_units: Annotated[CompareConfig, tyro.conf.Suppress] = field(
-        default_factory=lambda: CompareConfig(controllers="")
-    )
-    """of a comparison on it over heads and MLP blocks; given in the config file, section `held_out_units`; without
-    controllers it is left out"""
-    from_scratch: bool = False
-    """train a network from zero; else the shipped controller is trained on"""
-    scratch_timesteps: int = 6000
-    """environment steps of a training from zero"""
-    scratch_rate: float = 0.03
-    """its learning rate"""
-    folder: Path | None = None
-    """where everything goes; unset: a new folder under runs/"""
-
-    def training(self) -> TrainConfig:
-        """Arguments of the training that this demo runs."""
-        if not self.from_scratch:
-            return self.train if self.train.start_from else replace(self.train, start_from=ANNController.name)
-        ppo = replace(self.train.ppo, total_timesteps=self.scratch_timesteps, learning_rate=self.scratch_rate)
-        return replace(self.train, start_from=None, ppo=ppo)
 
 
 def demo(config: DemoConfig) -> Path:
@@ -89,6 +55,11 @@ def demo(config: DemoConfig) -> Path:
             comparisons["held_out_units"] = fill(config.held_out_units, {"model_name": config.held_out_model})
     for comparison in comparisons.values():
         prepare(comparison)  # fails here rather than after the training
+    with at_work_in(config.folder):
+        return _demo(config, plan, comparisons)
+
+
+def _demo(config: DemoConfig, plan: TrainConfig, comparisons: dict[str, CompareConfig]) -> Path:
     folder = config.folder or new_run_folder("demo")
     console = Console()
     started = time.perf_counter()

@@ -24,7 +24,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.controllers import ANNController, Controller, PlasticityController, tuned_rule
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
-from plasticity_env.envs.settings import Settings
+from plasticity_env.envs.settings import LIMITS, Settings, check_range
 from plasticity_env.model.loading import LoadedModel
 
 BISECTIONS = 10  # halvings of PlasticityController's aggressiveness: finer than one head in 1024
@@ -92,8 +92,7 @@ class Protocol:
             if not 0 <= sparsity < 1:
                 raise InputError(f"a sparsity must lie in [0, 1), got {sparsity!r}")
         for price in self.prices:
-            if not price > 0:
-                raise InputError(f"a flop price must be positive, got {price!r}")
+            check_range("flop_prices", price, *LIMITS["flop_price"])
         if not self.sparsities and not self.prices:
             raise InputError("nothing to play: give at least one sparsity or one flop price")
         check_counts(self, test_blocks=1, seeds=1, rounds=1)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from plasticity_env.agents.leaderboard.board_cells import Cell, cell_file, parse, row, titles
+from plasticity_env.agents.leaderboard.leaderboard_config import LeaderboardConfig
 from plasticity_env.agents.leaderboard.players import Player, fingerprint, read_player, read_players
-from plasticity_env.agents.leaderboard.playing import Rules
 from plasticity_env.agents.leaderboard.report.board_page import write_leaderboard
 from plasticity_env.agents.leaderboard.report.board_tables import (
     aggregates_of,
@@ -24,49 +22,10 @@ from plasticity_env.agents.leaderboard.statistics import Results
 from plasticity_env.agents.leaderboard.submissions import play_submission, read_submission
 from plasticity_env.agents.leaderboard.workers import Job, open_all, play_all
 from plasticity_env.common import cli
-from plasticity_env.common.arguments import fill, flags, plain
+from plasticity_env.common.arguments import fill, plain
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.tracking import Tracker, TrackingOptions
-from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
-
-
-@dataclass(frozen=True)
-class LeaderboardConfig:
-    """Arguments of a leaderboard."""
-
-    models: str = "bard-gpt2-4x4"
-    """models, separated by commas: embedded names, folders, GGUF files or hub names"""
-    players: str = "rules,ann"
-    """NAME or NAME@ROUNDS: a rule, a saved controller's folder, package.module:function, a search; "rules" is all scores"""
-    shares: str = "0.1,0.2,0.3,0.4,0.5,0.6"
-    """shares of heads to prune, separated by commas"""
-    seeds: int = 3
-    """draws of calibration text"""
-    test_blocks: int = 64
-    """blocks of the test split that are scored"""
-    settings: Annotated[Settings, flags(Settings, "mode", "reward_blocks", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS)] = (
-        Rules().settings
-    )
-    """of the environment"""
-    output: Path = Path("runs/leaderboard/cells.jsonl")
-    """finished cells, one JSON line each; a second run goes on where the first was cut"""
-    submissions: str = ""
-    """controllers of others, separated by commas: replayed before they count (docs/leaderboard.md)"""
-    versus: str = ""
-    """players that areas are divided by in columns of their own, separated by commas"""
-    workers: int = 1
-    """processes that play beside each other, each with its own copy of the model; with Ray, tasks at a time"""
-    ray_address: str | None = None
-    """play as Ray tasks on this cluster: auto, local or an address"""
-    page: Path | None = None
-    """the HTML page; unset: leaderboard.html beside the cells"""
-    docs: Path | None = None
-    """a Markdown page whose figures are replaced, such as docs/leaderboard.md"""
-    tracking: TrackingOptions = field(default_factory=TrackingOptions)
-
-    def rules(self, model_name: str) -> Rules:
-        """Of one model's board."""
-        return Rules(replace(self.settings, model_name=model_name), self.test_blocks)
+from plasticity_env.common.tracking import Tracker
 
 
 def leaderboard(config: LeaderboardConfig) -> str:
@@ -76,8 +35,14 @@ def leaderboard(config: LeaderboardConfig) -> str:
         The tables.
 
     Raises:
-        InputError: Arguments that cannot be used, before anything is played.
+        InputError: Arguments that cannot be used, or another process at work on the file, before anything is played.
+        OSError: Nothing can be written there, likewise.
     """
+    with at_work_on(config.output):
+        return _leaderboard(config)
+
+
+def _leaderboard(config: LeaderboardConfig) -> str:
     if config.docs is not None:
         parts_of_docs(config.docs)
     file, prints = cell_file(config.output), fingerprints(read_players(cli.words(config.players)))
@@ -86,7 +51,8 @@ def leaderboard(config: LeaderboardConfig) -> str:
     replayed = list(map(config.rules, cli.words(config.models))) if guests else []
     open_all([*(job.rules for job in jobs), *replayed], stay=config.workers == 1 and config.ray_address is None)
     total = sum(len(job.shares) for job in jobs)
-    print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
+    if total:
+        print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
     for done, line in enumerate(play_all(jobs, config.workers, config.ray_address), 1):
         file.append(line)
         print(f"{done}/{total} {_line(parse(line))}", file=sys.stderr)
@@ -188,8 +154,6 @@ def missing_jobs(config: LeaderboardConfig, prints: Mapping[Player, str]) -> lis
     signals = tuple(dict.fromkeys(name for player in prints for name in getattr(player.make(), "signals", ())))
     if prints and not models:
         raise InputError("nothing to play on: give at least one model, or no players to see the tables alone")
-    if config.test_blocks < 1:
-        raise InputError(f"test_blocks must be at least 1, got {config.test_blocks}")
     if not shares or any(not 0 < share < 1 for share in shares) or config.seeds < 1:
         raise InputError(
             f"shares must lie between 0 and 1 and seeds be at least 1, got {config.shares!r}, {config.seeds}"

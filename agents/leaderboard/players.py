@@ -16,6 +16,7 @@ from typing import Any
 from plasticity_env import controllers
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.moved import moved
+from plasticity_env.common.values import user_path
 from plasticity_env.controllers import ANNController, Controller
 from plasticity_env.controllers.planners.planner import Planner, is_planner, make_planner
 from plasticity_env.controllers.shipped import FORMER, LAB
@@ -88,8 +89,8 @@ def read_player(text: str) -> Player:
         name, rounds = text.strip(), str(ROUNDS)
     if not name or int(rounds) < 1:
         raise InputError(f"player {text!r} must be NAME or NAME@ROUNDS with at least one round, for example fisher@4")
-    if Path(name).is_dir():
-        return Player(name.rstrip("/"), "", int(rounds))
+    if user_path(name).is_dir():
+        return Player(str(user_path(name)).rstrip("/"), "", int(rounds))
     name, _, option = name.partition(":")
     return Player(moved(name) if option else name, option, int(rounds))
 

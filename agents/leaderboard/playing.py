@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.agents.leaderboard.board_cells import Board, Cell, Mask
+from plasticity_env.agents.leaderboard.board_cells import Cell, Mask
+from plasticity_env.agents.leaderboard.board_rules import Rules
 from plasticity_env.agents.leaderboard.players import Player, fingerprint
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.lru import Memo
@@ -22,7 +23,6 @@ from plasticity_env.data.text import some_blocks
 from plasticity_env.envs.head_rank import HeadRankEnv
 from plasticity_env.envs.measurement import Measurement
 from plasticity_env.envs.observation import Observation
-from plasticity_env.envs.settings import Settings, bounds
 from plasticity_env.envs.shared_arrays import PackedModel, pack
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.model.plastic_model import PlasticModel
@@ -30,38 +30,6 @@ from plasticity_env.signals.measure import sequence_losses
 
 VERSION = 1  # of the environments that are played
 DIGITS = 7  # of losses in the file, after the point
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a table is opened with; JSON-able, so that workers can open their own.
-
-    Attributes:
-        settings: Of the environments; players bring the number of rounds.
-        test_blocks: Blocks of the test split that are scored.
-    """
-
-    settings: Settings = Settings(flop_price=4.0, max_sparsity=1.0)
-    test_blocks: int = 64
-
-    @property
-    def board(self) -> Board:
-        """Where cells of these rules belong."""
-        own = self.settings
-        return Board(
-            short_name(own.model_name),
-            "/".join(filter(None, (Path(own.dataset).name, own.dataset_config))),
-            own.max_length,
-            own.calibration_blocks,
-            own.reward_blocks,
-            self.test_blocks,
-            own.repair,
-            own.units,
-            own.blocks_of_neurons,
-            own.mode,
-            bounds(own.flop_price)[0],
-            own.neuron_order,
-        )
 
 
 def short_name(model_name: str) -> str:

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 
 from plasticity_env.agents.leaderboard.board_cells import Cell
+from plasticity_env.agents.leaderboard.board_rules import Rules
 from plasticity_env.agents.leaderboard.players import Player, fingerprint, read_player
-from plasticity_env.agents.leaderboard.playing import Rules, Table
+from plasticity_env.agents.leaderboard.playing import Table
 from plasticity_env.agents.leaderboard.workers import table_of
 from plasticity_env.common.arguments import fill, plain
 from plasticity_env.common.errors import InputError

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from plasticity_env.agents.ppo.padding import Batch, MaskedCategoricals, decide, pad
+from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import LARGEST_RATE, check_number
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.envs.observation import Observation
 
@@ -41,18 +43,11 @@ class OnlineConfig:
     """of the sampled edits"""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
-            raise InputError(
-                f"controller_lr must be at least 0, got {self.learning_rate!r}; 0 decides without learning"
-            )
-        if not (math.isfinite(self.entropy_bonus) and self.entropy_bonus >= 0):
-            raise InputError(f"entropy_bonus must be at least 0, got {self.entropy_bonus!r}")
-        if not 0 <= self.baseline_decay < 1:
-            raise InputError(f"baseline_decay must lie in [0, 1), got {self.baseline_decay!r}")
-        if not self.max_grad_norm > 0:
-            raise InputError(f"max_grad_norm must be above 0, got {self.max_grad_norm!r}")
-        if self.seed < 0:
-            raise InputError(f"seed must be at least 0, got {self.seed}")
+        check_number("controller_lr", self.learning_rate, 0, LARGEST_RATE)
+        check_number("entropy_bonus", self.entropy_bonus, 0, 1e6)
+        check_number("baseline_decay", self.baseline_decay, 0, 1, below=True)
+        check_number("max_grad_norm", self.max_grad_norm, 0, above=True)
+        check_counts(self, seed=0)
 
 
 @dataclass(frozen=True)

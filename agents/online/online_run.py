@@ -5,28 +5,23 @@ from __future__ import annotations
 import json
 import pickle
 import sys
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Any
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from plasticity_env.agents.online.bounds import PruneBounds
-from plasticity_env.agents.online.online import OnlineConfig, OnlineLearner
+from plasticity_env.agents.online.online_arguments import OnlineRunConfig
 from plasticity_env.agents.online.online_decider import OnlineDecider
-from plasticity_env.common.arguments import fill, flags, plain
-from plasticity_env.common.cli import words
+from plasticity_env.common.arguments import fill, plain
 from plasticity_env.common.digests import load_archive
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import replace_file, write_text
-from plasticity_env.common.tracking import TrackingOptions
-from plasticity_env.controllers.ann import ANNController
-from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
 from plasticity_env.cycle.record import RunRecord
-from plasticity_env.cycle.run_settings import CONTROLLER, ExperimentSettings, new_run_path
+from plasticity_env.cycle.run_checks import refuse_used
+from plasticity_env.cycle.run_settings import new_run_path
 from plasticity_env.model.checkpoints import save_plastic
-from plasticity_env.steps.opening import text_or_default
 
 WEIGHTS, FOLDER, HISTORY, MODEL, ARGUMENTS = (
     "controller.pt",
@@ -35,93 +30,6 @@ WEIGHTS, FOLDER, HISTORY, MODEL, ARGUMENTS = (
     "pruned_model",
     "controller_arguments.json",
 )
-QUICK = {
-    "model_name": "bard-gpt2-4x4",
-    "max_length": 64,
-    "warmup_steps": 4,
-    "finetuning_steps": 6,
-    "decision_every": 2,
-    "analyze_steps": 2,
-    "cycles": 2,
-    "reward_blocks": 8,
-    "test_blocks": 8,
-    "growth_warmup_steps": 2,
-    "sample_tokens": 12,
-}
-
-
-EXPERIMENT = words(  # arguments of the experiment that are arguments of such a run
-    "model_name,dataset,dataset_config,device,batch_size,max_length,warmup_steps,cycles,pruning_level,pruning_mode,"
-    "prune_entropy,learning_rate,decision_every,flop_price,repair,growth_init,growth_warmup_steps,new_head_lr_multiplier,"
-    "reward_blocks,test_blocks,sample_tokens,seed,"
-)
-
-
-@dataclass(frozen=True)
-class OnlineRunConfig:
-    """Arguments of a run in which an ANN controller decides and keeps learning."""
-
-    experiment: Annotated[
-        ExperimentSettings,
-        flags(ExperimentSettings, *EXPERIMENT, finetuning_steps="training_steps", analyze_steps="analysis_steps"),
-    ] = ExperimentSettings(
-        model_name="distilgpt2", dataset="", pruning_strategy=CONTROLLER, free_policy=True, decision_every=20
-    )
-    """of the cycle; the network chooses how many heads are pruned, up to --pruning_level"""
-    entropy_threshold: float = 1.5
-    """nats: only heads on the prune side of it may be pruned"""
-    importance_threshold: float = 0.7
-    """quantile of the active heads' Fisher scores: heads above it are protected from pruning"""
-    controller_lr: float = 0.01
-    """of the controller's Adam; 0 decides without learning"""
-    entropy_bonus: float = 0.01
-    """weight of the policy's entropy in what the controller maximises"""
-    controller: Path | None = None
-    """folder of a trained controller to go on from; unset: a fresh network"""
-    output_dir: Path | None = None
-    """a new folder; unset: runs/neural_plasticity/run_YYYYMMDD_HHMMSS"""
-    resume: Path | None = None
-    """go on with the run in this folder, with the arguments that it was started with"""
-    quick_test: bool = False
-    """other defaults: an embedded model and few steps, under a minute; flags that are given still count"""
-    verbose: bool = False
-    """print every decision and what it earned"""
-    tracking: TrackingOptions = field(default_factory=TrackingOptions)
-
-    def settings(self) -> ExperimentSettings:
-        """The experiment's part, with the text filled in where none was named."""
-        own = self.experiment
-        dataset, config = text_or_default(own.model_name, own.dataset, own.dataset_config)
-        controller = str(self.controller or "a fresh network")
-        return replace(own, dataset=dataset, dataset_config=config, controller=controller, tracking=self.tracking)
-
-    def bounds(self) -> PruneBounds:
-        """What may be pruned.
-
-        Raises:
-            InputError: A value out of range.
-        """
-        return PruneBounds(self.entropy_threshold, self.importance_threshold, self.experiment.prune_entropy)
-
-    def decider(self) -> OnlineDecider:
-        """The controller, ready to learn.
-
-        Raises:
-            InputError: A value out of range, or no controller in the folder.
-        """
-        config = OnlineConfig(self.controller_lr, self.entropy_bonus, seed=self.experiment.seed)
-        if self.controller is not None:
-            controller = ANNController.load(self.controller)
-            if "price_shares" in controller.info:
-                raise InputError(
-                    f"the controller in {str(self.controller)!r} ranks heads and does not decide how many go: give one that was "
-                    "trained with --env heads, or none for a fresh network"
-                )
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.experiment.seed)
-                controller = ANNController(HeadNetwork(NetworkConfig()))
-        return OnlineDecider(OnlineLearner(controller, config), self.bounds())
 
 
 def run_online(config: OnlineRunConfig) -> tuple[RunRecord, OnlineDecider]:
@@ -144,17 +52,21 @@ def run_online(config: OnlineRunConfig) -> tuple[RunRecord, OnlineDecider]:
         run = NeuralPlasticityExperiment.resume(config.resume, decider, _say)
     else:
         decider = config.decider()
+        if config.output_dir is not None:
+            refuse_used(config.output_dir)
         run = NeuralPlasticityExperiment(config.settings(), config.output_dir or new_run_path(), decider, _say)
     files = _Files(run, config)
     if run.finished:
         files.read(decider)
         return run.run(), decider
     decider.on_change = files.update
+    run.before_finished = lambda: files.close(decider)
     try:
-        record = run.run()
-    finally:
-        files.close(decider)
-    return record, decider
+        return run.run(), decider
+    except BaseException:
+        with suppress(OSError):  # where the disk is full, that error is told
+            files.close(decider)
+        raise
 
 
 class _Files:

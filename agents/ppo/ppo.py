@@ -27,6 +27,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import HeadNetwork
 from plasticity_env.envs.observation import Observation
+from plasticity_env.model.loading import check_device
 
 Metrics = dict[str, float]
 Callback = Callable[[int, Metrics], None]
@@ -47,7 +48,7 @@ class PolicyLearner:
     ) -> None:
         self.config, self.folder, self.callback = config, folder, callback
         torch.manual_seed(config.seed)
-        self.device = torch.device(config.device)
+        self.device = check_device(config.device)
         self.network = (config.make_network() if network is None else network).to(self.device).train()
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5)
         self.generator = torch.Generator().manual_seed(config.seed)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.cli import words
-from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
-from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES
-from plasticity_env.model.loading import check_device
+from plasticity_env.common.errors import unknown
+from plasticity_env.common.values import LARGEST_RATE, check_number
+
+if TYPE_CHECKING:
+    from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
+
+LARGEST = 1e6  # of a weight in the loss or a logit
 
 
 @dataclass(frozen=True)
@@ -54,27 +58,25 @@ class PPOConfig:
     """updates between checkpoints"""
     seed: int = 1
     """of network, rollouts and environments"""
-    device: str = "cpu"
-    """where the network lives"""
+    device: str = "auto"
+    """where the network lives: auto, cpu, cuda, cuda:0, ..."""
 
     def __post_init__(self) -> None:
-        for name in ("total_timesteps", "num_steps", "num_minibatches", "update_epochs", "checkpoint_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
-        for name in ("learning_rate", "clip_coef", "max_grad_norm", "target_kl"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}")
+        check_counts(self, total_timesteps=1, num_steps=1, num_minibatches=1, update_epochs=1, checkpoint_every=1)
+        check_counts(self, width=1, seed=0)
+        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
+        for name in ("clip_coef", "max_grad_norm", "target_kl"):
+            check_number(name, getattr(self, name), 0, above=True)
         for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
+            check_number(name, getattr(self, name), 0, 1)
         for name in ("ent_coef", "vf_coef", "keep_bias"):
-            if not math.isfinite(getattr(self, name)):
-                raise InputError(f"{name} must be a finite number, got {getattr(self, name)!r}")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed must be a whole number of at least 0, got {self.seed!r}")
-        self.network_config()
-        check_device(self.device)
+            check_number(name, getattr(self, name), -LARGEST, LARGEST)
+        if given(self, "width", "context", "keep_bias", "head_features"):
+            self.network_config()
+        if given(self, "device"):
+            from plasticity_env.model.loading import check_device
+
+            check_device(self.device)
 
     def network_config(self) -> NetworkConfig:
         """Shape of the network.
@@ -82,6 +84,9 @@ class PPOConfig:
         Raises:
             InputError: A shape that does not fit, or features that no observation has.
         """
+        from plasticity_env.controllers.network import NetworkConfig
+        from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES
+
         features = tuple(words(self.head_features)) or NETWORK_HEAD_FEATURES
         missing = [name for name in features if name not in HEAD_FEATURES]
         if missing:
@@ -90,4 +95,6 @@ class PPOConfig:
 
     def make_network(self) -> HeadNetwork:
         """A fresh network of this shape, its weights drawn from torch's global generator."""
+        from plasticity_env.controllers.network import HeadNetwork
+
         return HeadNetwork(self.network_config())

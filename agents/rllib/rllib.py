@@ -35,6 +35,7 @@ from plasticity_env.agents.sb3.sb3 import PadHeads
 from plasticity_env.common.errors import InputError
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import HeadNetwork
+from plasticity_env.model.loading import check_device
 
 ENVIRONMENT, EPISODE = "plasticity", "plasticity_episode"  # names in RLlib
 LOSSES = {
@@ -171,7 +172,7 @@ class RLlibPPO:
         config, total = self.config, self.config.total_timesteps
         observation_space, action_space = self._spaces
         rate = config.learning_rate * (1 - self.global_step / total)  # a resumed run's own count begins at 0
-        cuda = torch.device(config.device).type == "cuda"
+        cuda = check_device(config.device).type == "cuda"
         return (
             RayPPOConfig(algo_class=_HeadPPO)
             .api_stack(enable_rl_module_and_learner=True, enable_env_runner_and_connector_v2=True)

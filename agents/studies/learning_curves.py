@@ -12,72 +12,31 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
-from plasticity_env.agents.es import FEATURES
+from plasticity_env.agents.es_config import FEATURES
 from plasticity_env.agents.ppo.ppo import Metrics
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import RankConfig, Scenario, Stage, choose_by
+from plasticity_env.agents.ppo.rank_config import RankConfig
+from plasticity_env.agents.ppo.scenarios import Scenario, Stage, choose_by
+from plasticity_env.agents.studies.curves_config import CurvesConfig
 from plasticity_env.agents.training.agent import find_agent
-from plasticity_env.agents.training.train_config import TrainConfig, make_environments
-from plasticity_env.common.arguments import check_counts, first_change, flags, flat, plain
+from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.training_envs import make_environments
+from plasticity_env.common.arguments import first_change, flat, plain
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.cli import words
-from plasticity_env.common.errors import InputError, first_line, unknown
+from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import write_text
 from plasticity_env.common.jsonl_table import CellFile
 from plasticity_env.controllers.ann import ANNController
-from plasticity_env.controllers.network import CONTEXTS
-from plasticity_env.envs.settings import MEASURING_ARGUMENTS, Settings
 
 CELLS, RUNS = "cells.jsonl", "runs"
 HELD_OUT = 10_000  # seeds from here on are of held-out scenarios
 SIZE: dict[str, Any] = {"num_steps": 16, "num_minibatches": 4, "learning_rate": 3e-3, "ent_coef": 0.0}
 LINEAR_RATE = 0.03  # a weight of the linear network acts at once on all heads
-
-
-@dataclass(frozen=True)
-class CurvesConfig:
-    """Arguments of the study."""
-
-    agents: str = "ppo,ppo:attention,ppo:linear,sb3_ppo,sb3_maskable_ppo,es,rllib_ppo"
-    """agents, separated by commas; after a colon the network: deep_sets (unless said), attention or linear"""
-    total_timesteps: int = 20_000
-    """environment steps of each training, those of reference rules included"""
-    evaluate_every: int = 2_000
-    """steps between evaluations"""
-    seeds: int = 3
-    """trainings of each agent"""
-    first_seed: int = 0
-    """seed of the first of them: studies of other seeds can run elsewhere, and their cells be put into one file"""
-    rounds: int = 4
-    """decisions an episode"""
-    pruned_share: str = "0.1,0.6"
-    """range of the share of heads to prune"""
-    reference: str = "fisher"
-    """rule whose rise of the loss is the unit"""
-    held_out: int = 12
-    """scenarios of an evaluation, their shares spread over the range"""
-    settings: Annotated[Settings, flags(Settings, "model_name", "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
-        calibration_blocks=4, reward_blocks=4, max_length=64
-    )
-    """of the environments"""
-    output_dir: Path = Path("runs/learning_curves")
-    """folder; a study in it goes on"""
-
-    def __post_init__(self) -> None:
-        check_counts(self, total_timesteps=1, evaluate_every=1, seeds=1, rounds=1, held_out=1)
-        if not words(self.agents):
-            raise InputError("agents is empty: name at least one")
-        for agent in words(self.agents):
-            name, _, context = agent.partition(":")
-            record = find_agent(name)
-            if context and not record.network:
-                raise InputError(f"agent {agent!r}: {name} has a network of its own, write {name}")
-            if context not in ("", *CONTEXTS):
-                raise unknown("network", context, CONTEXTS)
 
 
 @dataclass(frozen=True)
@@ -160,8 +119,13 @@ def study(config: CurvesConfig, say: Callable[[str], None] = print) -> list[Poin
         All points of the file of the agents asked for, those of other seeds included.
 
     Raises:
-        InputError: Arguments that cannot be used, or the folder holds a study of others.
+        InputError: Arguments that cannot be used, the folder holds a study of others, or another process is at work there.
     """
+    with at_work_in(config.output_dir):
+        return _study(config, say)
+
+
+def _study(config: CurvesConfig, say: Callable[[str], None]) -> list[Point]:
     held_out = HeldOut(config)
     config.output_dir.mkdir(parents=True, exist_ok=True)
     _same_study(config)

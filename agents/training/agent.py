@@ -14,15 +14,17 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from plasticity_env.agents.ppo.ppo import Callback
 from plasticity_env.common.errors import unknown
 from plasticity_env.common.packages import missing, require
 from plasticity_env.common.registries import Registry, by_name
-from plasticity_env.controllers.ann import ANNController
+
+if TYPE_CHECKING:
+    from plasticity_env.agents.ppo.ppo import Callback
+    from plasticity_env.controllers.ann import ANNController
 
 ENVIRONMENTS = {
     "heads": "plasticity/Heads-v1",

@@ -9,9 +9,9 @@ from typing import Any
 import gymnasium as gym
 
 from plasticity_env.agents.ppo.ppo import PPO, Callback
+from plasticity_env.agents.ppo.rank_config import modes_of
 from plasticity_env.agents.ppo.rank_ppo import RankPPO
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
-from plasticity_env.agents.ppo.scenarios import modes_of
 from plasticity_env.agents.training.agent import Learner
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common.cli import words
@@ -91,7 +91,8 @@ def _stable_baselines(config: TrainConfig, envs: Envs, maskable: bool) -> Learne
 
 def es(config: TrainConfig, envs: Envs) -> Learner:
     """CMA-ES over the weights of a linear ranking; `scripts/train_es.py` has all its arguments."""
-    from plasticity_env.agents.es import FEATURES, ESConfig, LinearSearch
+    from plasticity_env.agents.es import LinearSearch
+    from plasticity_env.agents.es_config import FEATURES, ESConfig
 
     if modes_of(config.mode) != ["adaptive"] or config.start_from is not None:
         raise InputError("agent es searches from zero in mode adaptive: leave --mode and --start_from out")

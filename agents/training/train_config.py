@@ -1,25 +1,24 @@
-"""Arguments of a training run, and the environments that they name."""
+"""Arguments of a training run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import gymnasium as gym
-
-from plasticity_env import controllers
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenario_env import RelativeRise
-from plasticity_env.agents.ppo.scenarios import RankConfig, Stage, modes_of
+from plasticity_env.agents.ppo.rank_config import RankConfig, modes_of
 from plasticity_env.agents.training.agent import AGENTS, ENVIRONMENTS, SPECIAL, find_agent
 from plasticity_env.common.arguments import check_counts, flags
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.tracking import TrackingOptions, resolve_mode
-from plasticity_env.controllers.ann import ANNController
-from plasticity_env.controllers.network import HeadNetwork
+from plasticity_env.common.tracking import TrackingOptions
+from plasticity_env.common.wandb_run import check_mode
 from plasticity_env.envs.settings import Settings
+
+if TYPE_CHECKING:
+    from plasticity_env.agents.ppo.scenarios import Stage
+    from plasticity_env.controllers.network import HeadNetwork
 
 SIGNAL_SETTINGS = ("obs_signal", "residual_signal", "crossfit_signal")
 
@@ -38,7 +37,11 @@ class TrainConfig:
     """adaptive (prune, revive, grow) or compressed (prune for good); HeadRank: or both, separated by a comma"""
     settings: Annotated[
         Settings,
-        flags(Settings, hidden=("model_name", "mode", "pruned_share", "signals", "device"), train_rate="learning_rate"),
+        flags(
+            Settings,
+            hidden=("model_name", "mode", "pruned_share", "observation", "signals", "device"),
+            train_rate="learning_rate",
+        ),
     ] = Settings(horizon=4, calibration_blocks=8, reward_blocks=8)
     """of the environments; HeadRank has --rounds instead of --horizon"""
     envs_per_model: int = 4
@@ -84,7 +87,7 @@ class TrainConfig:
             raise InputError(
                 f"train_steps {self.settings.train_steps} needs --env heads or head_edit: HeadRank trains on frozen models"
             )
-        resolve_mode(self.tracking.wandb_mode)
+        check_mode(self.tracking.wandb_mode)
         if not words(self.model_name):
             raise InputError("model_name is empty: give at least one language model")
         if self.resume and self.output_dir is None:
@@ -104,6 +107,8 @@ class TrainConfig:
 
     def stage(self) -> Stage:
         """Where scenarios of HeadRank are drawn and played."""
+        from plasticity_env.agents.ppo.scenarios import Stage
+
         models = words(self.model_name)
         return Stage(models, self.environment(models[0]), self.rank, modes_of(self.mode))
 
@@ -115,45 +120,12 @@ class TrainConfig:
         """
         if self.start_from is None:
             return None
-        controller = controllers.make(self.start_from)
+        from plasticity_env.controllers.ann import ANNController
+        from plasticity_env.controllers.catalogue import make
+
+        controller = make(self.start_from)
         if not isinstance(controller, ANNController):
             raise InputError(
                 f"--start_from {self.start_from!r} has no network to train: give ann or a saved controller's folder"
             )
         return controller.network
-
-
-def make_environments(config: TrainConfig) -> list[gym.Env[Any, Any]]:
-    """Build the environments of a run; those over one frozen model share its weights and memo."""
-    envs: list[gym.Env[Any, Any]] = []
-    for model in words(config.model_name):
-        if config.env == "head_rank":
-            envs += _ranking_environments(config, model)
-            continue
-        first = gym.make(ENVIRONMENTS[config.env], **config.environment(model).kwargs())
-        envs.append(first)
-        base = first.unwrapped
-        for _ in range(config.envs_per_model - 1):
-            envs.append(base.fork())  # type: ignore[attr-defined]
-    return envs
-
-
-def _ranking_environments(config: TrainConfig, model: str) -> list[gym.Env[Any, Any]]:
-    """HeadRank environments whose rounds and modes take turns; one alone for agents that play scenarios of their own."""
-    turns = [
-        {"horizon": rounds, "mode": mode} for rounds in config.rank.round_numbers for mode in modes_of(config.mode)
-    ]
-    if find_agent(config.agent).scenarios:
-        return [gym.make(ENVIRONMENTS["head_rank"], **config.environment(model).kwargs())]
-    first: dict[int, Any] = {}
-    envs: list[gym.Env[Any, Any]] = []
-    for index in range(config.envs_per_model):
-        turn = index % len(turns)
-        if turn in first:
-            env: Any = first[turn].unwrapped.fork()
-        else:
-            first[turn] = env = gym.make(
-                ENVIRONMENTS["head_rank"], **{**config.environment(model).kwargs(), **turns[turn]}
-            )
-        envs.append(RelativeRise(env, config.rank.reference))
-    return envs

@@ -6,16 +6,21 @@ The command line names an argument without its place (``--units``); a YAML file 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass, replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
+from plasticity_env.common.command_words import checked
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.values import LARGEST_COUNT, LARGEST_SEED, brief, user_path
 
 C = TypeVar("C")
 
@@ -43,7 +48,13 @@ def flags(of: type, *names: str, hidden: Sequence[str] = (), **renamed: str) -> 
     return tyro.conf.arg(constructor=type(of.__name__, (_View,), {"of": of, "fields": shown}))
 
 
-def parse(arguments: type[C], words: Sequence[str], default: C | None = None, description: str | None = None) -> C:
+def parse(
+    arguments: type[C],
+    words: Sequence[str],
+    default: C | None = None,
+    description: str | None = None,
+    prog: str | None = None,
+) -> C:
     """Read a command line.
 
     Args:
@@ -51,16 +62,55 @@ def parse(arguments: type[C], words: Sequence[str], default: C | None = None, de
         words: The command line, without ``--config``.
         default: What it begins with; the dataclass's own defaults when None.
         description: Shown by ``--help``.
+        prog: What it calls the program; the name of its file when None.
     """
-    return tyro.cli(
-        arguments,
-        args=list(words),
-        default=arguments() if default is None else default,
-        description=description,
-        config=(tyro.conf.OmitArgPrefixes,),
-        use_underscores=True,
-        registry=_REGISTRY,
-    )
+    default = arguments() if default is None else default
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(
+                arguments,
+                args=checked(words, *_flags_of(default)),
+                default=default,
+                prog=prog,
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes,),
+                use_underscores=True,
+                registry=_REGISTRY,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(_sentence(said.getvalue())) from None
+
+
+def _sentence(box: str) -> str:
+    """What the parser says within the frame that it draws: its first paragraph, without title and help."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.strip() and line.strip()[0] not in "╭╰"]
+    paragraph = takewhile(lambda line: line and line[0] != "─", lines)
+    return " ".join(paragraph) or "the command line cannot be read: see --help"
+
+
+def _flags_of(instance: Any) -> tuple[dict[str, Any], int]:
+    """The type of each flag of a command, and how many words may stand without one."""
+    kinds: dict[str, Any] = {}
+    alone = 0
+    hints = get_type_hints(type(instance), include_extras=True)
+    inner = nested(instance)
+    for entry in fields(instance):
+        kind = hints[entry.name]
+        marks = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+        if tyro.conf.Suppress in marks:
+            continue
+        if tyro.conf.Positional in marks:
+            alone += 1
+        elif entry.name in inner:
+            part = getattr(instance, entry.name)
+            whole, _ = _flags_of(part)
+            kinds |= {flag: whole[field] for flag, field in inner[entry.name].items() if field in whole}
+        else:
+            kinds[entry.name] = get_args(kind)[0] if marks else kind
+    return kinds, alone
 
 
 _REGISTRY = ConstructorRegistry()
@@ -145,7 +195,11 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
             changes[key] = (
                 value if is_dataclass(value) else _read(key, value, kinds[key], getattr(instance, key), where)
             )
-        elif key in inner and isinstance(value, dict):
+        elif key in inner:
+            if not isinstance(value, dict):
+                raise InputError(
+                    f"{key} in {where} must hold a mapping of argument names to values, got {brief(value)}"
+                )
             for flag, inside in value.items():
                 if flag not in inner[key] and hasattr(getattr(instance, key), flag):
                     raise unknown(f"key in {key} of {where}", flag, inner[key])
@@ -163,16 +217,28 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
     return replace(instance, **changes)  # type: ignore[type-var]
 
 
+def given(instance: Any, *names: str) -> bool:
+    """Whether any of these fields differs from its default: defaults need no check, and the registries stay unread."""
+    known = {entry.name: entry.default for entry in fields(instance)}
+    return any(getattr(instance, name) != known[name] for name in names)
+
+
 def check_counts(instance: Any, **least: int) -> None:
-    """Refuse fields that are not whole numbers of at least so much; None is one that is not given.
+    """Refuse fields that are not whole numbers of at least so much; None is allowed where a field's type says so.
 
     Raises:
         InputError: One of them is not.
     """
+    optional = {entry.name for entry in fields(instance) if "None" in str(entry.type)}
     for name, smallest in least.items():
         value = getattr(instance, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < smallest):
-            raise InputError(f"{name} must be a whole number of at least {smallest}, got {value!r}")
+        if value is None and name in optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            raise InputError(f"{name} must be a whole number of at least {smallest}, got {brief(value)}")
+        largest = LARGEST_SEED if name.endswith("seed") else LARGEST_COUNT
+        if value > largest:
+            raise InputError(f"{name} {brief(value)} is more than {largest}: choose a smaller one")
 
 
 def _plain(value: Any) -> Any:
@@ -188,14 +254,36 @@ _KINDS |= {"tuple": list | tuple, "Sequence": list | tuple, "None": type(None)}
 def _read(key: str, value: Any, annotation: str, current: Any, where: str) -> Any:
     """A value from a file, of the kind that the field's annotation names."""
     named = [name for name in _KINDS if name in re.findall(r"\w+", annotation)]
+    inner = [name for name in named if name not in ("tuple", "Sequence", "None")]
     if annotation.startswith("tuple"):
         named = ["tuple"]
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if _number(value) is not None:
             value = [value] if "..." in annotation else [value, value]  # a number is a range of one
-    fits = any(isinstance(value, _KINDS[name]) and (name == "bool") == isinstance(value, bool) for name in named)
+    numbers = "float" in inner and "str" not in inner  # YAML 1.1 takes 3e-4, without a point, for text
+    if isinstance(value, list | tuple):
+        value = [each if not numbers or _number(each) is None else _number(each) for each in value]
+    elif numbers and _number(value) is not None:
+        value = _number(value)
+    fits = any(_is(name, value) for name in named)
+    if fits and inner and isinstance(value, list):
+        fits = all(any(_is(name, each) for name in inner) for each in value)
     if named and not fits:
         like = f"of type {annotation}" if current is None else f"like {current!r}"
-        raise InputError(f"{key} in {where} should be {like}, got {value!r}")
+        raise InputError(f"{key} in {where} should be {like}, got {brief(value)}")
     if isinstance(value, list):
         return tuple(value)
-    return Path(value) if "Path" in named and isinstance(value, str) else value
+    return user_path(value, f"{key} in {where}") if "Path" in named and isinstance(value, str) else value
+
+
+def _is(name: str, value: Any) -> bool:
+    return isinstance(value, _KINDS[name]) and (name == "bool") == isinstance(value, bool)
+
+
+def _number(value: Any) -> int | float | None:
+    """A number, or one that stands as text; None of anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    try:
+        return float(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

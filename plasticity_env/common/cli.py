@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-import torch
 import yaml
 
 from plasticity_env.common.arguments import fill, parse
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.interrupts import Terminated, terminates_like_ctrl_c
+from plasticity_env.common.places import check_place
+from plasticity_env.common.values import LARGEST_SEED, brief, user_path
 
 C = TypeVar("C")
 
 
 def run(
-    arguments: type[C], main: Callable[[C], None], description: str | None = None, default: C | None = None
+    arguments: type[C],
+    main: Callable[[C], None],
+    description: str | None = None,
+    default: C | None = None,
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
 ) -> None:
     """Parse the command line into a dataclass, call ``main`` with it, and leave with the right exit code.
 
@@ -34,26 +41,52 @@ def run(
         main: The program.
         description: Shown by ``--help``; ``main``'s docstring when None.
         default: Values of the arguments that nothing else gives; the dataclass's own when None.
+        argv: The command line; this program's own when None.
+        prog: What ``--help`` calls the program; the name of its file when None.
     """
     try:
-        words, filled = _defaults(arguments() if default is None else default, sys.argv[1:])
-        parsed = parse(arguments, words, filled, description or main.__doc__)
+        given = sys.argv[1:] if argv is None else argv
+        words, filled = _defaults(arguments() if default is None else default, given)
+        parsed = parse(arguments, words, filled, description or main.__doc__, prog)
         check_parsed(parsed)
+        parsed = on_this_machine(parsed)
         with terminates_like_ctrl_c():
             main(parsed)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     except KeyboardInterrupt as error:
         print("stopped", file=sys.stderr)
         sys.exit(143 if isinstance(error, Terminated) else 130)
 
 
-FOLDERS, FILES = ("output_dir", "folder"), ("output", "record", "page", "docs")
-LARGEST_SEED = 2**32 - 1
+def _refuse(sentence: str) -> NoReturn:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def on_this_machine(arguments: C) -> C:
+    """Arguments whose ``device`` is auto with the one that is meant: CUDA where there is one, else the CPU.
+
+    Args:
+        arguments: A dataclass; nested ones are looked at too.
+    """
+    changes: dict[str, Any] = {}
+    for each in fields(arguments):  # type: ignore[arg-type]
+        value = getattr(arguments, each.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = on_this_machine(value)
+            if inner is not value:
+                changes[each.name] = inner
+        elif each.name == "device" and value == "auto":
+            import torch
+
+            changes[each.name] = "cuda" if torch.cuda.is_available() else "cpu"
+    return replace(arguments, **changes) if changes else arguments  # type: ignore[type-var]
+
+
+FOLDERS, FILES = ("output_dir", "folder"), ("output", "record", "page", "docs", "picture")
 
 
 def check_parsed(arguments: Any) -> None:
@@ -64,21 +97,16 @@ def check_parsed(arguments: Any) -> None:
 
     Raises:
         InputError: A folder that is a file or lies in one, a file that is a folder, or a seed that is too large.
+        OSError: A place where nothing can be written.
     """
     for each in fields(arguments):
         name, value = each.name, getattr(arguments, each.name)
         if is_dataclass(value):
             check_parsed(value)
         elif isinstance(value, Path) and name in (*FOLDERS, *FILES):
-            if name in FILES and value.is_dir():
-                raise InputError(f"--{name} {str(value)!r} is a folder: name a file")
-            for place in (value, *value.parents) if name in FOLDERS else value.parents:
-                if place.exists() and not place.is_dir():
-                    raise InputError(
-                        f"--{name} {str(value)!r}: {str(place)!r} is a file, not a folder: choose another place"
-                    )
-        elif name.endswith("seed") and isinstance(value, int) and value > LARGEST_SEED:
-            raise InputError(f"--{name} {value} is more than {LARGEST_SEED}: choose a smaller one")
+            check_place(value, name in FOLDERS, f"--{name}")
+        elif name.endswith("seed") and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
+            raise InputError(f"--{name} must be a whole number from 0 to {LARGEST_SEED}, got {value}")
 
 
 def quick_defaults(arguments: C, quick: Mapping[str, Any], argv: Sequence[str] | None = None) -> C:
@@ -98,12 +126,15 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
     """Read comma-separated numbers.
 
     Raises:
-        InputError: Something in between is no number.
+        InputError: Something in between is no finite number.
     """
     try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
+        found = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise InputError(f"--{name} wants numbers separated by commas, for example 0.1,0.3; got {text!r}") from None
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"--{name} wants numbers separated by commas, for example 0.1,0.3; got {brief(text)}")
+    return found
 
 
 def words(text: str) -> list[str]:
@@ -113,6 +144,8 @@ def words(text: str) -> list[str]:
 
 def machine() -> str:
     """Processor, cores, memory, device and library versions, for beside a measured figure."""
+    import torch
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
@@ -123,15 +156,20 @@ def machine() -> str:
 
 def command() -> str:
     """The command line that is running, as one would type it."""
-    return shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    called = ["plasticity"] if program.stem in ("plasticity", "__main__") else ["python", os.path.relpath(program)]
+    return shlex.join([*called, *sys.argv[1:]])
 
 
-def _defaults(default: C, argv: list[str]) -> tuple[list[str], C]:
+def _defaults(default: C, argv: Sequence[str]) -> tuple[list[str], C]:
     rest: list[str] = []
     iterator = iter(argv)
     for word in iterator:
         if word == "--config" or word.startswith("--config="):
-            path = Path(word.partition("=")[2] or next(iterator, ""))
+            name = word.partition("=")[2] or next(iterator, "")
+            if not name:
+                raise InputError("--config wants a YAML file, and none is given")
+            path = user_path(name, "--config")
             default = fill(default, _read_yaml(path), str(path))
         else:
             rest.append(word)
@@ -142,9 +180,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no config file at {str(path)!r}: give a YAML file")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not YAML ({first_line(error)})") from error
     if not isinstance(data, dict):
-        raise InputError(f"{str(path)!r} must hold a mapping of argument names to values")
+        raise InputError(f"{str(path)!r} must hold a mapping of argument names to values, got {brief(data)}")
     return data

@@ -6,6 +6,8 @@ import hashlib
 import json
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +30,33 @@ def write_manifest(folder: Path, *patterns: str) -> None:
     write_text(folder / MANIFEST, json.dumps({path.name: _digest(path) for path in files}, indent=1) + "\n")
 
 
-def check_manifest(folder: Path) -> None:
-    """Hold a folder's files against their digests; of a folder without any, one warning says that it has none.
+@contextmanager
+def checked_folder(folder: Path) -> Iterator[None]:
+    """Read a folder whose files are what its digests say; of one without any, a warning says so once it is read.
 
     Files that the manifest does not name (a README that was added) are not looked at.
+
+    Raises:
+        InputError: As `check_manifest`.
+    """
+    carries = check_manifest(folder)
+    yield
+    if not carries:
+        warnings.warn(
+            f"{str(folder)!r} carries no digests (an earlier version wrote it): only its values are checked",
+            stacklevel=4,  # who called what reads the folder
+        )
+
+
+def check_manifest(folder: Path) -> bool:
+    """Hold a folder's files against their digests; returns whether it carries any.
 
     Raises:
         InputError: A file is missing or differs from what was written, or the manifest is none.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        warnings.warn(
-            f"{str(folder)!r} carries no digests (an earlier version wrote it): only its values are checked",
-            stacklevel=3,
-        )
-        return
+        return False
     try:
         digests = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -50,6 +64,7 @@ def check_manifest(folder: Path) -> None:
     for name, digest in digests.items():
         if plain_name(name) != name or not (folder / name).is_file() or _digest(folder / name) != digest:
             raise InputError(f"{name!r} in {str(folder)!r} is damaged: it is not what was written (its digest differs)")
+    return True
 
 
 def load_archive(path: Path, map_location: Any = "cpu") -> Any:

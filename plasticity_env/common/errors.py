@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import operator
+import pickle
 from collections.abc import Iterable
 
 
 class InputError(Exception):
     """A value that the caller gave cannot be used; scripts print it as one sentence and exit with code 2."""
+
+
+class UnexpectedArgumentError(InputError, TypeError):
+    """A keyword argument that there is not: what Python itself calls a TypeError, and clients look for as one."""
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str], way_out: str = "") -> InputError:
@@ -29,16 +35,22 @@ def unknown(kind: str, value: object, allowed: Iterable[str], way_out: str = "")
 
 
 def first_line(error: BaseException, length: int = 160) -> str:
-    """The first line of an exception's message, cut to ``length`` characters; its type's name where it says nothing."""
+    """The first line of an exception's message, cut to ``length`` characters; its type's name where it says nothing.
+
+    What torch says of a file that it does not unpickle recommends to run the code in it: that is not passed on.
+    """
+    if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error):
+        return "it holds more than tensors and plain values, or is no file of torch's"
     lines = str(error).strip().splitlines()
     return lines[0][:length] if lines else type(error).__name__
 
 
-def check_least(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least ``least``.
+def check_least(name: str, value: object, least: int) -> int:
+    """Refuse what is not a whole number of at least ``least``; returns it as Python's own.
 
     Raises:
         InputError: It is not.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__") or not value >= least:  # type: ignore[operator]
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return operator.index(value)  # type: ignore[arg-type]

@@ -6,6 +6,14 @@ import importlib.util
 
 from plasticity_env.common.errors import InputError
 
+EXTRAS = {  # extra -> what it installs, by the names that are imported
+    "rl": ("sb3_contrib", "cma"),
+    "track": ("tensorboard",),
+    "human": ("pygame",),
+    "ray": ("ray.rllib",),
+    "bench": ("torch_pruning",),
+}
+
 
 def missing(package: str, extra: str) -> str | None:
     """The sentence for a package that is not installed; None where it is.
@@ -18,7 +26,7 @@ def missing(package: str, extra: str) -> str | None:
         found = importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
         found = False
-    return None if found else f"{package.replace('_', '-')} is not installed: pip install -e '.[{extra}]'"
+    return None if found else f"{package.replace('_', '-')} is not installed: pip install 'plasticity-env[{extra}]'"
 
 
 def require(package: str, extra: str) -> None:

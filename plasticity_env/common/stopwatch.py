@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Clock = Literal["wall", "cpu"]
 CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -22,13 +23,18 @@ def timed(way: Callable[[], object], device: torch.device, clock: Clock = "wall"
         clock: "wall", or "cpu" for the processor seconds of this process (all its threads), which other work on the
             machine does not lengthen.
     """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _wait_for(device)
     started = CLOCKS[clock]()
     way()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _wait_for(device)
     return CLOCKS[clock]() - started
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
 
 
 def take_turns(

@@ -1,22 +1,5 @@
 """The plasticity cycle as an experiment: train, prune, measure, grow, learn, beside a control arm."""
 
-from plasticity_env.cycle.controller_decider import ControllerDecider, observe
-from plasticity_env.cycle.deciders import Decider, Decision, Situation, StrategyDecider
-from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
-from plasticity_env.cycle.page.run_page import write_pages
-from plasticity_env.cycle.record import RunRecord, RunWriter
-from plasticity_env.cycle.run_settings import ExperimentSettings
+import lazy_loader as _lazy
 
-__all__ = [
-    "ControllerDecider",
-    "Decider",
-    "Decision",
-    "ExperimentSettings",
-    "NeuralPlasticityExperiment",
-    "RunRecord",
-    "RunWriter",
-    "Situation",
-    "StrategyDecider",
-    "observe",
-    "write_pages",
-]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

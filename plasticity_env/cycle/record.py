@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.files import write_text
+from plasticity_env.common.files import LineFile, write_text
+from plasticity_env.common.values import user_path
 from plasticity_env.cycle.run_rows import (
     CONTROL,
     EvaluationRow,
@@ -56,7 +57,7 @@ class RunWriter:
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.events: list[PruningEvent] = _read_list(folder / EVENTS, PruningEvent)
         self.samples: list[Sample] = _read_list(folder / SAMPLES, Sample)
-        self._open: dict[str, IO[str]] = {}
+        self._open: dict[str, LineFile] = {}
 
     def config(self, values: dict[str, Any]) -> None:
         """Replace ``config.json``; it must say a ``status`` of `STATUSES`."""
@@ -139,9 +140,8 @@ class RunWriter:
 
     def _write(self, name: str, line: str) -> None:
         if name not in self._open:
-            self._open[name] = (self.folder / name).open("a", encoding="utf-8")
+            self._open[name] = LineFile(self.folder / name)
         self._open[name].write(line)
-        self._open[name].flush()
 
 
 @dataclass(frozen=True)
@@ -187,19 +187,30 @@ class RunRecord:
         Raises:
             InputError: There is no run.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         if not (folder / CONFIG).is_file():
             raise InputError(f"no run at {str(folder)!r}: give the folder of an experiment, with its {CONFIG}")
-        stable = _read_json(folder / STABILISATION, None)
+        stable, config, summary = (_read_json(folder / name, {}) for name in (STABILISATION, CONFIG, SUMMARY))
+        if not all(isinstance(part, dict) for part in (stable, config, summary)):
+            raise InputError(f"{str(folder)!r} holds no run: its files are JSON of another shape")
+        try:
+            return cls._made(folder, config, summary, stable)
+        except (TypeError, AttributeError) as error:
+            raise InputError(
+                f"{str(folder)!r} holds no run: a file of it is JSON of another shape ({error})"
+            ) from error
+
+    @classmethod
+    def _made(cls, folder: Path, config: dict[str, Any], summary: dict[str, Any], stable: dict[str, Any]) -> RunRecord:
         return cls(
             folder,
-            _read_json(folder / CONFIG, {}),
-            _read_json(folder / SUMMARY, {}),
+            config,
+            summary,
             _read_table(folder, "steps", StepRow),
             _read_table(folder, "evaluations", EvaluationRow),
             _read_table(folder, "phases", PhaseRow),
             _read_table(folder, "signals", SignalsRow),
-            None if stable is None else _make(Stabilisation, stable),
+            _make(Stabilisation, stable) if stable else None,
             _read_list(folder / EVENTS, PruningEvent),
             _read_list(folder / SAMPLES, Sample),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +88,14 @@ def load(folder: Path, device: str = "cpu", name: str | None = None) -> Saved:
     loaded = load_plastic(place / MODEL, device=device)
     try:
         state = load_archive(place / STATE)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{str(place / STATE)!r} cannot be read: it is damaged ({error})") from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{str(place / STATE)!r} cannot be read: it is damaged ({first_line(error)})") from error
     return Saved(loaded, state, pointer["position"])
 
 
 def forget(folder: Path, keep: str | None = None) -> None:
     """Remove the checkpoints of a run that is finished, but for one that was kept."""
+    (folder / POINTER).unlink(missing_ok=True)  # first: what it points at is going
     for path in (folder / "models").glob("resume*"):
         if keep is not None and path.stem == f"resume_{keep}":
             continue
@@ -103,9 +105,24 @@ def forget(folder: Path, keep: str | None = None) -> None:
             path.unlink()
 
 
+def forget_older(folder: Path) -> None:
+    """Remove checkpoints that nothing points at, which a kill between writing one and removing the one before leaves."""
+    pointer = _pointer(folder)
+    for path in (folder / "models").glob("resume_*"):
+        named = pointer is not None and path.name == f"resume_{pointer['name']}"
+        if path.is_dir() and not named and not path.with_name(f"{path.name}.json").is_file():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run can be taken up again."""
     return _pointer(folder) is not None
+
+
+def position_of(folder: Path) -> dict[str, int] | None:
+    """How long the record was at the checkpoint that a run would go on from; None where there is none."""
+    pointer = _pointer(folder)
+    return None if pointer is None else dict(pointer["position"])
 
 
 def copy_record(source: Path, target: Path) -> None:
@@ -127,5 +144,7 @@ def _pointer(folder: Path, name: str | None = None) -> dict[str, Any] | None:
         raise InputError(f"{str(path)!r} is damaged: it is no JSON ({first_line(error)})") from error
     if not isinstance(pointer, dict) or not isinstance(pointer.get("position"), dict) or "keep" not in pointer:
         raise InputError(f"{str(path)!r} is damaged: it does not say where the run goes on from")
+    if not all(isinstance(count, int) and count >= 0 for count in pointer["position"].values()):
+        raise InputError(f"{str(path)!r} is damaged: a position in it is no number of rows")
     plain_name(pointer.get("name"))  # it becomes part of a path
     return pointer

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from plasticity_env.common.arguments import check_counts, plain
-from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.tracking import TrackingOptions, resolve_mode
-from plasticity_env.growth.initial_weights import find_initial_weights
+from plasticity_env.common.arguments import check_counts, fill, given, plain
+from plasticity_env.common.errors import unknown
+from plasticity_env.common.tracking import TrackingOptions
+from plasticity_env.common.values import LARGEST_RATE, check_number, check_text, plain_value
+from plasticity_env.common.wandb_run import check_mode
 from plasticity_env.model.modes import PruningMode
-from plasticity_env.repair import find_repair
-from plasticity_env.strategies.growing import GROWTH_STRATEGIES
-from plasticity_env.strategies.pruning import DIRECTIONS, PRUNING_STRATEGIES
 
 CONTROLLER = "controller"  # the strategy that stands for a controller in the loop
 LEVELS = ("auto", "full", "gradual")
@@ -109,8 +106,8 @@ class ExperimentSettings:
     """tokens of a sample; 0: none"""
     seed: int = 0
     """of every random choice"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
     save_model: bool = False
     """keep the final model as a checkpoint under models/"""
     checkpoints: bool = True
@@ -118,42 +115,48 @@ class ExperimentSettings:
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:
+        for entry in fields(ExperimentSettings):
+            if entry.name != "tracking":
+                object.__setattr__(self, entry.name, plain_value(getattr(self, entry.name)))  # as JSON can hold it
+        for name in ("model_name", "device", "controller"):
+            check_text(name, getattr(self, name))
         check_strategy(self.pruning_strategy)
-        for kind, value, allowed in (
-            ("entropy direction", self.prune_entropy, DIRECTIONS),
-            ("level schedule", self.level_schedule, LEVELS),
-            ("growth strategy", self.growth_strategy, GROWTH_STRATEGIES),
-        ):
-            if value not in allowed:
-                raise unknown(kind, value, allowed)
+        if self.level_schedule not in LEVELS:
+            raise unknown("level schedule", self.level_schedule, LEVELS)
         PruningMode.parse(self.pruning_mode)
-        find_repair(self.repair)
-        find_initial_weights(self.growth_init)
-        resolve_mode(self.tracking.wandb_mode)
-        if not 0 <= self.pruning_level < 1:
-            raise InputError(
-                f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"
-            )
+        self._check_names()
+        check_mode(self.tracking.wandb_mode)
+        check_number("pruning_level", self.pruning_level, 0, 1, below=True)
         self._check_ranges()
         check_counts(self, **_COUNTS)
 
+    def _check_names(self) -> None:
+        if given(self, "prune_entropy", "growth_strategy", "growth_init"):
+            from plasticity_env.growth.initial_weights import find_initial_weights
+            from plasticity_env.strategies.growing import GROWTH_STRATEGIES
+            from plasticity_env.strategies.pruning import DIRECTIONS
+
+            if self.prune_entropy not in DIRECTIONS:
+                raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
+            if self.growth_strategy not in GROWTH_STRATEGIES:
+                raise unknown("growth strategy", self.growth_strategy, GROWTH_STRATEGIES)
+            find_initial_weights(self.growth_init)
+        if given(self, "repair"):
+            from plasticity_env.repair.registry import find_repair
+
+            find_repair(self.repair)
+
     def _check_ranges(self) -> None:
         for name in ("growth_ratio", "aggressiveness", "distillation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
+            check_number(name, getattr(self, name), 0, 1)
         for name in ("portion", "initial_scale"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie in (0, 1], got {getattr(self, name)!r}")
-        for name in ("learning_rate", "flop_price", "new_head_lr_multiplier"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name} must be positive, got {value!r}")
-        if not 0 <= self.stabilisation_threshold < 1:
-            raise InputError(f"stabilisation_threshold must lie in [0, 1), got {self.stabilisation_threshold!r}")
-        if self.max_perplexity_increase is not None and not self.max_perplexity_increase >= 0:
-            raise InputError(
-                f"max_perplexity_increase must be at least 0, got {self.max_perplexity_increase!r}: 0.05 allows 5%"
-            )
+            check_number(name, getattr(self, name), 0, 1, above=True)
+        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
+        for name in ("flop_price", "new_head_lr_multiplier"):
+            check_number(name, getattr(self, name), 0, 1e6, above=True)
+        check_number("stabilisation_threshold", self.stabilisation_threshold, 0, 1, below=True)
+        if self.max_perplexity_increase is not None:
+            check_number("max_perplexity_increase", self.max_perplexity_increase, 0)
 
     @property
     def adaptive(self) -> bool:
@@ -182,7 +185,10 @@ class ExperimentSettings:
             InputError: A value that cannot be used.
         """
         known = {name: value for name, value in values.items() if name in _names()}
-        return cls(**{**known, "tracking": TrackingOptions(**values.get("tracking", {}))})
+        if isinstance(tracking := known.get("tracking"), dict):
+            options = TrackingOptions.__dataclass_fields__
+            known["tracking"] = {name: value for name, value in tracking.items() if name in options}
+        return fill(cls(), known, "the run's settings")
 
 
 _COUNTS = {
@@ -211,7 +217,11 @@ def check_strategy(name: str) -> str:
     Raises:
         InputError: No such strategy.
     """
-    if name != CONTROLLER and name not in PRUNING_STRATEGIES:
+    if name in (CONTROLLER, ExperimentSettings.pruning_strategy):
+        return name
+    from plasticity_env.strategies.pruning import PRUNING_STRATEGIES
+
+    if name not in PRUNING_STRATEGIES:
         raise unknown("pruning strategy", name, [*PRUNING_STRATEGIES, CONTROLLER])
     return name
 

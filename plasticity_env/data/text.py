@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.errors import InputError, check_least, first_line
 from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
 from plasticity_env.common.lru import ByteCache
+from plasticity_env.common.values import user_path
 
 Split = Literal["train", "calibration", "reward", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -50,7 +51,7 @@ class TextSplits:
         Raises:
             InputError: The split is shorter than one block.
         """
-        if split not in SPLITS:
+        if not isinstance(split, str) or split not in SPLITS:
             raise InputError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
         if split not in self._blocks:
             blocks = pack(self.tokenizer, self._texts[split], self.block_size)
@@ -128,10 +129,13 @@ def load_text(
     Raises:
         InputError: Nothing of this name, no network, a table whose syntax is no prose, or a text too short for four splits.
     """
+    path = user_path(dataset, "a data set")
     dataset = os.fspath(dataset)
-    if block_size < 2:
-        raise InputError(f"max_length {block_size} is too short: a block needs at least 2 tokens")
-    path = Path(dataset).expanduser()
+    check_least("max_length", block_size, 2)
+    if tokenizer is None:
+        raise InputError(
+            "a text needs the tokenizer of the model that reads it, and there is none: save the model with one"
+        )
     if dataset in EMBEDDED:
         texts = {s: gzip.decompress((_TEXT_FOLDER / f"{s}.txt.gz").read_bytes()).decode() for s in SPLITS}
         return TextSplits("shakespeare", block_size, tokenizer, texts)
@@ -183,11 +187,11 @@ def _json_rows(path: Path, text: str) -> list[str]:
 
 
 def _parquet_rows(path: Path) -> list[str]:
-    from datasets import Dataset
+    from pyarrow import parquet
 
     try:
-        table = Dataset.from_parquet(str(path))
-    except Exception as error:  # pyarrow and datasets raise many unrelated types
+        table = parquet.read_table(path)
+    except Exception as error:  # pyarrow raises many unrelated types
         raise InputError(f"{str(path)!r} is not a parquet file ({first_line(error)})") from error
     return _text_column(table, str(path))
 
@@ -200,7 +204,8 @@ def _text_column(table: Any, where: str) -> list[str]:
     """
     if "text" not in table.column_names:
         raise InputError(f"{where!r} has no 'text' column, only {', '.join(table.column_names)}")
-    rows = list(table["text"])
+    column = table["text"]
+    rows = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
     for number, row in enumerate(rows):
         if not isinstance(row, str):
             raise InputError(f"row {number} of {where!r} holds {type(row).__name__} in its 'text' column, not a string")

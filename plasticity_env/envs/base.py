@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.common.errors import InputError, check_least
-from plasticity_env.data.text import TextSplits
-from plasticity_env.envs.episode import EpisodeState, draw_episode
+from plasticity_env.common.errors import InputError, check_least, unknown
+from plasticity_env.common.values import brief
+from plasticity_env.data.text import SPLITS, TextSplits
+from plasticity_env.envs.actions import read_mask
+from plasticity_env.envs.episode import EpisodeState, draw_episode, read_options
 from plasticity_env.envs.make_workbench import make_workbench
 from plasticity_env.envs.measurement import Request
 from plasticity_env.envs.observation import EnvKind, Observation
@@ -61,12 +63,16 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             raise InputError(f"unknown render_mode {render_mode!r}: use 'ansi', 'rgb_array' or 'human'")
         self.render_mode = render_mode
         self.settings = settings_for(self.default_share, settings)
+        if workbench is not None and not isinstance(workbench, Workbench):
+            raise InputError(f"workbench must be that of another environment, got {brief(workbench)}")
         self.workbench: Workbench = workbench or make_workbench(self.settings, loaded, text)
         self.version, self._task = version, Task(self.settings, self.workbench, version)
         self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
         self.head_slots = self._task.slots
         self.action_space = self._action_space(self.head_slots)
-        self.observation_space = self._task.columns.space(  # type: ignore[assignment]
+        columns = self._task.columns
+        space = columns.flat_space if self.settings.observation == "flat" else columns.space
+        self.observation_space = space(  # type: ignore[assignment]
             self.head_slots, self._action_mask_shape(self.head_slots)
         )
         self._training = Training(self.settings, self.workbench)
@@ -108,7 +114,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         """
         super().reset(seed=seed)
         bench = self.workbench
-        draw = draw_episode(self.settings, bench.text, self.np_random, dict(options or {}))
+        draw = draw_episode(self.settings, bench.text, self.np_random, read_options(options))
         self._task.check_targets(draw.share, draw.budget)
         reference = self._training.start(draw.stream, draw.reward)
         active = torch.ones(bench.model.shape, dtype=torch.bool)
@@ -152,7 +158,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         if text is not None:
             bench.read(text)
         super().reset(seed=seed)
-        draw = draw_episode(self.settings, bench.text, self.np_random, dict(options or {}))
+        draw = draw_episode(self.settings, bench.text, self.np_random, read_options(options))
         self._task.check_targets(draw.share, draw.budget)
         assert draw.stream is not None
         self._training.go_on(draw.stream)
@@ -278,13 +284,15 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             spread: Take the blocks evenly over the split instead of from its start.
 
         Raises:
-            InputError: ``blocks`` below 1, or an unknown split.
+            InputError: ``blocks`` below 1, an unknown split, or a mask of another shape.
         """
         if blocks is not None:
             check_least("blocks", blocks, 1)
+        if not isinstance(split, str) or split not in SPLITS:
+            raise unknown("split", split, SPLITS)
         state = self._any_state()
         self.workbench.model.notice_changes()
-        mask = state.active if active is None else active
+        mask = state.active if active is None else read_mask(active, self.workbench.model.shape)
         model = self.workbench.model
         trains = self.settings.train_steps > 0  # a frozen model gets its mask and repair anew whenever it is used
         before = model.snapshot(weights=False) if trains else None
@@ -320,7 +328,9 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         if self.render_mode == "human":
             self.render()
         shown = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
-        observation = Observation(self.kind, shown, self._task.columns.extra)
+        columns = self._task.columns
+        flat = self.settings.observation == "flat"
+        observation: Any = columns.flat(shown) if flat else Observation(self.kind, shown, columns.extra)
         return reward, observation, self._info(self._state, terms, invalid)
 
     def _look(self, state: EpisodeState) -> View:

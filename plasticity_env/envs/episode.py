@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import brief
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.edits import EditMasks
 from plasticity_env.envs.measurement import Indices, Measurement
@@ -119,6 +120,17 @@ class EpisodeState(Draw):
         )
 
 
+def read_options(options: Any) -> dict[str, Any]:
+    """Options of a reset as a dictionary of their own; empty where there are none.
+
+    Raises:
+        InputError: Something that is no mapping.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise InputError(f"reset options must be a mapping of names to values, got {brief(options)}")
+    return dict(options or {})
+
+
 def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generator, options: dict[str, Any]) -> Draw:
     """Draw what is not given.
 
@@ -133,12 +145,12 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
     """
     known = {"flop_price", "flop_budget", "pruned_share", "calibration", "reward", "stream"}
     if set(options) - known:
-        raise InputError(f"unknown reset option {sorted(set(options) - known)[0]!r}: known are {sorted(known)}")
+        raise InputError(f"unknown reset option {min(map(str, set(options) - known))!r}: known are {sorted(known)}")
     if settings.pruned_share is None and "pruned_share" in options:
         raise InputError("pruned_share is the target of plasticity/HeadRank-v1: this environment has none")
     ranges = {name: options.get(name, getattr(settings, name)) for name in LIMITS}
     for name, (above, most) in LIMITS.items():
-        if ranges[name] is not None:
+        if name != "pruned_share" or ranges[name] is not None:
             check_range(name, ranges[name], above, most)
     if ranges["pruned_share"] is not None:
         settings.check_share(ranges["pruned_share"])

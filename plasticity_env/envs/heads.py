@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.envs.actions import whole_numbers
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.edits import EDITS
 
@@ -81,10 +81,5 @@ class HeadsEnv(PlasticityEnv):
         return allowed.astype(np.int8)
 
     def edits_of(self, action: Any) -> tuple[Tensor, bool]:
-        edits = np.asarray(action)
-        if not self.action_space.contains(edits.astype(np.int64)) or not np.issubdtype(edits.dtype, np.integer):
-            raise InputError(
-                f"an action must hold {self.head_slots} whole numbers from 0 to 3 "
-                f"({', '.join(EDITS)}), got {edits.dtype} of shape {edits.shape}"
-            )
-        return torch.from_numpy(edits.astype(np.int64)).view(self.workbench.model.shape), False
+        edits = whole_numbers(action, (self.head_slots,), len(EDITS) - 1, ", ".join(EDITS))
+        return torch.from_numpy(edits).view(self.workbench.model.shape), False

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.envs.actions import as_array
 from plasticity_env.envs.edits import KEEP, PRUNE, REVIVE
 from plasticity_env.envs.episode import EpisodeState
 from plasticity_env.envs.task import Task
@@ -62,8 +63,8 @@ def read_scores(action: Any, shape: tuple[int, ...]) -> Tensor:
     Raises:
         InputError: Another shape, not numbers, or not finite.
     """
-    scores = np.asarray(action)
-    if scores.shape != shape or not np.issubdtype(scores.dtype, np.number) or not np.isfinite(scores).all():
+    scores = as_array(action)
+    if scores.shape != shape or scores.dtype.kind not in "iuf" or not np.isfinite(scores).all():
         raise InputError(
             f"an action must hold finite scores of shape {shape}, higher = kept longer; got {scores.dtype} of shape "
             f"{scores.shape}"

@@ -10,8 +10,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.errors import InputError, first_line, unknown
 from plasticity_env.common.files import write_text
+from plasticity_env.common.values import user_path
+from plasticity_env.envs.settings import Settings
+
+NAMESPACE = "plasticity/"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class EpisodeRecord:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
-        write_text(Path(path), json.dumps(asdict(self), indent=1))
+        write_text(user_path(path, "a record"), json.dumps(asdict(self), indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> EpisodeRecord:
@@ -49,13 +53,23 @@ class EpisodeRecord:
         Raises:
             InputError: Not a record.
         """
+        path = user_path(path, "a record")
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(path.read_text(encoding="utf-8"))
             actions = tuple(tuple(a) if isinstance(a, list) else int(a) for a in data["actions"])
             rewards = tuple(float(reward) for reward in data["rewards"])
-            return cls(data["env_id"], data["kwargs"], data["options"], actions, rewards)
+            record = cls(data["env_id"], dict(data["kwargs"]), dict(data["options"]), actions, rewards)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{str(path)!r} is no episode record ({type(error).__name__}: {error})") from error
+            raise InputError(f"{str(path)!r} is no episode record ({first_line(error)})") from error
+        _check_id(record)
+        return record
+
+
+def _check_id(record: EpisodeRecord) -> None:
+    """Refuse what is none of this package's environments: Gymnasium imports any module that an id names before a colon."""
+    known = [name for name in gym.registry if name.startswith(NAMESPACE)]
+    if record.env_id not in known:
+        raise unknown("environment of a record", record.env_id, known)
 
 
 def validate(record: EpisodeRecord, rel_tol: float = 1e-5, env: gym.Env[Any, Any] | None = None) -> tuple[float, ...]:
@@ -77,7 +91,10 @@ def validate(record: EpisodeRecord, rel_tol: float = 1e-5, env: gym.Env[Any, Any
         raise InputError(
             f"the record holds {len(record.actions)} actions and {len(record.rewards)} rewards: it needs one reward an action"
         )
-    env = gym.make(record.env_id, **record.kwargs) if env is None else env
+    if env is None:
+        _check_id(record)
+        Settings.read(record.kwargs)  # an environment has other arguments, which a record has no say in
+        env = gym.make(record.env_id, **record.kwargs)
     env.reset(seed=0, options=record.options)
     rewards = []
     for action in record.actions:

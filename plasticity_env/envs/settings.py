@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from plasticity_env.common.arguments import check_counts, plain
-from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.arguments import check_counts, given, plain
+from plasticity_env.common.errors import InputError, UnexpectedArgumentError, unknown
+from plasticity_env.common.values import LARGEST_RATE, brief, check_number, check_text, plain_value
 from plasticity_env.envs.rewards import find_reward
-from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.modes import PruningMode
-from plasticity_env.repair import find_repair
-from plasticity_env.signals.signal import SIGNALS
-from plasticity_env.strategies.neuron_order import find_order
 
 UNITS = ("heads", "heads+mlp")
+OBSERVATIONS = ("dict", "flat")
 # names of arguments that belong together: what text is read, what the units are, how they are measured
 TEXT_ARGUMENTS = ("dataset", "dataset_config", "max_length")
 UNIT_ARGUMENTS = ("units", "mlp_blocks", "neuron_order")
@@ -61,12 +59,15 @@ class Settings:
         obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
         residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
         crossfit_signal: Measure them cross-fitted as well (two more matrices a site); only with the residual scores.
+        observation: dict (heads, globals and action mask, as controllers read them), or flat: one vector of the columns that
+            networks learn from, unit by unit, then the global features, then the action mask (see
+            `plasticity_env.envs.observation.Columns.flat`).
         signals: Names of registered signals to measure and show behind the columns of the id's version (see
             `plasticity_env.signals.signal`).
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; those of the eight batches read last are kept, 0 always runs whole forwards.
             The loss is the same. The vector environment has no use for it.
-        device: Device to run on: cpu, cuda, cuda:0, ...
+        device: Device to run on: auto (CUDA where there is one), cpu, cuda, cuda:0, ...
     """
 
     model_name: str = "bard-gpt2-4x4"
@@ -96,26 +97,37 @@ class Settings:
     obs_signal: bool = True
     residual_signal: bool = True
     crossfit_signal: bool = True
+    observation: str = "dict"
     signals: tuple[str, ...] = ()
     prefix_mb: float = 256.0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if isinstance(value, np.generic):
-                object.__setattr__(self, name, value.item())  # as JSON can hold it
-            elif isinstance(value, list | np.ndarray):
-                object.__setattr__(self, name, tuple(value.tolist() if isinstance(value, np.ndarray) else value))
+            object.__setattr__(self, name, plain_value(getattr(self, name)))  # as JSON can hold it
+        object.__setattr__(self, "device", str(self.device) if type(self.device).__module__ == "torch" else self.device)
+        for name in (
+            "model_name",
+            "dataset",
+            "mode",
+            "reward",
+            "repair",
+            "growth_init",
+            "neuron_order",
+            "units",
+            "observation",
+            "device",
+        ):
+            check_text(name, getattr(self, name))
+        if self.dataset_config is not None:
+            check_text("dataset_config", self.dataset_config)
+        for name in ("obs_signal", "residual_signal", "crossfit_signal"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be True or False, got {brief(getattr(self, name))}")
         self._check_signals()
-        for name in ("reward", "repair", "growth_init", "neuron_order", "units"):
-            if not isinstance(getattr(self, name), str):
-                raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
         PruningMode.parse(self.mode)
         find_reward(self.reward)
-        find_repair(self.repair)
-        find_initial_weights(self.growth_init)
-        find_order(self.neuron_order)
+        self._check_names()
         for name, (above, most) in LIMITS.items():
             if name != "pruned_share" or self.pruned_share is not None:
                 check_range(name, getattr(self, name), above, most)
@@ -123,23 +135,36 @@ class Settings:
         check_counts(self, mlp_blocks=1, calibration_blocks=1, reward_blocks=1, batch_size=1, max_length=2)
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
+        if self.observation not in OBSERVATIONS:
+            raise unknown("observation", self.observation, OBSERVATIONS)
         check_order_fits(self.neuron_order, self.units)
-        for name in ("max_sparsity", "prefix_mb", "learning_rate"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise InputError(f"{name} must be a number of at least 0, got {value!r}")
-        if self.max_sparsity > 1:
-            raise InputError(f"max_sparsity must lie in [0, 1], got {self.max_sparsity!r}")
-        if self.learning_rate == 0:
-            raise InputError(f"learning_rate must be positive, got {self.learning_rate!r}")
-        for name in ("obs_signal", "residual_signal", "crossfit_signal"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        check_number("max_sparsity", self.max_sparsity, 0, 1)
+        check_number("prefix_mb", self.prefix_mb, 0, 1e9)
+        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
         if self.pruned_share is not None:
             self.check_share(self.pruned_share)
 
+    def _check_names(self) -> None:
+        """Refuse names that no registry has; the defaults have one, and their registries stay unread (they load torch)."""
+        if given(self, "repair"):
+            from plasticity_env.repair.registry import find_repair
+
+            find_repair(self.repair)
+        if given(self, "growth_init"):
+            from plasticity_env.growth.initial_weights import find_initial_weights
+
+            find_initial_weights(self.growth_init)
+        if given(self, "neuron_order"):
+            from plasticity_env.strategies.neuron_order import find_order
+
+            find_order(self.neuron_order)
+
     def _check_signals(self) -> None:
-        names = (self.signals,) if isinstance(self.signals, str) else tuple(self.signals)
+        names = (self.signals,) if isinstance(self.signals, str) else self.signals
+        if not isinstance(names, tuple):
+            raise InputError(f"signals must be names of signals, got {brief(names)}")
+        if names:
+            from plasticity_env.signals.signal import SIGNALS
         for name in names:
             setting = SIGNALS.find(name).setting
             if setting and not getattr(self, setting):
@@ -166,8 +191,8 @@ class Settings:
         """
         unknown_names = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown_names:
-            raise InputError(
-                f"unknown environment argument {unknown_names[0]!r}: known are {', '.join(cls.__dataclass_fields__)}"
+            raise UnexpectedArgumentError(
+                f"unexpected keyword argument {unknown_names[0]!r}: known are {', '.join(cls.__dataclass_fields__)}"
             )
         return cls(**values)
 
@@ -207,6 +232,8 @@ def settings_for(default_share: tuple[float, float] | None, values: dict[str, An
 
 def bounds(value: float | Sequence[float]) -> tuple[float, float]:
     """A number or a range as (low, high)."""
+    if isinstance(value, bool):
+        raise TypeError("a truth is no number")
     if isinstance(value, int | float | np.number):
         return float(value), float(value)
     low, high = value
@@ -222,6 +249,6 @@ def check_range(name: str, value: float | Sequence[float], low: float, high: flo
     try:
         first, last = bounds(value)
     except (TypeError, ValueError):
-        raise InputError(f"{name} must be a number or a range of two numbers, got {value!r}") from None
+        raise InputError(f"{name} must be a number or a range of two numbers, got {brief(value)}") from None
     if not (low < first <= last <= high):
-        raise InputError(f"{name} must lie above {low:g}, at most {high:g}, smaller end first; got {value!r}")
+        raise InputError(f"{name} must lie above {low:g}, at most {high:g}, smaller end first; got {brief(value)}")

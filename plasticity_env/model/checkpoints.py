@@ -21,12 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
 
-from plasticity_env.common.digests import check_manifest, load_archive, plain_name, write_manifest
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.digests import checked_folder, load_archive, plain_name, write_manifest
+from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import new_folder, replace_file, write_text
+from plasticity_env.common.values import brief, user_path
 from plasticity_env.model.applied_repairs import OutputRepair
 from plasticity_env.model.guards import masked_weights
 from plasticity_env.model.loading import LOADING, LoadedModel, check_device, read_tokenizer, without_bars
+from plasticity_env.model.loading_remarks import remarks_held_back
 from plasticity_env.model.plastic_model import PlasticModel, Snapshot
 
 FORMAT = 1
@@ -34,7 +36,7 @@ DESCRIPTION, TENSORS, TRAINING = "plastic.json", "plastic.safetensors", "trainin
 SUFFIXES = (".pth", ".pt")
 _PARTS = ("base", "weight", "bias", "base_bias")
 _DAMAGE = (
-    *(OSError, EOFError, KeyError, IndexError, ValueError, TypeError, RuntimeError, AttributeError),
+    *(OSError, EOFError, KeyError, IndexError, ValueError, OverflowError, TypeError, RuntimeError, AttributeError),
     *(pickle.UnpicklingError, SafetensorError, InputError),
 )
 
@@ -71,7 +73,7 @@ class Checkpoint:
 
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a path looks like something that `save_plastic` wrote."""
-    path = Path(path)
+    path = user_path(path, "a checkpoint")
     return (path / DESCRIPTION).is_file() or (path.suffix in SUFFIXES and path.is_file())
 
 
@@ -108,12 +110,14 @@ def save_plastic(
             skips.
         OSError: Nothing can be written there.
     """
+    if not isinstance(model, PlasticModel):
+        raise InputError(f"save_plastic keeps a PlasticModel, got {brief(model)}: for others use their save_pretrained")
     model.refuse_if_retired()
     if model.skip_flops:
         raise InputError(
             "a checkpoint has no place for U-Net skips: save skip.state_dict() and call skip.remove() first"
         )
-    path = Path(path)
+    path = user_path(path, "a checkpoint")
     contents = _contents(model, name, tokenizer is not None)
     if notes:
         contents.description["notes"] = notes
@@ -160,7 +164,7 @@ def load_plastic(path: str | Path, *, name: str | None = None, device: str | tor
 
 def load_checkpoint(path: str | Path, *, name: str | None = None, device: str | torch.device = "cpu") -> Checkpoint:
     """Read what `save_plastic` wrote, with its notes and the state of training; arguments and errors of `load_plastic`."""
-    path, device = Path(path), check_device(device)
+    path, device = user_path(path, "a checkpoint"), check_device(device)
     if not is_checkpoint(path):
         raise InputError(
             f"no checkpoint of a pruned model at {str(path)!r}: give a folder with {DESCRIPTION}, or a .pth file, as "
@@ -169,9 +173,8 @@ def load_checkpoint(path: str | Path, *, name: str | None = None, device: str | 
     try:
         checkpoint = _read_file(path) if path.is_file() else _read_folder(path)
     except _DAMAGE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise InputError(
-            f"{str(path)!r} cannot be read: it is damaged, or not a checkpoint that save_plastic wrote ({reason})"
+            f"{str(path)!r} cannot be read: it is damaged, or not a checkpoint that save_plastic wrote ({first_line(error)})"
         ) from error
     loaded = checkpoint.loaded
     if name is not None and name != loaded.name:
@@ -279,16 +282,16 @@ def _restore(hf_model: Any, contents: _Contents) -> PlasticModel:
 
 
 def _read_folder(path: Path) -> Checkpoint:
-    check_manifest(path)
-    description = _checked(json.loads((path / DESCRIPTION).read_text(encoding="utf-8")))
-    aside = load_file(path / TENSORS)
-    with without_bars(), LOADING:
-        hf_model = AutoModelForCausalLM.from_pretrained(path, dtype="auto", trust_remote_code=False)
-        tokenizer: Any = read_tokenizer(path) if description["tokenizer"] else None
-    loaded = LoadedModel(_restore(hf_model, _Contents(description, {}, aside)), tokenizer, description["name"])
-    there = (path / TRAINING).exists()
-    training = load_archive(path / TRAINING) if there else None
-    return Checkpoint(loaded, dict(description.get("notes", {})), training)
+    with checked_folder(path):
+        description = _checked(json.loads((path / DESCRIPTION).read_text(encoding="utf-8")))
+        aside = load_file(path / TENSORS)
+        with without_bars(), LOADING, remarks_held_back():
+            hf_model = AutoModelForCausalLM.from_pretrained(path, dtype="auto", trust_remote_code=False)
+            tokenizer: Any = read_tokenizer(path) if description["tokenizer"] else None
+        loaded = LoadedModel(_restore(hf_model, _Contents(description, {}, aside)), tokenizer, description["name"])
+        there = (path / TRAINING).exists()
+        training = load_archive(path / TRAINING) if there else None
+        return Checkpoint(loaded, dict(description.get("notes", {})), training)
 
 
 def _read_file(path: Path) -> Checkpoint:

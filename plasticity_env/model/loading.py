@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 import os
 import threading
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from plasticity_env.common.errors import InputError, first_line
-from plasticity_env.common.files import ZOO_FOLDER
+from plasticity_env.common.errors import InputError, check_least, first_line
 from plasticity_env.common.hub import hub_or_cache
+from plasticity_env.common.values import user_path
 from plasticity_env.model.contexts import in_plain_mode
+from plasticity_env.model.embedded import MODELS_FOLDER, embedded_models
+from plasticity_env.model.loading_remarks import remarks_held_back
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
 LOADING = threading.Lock()  # transformers patches torch for the whole process while it builds a model
-_MODELS_FOLDER = ZOO_FOLDER / "models"
 
 
 class LoadedModel(NamedTuple):
@@ -35,23 +35,6 @@ class LoadedModel(NamedTuple):
     model: PlasticModel
     tokenizer: PreTrainedTokenizerBase
     name: str
-
-
-def embedded_models() -> list[str]:
-    """Names of the language models that the package ships."""
-    return sorted(config.parent.name for config in _MODELS_FOLDER.glob("*/config.json"))
-
-
-def model_card(name: str) -> dict[str, Any]:
-    """The card of an embedded model: parameters, training, test perplexity, whether it is held out.
-
-    Raises:
-        InputError: Not an embedded model.
-    """
-    if name not in embedded_models():
-        raise InputError(f"{name!r} is not embedded: {', '.join(embedded_models())} are")
-    card: dict[str, Any] = json.loads((_MODELS_FOLDER / name / "card.json").read_text(encoding="utf-8"))
-    return card
 
 
 @in_plain_mode
@@ -79,12 +62,14 @@ def load_model(
         InputError: Nothing there, no network, an unknown architecture, or a device that this machine lacks.
     """
     device = check_device(device)
+    named = isinstance(name_or_path, PathLike)
+    path = user_path(name_or_path, "a model")
     name_or_path = os.fspath(name_or_path)
+    _check_options(mode, dtype, mlp_blocks)
     source, name = name_or_path, name_or_path
     extra: dict[str, Any] = {}
-    path = Path(name_or_path).expanduser()
     if name_or_path in embedded_models():
-        source = str(_MODELS_FOLDER / name_or_path)
+        source = str(MODELS_FOLDER / name_or_path)
     elif path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"no GGUF file at {name_or_path!r}")
@@ -102,23 +87,34 @@ def load_model(
                 f"{name_or_path!r} is a checkpoint of a pruned model: read it with plasticity_env.load_plastic, or make a "
                 "stock model of it with scripts/export_model.py"
             )
-    elif path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1:
-        raise InputError(f"no model at {name_or_path!r}; embedded are {', '.join(embedded_models())}")
+    elif named or path.exists() or path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1:
+        there = (
+            "is a file, and neither a folder nor a .gguf file"
+            if path.exists()
+            else "is no folder or file that there is"
+        )
+        raise InputError(f"no model at {name_or_path!r}: it {there}; embedded are {', '.join(embedded_models())}")
     try:
-        with without_bars(), nullcontext() if Path(source).exists() else hub_or_cache():
+        with without_bars(), nullcontext() if Path(source).exists() else hub_or_cache(), LOADING, remarks_held_back():
             tokenizer = read_tokenizer(source, gguf_file=extra.get("gguf_file"))
-            with LOADING:
-                hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **extra)
+            hf_model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **extra)
             if extra:
                 _forget_quantization(hf_model)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a strange file makes the library fail in many unrelated ways
         raise InputError(
-            f"cannot load model {name_or_path!r} ({first_line(error)}); without a network use an "
+            f"cannot load model {name_or_path!r}{_guess(name_or_path)} ({first_line(error)}); without a network use an "
             f"embedded model ({', '.join(embedded_models())}), a folder or a GGUF file"
         ) from error
     check_tokenizer(tokenizer, hf_model, name_or_path)
     hf_model.to(device)  # type: ignore[arg-type]
     return LoadedModel(PlasticModel(hf_model.eval(), mode, mlp_blocks), tokenizer, name)
+
+
+def _check_options(mode: object, dtype: object, mlp_blocks: object) -> None:
+    PruningMode.parse(mode)  # type: ignore[arg-type]
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"dtype must be one of torch's floating types, such as torch.float32, got {dtype!r}")
+    check_least("mlp_blocks", mlp_blocks, 0)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: nn.Module, name: str) -> None:
@@ -145,6 +141,12 @@ def read_tokenizer(source: str | Path, **options: Any) -> PreTrainedTokenizerBas
     return tokenizer
 
 
+def _guess(name: str) -> str:
+    """A suggestion, where a name is close to that of an embedded model."""
+    close = difflib.get_close_matches(name, embedded_models(), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
 def _forget_quantization(model: Any) -> None:
     """Weights of a GGUF file are unpacked on the way in: what is saved later must not say that they are quantised."""
     for owner, names in (
@@ -168,17 +170,19 @@ def without_bars() -> Iterator[None]:
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """Turn a name into a device.
+    """Turn a name into a device; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
         InputError: Not a device, or not on this machine.
     """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         parsed = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {str(device)!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"unknown device {str(device)!r}: use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
     if parsed.type not in ("cpu", "cuda"):
-        raise InputError(f"device {str(device)!r} is not supported: use 'cpu', 'cuda' or 'cuda:0'")
+        raise InputError(f"device {str(device)!r} is not supported: use 'auto', 'cpu', 'cuda' or 'cuda:0'")
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {str(device)!r} is not available on this machine: use 'cpu'")
     return parsed

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plasticity_env.common.files import replace_file
+from plasticity_env.common.values import user_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,4 +37,4 @@ def plain_log_ticks(panel: Axes, axis: str = "y") -> None:
 def save_png(figure: Figure | SubFigure, path: str | Path) -> None:
     """Write a figure as PNG, atomically; its folder is made."""
     whole: Any = figure.figure
-    replace_file(Path(path), lambda temporary: whole.savefig(temporary, format="png"))
+    replace_file(user_path(path, "a picture"), lambda temporary: whole.savefig(temporary, format="png"))

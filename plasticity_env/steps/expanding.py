@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from plasticity_env.common.arguments import check_counts
-from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.growth import GROWTH_STRATEGIES, WarmupSchedule, grow_attention_heads_gradually
-from plasticity_env.growth.initial_weights import find_initial_weights
+from plasticity_env.common.at_work import at_work_on
+from plasticity_env.growth import grow_attention_heads_gradually
 from plasticity_env.steps.opening import (
-    StepText,
     comparison,
     head_ages,
     leave,
@@ -21,44 +17,7 @@ from plasticity_env.steps.opening import (
     open_checkpoint,
     output_path,
 )
-
-
-@dataclass(frozen=True)
-class ExpandConfig:
-    """Arguments of the growth step."""
-
-    model_path: str = ""
-    """the checkpoint of a pruned model: a folder or a .pth file"""
-    model_name: str | None = None
-    """what its model must be called; unset: whatever it is"""
-    growth_percentage: float = 0.1
-    """share of all head slots that grows, in (0, 1]; at most what is pruned"""
-    growth_strategy: str = "gradient_sensitivity"
-    """which pruned heads: gradient_sensitivity, entropy_gap, balanced or random"""
-    initial_scale: float = 0.01
-    """what a new head's output is multiplied by at first, in (0, 1]"""
-    warmup_steps: int = 100
-    """optimizer steps until that is 1"""
-    initial_weights: str = "random"
-    """what a new head starts from: random, copy (of the layer's most useful head) or transfer (from the mirrored layer)"""
-    output_path: Path | None = None
-    """a folder, or a .pth file; unset: a folder under runs/"""
-    seed: int = 0
-    """draws calibration blocks and new weights"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
-    text: StepText = field(default_factory=StepText)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.growth_percentage <= 1:
-            raise InputError(
-                f"growth_percentage {self.growth_percentage!r} is outside (0, 1]: 0.1 grows a tenth of all heads"
-            )
-        if self.growth_strategy not in GROWTH_STRATEGIES:
-            raise unknown("growth strategy", self.growth_strategy, GROWTH_STRATEGIES)
-        check_counts(self, seed=0)
-        WarmupSchedule(self.initial_scale, self.warmup_steps)
-        find_initial_weights(self.initial_weights)
+from plasticity_env.steps.step_arguments import ExpandConfig
 
 
 def expand_heads(config: ExpandConfig) -> tuple[Path, list[str]]:
@@ -74,6 +33,11 @@ def expand_heads(config: ExpandConfig) -> tuple[Path, list[str]]:
         InputError: Arguments that cannot be used, or no pruned head; nothing is written.
     """
     path = output_path(config.output_path, "expanded")
+    with at_work_on(path):
+        return path, _expand(config, path)
+
+
+def _expand(config: ExpandConfig, path: Path) -> list[str]:
     checkpoint = open_checkpoint(config.model_path, config.model_name, config.device)
     model, age = checkpoint.loaded.model, head_ages(checkpoint)
     text = config.text.open(checkpoint)
@@ -101,4 +65,4 @@ def expand_heads(config: ExpandConfig) -> tuple[Path, list[str]]:
     if grown.added_count < wanted:
         said[0] += f": fewer than {wanted}, since no more were pruned"
     said.append(f"their gates open from {config.initial_scale:g} to 1 in {config.warmup_steps} training steps")
-    return path, [*said, comparison(before, after, len(test))]
+    return [*said, comparison(before, after, len(test))]

@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from plasticity_env.common.arguments import check_counts
-from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.at_work import at_work_on
+from plasticity_env.common.errors import InputError
 from plasticity_env.functional.functions import generate_pruning_mask
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.repair.registry import find_repair
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals.measure import measure
-from plasticity_env.steps.opening import StepText, comparison, leave, listed, measured, open_model, output_path
+from plasticity_env.steps.opening import comparison, leave, listed, measured, open_model, output_path
+from plasticity_env.steps.step_arguments import PruneConfig
 from plasticity_env.strategies.entropy_direction import EntropyTrial, try_entropy_directions
-from plasticity_env.strategies.pruning import DIRECTIONS, PRUNING_STRATEGIES
-
-
-@dataclass(frozen=True)
-class PruneConfig:
-    """Arguments of the pruning step."""
-
-    model_name: str = "distilgpt2"
-    """an embedded name, a Hugging Face folder, a GGUF file, a hub name, or a checkpoint of a pruned model"""
-    pruning_level: float = 0.2
-    """share of all head slots that is pruned afterwards, in [0, 1)"""
-    strategy: str = "fisher"
-    """what chooses the heads: fisher, gradient, magnitude, entropy, combined, random, ..."""
-    prune_entropy: str = "auto"
-    """with --strategy entropy: whether high or low entropy goes first; auto measures on calibration text"""
-    repair: str = "least_squares"
-    """how the heads that stay make up for those that go: none, bias, scale, least_squares, sequential, ..."""
-    output_path: Path | None = None
-    """a folder, or a .pth file; unset: a folder under runs/"""
-    seed: int = 0
-    """draws calibration blocks and whatever is random"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
-    text: StepText = field(default_factory=StepText)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.pruning_level < 1:
-            raise InputError(
-                f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"
-            )
-        if self.strategy not in PRUNING_STRATEGIES:
-            raise unknown("pruning strategy", self.strategy, PRUNING_STRATEGIES)
-        if self.prune_entropy not in DIRECTIONS:
-            raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
-        check_counts(self, seed=0)
-        find_repair(self.repair)
 
 
 def prune_heads(config: PruneConfig) -> tuple[Path, list[str]]:
@@ -68,6 +31,11 @@ def prune_heads(config: PruneConfig) -> tuple[Path, list[str]]:
         InputError: Arguments that cannot be used; nothing is written.
     """
     path = output_path(config.output_path, "pruned")
+    with at_work_on(path):
+        return path, _prune(config, path)
+
+
+def _prune(config: PruneConfig, path: Path) -> list[str]:
     checkpoint = open_model(config.model_name, config.device)
     model = checkpoint.loaded.model
     _refuse_fewer(model, config)
@@ -95,7 +63,7 @@ def prune_heads(config: PruneConfig) -> tuple[Path, list[str]]:
         f"{int(mask.sum())} of {slots} heads pruned by {config.strategy}, repair {config.repair}",
         comparison(before, after, len(test)),
     ]
-    return path, said
+    return said
 
 
 def _choose(model: PlasticModel, config: PruneConfig, calibration: Tensor) -> tuple[Tensor, EntropyTrial | None]:

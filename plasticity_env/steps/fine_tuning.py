@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from plasticity_env.common.arguments import check_counts
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.interrupts import interrupts_between_steps
 from plasticity_env.common.progress import Progress
@@ -17,7 +17,6 @@ from plasticity_env.data.batches import BlockBatches
 from plasticity_env.model.checkpoints import Checkpoint, is_checkpoint
 from plasticity_env.model.loading import load_model
 from plasticity_env.steps.opening import (
-    StepText,
     comparison,
     head_ages,
     leave,
@@ -25,65 +24,11 @@ from plasticity_env.steps.opening import (
     open_checkpoint,
     output_path,
 )
+from plasticity_env.steps.step_arguments import FineTuneConfig
 from plasticity_env.training.distillation import Distillation
 from plasticity_env.training.trainer import PlasticityTrainer, TrainStep, create_plasticity_trainer
 
 _FREE = ("device", "resume", "save_steps", "output_path", "model_path", "model_name")  # may change when a run goes on
-
-
-@dataclass(frozen=True)
-class FineTuneConfig:
-    """Arguments of the learning step."""
-
-    model_path: str = ""
-    """the checkpoint of a pruned or expanded model: a folder or a .pth file"""
-    model_name: str | None = None
-    """what its model must be called; unset: whatever it is"""
-    learning_rate: float = 5e-5
-    """of AdamW"""
-    new_head_lr_multiplier: float = 3.0
-    """learning rate of new heads, in learning rates"""
-    lr_warmup_steps: int = 0
-    """optimizer steps until new heads have that rate"""
-    lr_decay_steps: int | None = None
-    """optimizer steps in which it goes back to the rate of all others; unset: the whole training"""
-    epochs: int = 1
-    """how often the training text is read"""
-    max_steps: int | None = None
-    """at most so many optimizer steps"""
-    accumulation: int = 1
-    """batches in one optimizer step"""
-    mixed_precision: bool = False
-    """forward and backward in bfloat16"""
-    distillation: float = 0.0
-    """weight of the divergence from the dense model in what is minimised, in [0, 1]; 0 does without"""
-    temperature: float = 1.0
-    """of distillation"""
-    teacher: str | None = None
-    """the dense model; unset: the one that the checkpoint is of, by its name"""
-    save_steps: int = 500
-    """write the checkpoint every so many optimizer steps, from which --resume goes on; Ctrl-C writes it too"""
-    resume: bool = False
-    """go on from what an interrupted run left at --output_path, bit for bit"""
-    output_path: Path | None = None
-    """a folder, or a .pth file; unset: a folder under runs/"""
-    seed: int = 0
-    """fixes the order of the training text"""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
-    text: StepText = field(default_factory=StepText)
-
-    def __post_init__(self) -> None:
-        check_counts(
-            self, epochs=1, accumulation=1, save_steps=1, max_steps=1, lr_decay_steps=1, seed=0, lr_warmup_steps=0
-        )
-        for name in ("learning_rate", "new_head_lr_multiplier", "temperature"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, got {getattr(self, name)!r}")
-        if not 0 <= self.distillation <= 1:
-            raise InputError(f"distillation must lie in [0, 1], got {self.distillation!r}")
-        if self.resume and self.output_path is None:
-            raise InputError("--resume needs the --output_path of the interrupted run")
 
 
 def fine_tune(config: FineTuneConfig) -> tuple[Path, list[str]]:
@@ -100,6 +45,11 @@ def fine_tune(config: FineTuneConfig) -> tuple[Path, list[str]]:
         KeyboardInterrupt: What was trained until then is written first.
     """
     path = output_path(config.output_path, "fine_tuned")
+    with at_work_on(path):
+        return path, _fine_tune(config, path)
+
+
+def _fine_tune(config: FineTuneConfig, path: Path) -> list[str]:
     checkpoint = _open(config, path)
     model = checkpoint.loaded.model
     text = config.text.open(checkpoint)
@@ -132,7 +82,7 @@ def fine_tune(config: FineTuneConfig) -> tuple[Path, list[str]]:
     ]
     if new:
         said.append(f"{new} new heads started at {config.new_head_lr_multiplier:g} times that")
-    return path, [*said, comparison(run["before"], after, len(test))]
+    return [*said, comparison(run["before"], after, len(test))]
 
 
 def _train(

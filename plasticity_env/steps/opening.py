@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,8 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common import cli
-from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError
-from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.common.places import check_place
 from plasticity_env.functional.functions import evaluate_model
 from plasticity_env.model.checkpoints import (
     SUFFIXES,
@@ -27,66 +24,8 @@ from plasticity_env.model.checkpoints import (
     save_plastic,
 )
 from plasticity_env.model.flops import flop_table
-from plasticity_env.model.loading import LoadedModel, check_positions, embedded_models, load_model
+from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.model.plastic_model import PlasticModel
-
-HUB_TEXT = ("wikitext", "wikitext-2-raw-v1")
-
-
-def text_or_default(model_name: str, dataset: str | None, dataset_config: str | None) -> tuple[str, str | None]:
-    """A text and its configuration, where none is named Shakespeare for an embedded model and WikiText-2 for any other."""
-    name = dataset or ("shakespeare" if model_name in embedded_models() else HUB_TEXT[0])
-    return name, dataset_config or (HUB_TEXT[1] if name == HUB_TEXT[0] else None)
-
-
-@dataclass(frozen=True)
-class StepText:
-    """Which text a step reads."""
-
-    dataset: str | None = None
-    """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: that of the step before, else shakespeare for an
-    embedded model and wikitext for any other"""
-    dataset_config: str | None = None
-    """configuration of a hub data set"""
-    max_length: int = 128
-    """tokens a block"""
-    batch_size: int = 8
-    """sequences in one pass"""
-    calibration_blocks: int = 32
-    """blocks of the calibration split that heads are measured on"""
-    test_blocks: int = 16
-    """blocks of the test split that say what the step did to the perplexity"""
-
-    def __post_init__(self) -> None:
-        check_counts(self, max_length=2, batch_size=1, calibration_blocks=1, test_blocks=1)
-
-    def open(self, checkpoint: Checkpoint) -> TextSplits:
-        """The text, tokenised for a model.
-
-        Raises:
-            InputError: No such text, one that is too short, or blocks longer than the model's positions.
-        """
-        check_positions(checkpoint.loaded, self.max_length)
-        noted = (None, None) if self.dataset else checkpoint.notes.get("text", (None, None))
-        name, config = noted[0] or self.dataset, self.dataset_config or noted[1]
-        name, config = text_or_default(checkpoint.loaded.name, name, config)
-        checkpoint.notes["text"] = [name, config]
-        return load_text(name, checkpoint.loaded.tokenizer, dataset_config=config, block_size=self.max_length)
-
-    def calibration(self, text: TextSplits, seed: int) -> Tensor:
-        """(n, T) calibration blocks that a seed draws."""
-        blocks = text.blocks("calibration")
-        if self.calibration_blocks > len(blocks):
-            raise InputError(
-                f"calibration_blocks {self.calibration_blocks} is more than the {len(blocks)} of {text.name!r} at max_length "
-                f"{self.max_length}: ask for fewer or use a longer text"
-            )
-        random = torch.Generator().manual_seed(seed)
-        return blocks[torch.randperm(len(blocks), generator=random)[: self.calibration_blocks]]
-
-    def test(self, text: TextSplits) -> Tensor:
-        """(n, T) test blocks."""
-        return text.blocks("test")[: self.test_blocks]
 
 
 def open_model(name_or_path: str, device: str) -> Checkpoint:
@@ -144,11 +83,7 @@ def output_path(asked: Path | None, step: str) -> Path:
             raise InputError(f"{str(path)!r} is a file: name a folder, or a file that ends in {' or '.join(SUFFIXES)}")
         if any(path.iterdir()):
             raise InputError(f"{str(path)!r} is a folder that holds something else: choose another one")
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        tempfile.TemporaryFile(dir=nearest).close()
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+    check_place(path, path.suffix not in SUFFIXES)
     return path
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from plasticity_env import InputError
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import RankConfig
-from plasticity_env.agents.studies.learning_curves import CurvesConfig
-from plasticity_env.agents.train_command import train
+from plasticity_env.agents.ppo.rank_config import RankConfig
+from plasticity_env.agents.studies.curves_config import CurvesConfig
 from plasticity_env.agents.training import agent as registry
 from plasticity_env.agents.training.agent import AGENTS, Agent, Learner, register_agent
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.train_run import train
 from plasticity_env.controllers import load
 from plasticity_env.controllers.ann import ANNController
 from tests.conftest import filled
@@ -82,6 +82,7 @@ def test_every_agent_that_comes_with_the_package_can_be_found():
 
 @pytest.mark.slow
 def test_the_search_trains_from_the_same_command_and_goes_on(tmp_path):
+    """Slow: an evolution strategy plays episodes for every candidate, twice over."""
     config = filled(
         TrainConfig,
         agent="es",

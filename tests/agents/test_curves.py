@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from plasticity_env import InputError
+from plasticity_env.agents.studies.curves_config import CurvesConfig
 from plasticity_env.agents.studies.curves_figure import band, curves_png, table
-from plasticity_env.agents.studies.learning_curves import CELLS, CurvesConfig, Point, latest, study
+from plasticity_env.agents.studies.learning_curves import CELLS, Point, latest, study
 from plasticity_env.common.arguments import fill
 from tests.conftest import filled
 
@@ -37,6 +38,7 @@ def test_of_repeated_points_the_last_counts():
 
 @pytest.mark.slow
 def test_a_finished_training_is_not_repeated_and_another_study_is_refused(tmp_path):
+    """Slow: a study trains and evaluates two kinds of agents."""
     config = filled(
         CurvesConfig,
         agents="ppo:linear,es",

@@ -10,8 +10,10 @@ import yaml
 from markupsafe import escape
 from plotly.offline import get_plotlyjs
 
-from plasticity_env.agents.evaluation.comparison import CompareConfig, compare
-from plasticity_env.agents.evaluation.demo import DemoConfig, verdict, write_demo_page
+from plasticity_env.agents.evaluation.compare_config import CompareConfig
+from plasticity_env.agents.evaluation.comparison import compare
+from plasticity_env.agents.evaluation.demo import verdict, write_demo_page
+from plasticity_env.agents.evaluation.demo_config import DemoConfig
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill

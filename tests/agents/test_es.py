@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from plasticity_env import controllers
-from plasticity_env.agents.es import CONTROLLER, HISTORY, ESConfig, LinearSearch
+from plasticity_env.agents.es import CONTROLLER, HISTORY, LinearSearch
+from plasticity_env.agents.es_config import ESConfig
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.observation import head_column

@@ -10,7 +10,8 @@ import torch
 import transformers as tf
 
 from plasticity_env import InputError
-from plasticity_env.agents.exporting import ExportConfig, export
+from plasticity_env.agents.export_config import ExportConfig
+from plasticity_env.agents.exporting import export
 from plasticity_env.model.checkpoints import save_plastic
 from plasticity_env.model.loading import load_model
 from plasticity_env.model.stock.uniform import group_shape

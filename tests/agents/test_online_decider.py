@@ -13,7 +13,8 @@ import torch
 
 from plasticity_env import InputError
 from plasticity_env.agents.online.bounds import PruneBounds
-from plasticity_env.agents.online.online_run import OnlineRunConfig, run_online
+from plasticity_env.agents.online.online_arguments import OnlineRunConfig
+from plasticity_env.agents.online.online_run import run_online
 from plasticity_env.common.arguments import fill
 from tests.conftest import filled
 

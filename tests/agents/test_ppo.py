@@ -15,10 +15,11 @@ from plasticity_env.agents.ppo.checkpoint import write_state
 from plasticity_env.agents.ppo.padding import MaskedCategoricals, decide, environment_action, pad
 from plasticity_env.agents.ppo.ppo import PPO, Rollout
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import RankConfig
-from plasticity_env.agents.train_command import check_resumed, train
+from plasticity_env.agents.ppo.rank_config import RankConfig
 from plasticity_env.agents.training.agent import find_agent
-from plasticity_env.agents.training.train_config import TrainConfig, make_environments
+from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.train_run import check_resumed, train
+from plasticity_env.agents.training.training_envs import make_environments
 from plasticity_env.common.arguments import fill, flat, plain
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig

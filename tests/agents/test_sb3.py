@@ -12,10 +12,10 @@ from stable_baselines3.common.env_checker import check_env
 
 from plasticity_env import InputError, controllers
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
-from plasticity_env.agents.ppo.scenarios import RankConfig
+from plasticity_env.agents.ppo.rank_config import RankConfig
 from plasticity_env.agents.sb3 import sb3
-from plasticity_env.agents.train_command import train
 from plasticity_env.agents.training.train_config import TrainConfig
+from plasticity_env.agents.training.train_run import train
 from tests.conftest import SMALL, filled
 
 CONFIG = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=1)

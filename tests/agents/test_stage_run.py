@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from plasticity_env.agents.cycle_cli.stage_run import StageArguments, run_stages
+from plasticity_env.agents.cycle_cli.run_arguments import StageArguments
+from plasticity_env.agents.cycle_cli.stage_run import run_stages
 from plasticity_env.common.tracking import TrackingOptions
 
 

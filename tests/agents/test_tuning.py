@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from plasticity_env import InputError, controllers
-from plasticity_env.agents.studies.rule_tuning import START, ThresholdSearch, TuningConfig, options_at, save
+from plasticity_env.agents.studies.rule_tuning import START, ThresholdSearch, options_at, save
+from plasticity_env.agents.studies.tuning_config import TuningConfig
 from plasticity_env.controllers.rules import PlasticityController
 from plasticity_env.controllers.tuned_rule import FILE, tuned_options
 from tests.conftest import filled

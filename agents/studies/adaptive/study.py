@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from plasticity_env.agents.studies.adaptive.study_arms import make_arm
-from plasticity_env.agents.studies.adaptive.study_cells import HOME, SHIFT, Cell, Setting, cell_file
+from plasticity_env.agents.studies.adaptive.study_arms import Arm, make_arm
+from plasticity_env.agents.studies.adaptive.study_cells import Cell, cell_file
 from plasticity_env.agents.studies.adaptive.study_playing import play
-from plasticity_env.common.errors import InputError
+from plasticity_env.agents.studies.adaptive.study_setting import HOME, SHIFT, Setting
+from plasticity_env.common.at_work import at_work_on
+from plasticity_env.common.errors import InputError, check_least
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.model.loading import LoadedModel
 
@@ -49,6 +51,15 @@ def load_texts(
     return texts
 
 
+def make_arms(names: Sequence[str], setting: Setting) -> list[Arm]:
+    """The control arm, and those that are asked for.
+
+    Raises:
+        InputError: No such arm.
+    """
+    return [make_arm(name, setting) for name in dict.fromkeys([CONTROL, *names])]
+
+
 def run_study(
     loaded: LoadedModel,
     texts: Mapping[str, TextSplits],
@@ -74,20 +85,21 @@ def run_study(
         Each cell, and whether it was there already.
 
     Raises:
-        InputError: No seeds, no such arm, or a setting that does not fit the model or its texts; nothing is written.
+        InputError: No seeds, no such arm, a setting that does not fit the model or its texts, or another process at work on the
+            file; nothing is written.
     """
-    if seeds < 1:
-        raise InputError(f"seeds must be at least 1, got {seeds}")
-    made = [make_arm(name, setting) for name in dict.fromkeys([CONTROL, *arms])]
+    check_least("seeds", seeds, 1)
+    made = make_arms(arms, setting)
     file = cell_file(path)
     named = tuple(sorted((domain, text.name) for domain, text in texts.items()))
-    done = {cell.key: cell for cell in file.read()}
-    for seed in range(seeds):
-        control = None
-        for arm in made:
-            known = done.get(((loaded.name, setting, named), arm.name, arm.fingerprint, seed))
-            cell = known or play(arm, loaded, texts, setting, seed, control)
-            if known is None:
-                file.append(asdict(cell))
-            control = cell if arm.name == CONTROL else control
-            yield cell, known is not None
+    with at_work_on(path):
+        done = {cell.key: cell for cell in file.read()}
+        for seed in range(seeds):
+            control = None
+            for arm in made:
+                known = done.get(((loaded.name, setting, named), arm.name, arm.fingerprint, seed))
+                cell = known or play(arm, loaded, texts, setting, seed, control)
+                if known is None:
+                    file.append(asdict(cell))
+                control = cell if arm.name == CONTROL else control
+                yield cell, known is not None

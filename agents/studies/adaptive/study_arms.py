@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from plasticity_env import controllers
 from plasticity_env.agents.leaderboard.players import Player, fingerprint
 from plasticity_env.agents.studies.adaptive.searching import SwapSearch
-from plasticity_env.agents.studies.adaptive.study_cells import Setting
+from plasticity_env.agents.studies.adaptive.study_setting import Setting
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.controllers.base import Action, Controller
 from plasticity_env.controllers.reviving import RevivingController

@@ -6,57 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plasticity_env.common.arguments import check_counts
-from plasticity_env.common.errors import InputError
+from plasticity_env.agents.studies.adaptive.study_setting import Setting
 from plasticity_env.common.jsonl_table import CellFile
-
-HOME, SHIFT = "home", "shift"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all cells of a table share; a cell of another setting is another cell.
-
-    Attributes:
-        stages: Domains of the stages in their order, separated by commas: "home" is the text that the model knows, "shift" the
-            other one; pruned arms reach their share over the first one.
-        decisions: In a stage, each followed by training.
-        share: Of all heads, pruned from the end of the first stage on.
-        train_steps: After each decision.
-        learning_rate: Of AdamW, constant.
-        batch_size: Sequences a step.
-        block_size: Tokens a sequence.
-        repair: Of every mask.
-        calibration_blocks, reward_blocks: Drawn anew for each stage, the same ones for all arms.
-        test_blocks: First blocks of each text's test split; they decide nothing.
-        draws: Of other heads that are closed for comparison with those that came back.
-    """
-
-    stages: str = "home,home,shift,shift,home,home"
-    decisions: int = 4
-    share: float = 0.5
-    train_steps: int = 8
-    learning_rate: float = 3e-4
-    batch_size: int = 8
-    block_size: int = 128
-    repair: str = "least_squares"
-    calibration_blocks: int = 16
-    reward_blocks: int = 16
-    test_blocks: int = 64
-    draws: int = 2
-
-    def __post_init__(self) -> None:
-        wrong = [domain for domain in self.path if domain not in (HOME, SHIFT)]
-        if wrong or not self.path:
-            raise InputError(f"stages name {HOME!r} or {SHIFT!r}, separated by commas, got {self.stages!r}")
-        if not 0 < self.share < 1:
-            raise InputError(f"share must lie between 0 and 1, got {self.share!r}")
-        check_counts(self, decisions=1, train_steps=1, test_blocks=1, draws=1)
-
-    @property
-    def path(self) -> tuple[str, ...]:
-        """The stages' domains."""
-        return tuple(word.strip() for word in self.stages.split(","))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from plasticity_env.agents.studies.adaptive.study_arms import Arm, Decider
-from plasticity_env.agents.studies.adaptive.study_cells import Cell, Setting, StageRecord
+from plasticity_env.agents.studies.adaptive.study_cells import Cell, StageRecord
+from plasticity_env.agents.studies.adaptive.study_setting import Setting
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.observation import Observation

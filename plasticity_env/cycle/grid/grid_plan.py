@@ -6,16 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plasticity_env.common.arguments import check_counts
+from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.growth.initial_weights import find_initial_weights
-from plasticity_env.growth.schedule import WarmupSchedule
-from plasticity_env.repair import find_repair
-from plasticity_env.strategies.growing import GROWTH_STRATEGIES
-from plasticity_env.strategies.pruning import PRUNING_STRATEGIES, find_strategy
+from plasticity_env.common.values import LARGEST_RATE, check_number
 
 NONE, REVIVE = "none", "revive"
-GROWTHS = (NONE, *GROWTH_STRATEGIES, REVIVE)
+GROWTHS = (NONE, "gradient_sensitivity", "entropy_gap", "balanced", "random", REVIVE)  # those of the package
 
 
 @dataclass(frozen=True)
@@ -49,14 +45,18 @@ class GridSetting:
     test_blocks: int = 128
 
     def __post_init__(self) -> None:
-        find_strategy(PRUNING_STRATEGIES, self.pruning_strategy, "pruning")
-        find_initial_weights(self.initial_weights)
-        WarmupSchedule(self.initial_scale, 0)
+        if given(self, "pruning_strategy", "initial_weights", "initial_scale"):
+            from plasticity_env.growth.initial_weights import find_initial_weights
+            from plasticity_env.growth.schedule import WarmupSchedule
+            from plasticity_env.strategies.pruning import PRUNING_STRATEGIES, find_strategy
+
+            find_strategy(PRUNING_STRATEGIES, self.pruning_strategy, "pruning")
+            find_initial_weights(self.initial_weights)
+            WarmupSchedule(self.initial_scale, 0)
         check_counts(
             self, max_length=2, training_steps=1, batch_size=1, calibration_blocks=1, test_blocks=1, rate_decay_steps=1
         )
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise InputError(f"learning_rate must be above 0, got {self.learning_rate!r}")
+        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,13 @@ def _check(
             raise InputError(
                 f"growth_percentages must lie in (0, 1], got {percentage!r}; --growth_strategies none grows nothing"
             )
+    from plasticity_env.repair.registry import find_repair
+    from plasticity_env.strategies.growing import GROWTH_STRATEGIES
+
+    growths = (NONE, *GROWTH_STRATEGIES, REVIVE)
     for strategy in strategies:
-        if strategy not in GROWTHS:
-            raise unknown("growth strategy", strategy, GROWTHS)
+        if strategy not in growths:
+            raise unknown("growth strategy", strategy, growths)
     for repair in repairs:
         find_repair(repair)
     for multiplier in multipliers:

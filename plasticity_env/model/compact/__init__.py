@@ -1,6 +1,5 @@
 """Real removal: a masked model becomes a smaller Hugging Face causal LM that saves, loads and generates as usual."""
 
-from plasticity_env.model.compact.build import compact
-from plasticity_env.model.compact.classes import compact_classes, is_compact, register_all
+import lazy_loader as _lazy
 
-__all__ = ["compact", "compact_classes", "is_compact", "register_all"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

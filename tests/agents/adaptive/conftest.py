@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from plasticity_env import load_model
-from plasticity_env.agents.studies.adaptive import Setting, run_study
-from plasticity_env.agents.studies.adaptive.study import load_texts
+from plasticity_env.agents.studies.adaptive.study import load_texts, run_study
+from plasticity_env.agents.studies.adaptive.study_setting import Setting
 
 SETTING = Setting(
     stages="home,shift",

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from plasticity_env import InputError, load_model
-from plasticity_env.agents.studies.adaptive import Setting, make_arm, read_cells, run_study
 from plasticity_env.agents.studies.adaptive.searching import SwapSearch
-from plasticity_env.agents.studies.adaptive.study import load_texts
+from plasticity_env.agents.studies.adaptive.study import load_texts, run_study
+from plasticity_env.agents.studies.adaptive.study_arms import make_arm
+from plasticity_env.agents.studies.adaptive.study_cells import read_cells
+from plasticity_env.agents.studies.adaptive.study_setting import Setting
 from plasticity_env.agents.studies.adaptive.study_tables import Cells
 from plasticity_env.signals.measure import mean_loss
 from tests.agents.adaptive.conftest import ARMS, SETTING
@@ -138,7 +140,7 @@ def test_a_swap_is_taken_only_where_the_measured_loss_falls(loaded, texts):
     ("change", "message"),
     [
         ({"stages": "home,away"}, "stages name 'home' or 'shift'"),
-        ({"share": 1.0}, "share must lie between"),
+        ({"share": 1.0}, "share must lie in \\(0, 1\\)"),
         ({"decisions": 0}, "decisions must be a whole number of at least 1"),
         ({"test_blocks": 0}, "test_blocks must be a whole number of at least 1"),
     ],
@@ -157,7 +159,7 @@ def test_what_cannot_be_played_is_refused_before_anything_is_written(loaded, tex
         (["grow:flap"], 1, "compares active heads only"),
         (["plasticity:fisher"], 1, "takes no option"),
         ([f"ann:{tmp_path}"], 1, "no controller at"),
-        (["once"], 0, "seeds must be at least 1"),
+        (["once"], 0, "seeds must be a whole number of at least 1"),
     ):
         with pytest.raises(InputError, match=message):
             list(run_study(loaded, texts, SETTING, path, arms=arms, seeds=seeds))

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from plasticity_env import InputError
-from plasticity_env.agents.studies.adaptive import Cell, Setting, StageRecord
+from plasticity_env.agents.studies.adaptive.study_cells import Cell, StageRecord
 from plasticity_env.agents.studies.adaptive.study_figure import study_png
+from plasticity_env.agents.studies.adaptive.study_setting import Setting
 from plasticity_env.agents.studies.adaptive.study_tables import BEGIN, END, legend, renewed, report
 
 TEXTS = {"home": "plays", "shift": "wiki"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plasticity_env.agents.leaderboard.board_run import LeaderboardConfig
+from plasticity_env.agents.leaderboard.leaderboard_config import LeaderboardConfig
 from plasticity_env.agents.leaderboard.playing import Table
 from plasticity_env.agents.leaderboard.workers import table_of
 from plasticity_env.common.tracking import TrackingOptions

@@ -12,8 +12,9 @@ import torch
 
 from plasticity_env import controllers
 from plasticity_env.agents.leaderboard import players
+from plasticity_env.agents.leaderboard.board_rules import Rules
 from plasticity_env.agents.leaderboard.players import Player, fingerprint, read_player, read_players
-from plasticity_env.agents.leaderboard.playing import Rules, Table
+from plasticity_env.agents.leaderboard.playing import Table
 from plasticity_env.agents.studies.ablations import FirstLook
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.errors import InputError

@@ -8,7 +8,7 @@ from plasticity_env import InputError, load_model
 from plasticity_env.cycle.grid.grid_plan import GridSetting
 from plasticity_env.cycle.grid.grid_run import check_grid
 from plasticity_env.model.checkpoints import Checkpoint
-from plasticity_env.steps.opening import StepText
+from plasticity_env.steps.step_arguments import StepText
 
 
 def test_blocks_longer_than_the_positions_are_refused():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from plasticity_env import load_model, load_text
-from plasticity_env.model.loading import embedded_models
+from plasticity_env.model.embedded import embedded_models
 
 GPT2, LLAMA = "bard-gpt2-4x4", "bard-llama-4x8"
 assert {GPT2, LLAMA} <= set(embedded_models())

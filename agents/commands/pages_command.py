@@ -1,0 +1,66 @@
+"""``plasticity pages``: the README's pictures, made from a demo's run folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from plasticity_env.agents.commands.command import Command
+from plasticity_env.common.arguments import fill
+from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.files import replace_file
+
+
+@dataclass(frozen=True)
+class PagesConfig:
+    """Arguments."""
+
+    demo: Path = Path("runs/demo")
+    """run folder of a demo"""
+    output_dir: Path = Path("docs/pictures")
+    """where the pictures go"""
+
+
+def main(config: PagesConfig) -> None:
+    """Draw the frontier, the learning curve, and the environment after the controller's last decision."""
+    import yaml
+
+    results = config.demo / "comparison" / "results.json"
+    if not results.is_file():
+        raise InputError(f"no demo results at {str(results)!r}: run make demo first")
+    try:
+        _draw(config)
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"a file of the demo in {str(config.demo)!r} is damaged ({first_line(error)}): run make demo again"
+        ) from error
+
+
+def _draw(config: PagesConfig) -> None:
+    import yaml
+    from PIL import Image
+
+    from plasticity_env.agents.evaluation.demo import episode_frames
+    from plasticity_env.agents.evaluation.frontier import frontier_png
+    from plasticity_env.agents.evaluation.learning_curve import learning_curve_png
+    from plasticity_env.agents.training.train_config import TrainConfig
+
+    names = ("comparison", "held_out", "held_out_units")
+    paths = {name: path for name in names if (path := config.demo / name / "results.json").is_file()}
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+    rows = [json.loads(line) for line in (config.demo / "training" / "metrics.jsonl").read_text().splitlines()]
+    saved = yaml.safe_load((config.demo / "training" / "config.yaml").read_text(encoding="utf-8"))
+    trained = fill(TrainConfig(), {**saved, "output_dir": None}, "config.yaml")
+    model = found["comparison"]["model"]
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    for name, result in found.items():
+        frontier_png(result, config.output_dir / f"frontier_{name}.png")
+    learning_curve_png(rows, config.output_dir / "learning_curve.png")
+    frames = episode_frames(config.demo / "training" / "controller", trained, model)
+    image = Image.fromarray(frames[-1][1])
+    replace_file(config.output_dir / "environment.png", lambda path: image.save(path, "PNG"))
+    print(f"pictures: {config.output_dir}")
+
+
+COMMAND = Command("pages", PagesConfig, main)

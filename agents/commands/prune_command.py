@@ -1,0 +1,18 @@
+"""``plasticity prune``: heads leave a model, which becomes a checkpoint."""
+
+from __future__ import annotations
+
+from plasticity_env.agents.commands.command import Command
+from plasticity_env.steps.step_arguments import PruneConfig
+
+
+def main(config: PruneConfig) -> None:
+    """Prune a model's heads and write it as a checkpoint."""
+    from plasticity_env.steps.file_pruning import prune_heads
+
+    path, said = prune_heads(config)
+    print("\n".join(said))
+    print(f"checkpoint: {path}")
+
+
+COMMAND = Command("prune", PruneConfig, main)

@@ -1,0 +1,24 @@
+"""``plasticity run``: the plasticity cycle, one strategy or all of them."""
+
+from __future__ import annotations
+
+from plasticity_env.agents.commands.command import Command
+from plasticity_env.agents.cycle_cli.run_arguments import QUICK, RunArguments
+
+
+def main(config: RunArguments) -> None:
+    """Run the plasticity cycle: warm up, then measure, prune, grow and fine-tune in cycles, beside a control arm."""
+    from plasticity_env.agents.cycle_cli.plasticity_run import conclusion, run_comparison, run_plasticity, table_of
+
+    if config.compare_strategies:
+        folder, rows = run_comparison(config, say=print)
+        print(table_of(rows))
+    else:
+        record = run_plasticity(config, say=print)
+        folder = record.folder
+        print("\n".join(conclusion(record)))
+        print(f"page: {folder / 'dashboards' / 'dashboard.html'}")
+    print(f"run: {folder}")
+
+
+COMMAND = Command("run", RunArguments, main, QUICK)

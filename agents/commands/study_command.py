@@ -1,0 +1,94 @@
+"""``plasticity study``: arms that prune and revive while the model trains, through a shift of text and back."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from plasticity_env.agents.commands.command import Command
+from plasticity_env.agents.studies.adaptive.study_setting import Setting
+from plasticity_env.common import cli
+from plasticity_env.common.at_work import at_work_on
+from plasticity_env.common.errors import check_least
+from plasticity_env.common.files import write_text
+
+
+@dataclass(frozen=True)
+class AdaptiveStudyConfig:
+    """Arguments."""
+
+    model_name: str = "bard-gpt2-4x4"
+    """an embedded name, a folder, a GGUF file or a hub name"""
+    dataset: str = "shakespeare"
+    """the text that the model knows: shakespeare, a path, or a hub data set"""
+    shift_dataset: str | None = None
+    """the text that training moves to and back from; unset: say --stages home,home"""
+    shift_name: str | None = None
+    """what that text is called in tables; unset: its file's name"""
+    arms: str = (
+        "control,once:fisher,once:residual_fisher,compressed:fisher,compressed:residual_fisher,rule:fisher,"
+        "rule:residual_fisher,rule:random,grow:fisher,plasticity,thresholds,ann,ann_fixed"
+    )
+    """control, plasticity, thresholds; once, compressed, rule, grow, search (with :SCORE); ann, ann_fixed (with :FOLDER)"""
+    seeds: int = 3
+    """draws of calibration text and training order"""
+    setting: Setting = field(default_factory=Setting)
+    """what all cells share"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:0, ..."""
+    output: Path = Path("runs/study_adaptive/cells.jsonl")
+    """finished cells, one JSON line each; a second run goes on where the first was cut"""
+    page: Path | None = None
+    """also put the tables between the marks of this Markdown file"""
+    picture: Path | None = None
+    """also draw this PNG"""
+    shown: str | None = None
+    """arm whose heads the picture shows; unset: the first that brings heads back"""
+    drawn: str = ""
+    """arms whose curves the picture shows, separated by commas; unset: all"""
+
+
+def main(config: AdaptiveStudyConfig) -> None:
+    """Play the cells that are missing, and print the tables of the cells that were asked for."""
+    with at_work_on(config.output):
+        _study(config)
+
+
+def _study(config: AdaptiveStudyConfig) -> None:
+    from plasticity_env.agents.studies.adaptive.study import CONTROL, load_texts, make_arms, run_study
+    from plasticity_env.agents.studies.adaptive.study_cells import cell_file
+    from plasticity_env.agents.studies.adaptive.study_figure import arms_to_draw, study_png
+    from plasticity_env.agents.studies.adaptive.study_tables import legend, renewed, report
+    from plasticity_env.model.loading import load_model
+
+    if config.picture is not None:
+        arms_to_draw([CONTROL, *cli.words(config.arms)], config.shown, cli.words(config.drawn))
+    if config.page is not None:
+        renewed(_text(config.page), "")  # a page that cannot be renewed is an error now
+    setting, arms = config.setting, cli.words(config.arms)
+    check_least("seeds", config.seeds, 1)
+    make_arms(arms, setting)  # what cannot be used is an error now
+    cell_file(config.output).read()
+    loaded = load_model(config.model_name, device=config.device)
+    texts = load_texts(loaded, setting, config.dataset, config.shift_dataset, config.shift_name)
+    print(cli.machine(), file=sys.stderr)
+    cells = []
+    for cell, known in run_study(loaded, texts, setting, config.output, arms=arms, seeds=config.seeds):
+        cells.append(cell)
+        if not known:
+            losses = " ".join(f"{stage.test[stage.domain]:.3f}" for stage in cell.stages)
+            print(f"seed {cell.seed}  {cell.arm}: {losses}  ({cell.seconds:.0f} s)", file=sys.stderr, flush=True)
+    tables = f"{legend(cell.arm for cell in cells)}\n\n{report(cells)}"
+    print(tables)
+    if config.page is not None:
+        write_text(config.page, renewed(_text(config.page), tables))
+    if config.picture is not None:
+        study_png(cells, config.picture, config.shown, cli.words(config.drawn))
+
+
+def _text(page: Path) -> str:
+    return page.read_text(encoding="utf-8") if page.exists() else ""
+
+
+COMMAND = Command("study", AdaptiveStudyConfig, main)

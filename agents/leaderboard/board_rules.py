@@ -1,0 +1,47 @@
+"""What a table is opened with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plasticity_env.envs.settings import Settings, bounds
+
+if TYPE_CHECKING:
+    from plasticity_env.agents.leaderboard.board_cells import Board
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a table is opened with; JSON-able, so that workers can open their own.
+
+    Attributes:
+        settings: Of the environments; players bring the number of rounds.
+        test_blocks: Blocks of the test split that are scored.
+    """
+
+    settings: Settings = Settings(flop_price=4.0, max_sparsity=1.0)
+    test_blocks: int = 64
+
+    @property
+    def board(self) -> Board:
+        """Where cells of these rules belong."""
+        from plasticity_env.agents.leaderboard.board_cells import Board
+        from plasticity_env.agents.leaderboard.players import short_name
+
+        own = self.settings
+        return Board(
+            short_name(own.model_name),
+            "/".join(filter(None, (Path(own.dataset).name, own.dataset_config))),
+            own.max_length,
+            own.calibration_blocks,
+            own.reward_blocks,
+            self.test_blocks,
+            own.repair,
+            own.units,
+            own.blocks_of_neurons,
+            own.mode,
+            bounds(own.flop_price)[0],
+            own.neuron_order,
+        )

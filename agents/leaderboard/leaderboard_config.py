@@ -1,0 +1,54 @@
+"""Arguments of a leaderboard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from plasticity_env.agents.leaderboard.board_rules import Rules
+from plasticity_env.common.arguments import check_counts, flags
+from plasticity_env.common.tracking import TrackingOptions
+from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
+
+
+@dataclass(frozen=True)
+class LeaderboardConfig:
+    """Arguments of a leaderboard."""
+
+    models: str = "bard-gpt2-4x4"
+    """models, separated by commas: embedded names, folders, GGUF files or hub names"""
+    players: str = "rules,ann"
+    """NAME or NAME@ROUNDS: a rule, a saved controller's folder, package.module:function, a search; "rules" is all scores"""
+    shares: str = "0.1,0.2,0.3,0.4,0.5,0.6"
+    """shares of heads to prune, separated by commas"""
+    seeds: int = 3
+    """draws of calibration text"""
+    test_blocks: int = 64
+    """blocks of the test split that are scored"""
+    settings: Annotated[Settings, flags(Settings, "mode", "reward_blocks", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS)] = (
+        replace(Rules().settings, device="auto")
+    )
+    """of the environment"""
+    output: Path = Path("runs/leaderboard/cells.jsonl")
+    """finished cells, one JSON line each; a second run goes on where the first was cut"""
+    submissions: str = ""
+    """controllers of others, separated by commas: replayed before they count (docs/leaderboard.md)"""
+    versus: str = ""
+    """players that areas are divided by in columns of their own, separated by commas"""
+    workers: int = 1
+    """processes that play beside each other, each with its own copy of the model; with Ray, tasks at a time"""
+    ray_address: str | None = None
+    """play as Ray tasks on this cluster: auto, local or an address"""
+    page: Path | None = None
+    """the HTML page; unset: leaderboard.html beside the cells"""
+    docs: Path | None = None
+    """a Markdown page whose figures are replaced, such as docs/leaderboard.md"""
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+
+    def __post_init__(self) -> None:
+        check_counts(self, seeds=1, test_blocks=1, workers=1)
+
+    def rules(self, model_name: str) -> Rules:
+        """Of one model's board."""
+        return Rules(replace(self.settings, model_name=model_name), self.test_blocks)

@@ -1,0 +1,33 @@
+"""A typed door to the environments, for programs that a type checker reads."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast, overload
+
+import gymnasium as gym
+
+from plasticity_env.envs.base import PlasticityEnv
+from plasticity_env.envs.head_edit import HeadEditEnv
+from plasticity_env.envs.head_rank import HeadRankEnv
+from plasticity_env.envs.heads import HeadsEnv
+
+
+@overload
+def make_env(id: Literal["plasticity/Heads-v1"] = "plasticity/Heads-v1", **settings: Any) -> HeadsEnv: ...
+@overload
+def make_env(id: Literal["plasticity/HeadEdit-v1"], **settings: Any) -> HeadEditEnv: ...
+@overload
+def make_env(id: Literal["plasticity/HeadRank-v1"], **settings: Any) -> HeadRankEnv: ...
+@overload
+def make_env(id: str, **settings: Any) -> PlasticityEnv: ...
+def make_env(id: str = "plasticity/Heads-v1", **settings: Any) -> PlasticityEnv:
+    """The environment itself, as `gymnasium.make` builds it but without its wrappers.
+
+    Args:
+        id: Of the environment.
+        **settings: See `plasticity_env.envs.settings.Settings`.
+
+    Raises:
+        InputError: A setting that cannot be used.
+    """
+    return cast(PlasticityEnv, gym.make(id, disable_env_checker=True, **settings).unwrapped)

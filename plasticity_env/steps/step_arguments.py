@@ -1,0 +1,217 @@
+"""The arguments of the three steps, and of the text that each of them reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plasticity_env.common.arguments import check_counts, given
+from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.values import LARGEST_RATE, check_number
+from plasticity_env.model.embedded import embedded_models
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plasticity_env.data.text import TextSplits
+    from plasticity_env.model.checkpoints import Checkpoint
+
+HUB_TEXT = ("wikitext", "wikitext-2-raw-v1")
+
+
+def text_or_default(model_name: str, dataset: str | None, dataset_config: str | None) -> tuple[str, str | None]:
+    """A text and its configuration, where none is named Shakespeare for an embedded model and WikiText-2 for any other."""
+    name = dataset or ("shakespeare" if model_name in embedded_models() else HUB_TEXT[0])
+    return name, dataset_config or (HUB_TEXT[1] if name == HUB_TEXT[0] else None)
+
+
+@dataclass(frozen=True)
+class StepText:
+    """Which text a step reads."""
+
+    dataset: str | None = None
+    """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: that of the step before, else shakespeare for an
+    embedded model and wikitext for any other"""
+    dataset_config: str | None = None
+    """configuration of a hub data set"""
+    max_length: int = 128
+    """tokens a block"""
+    batch_size: int = 8
+    """sequences in one pass"""
+    calibration_blocks: int = 32
+    """blocks of the calibration split that heads are measured on"""
+    test_blocks: int = 16
+    """blocks of the test split that say what the step did to the perplexity"""
+
+    def __post_init__(self) -> None:
+        check_counts(self, max_length=2, batch_size=1, calibration_blocks=1, test_blocks=1)
+
+    def open(self, checkpoint: Checkpoint) -> TextSplits:
+        """The text, tokenised for a model.
+
+        Raises:
+            InputError: No such text, one that is too short, or blocks longer than the model's positions.
+        """
+        from plasticity_env.data.text import load_text
+        from plasticity_env.model.loading import check_positions
+
+        check_positions(checkpoint.loaded, self.max_length)
+        noted = (None, None) if self.dataset else checkpoint.notes.get("text", (None, None))
+        name, config = noted[0] or self.dataset, self.dataset_config or noted[1]
+        name, config = text_or_default(checkpoint.loaded.name, name, config)
+        checkpoint.notes["text"] = [name, config]
+        return load_text(name, checkpoint.loaded.tokenizer, dataset_config=config, block_size=self.max_length)
+
+    def calibration(self, text: TextSplits, seed: int) -> Tensor:
+        """(n, T) calibration blocks that a seed draws."""
+        blocks = text.blocks("calibration")
+        if self.calibration_blocks > len(blocks):
+            raise InputError(
+                f"calibration_blocks {self.calibration_blocks} is more than the {len(blocks)} of {text.name!r} at max_length "
+                f"{self.max_length}: ask for fewer or use a longer text"
+            )
+        import torch
+
+        random = torch.Generator().manual_seed(seed)
+        return blocks[torch.randperm(len(blocks), generator=random)[: self.calibration_blocks]]
+
+    def test(self, text: TextSplits) -> Tensor:
+        """(n, T) test blocks."""
+        return text.blocks("test")[: self.test_blocks]
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Arguments of the pruning step."""
+
+    model_name: str = "distilgpt2"
+    """an embedded name, a Hugging Face folder, a GGUF file, a hub name, or a checkpoint of a pruned model"""
+    pruning_level: float = 0.2
+    """share of all head slots that is pruned afterwards, in [0, 1)"""
+    strategy: str = "fisher"
+    """what chooses the heads: fisher, gradient, magnitude, entropy, combined, random, ..."""
+    prune_entropy: str = "auto"
+    """with --strategy entropy: whether high or low entropy goes first; auto measures on calibration text"""
+    repair: str = "least_squares"
+    """how the heads that stay make up for those that go: none, bias, scale, least_squares, sequential, ..."""
+    output_path: Path | None = None
+    """a folder, or a .pth file; unset: a folder under runs/"""
+    seed: int = 0
+    """draws calibration blocks and whatever is random"""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    text: StepText = field(default_factory=StepText)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pruning_level < 1:
+            raise InputError(
+                f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"
+            )
+        check_counts(self, seed=0)
+        if given(self, "strategy", "prune_entropy", "repair"):
+            from plasticity_env.repair.registry import find_repair
+            from plasticity_env.strategies.pruning import DIRECTIONS, PRUNING_STRATEGIES
+
+            if self.strategy not in PRUNING_STRATEGIES:
+                raise unknown("pruning strategy", self.strategy, PRUNING_STRATEGIES)
+            if self.prune_entropy not in DIRECTIONS:
+                raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
+            find_repair(self.repair)
+
+
+@dataclass(frozen=True)
+class ExpandConfig:
+    """Arguments of the growth step."""
+
+    model_path: str = ""
+    """the checkpoint of a pruned model: a folder or a .pth file"""
+    model_name: str | None = None
+    """what its model must be called; unset: whatever it is"""
+    growth_percentage: float = 0.1
+    """share of all head slots that grows, in (0, 1]; at most what is pruned"""
+    growth_strategy: str = "gradient_sensitivity"
+    """which pruned heads: gradient_sensitivity, entropy_gap, balanced or random"""
+    initial_scale: float = 0.01
+    """what a new head's output is multiplied by at first, in (0, 1]"""
+    warmup_steps: int = 100
+    """optimizer steps until that is 1"""
+    initial_weights: str = "random"
+    """what a new head starts from: random, copy (of the layer's most useful head) or transfer (from the mirrored layer)"""
+    output_path: Path | None = None
+    """a folder, or a .pth file; unset: a folder under runs/"""
+    seed: int = 0
+    """draws calibration blocks and new weights"""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    text: StepText = field(default_factory=StepText)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.growth_percentage <= 1:
+            raise InputError(
+                f"growth_percentage {self.growth_percentage!r} is outside (0, 1]: 0.1 grows a tenth of all heads"
+            )
+        check_counts(self, seed=0)
+        if given(self, "growth_strategy", "initial_scale", "warmup_steps", "initial_weights"):
+            from plasticity_env.growth.initial_weights import find_initial_weights
+            from plasticity_env.growth.schedule import WarmupSchedule
+            from plasticity_env.strategies.growing import GROWTH_STRATEGIES
+
+            if self.growth_strategy not in GROWTH_STRATEGIES:
+                raise unknown("growth strategy", self.growth_strategy, GROWTH_STRATEGIES)
+            WarmupSchedule(self.initial_scale, self.warmup_steps)
+            find_initial_weights(self.initial_weights)
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """Arguments of the learning step."""
+
+    model_path: str = ""
+    """the checkpoint of a pruned or expanded model: a folder or a .pth file"""
+    model_name: str | None = None
+    """what its model must be called; unset: whatever it is"""
+    learning_rate: float = 5e-5
+    """of AdamW"""
+    new_head_lr_multiplier: float = 3.0
+    """learning rate of new heads, in learning rates"""
+    lr_warmup_steps: int = 0
+    """optimizer steps until new heads have that rate"""
+    lr_decay_steps: int | None = None
+    """optimizer steps in which it goes back to the rate of all others; unset: the whole training"""
+    epochs: int = 1
+    """how often the training text is read"""
+    max_steps: int | None = None
+    """at most so many optimizer steps"""
+    accumulation: int = 1
+    """batches in one optimizer step"""
+    mixed_precision: bool = False
+    """forward and backward in bfloat16"""
+    distillation: float = 0.0
+    """weight of the divergence from the dense model in what is minimised, in [0, 1]; 0 does without"""
+    temperature: float = 1.0
+    """of distillation"""
+    teacher: str | None = None
+    """the dense model; unset: the one that the checkpoint is of, by its name"""
+    save_steps: int = 500
+    """write the checkpoint every so many optimizer steps, from which --resume goes on; Ctrl-C writes it too"""
+    resume: bool = False
+    """go on from what an interrupted run left at --output_path, bit for bit"""
+    output_path: Path | None = None
+    """a folder, or a .pth file; unset: a folder under runs/"""
+    seed: int = 0
+    """fixes the order of the training text"""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    text: StepText = field(default_factory=StepText)
+
+    def __post_init__(self) -> None:
+        check_counts(
+            self, epochs=1, accumulation=1, save_steps=1, max_steps=1, lr_decay_steps=1, seed=0, lr_warmup_steps=0
+        )
+        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
+        for name in ("new_head_lr_multiplier", "temperature"):
+            check_number(name, getattr(self, name), 0, 1e6, above=True)
+        check_number("distillation", self.distillation, 0, 1)
+        if self.resume and self.output_path is None:
+            raise InputError("--resume needs the --output_path of the interrupted run")
