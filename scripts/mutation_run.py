@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,9 @@ def main(arguments: Arguments) -> None:
         where = running.gathered(map_file, copy, running.SOURCES, running.TESTS)
         files = results.absolute(), map_file.absolute()
         workers = [
-            context.Process(target=work, args=(mutants[number :: arguments.workers], copy, *files, arguments.minutes))
+            context.Process(
+                target=work, daemon=True, args=(mutants[number :: arguments.workers], copy, *files, arguments.minutes)
+            )
             for number in range(arguments.workers)
         ]
         for worker in workers:
@@ -64,8 +67,9 @@ def main(arguments: Arguments) -> None:
 
 
 def work(mutants: list[Mutant], root: Path, results: Path, map_file: Path, minutes: float) -> None:
-    """One worker's share, in a copy of its own."""
-    with running.copied(root) as copy:
+    """One worker's share, in a copy of its own, which goes with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with running.copied(root, compiled=True) as copy:
         where = running.gathered(map_file, copy, running.SOURCES, running.TESTS)
         running.work_through(mutants, results, copy, where, minutes, lambda line: print(line, flush=True))
 

@@ -75,17 +75,25 @@ class CoverageMap:
 
 
 @contextmanager
-def copied(root: Path, parts: tuple[str, ...] = COPIED) -> Iterator[Path]:
-    """A copy of the checkout in a temporary folder; compiled files are checked by content, for a fault may be quick."""
+def copied(root: Path, parts: tuple[str, ...] = COPIED, compiled: bool = False) -> Iterator[Path]:
+    """A copy of the checkout in a temporary folder; compiled files are checked by content, for a fault may be quick.
+
+    Args:
+        root: The checkout, or such a copy.
+        parts: What is copied.
+        compiled: Whether it is such a copy, whose compiled files are taken along.
+    """
+    left_out = () if compiled else ("__pycache__",)
     with tempfile.TemporaryDirectory(prefix="mutants_") as folder:
         copy = Path(folder)
         for name in parts:
             if (root / name).is_dir():
-                shutil.copytree(root / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(root / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns(*left_out))
             else:
                 shutil.copy(root / name, copy / name)
-        command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", str(copy)]
-        subprocess.run(command, check=True)
+        if not compiled:
+            command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", str(copy)]
+            subprocess.run(command, check=True)
         yield copy
 
 
@@ -163,20 +171,20 @@ def _in_child(work: Callable[[], int], log: Path, limit: float) -> int | None:
             code = work()
         finally:
             os._exit(code)
-    until = time.monotonic() + WALL * limit
-    while time.monotonic() < until:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return (
-                None
-                if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
-                else os.waitstatus_to_exitcode(status)
-            )
-        time.sleep(0.05)
-    with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    until, code = time.monotonic() + WALL * limit, None
+    try:
+        while time.monotonic() < until:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                code = os.waitstatus_to_exitcode(status)
+                return None if code == -signal.SIGXCPU else code
+            time.sleep(0.05)
+        return None
+    finally:
+        if code is None:  # it takes too long, or this process is told to stop
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def known(file: Path) -> dict[str, dict[str, Any]]:
