@@ -123,9 +123,15 @@ def judge(mutant: Mutant, copy: Path, tests: list[str], seconds: float) -> tuple
 
     Returns:
         "killed", "timeout" (both are noticed), "survived" or "uncovered"; seconds; and the test that noticed.
+
+    Raises:
+        RuntimeError: This process has imported what the fault is planted in.
     """
     if not tests:
         return "uncovered", 0.0, ""
+    package = Path(mutant.file).parts[0].removesuffix(".py")
+    if package in sys.modules:
+        raise RuntimeError(f"{package} is imported already: the tests would run on that one, without the fault")
     file, log = copy / mutant.file, copy / "pytest.log"
     source, began = file.read_text(encoding="utf-8"), time.monotonic()
     file.write_text(mutant.planted(source), encoding="utf-8")
@@ -247,3 +253,22 @@ def coverage_table(where: CoverageMap) -> str:
     return "\n".join(
         f"{name:40} {run:6} of {lines:6} lines {run / lines:7.1%}" for name, (run, lines) in sorted(folders.items())
     )
+
+
+def main(words: list[str]) -> None:
+    """A worker: a process that has not imported the package, whose children import it with the fault in it.
+
+    Args:
+        words: The copy, the file of verdicts, the coverage map, and numbers: seed, mutants, worker, workers, minutes.
+    """
+    root, results, map_file = map(Path, words[:3])
+    seed, count, number, workers = map(int, words[3:7])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    mutants = drawn(root, SOURCES, seed)[:count][number::workers]
+    with copied(root, compiled=True) as copy:
+        where = gathered(map_file, copy, SOURCES, TESTS)
+        work_through(mutants, results, copy, where, float(words[7]), lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

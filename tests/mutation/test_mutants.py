@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 
 import pytest
 
@@ -122,6 +123,12 @@ def test_a_fault_that_never_ends_is_noticed(project, monkeypatch):
     monkeypatch.setattr("tests.mutation.running.LEAST_SECONDS", 1.0)
     assert judge(endless, project, [ROUNDS], 0.1)[0] == "timeout"
     assert judge(endless, project, [], 0.0)[0] == "uncovered"
+
+
+def test_a_process_that_holds_the_package_without_the_fault_is_refused(project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "toy_source", object())
+    with pytest.raises(RuntimeError, match="toy_source is imported already"):
+        judge(drawn(project, ("toy_source.py",), 0)[0], project, [ROUNDS], 0.1)
 
 
 def test_a_fault_that_only_runs_at_import_is_judged_by_the_tests_of_its_file():
