@@ -95,6 +95,19 @@ def test_drift_is_the_clipped_log_ratio_to_the_start():
     assert drift[0, 3] == 0  # compressed: what is pruned is not seen
 
 
+@pytest.mark.parametrize("kept", [1, 2, 7, 20])
+def test_a_signed_signal_is_in_units_of_its_root_mean_square_over_the_active_units(kept):
+    random = torch.Generator().manual_seed(kept)
+    active = torch.zeros(20, dtype=torch.bool)
+    active[torch.randperm(20, generator=random)[:kept]] = True
+    active, gradient = active.view(5, 4), torch.randn(5, 4, generator=random).double()
+    state = HeadState(active[None], active[None].float(), np.zeros((1, 5, 4)), active[None].float(), 1, 4)
+    tokens = head_tokens(state, [Signals(fisher=gradient.square(), gate_gradient=gradient)], hide_pruned=False)[0]
+    found = tokens[:, head_columns(("gate_gradient_z",))[0]].reshape(5, 4)
+    expected = gradient / gradient[active].square().mean().sqrt()
+    assert found == pytest.approx(expected.clamp(-5, 5).numpy(), rel=1e-5)
+
+
 LEAN = {"obs_signal": False, "residual_signal": True, "crossfit_signal": False}
 
 
