@@ -37,7 +37,10 @@ SOURCES = (
     "plasticity_env/envs/observation.py",
     "plasticity_env/envs/head_tokens.py",
 )
-TESTS = tuple(f"tests/plasticity_env/{room}" for room in ("signals", "model", "repair", "envs"))
+TESTS = (
+    *(f"tests/plasticity_env/{room}" for room in ("signals", "model", "repair", "envs")),
+    "tests/controllers/test_controllers.py",  # scores are tested where they are played
+)
 COPIED = ("plasticity_env", "controllers", "agents", "scripts", "tests", "pyproject.toml")
 LEAST_SECONDS = 30.0  # of the processor that a mutant's tests are given, with five times what they take without it
 WALL = 20  # times as many by the clock, for a machine that does other work
@@ -65,7 +68,8 @@ class CoverageMap:
             at_import |= found == []
         if not numbers and at_import:
             numbers = {number for each in lines.values() for number in each}
-        chosen, seconds = [], 0.0
+        chosen: list[str] = []
+        seconds = 0.0
         for name in sorted((names[number] for number in numbers), key=lambda name: self.tests[name]):
             seconds += self.tests[name]
             if chosen and seconds > SHARE_OF_TESTS:
@@ -177,7 +181,8 @@ def _in_child(work: Callable[[], int], log: Path, limit: float) -> int | None:
             code = work()
         finally:
             os._exit(code)
-    until, code = time.monotonic() + WALL * limit, None
+    until = time.monotonic() + WALL * limit
+    code: int | None = None
     try:
         while time.monotonic() < until:
             done, status = os.waitpid(child, os.WNOHANG)
