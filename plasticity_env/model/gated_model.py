@@ -19,7 +19,15 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
 from plasticity_env.model.contexts import evaluating, plain_mode
 from plasticity_env.model.guards import MaskedSaver, refuse_other_attention
-from plasticity_env.model.layouts import AttentionBlock, MlpBlock, Site, attention_blocks, cut_mlps, in_order
+from plasticity_env.model.layouts import (
+    AttentionBlock,
+    MlpBlock,
+    Site,
+    attention_blocks,
+    attention_class,
+    cut_mlps,
+    in_order,
+)
 from plasticity_env.model.proof import probe_ids, probe_logits, prove_gates, refuse_meta, refuse_own_attention
 
 
@@ -45,7 +53,7 @@ class GatedModel(nn.Module):
                 f"this {type(model).__name__} is pruned through a PlasticModel around it: hand that one over instead"
             )
         refuse_meta(model)
-        if blocks[0].layout.attention_class is None:
+        if not blocks[0].layout.attention_class:
             refuse_own_attention(model)
         with evaluating(model), plain_mode():
             stock = probe_logits(model, probe_ids(model)) if prove else None
@@ -83,8 +91,8 @@ class GatedModel(nn.Module):
         for layer, block in enumerate(self.blocks):
             block.module.plastic = LayerGate(self._state, layer, block.heads)  # type: ignore[assignment]
             self._handles.append(block.module.register_forward_pre_hook(refuse_other_attention))
-            if block.layout.attention_class is not None:
-                block.module.__class__ = block.layout.attention_class
+            if (ours := attention_class(block.layout)) is not None:
+                block.module.__class__ = ours
         for mlp in self.mlps if self.mlp_blocks else ():
             gate = MlpGate(LayerGate(self._state, mlp.layer, self.heads))
             self._handles.append(mlp.output.register_forward_pre_hook(gate))
@@ -112,14 +120,52 @@ class GatedModel(nn.Module):
         self._state.replaced = True
 
     def _attend_by(self, name: str) -> None:
-        if self.blocks[0].layout.attention_class is None:
+        if not self.blocks[0].layout.attention_class:
             self.model.set_attn_implementation(name)  # type: ignore[operator]
         else:
             self.model.config._attn_implementation = name  # type: ignore[union-attr]
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The wrapped model's forward, gates applied."""
-        return self.model(*args, **kwargs)
+    def forward(
+        self,
+        input_ids: Any = None,
+        *,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        past_key_values: Any = None,
+        inputs_embeds: Any = None,
+        labels: Any = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The wrapped model's forward, gates applied; what is None is left to its own defaults."""
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+            "use_cache": use_cache,
+        }
+        return self.model(**{name: value for name, value in given.items() if value is not None}, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """What this wrapper has not is the wrapped model's: ``generation_config``, ``can_generate``, ``num_parameters``, ..."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model" or name.startswith("__") or "model" not in self._modules:
+                raise
+            return getattr(self._modules["model"], name)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Write the masked model as a stock Hugging Face folder: output rows of each unit are multiplied by its gate.
+
+        Raises:
+            InputError: A repair added biases that the stock configuration does not know; `save_plastic` keeps those, and what
+                revival needs.
+        """
+        return self.model.save_pretrained(save_directory, *args, **kwargs)  # type: ignore[operator]
 
     def generate(self, *args: Any, assistant_model: Any = None, **kwargs: Any) -> Any:
         """The wrapped model's ``generate``, gates applied; an assistant model may be a wrapped one as well."""

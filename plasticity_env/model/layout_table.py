@@ -8,11 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import nn
-
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.registries import Registry
-from plasticity_env.model.falcon_attention import GatedFalconAttention
 
 Split = Literal["separate", "fused", "interleaved", "grouped"]
 
@@ -44,8 +41,8 @@ class Layout:
         whole_norm: Queries and keys are normalised over all heads at once (OLMo-2): their projections stay whole when
             heads are removed, so that the norm sees what it saw.
         counts_by_config: The attention module finds its queries by the configuration's number of heads (Phi-3).
-        attention_class: A subclass of the stock attention module that goes through transformers' attention interface, for
-            an architecture that does not; wrapped and compacted models run it in the place of the stock one.
+        attention_class: ``module:class`` of a subclass of the stock attention module that goes through transformers' attention
+            interface, for an architecture that does not; wrapped and compacted models run it in the place of the stock one.
         returns_tuple: A block returns a tuple that begins with its hidden states, and not these alone.
     """
 
@@ -65,7 +62,7 @@ class Layout:
     per_group: tuple[str, ...] = ()
     whole_norm: bool = False
     counts_by_config: bool = False
-    attention_class: type[nn.Module] | None = None
+    attention_class: str = ""
     returns_tuple: bool = False
 
 
@@ -140,7 +137,7 @@ LAYOUTS: Registry[Layout] = Registry(
             "mlp",
             ("dense_h_to_4h",),
             "dense_4h_to_h",
-            attention_class=GatedFalconAttention,
+            attention_class="plasticity_env.model.falcon_attention:GatedFalconAttention",
             returns_tuple=True,
         ),
         "gpt_oss": replace(_EXPERTS, per_head=("sinks",)),

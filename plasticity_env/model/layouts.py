@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
@@ -291,6 +292,12 @@ def transformer_layers(model: nn.Module) -> list[nn.Module]:
         ) from error
 
 
+def attention_class(layout: Layout) -> type[nn.Module] | None:
+    """The class that a model's attention modules become where the stock one goes past the attention interface."""
+    module, _, name = layout.attention_class.partition(":")
+    return getattr(importlib.import_module(module), name) if name else None
+
+
 def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
     """All attention layers of a Hugging Face causal LM, in order.
 
@@ -365,6 +372,7 @@ __all__ = [
     "MlpBlock",
     "Site",
     "attention_blocks",
+    "attention_class",
     "cut_mlps",
     "find_layout",
     "in_order",

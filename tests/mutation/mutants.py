@@ -116,7 +116,7 @@ def _own_changes(node: ast.AST) -> Iterator[tuple[Any, str, ast.expr | str]]:
         case ast.Constant(value=bool()):
             yield node, "boolean", ast.Constant(not node.value)
         case ast.Constant(value=int() | float()):
-            yield node, "number", ast.Constant(node.value + 1)
+            yield node, "number", ast.Constant(node.value + 1 if abs(node.value) < 1e6 else 2 * node.value)
         case ast.If(test=test) | ast.IfExp(test=test) | ast.While(test=test):
             if not isinstance(test, ast.Compare | ast.UnaryOp):  # else it is the same as swapping that
                 yield test, "condition", ast.UnaryOp(ast.Not(), test)

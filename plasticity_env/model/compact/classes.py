@@ -29,7 +29,7 @@ from plasticity_env.model.compact.modules import (
     kv_runs,
 )
 from plasticity_env.model.layout_table import Layout, find_layout
-from plasticity_env.model.layouts import AttentionBlock, MlpBlock
+from plasticity_env.model.layouts import AttentionBlock, MlpBlock, attention_class
 from plasticity_env.model.projections import is_projection
 
 
@@ -77,6 +77,7 @@ def compact_classes(model_type: str) -> tuple[type[PreTrainedConfig], type[PreTr
         raise InputError(
             f"transformers knows no causal LM of type {model_type!r}: register it with its Auto classes"
         ) from error
+    attention_class(find_layout(model_type))  # registers itself where the stock layers look for it
     model_body = {"config_class": config_class, "__module__": __name__, "__doc__": CompactModel.__doc__}
     model_class = type(f"Compact{stock_model.__name__}", (CompactModel, stock_model), model_body)
     AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
@@ -216,7 +217,7 @@ def _check_implementation(config: Any, implementation: Any) -> None:
     if implementation == IMPLEMENTATION:
         return
     layout = find_layout(config.dense_type)
-    if layout.whole_norm or layout.attention_class is not None:
+    if layout.whole_norm or layout.attention_class:
         raise InputError(
             f"attn_implementation {implementation!r} does not know which heads of a compacted {config.dense_type} are left: "
             f"leave it unset, or use {IMPLEMENTATION!r}"

@@ -164,18 +164,19 @@ def test_maps_and_entropy_of_capped_and_sunk_attention(name, ids):
 
 
 def test_layers_that_return_tuples_are_skipped_and_run_alike(ids):
-    model = PlasticModel(build("falcon"))
+    torch.manual_seed(0)
+    config = OTHERS["falcon"]()
+    config.num_hidden_layers = 5
+    model = PlasticModel(tf.AutoModelForCausalLM.from_config(config).eval())
     cache = PrefixCache(model, 1e9)
+    mask = torch.zeros(5, 4, dtype=torch.bool)
     for head in (0, 2):
-        mask = torch.zeros(2, 4, dtype=torch.bool)
-        mask[1, head] = True
+        mask[4, head] = True
         model.prune(mask)
         assert mean_loss(model, ids, prefix=cache, batch="text") == mean_loss(model, ids)
-    assert cache.reused == 1
-    model.make_dense()
-    model.prune(UNEVEN)
-    repair_in_order(model, ids, mlp=True)
-    assert model.repaired_sites == [0, 1, 2, 3]
+    assert cache.reused == 4
+    repair_in_order(model, ids)
+    assert model.repaired_sites == [8]
 
 
 def test_a_scaled_residual_is_repaired_as_scaled_projections_are():
