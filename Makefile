@@ -65,7 +65,7 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt pyproject.toml constraints
 	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/clients/requirements.txt
 	touch $@
 
-$(CLIENTS)/%.passed: tests/clients/%.py tests/clients/conftest.py $(CLIENTS)/.installed $(shell git ls-files '*.py' ':!tests' ':!docs')
+$(CLIENTS)/%.passed: tests/clients/%.py tests/clients/conftest.py $(CLIENTS)/.installed $(shell find plasticity_env agents controllers -name '*.py')
 	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -q $<
 	touch $@
 
