@@ -89,6 +89,17 @@ def test_revive_restores_the_weights_at_the_last_prune():
     assert torch.equal(where.data, trained)
 
 
+def test_what_pruning_keeps_aside_is_handed_out_as_copies():
+    model = PlasticModel(build("llama"))
+    before = [piece.data.clone() for piece in model.pieces(0, 2, "unit")]
+    assert model.saved_weights(0, 2) is None
+    model.prune(heads((0, 2)))
+    saved = model.saved_weights(0, 2)
+    assert all(torch.equal(kept, weight) for kept, weight in zip(saved, before, strict=True))
+    saved[0].zero_()
+    assert torch.equal(model.saved_weights(0, 2)[0], before[0])
+
+
 def test_grow_starts_small_and_warms_up(architecture, ids):
     model = PlasticModel(build(architecture))
     model.prune(heads((0, 1), (1, 2)))
