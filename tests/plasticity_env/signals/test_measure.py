@@ -245,4 +245,4 @@ def test_two_tokens_are_enough(ids):
     model = PlasticModel(build("gpt2"))
     logits = model(input_ids=ids[:, :2]).logits[:, 0]
     loss = torch.nn.functional.cross_entropy(logits, ids[:, 1])
-    assert measure(model, ids[:, :2], obs=False).loss == pytest.approx(float(loss), rel=1e-5)
+    assert measure(model, ids[:, :2], obs=False).loss == pytest.approx(loss.item(), rel=1e-5)
