@@ -186,22 +186,6 @@ class GatedModel(nn.Module):
             )
         self._attend_by(IMPLEMENTATION)
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """As the wrapped model's: layers are computed again in the backward pass, with the gates as they are then."""
-        self.model.gradient_checkpointing_enable(*args, **kwargs)  # type: ignore[operator]
-
-    def gradient_checkpointing_disable(self) -> None:
-        """As the wrapped model's."""
-        self.model.gradient_checkpointing_disable()  # type: ignore[operator]
-
-    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """As the wrapped model's; the later name of ``gradient_checkpointing_enable``."""
-        self.model.activation_checkpointing_enable(*args, **kwargs)  # type: ignore[operator]
-
-    def activation_checkpointing_disable(self) -> None:
-        """As the wrapped model's; the later name of ``gradient_checkpointing_disable``."""
-        self.model.activation_checkpointing_disable()  # type: ignore[operator]
-
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The wrapped model's state_dict, with its own (stock) names and shapes."""
         return self.model.state_dict(*args, **kwargs)

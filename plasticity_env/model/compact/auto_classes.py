@@ -89,7 +89,9 @@ def compact_config(model_type: str) -> type[Any]:
     config_class: type[Any] = type(f"Compact{stock.__name__}", (stock,), body)
     AutoConfig.register(key, config_class)
     stock_name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type, stock.__name__)
-    door = type(f"Compact{stock_name}", (Door,), {"config_class": config_class})  # pipelines look models up by these names
+    door = type(
+        f"Compact{stock_name}", (Door,), {"config_class": config_class}
+    )  # pipelines look models up by these names
     AutoModelForCausalLM.register(config_class, door)  # type: ignore[arg-type]
     return config_class
 
