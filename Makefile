@@ -2,6 +2,7 @@
 # make test   run the tests (make test-slow: the slow ones, make test-all: all,
 #             make test-matrix: on one and two threads, without and with AVX2, each time in a random order)
 # make lint   formatting, lint, import contracts, types
+# make newest, make oldest   the quick tests against the newest (oldest) versions that pyproject.toml allows, torch apart
 # make bench  speed of a step beside its floor and the naive way
 # Each sets up what it needs in .venv; only Python 3.11+ and make must be there.
 PYTHON ?= python3
@@ -11,7 +12,11 @@ STAMP := $(VENV)/.installed
 DEMO_CONFIG := scripts/configs/$(if $(QUICK),demo_quick,demo).yaml
 DEMO_FOLDER ?= runs/demo$(if $(QUICK),_quick,)
 
-.PHONY: demo test test-slow test-all test-matrix lint bench pictures clean setup
+# what the tests of other versions need; Ray is left out, since it holds Gymnasium at one version
+OTHERS := --constraint .venv-torch.txt --editable '.[rl,track,human]' pytest pytest-timeout pytest-xdist pytest-random-order hypothesis grimp \
+  nbformat nbclient ipykernel
+
+.PHONY: demo test test-slow test-all test-matrix newest oldest lint bench pictures clean setup
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -40,6 +45,14 @@ test-matrix: $(STAMP)
 	    --random-order || failed="$$failed $$setting"; \
 	done; test -z "$$failed" || { echo "failed under:$$failed" >&2; exit 1; }
 
+newest oldest:
+	$(PYTHON) -m venv .venv-$@
+	grep '^torch==' constraints.txt > .venv-torch.txt
+	.venv-$@/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-$@/bin/uv pip install --quiet --python .venv-$@/bin/python --resolution $(if $(filter newest,$@),highest,lowest-direct) $(OTHERS)
+	.venv-$@/bin/python -m plasticity_env doctor
+	OMP_NUM_THREADS=1 .venv-$@/bin/python -m pytest -m 'not slow' -q -n auto --dist worksteal --ignore tests/test_house.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +66,4 @@ pictures: $(STAMP)
 	$(BIN)/python scripts/make_pictures.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-torch.txt build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -16,7 +16,7 @@ import torch
 import transformers as tf
 
 import plasticity_env  # noqa: F401
-from plasticity_env import TextSplits, load_model, load_text
+from plasticity_env import LoadedModel, PlasticModel, TextSplits, load_model, load_text
 from plasticity_env.common.arguments import fill
 
 C = TypeVar("C")
@@ -91,6 +91,27 @@ def text_file(tmp_path_factory: pytest.TempPathFactory, small_text: TextSplits) 
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("".join(small_text._texts.values()), encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def narrow_model(small_text: TextSplits) -> Callable[[int], LoadedModel]:
+    """Make a random GPT-2 of 4 layers with 4 heads, an eighth as wide as the embedded one, with so many MLP blocks a layer.
+
+    The solves for the neurons of a wide MLP are what takes longest in environments with ``units="heads+mlp"``.
+    """
+
+    def make(mlp_blocks: int) -> LoadedModel:
+        torch.manual_seed(0)
+        sizes = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
+        config = tf.GPT2Config(vocab_size=len(small_text.tokenizer), bos_token_id=0, eos_token_id=0, **sizes)
+        model = tf.AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "wte" not in name and "ln" not in name:
+                    parameter.normal_(std=0.05 if parameter.ndim == 1 else 0.3)
+        return LoadedModel(PlasticModel(model, mlp_blocks=mlp_blocks), small_text.tokenizer, "narrow")
+
+    return make
 
 
 @pytest.fixture

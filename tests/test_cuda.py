@@ -170,8 +170,8 @@ def test_a_model_learns(mixed_precision):
 def test_ppo_trains_with_model_and_network_on_the_device(small_text):
     envs = [gym.make("plasticity/Heads-v1", text=small_text, **{**SMALL, "device": "cuda"}) for _ in range(2)]
     config = PPOConfig(total_timesteps=16, num_steps=4, num_minibatches=2, update_epochs=2, device="cuda")
-    before = PPO(envs, config).network.state_dict()["edits.weight"].clone()
     trained = PPO(envs, config)
+    before = trained.network.state_dict()["edits.weight"].clone()
     trained.train()
     assert not torch.equal(before.cpu(), trained.network.state_dict()["edits.weight"].cpu())
 

@@ -295,8 +295,9 @@ def test_a_formula_changes_the_version_that_the_leaderboard_plays(tmp_path, monk
     assert len(set(prints)) == 2
 
 
-@pytest.mark.slow  # a process of its own, for modules named in the environment, as commands and workers start
+@pytest.mark.slow
 def test_modules_in_the_environment_register_everywhere():
+    """Slow: a process of its own imports torch, for modules named in the environment, as commands and workers start."""
     code = (
         "import gymnasium as gym; from plasticity_env import controllers; "
         "assert 'toy_score' in controllers.names(); assert 'toy_controller' in controllers.names()"

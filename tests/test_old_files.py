@@ -133,6 +133,7 @@ def test_a_plasticity_cycle_that_was_cut_goes_on_as_if_it_had_not_been(old: Path
 
 @pytest.mark.slow
 def test_a_network_that_learns_in_the_cycle_goes_on_as_if_it_had_not_been_cut(old: Path) -> None:
+    """Slow: the rest of an online run, with pages and pictures."""
     record, decider = run_online(OnlineRunConfig(resume=Path("online_run")))
     _ended_as_recorded(record, "online_run")
     assert decider.learner.lessons > 1

@@ -52,6 +52,8 @@ def read_state(folder: Path, ours: dict[str, Any], device: torch.device, key: st
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = first_line(error, 120)
         raise InputError(f"the checkpoint {str(path)!r} cannot be read ({reason}): start in another folder") from error
+    if not isinstance(state, dict) or not isinstance(state.get("config"), dict):
+        raise InputError(f"the checkpoint {str(path)!r} holds no state of a training: start in another folder")
     if key not in state:
         raise InputError(f"the checkpoint in {str(folder)!r} is of another agent: start in another folder")
     changed = [name for name, value in state["config"].items() if ours.get(name) != value]

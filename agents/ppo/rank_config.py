@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plasticity_env.common.arguments import given
+from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.cli import numbers, words
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import check_number
 from plasticity_env.envs.settings import LIMITS, check_range
 from plasticity_env.model.modes import PruningMode
 
@@ -36,11 +37,8 @@ class RankConfig:
         check_range("pruned_share", self.shares, *LIMITS["pruned_share"])
         for name in ("rounds", "calibration_sizes"):
             self._whole(name)
-        for name, least in (("scenarios", 1), ("group_size", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
-        if not self.warm_scale > 0:
-            raise InputError(f"warm_scale must be positive, got {self.warm_scale!r}")
+        check_counts(self, scenarios=1, group_size=2)
+        check_number("warm_scale", self.warm_scale, 0, 1e6, above=True)
         if given(self, "reference", "warm_start"):
             from plasticity_env.controllers.catalogue import make
 

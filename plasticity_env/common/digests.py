@@ -44,7 +44,7 @@ def checked_folder(folder: Path) -> Iterator[None]:
     if not carries:
         warnings.warn(
             f"{str(folder)!r} carries no digests (an earlier version wrote it): only its values are checked",
-            stacklevel=3,
+            stacklevel=4,  # who called what reads the folder
         )
 
 

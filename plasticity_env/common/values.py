@@ -78,7 +78,7 @@ def check_number(
         raise InputError(f"{name} must be a number, got {brief(value)}")
     low = value > least if above else value >= least
     high = value < most if below else value <= most
-    if not (math.isfinite(value) and low and high):
+    if not (-math.inf < value < math.inf and low and high):
         raise InputError(f"{name} must {_range(least, most, above, below)}, got {brief(value)}")
     return value
 

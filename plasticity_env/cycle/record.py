@@ -194,6 +194,15 @@ class RunRecord:
         stable, config, summary = (_read_json(folder / name, {}) for name in (STABILISATION, CONFIG, SUMMARY))
         if not all(isinstance(part, dict) for part in (stable, config, summary)):
             raise InputError(f"{str(folder)!r} holds no run: its files are JSON of another shape")
+        try:
+            return cls._made(folder, config, summary, stable)
+        except (TypeError, AttributeError) as error:
+            raise InputError(
+                f"{str(folder)!r} holds no run: a file of it is JSON of another shape ({error})"
+            ) from error
+
+    @classmethod
+    def _made(cls, folder: Path, config: dict[str, Any], summary: dict[str, Any], stable: dict[str, Any]) -> RunRecord:
         return cls(
             folder,
             config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,8 @@ def load(folder: Path, device: str = "cpu", name: str | None = None) -> Saved:
     loaded = load_plastic(place / MODEL, device=device)
     try:
         state = load_archive(place / STATE)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{str(place / STATE)!r} cannot be read: it is damaged ({error})") from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{str(place / STATE)!r} cannot be read: it is damaged ({first_line(error)})") from error
     return Saved(loaded, state, pointer["position"])
 
 
@@ -127,5 +128,7 @@ def _pointer(folder: Path, name: str | None = None) -> dict[str, Any] | None:
         raise InputError(f"{str(path)!r} is damaged: it is no JSON ({first_line(error)})") from error
     if not isinstance(pointer, dict) or not isinstance(pointer.get("position"), dict) or "keep" not in pointer:
         raise InputError(f"{str(path)!r} is damaged: it does not say where the run goes on from")
+    if not all(isinstance(count, int) and count >= 0 for count in pointer["position"].values()):
+        raise InputError(f"{str(path)!r} is damaged: a position in it is no number of rows")
     plain_name(pointer.get("name"))  # it becomes part of a path
     return pointer

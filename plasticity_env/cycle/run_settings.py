@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from plasticity_env.common.arguments import check_counts, fill, given, plain
-from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.errors import unknown
 from plasticity_env.common.tracking import TrackingOptions, check_mode
+from plasticity_env.common.values import LARGEST_RATE, check_number, check_text, plain_value
 from plasticity_env.model.modes import PruningMode
 
 CONTROLLER = "controller"  # the strategy that stands for a controller in the loop
@@ -114,16 +114,18 @@ class ExperimentSettings:
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:
+        for entry in fields(ExperimentSettings):
+            if entry.name != "tracking":
+                object.__setattr__(self, entry.name, plain_value(getattr(self, entry.name)))  # as JSON can hold it
+        for name in ("model_name", "device", "controller"):
+            check_text(name, getattr(self, name))
         check_strategy(self.pruning_strategy)
         if self.level_schedule not in LEVELS:
             raise unknown("level schedule", self.level_schedule, LEVELS)
         PruningMode.parse(self.pruning_mode)
         self._check_names()
         check_mode(self.tracking.wandb_mode)
-        if not 0 <= self.pruning_level < 1:
-            raise InputError(
-                f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"
-            )
+        check_number("pruning_level", self.pruning_level, 0, 1, below=True)
         self._check_ranges()
         check_counts(self, **_COUNTS)
 
@@ -145,21 +147,15 @@ class ExperimentSettings:
 
     def _check_ranges(self) -> None:
         for name in ("growth_ratio", "aggressiveness", "distillation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
+            check_number(name, getattr(self, name), 0, 1)
         for name in ("portion", "initial_scale"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie in (0, 1], got {getattr(self, name)!r}")
-        for name in ("learning_rate", "flop_price", "new_head_lr_multiplier"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name} must be positive, got {value!r}")
-        if not 0 <= self.stabilisation_threshold < 1:
-            raise InputError(f"stabilisation_threshold must lie in [0, 1), got {self.stabilisation_threshold!r}")
-        if self.max_perplexity_increase is not None and not self.max_perplexity_increase >= 0:
-            raise InputError(
-                f"max_perplexity_increase must be at least 0, got {self.max_perplexity_increase!r}: 0.05 allows 5%"
-            )
+            check_number(name, getattr(self, name), 0, 1, above=True)
+        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
+        for name in ("flop_price", "new_head_lr_multiplier"):
+            check_number(name, getattr(self, name), 0, 1e6, above=True)
+        check_number("stabilisation_threshold", self.stabilisation_threshold, 0, 1, below=True)
+        if self.max_perplexity_increase is not None:
+            check_number("max_perplexity_increase", self.max_perplexity_increase, 0)
 
     @property
     def adaptive(self) -> bool:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.common.errors import InputError, check_least
+from plasticity_env.common.errors import InputError, check_least, unknown
 from plasticity_env.common.values import brief
-from plasticity_env.data.text import TextSplits
+from plasticity_env.data.text import SPLITS, TextSplits
 from plasticity_env.envs.actions import read_mask
 from plasticity_env.envs.episode import EpisodeState, draw_episode, read_options
 from plasticity_env.envs.make_workbench import make_workbench
@@ -286,6 +286,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         """
         if blocks is not None:
             check_least("blocks", blocks, 1)
+        if not isinstance(split, str) or split not in SPLITS:
+            raise unknown("split", split, SPLITS)
         state = self._any_state()
         self.workbench.model.notice_changes()
         mask = state.active if active is None else read_mask(active, self.workbench.model.shape)

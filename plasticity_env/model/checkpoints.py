@@ -36,7 +36,7 @@ DESCRIPTION, TENSORS, TRAINING = "plastic.json", "plastic.safetensors", "trainin
 SUFFIXES = (".pth", ".pt")
 _PARTS = ("base", "weight", "bias", "base_bias")
 _DAMAGE = (
-    *(OSError, EOFError, KeyError, IndexError, ValueError, TypeError, RuntimeError, AttributeError),
+    *(OSError, EOFError, KeyError, IndexError, ValueError, OverflowError, TypeError, RuntimeError, AttributeError),
     *(pickle.UnpicklingError, SafetensorError, InputError),
 )
 

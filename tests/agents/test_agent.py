@@ -82,6 +82,7 @@ def test_every_agent_that_comes_with_the_package_can_be_found():
 
 @pytest.mark.slow
 def test_the_search_trains_from_the_same_command_and_goes_on(tmp_path):
+    """Slow: an evolution strategy plays episodes for every candidate, twice over."""
     config = filled(
         TrainConfig,
         agent="es",

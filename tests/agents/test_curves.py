@@ -38,6 +38,7 @@ def test_of_repeated_points_the_last_counts():
 
 @pytest.mark.slow
 def test_a_finished_training_is_not_repeated_and_another_study_is_refused(tmp_path):
+    """Slow: a study trains and evaluates two kinds of agents."""
     config = filled(
         CurvesConfig,
         agents="ppo:linear,es",

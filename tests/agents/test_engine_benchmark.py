@@ -25,6 +25,7 @@ def test_every_engine_has_a_row(small_text):
 
 @pytest.mark.slow
 def test_ray_is_one_of_them(small_text):
+    """Slow: Ray starts, and so do its worker processes."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     rows = {row.engine: row for row in bench_engines("bard-gpt2-4x4", small_text, 2, [0], sequences=4, rounds=1)}
     assert rows["ray, 0 runners"].environments == 2

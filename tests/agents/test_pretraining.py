@@ -36,6 +36,8 @@ ABLATION_STD_FLOOR = 1e-3
 """Nats per token; heads of an untrained model of these shapes differ by about 3e-4."""
 
 names = pytest.mark.parametrize("name", list(ZOO))
+QUICK = ("bard-gpt2-4x4", "bard-llama-4x8")
+"""The smallest of each family that is trained on; the others read the test split in the slow tests."""
 
 
 @pytest.fixture(autouse=True)
@@ -73,9 +75,11 @@ def split_blocks() -> torch.Tensor:
     return torch.tensor(ids[: len(ids) // BLOCK * BLOCK]).view(-1, BLOCK)
 
 
-@names
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
+)
 def test_perplexity_on_the_test_split_is_the_cards(name: str, split_blocks: torch.Tensor) -> None:
-    """The card's figure is over the whole split, 0.16 million tokens, and so is this one."""
+    """Slow: the card's figure is over the whole split, 0.16 million tokens, and so is this one."""
     card, blocks = Card.load(folder_of(name)), split_blocks
     tokenizer = AutoTokenizer.from_pretrained(folder_of(name))
     nll = mean_nll(load(name), blocks)
@@ -118,9 +122,12 @@ def test_heads_differ(name: str) -> None:
     ],
 )
 def test_head_delta_equals_zeroed_output_rows(name: str, output_weight: str, dim: int) -> None:
+    """Slow: as many blocks as the card's figure, twice."""
     card, model = Card.load(folder_of(name)), load(name)
-    tokens = encode(AutoTokenizer.from_pretrained(folder_of(name)), read_split(card.ablation.split))
+    text = read_split(card.ablation.split)[: 8 * card.ablation.block_length * card.ablation.blocks]  # more than enough
+    tokens = encode(AutoTokenizer.from_pretrained(folder_of(name)), text)
     blocks = pack(tokens, card.ablation.block_length)[: card.ablation.blocks]
+    assert len(blocks) == card.ablation.blocks
     intact = mean_nll(model, blocks)
     head = max(range(card.heads), key=lambda h: card.ablation.deltas[1][h])
     with torch.no_grad():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from plasticity_env import InputError, controllers
+from plasticity_env.agents.ppo import price_shares as prices
 from plasticity_env.agents.ppo.plackett_luce import Picks, pick_entropies, pick_log_probs, picks_of, sample_scores
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.price_shares import PRICES, SHARES, choose_shares, price_shares
@@ -165,6 +166,7 @@ def _drawn(ppo, update):
 
 
 def test_resuming_is_exact(tmp_path):
+    """Slow: three trainings."""
     config = PPOConfig(total_timesteps=18, num_minibatches=2, update_epochs=1, context="linear")
     quick = RankConfig(**{**RANKS.__dict__, "rounds": "1", "scenarios": 1})
 
@@ -245,7 +247,9 @@ def test_a_warm_start_ranks_as_the_rule_does():
     assert np.corrcoef(np.argsort(np.argsort(ours)), np.argsort(np.argsort(rule)))[0, 1] > 0.95
 
 
-def test_dearer_flops_never_leave_a_larger_share():
+def test_dearer_flops_never_leave_a_larger_share(monkeypatch):
+    """Slow: nine shares are played in four rounds each; one draw of blocks, where a training takes three."""
+    monkeypatch.setattr(prices, "DRAWS", 1)
     controller = RankPPO(stage(), PPOConfig(context="linear")).controller()
     pairs = price_shares(stage(), controller)
     assert tuple(price for price, _ in pairs) == PRICES

@@ -66,6 +66,7 @@ def trained(envs, folder=None, config=CONFIG, **kwargs):
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", IDS)
 def test_training_in_this_process_on_two_models(session, make, env_id, tmp_path):
+    """Slow: a Ray session, and a training of two updates for each id."""
     envs = [make(env_id), make(env_id, model_name="bard-llama-4x8")]
     _, seen, _ = trained(envs, tmp_path)
     steps = np.diff([0, *(step for step, _ in seen)])
@@ -82,6 +83,7 @@ def test_training_in_this_process_on_two_models(session, make, env_id, tmp_path)
 
 @pytest.mark.slow
 def test_two_runners_share_weights_and_training_goes_on_when_one_is_killed(session, make):
+    """Slow: two runner processes import torch and load a model each, one of them twice."""
     from plasticity_env.agents.rllib.rllib import RLlibPPO
 
     with pytest.raises(InputError, match="num_env_runners 3 is more than the 2 cores of Ray"):
@@ -128,6 +130,7 @@ def _look(runner):
 
 @pytest.mark.slow
 def test_a_run_resumes_from_its_folder(session, tmp_path):
+    """Slow: two trainings through the command in a Ray session."""
     small = {"max_length": 32, "calibration_blocks": 4, "reward_blocks": 4, "envs_per_model": 1, "horizon": 3}
     small |= {"agent": "rllib_ppo", "output_dir": tmp_path / "run", "obs_signal": False, "residual_signal": False}
     with pytest.raises(InputError, match="no checkpoint in"):
@@ -223,6 +226,7 @@ def test_choices_are_a_distribution():
 
 @pytest.mark.slow
 def test_tasks_come_back_with_their_items(session, tmp_path):
+    """Slow: Ray starts worker processes."""
     shared = np.ones(10_000)
     assert sorted(map_tasks(ray_functions.scaled, range(5), workers=2, shared=shared)) == [
         (i, 1e4 * i) for i in range(5)

@@ -20,9 +20,11 @@ RANK = "plasticity/HeadRank-v1"
 
 
 @pytest.fixture
-def make(small_text):
+def make(small_text, narrow_model):
     def build(env_id=RANK, share=0.25, **settings):
         options = {} if env_id != RANK else {"pruned_share": share}
+        if "mlp_blocks" in settings:
+            options["loaded"] = narrow_model(settings["mlp_blocks"])
         settings = {"text": small_text, "disable_env_checker": True, **SMALL, **options, **settings}
         env = gym.make(env_id, **settings)
         env.reset(seed=0)
@@ -78,6 +80,7 @@ def test_greedy_all_takes_the_cheapest_unit_each_time(make):
 
 
 def test_a_long_swap_search_finds_the_best_mask_of_all(make):
+    """Slow: brute force over 120 masks, and a long search."""
     env = make(share=2 / 16)
     losses = {}
     for pair in itertools.combinations(range(16), 2):

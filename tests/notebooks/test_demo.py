@@ -56,6 +56,7 @@ def test_what_is_committed_was_run(notebook):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_it_runs_offline(notebook, tmp_path, monkeypatch):
+    """Slow: a kernel starts and runs the whole notebook."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     fresh = nbformat.from_dict(notebook)
     for cell in code(fresh):

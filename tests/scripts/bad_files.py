@@ -35,6 +35,8 @@ YAML = {
     "inside.yaml": "settings: {untis: heads}\n",
     "price.yaml": "flop_price: [1, 2, 3]\n",
     "prices.yaml": "flop_price: [low, high]\n",
+    "units.yaml": "held_out_units: {controllers: fisher, units: heads+mlp, mlp_blocks: 7}\n",
+    "players.yaml": "compare: {controllers: foo}\n",
     "path.yaml": "output_dir: 5\n",
     "no_path.yaml": "output_dir: ''\n",
     "switch.yaml": "resume: maybe\n",
@@ -86,6 +88,8 @@ def make(folder: Path) -> None:
     torch.save(torch.ones(3), folder / "tensor.pth")
     torch.save({"plastic": {"format": 99}}, folder / "newer.pth")
     torch.save({"plastic": [], "weights": {}, "aside": {}, "files": {}}, folder / "shape.pth")
+    (folder / "shape_trained").mkdir()
+    torch.save([1, 2], folder / "shape_trained" / "checkpoint.pt")
     _models(folder)
     _controllers(folder)
     _runs(folder)

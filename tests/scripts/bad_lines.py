@@ -24,6 +24,8 @@ train_controller --output_dir | --output_dir wants a path
 train_controller --output_dir "" | --output_dir must name a file or a folder
 train_controller --config | --config wants a YAML file
 benchmark step entropy | 'entropy' belongs to no flag
+benchmark entropy --device foo | 'foo'
+benchmark entropy --lengths 64.9 | whole numbers
 benchmark walk | unknown benchmark 'walk'
 benchmark --clock sun | --clock wants one of wall, cpu
 demo --train 3 | unknown flag '--train'
@@ -60,6 +62,8 @@ train_controller --config path.yaml | output_dir in path.yaml should be of type 
 train_controller --config no_path.yaml | output_dir in no_path.yaml
 train_controller --config switch.yaml | resume in switch.yaml should be like False, got 'maybe'
 train_controller --config bomb.yaml | seed in bomb.yaml should be like 1
+demo --config units.yaml | 7
+demo --config players.yaml | unknown controller 'foo'
 demo --config unknown.yaml | unknown key in unknown.yaml 'sede'
 neural_plasticity_experiment --config list.yaml | must hold a mapping
 run_neural_plasticity --config null.yaml | must hold a mapping
@@ -117,6 +121,7 @@ leaderboard --players fisher@two | must be a whole number of rounds
 leaderboard --players fisher:option | takes no option
 leaderboard --players fisher --versus nobody | unknown player of --versus
 leaderboard --players os.path:nothing | no controller at os.path:nothing
+leaderboard --players fisher --submissions no_such.module:player | (ModuleNotFoundError
 leaderboard --players fisher --submissions fisher | neither the folder of a saved controller
 learning_curves --agents dqn | unknown agent 'dqn'
 learning_curves --agents "" | agents is empty
@@ -181,6 +186,7 @@ evaluate_controllers --rounds 0 | rounds must be
 evaluate_controllers --test_blocks 0 | test_blocks must be a whole number of at least 1
 play_episode --seed 4294967296 | seed
 play_episode --aggressiveness 2 | aggressiveness
+play_episode --sparsity 2 | sparsity must lie in [0, 1)
 play_episode --sparsity 1 | sparsity must lie in [0, 1)
 play_episode --controller fisher --sparsity nan | sparsity must lie in [0, 1)
 play_episode --test_blocks 0 | test_blocks must be
@@ -221,6 +227,7 @@ study_adaptive --learning_rate nan | learning_rate
 study_adaptive --stages home,home --seeds 0 | seeds
 study_adaptive --batch_size 0 | batch_size
 pretrain_zoo --minutes inf | must be above zero
+pretrain_zoo --threads 0 | must be above zero
 pretrain_zoo --tokens 0 | must be above zero
 pretrain_zoo --seed 4294967296 | seed
 benchmark step --lengths 1 | whole numbers of at least 2
@@ -247,6 +254,9 @@ adaptive_neural_plasticity --entropy_bonus nan | entropy_bonus
 adaptive_neural_plasticity --importance_threshold 2 | importance_threshold
 adaptive_neural_plasticity --entropy_threshold nan | entropy_threshold
 # flags that contradict each other, and targets that cannot be reached
+train_controller --agent sb3_ppo --capacity 4 | at most 4
+export_model --neuron_order kfac | use it with units='heads+mlp'
+prune_heads --model_name bard-gpt2-4x4 --calibration_blocks 99999 | calibration_blocks 99999 is more than
 train_controller --capacity 9 | --capacity is for --agent sb3_ppo
 train_controller --num_env_runners 2 | --num_env_runners is for --agent rllib_ppo
 train_controller --agent sb3_maskable_ppo --env head_rank | agent sb3_maskable_ppo trains on
@@ -357,6 +367,7 @@ train_controller --output_dir trained | holds a run already
 train_controller --resume --output_dir trained | checkpoint.pt
 train_controller --resume --output_dir list_trained | config.yaml
 train_controller --resume --output_dir binary_trained | config.yaml
+train_controller --resume --output_dir shape_trained | holds no state of a training
 train_es --output_dir searched | history.json
 train_es --output_dir null_searched | history.json
 run_neural_plasticity --resume missing | 'missing'

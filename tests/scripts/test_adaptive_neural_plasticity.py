@@ -14,6 +14,7 @@ SCRIPT = "adaptive_neural_plasticity.py"
 
 
 def test_a_quick_run_leaves_its_files(tmp_path, run_here):
+    """Slow: a whole run of the script with its pictures; wandb and matplotlib are imported."""
     text = tmp_path / "text.txt"
     text.write_text("To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer. " * 600)
     folder = tmp_path / "run"

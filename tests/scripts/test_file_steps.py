@@ -167,6 +167,7 @@ def test_ages_go_on_where_training_stopped(there):
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(there):
+    """Slow: a process of its own imports torch; 120 steps give Ctrl-C time to arrive, and are taken twice."""
     grown(".pth")
     arguments = ["--learning_rate", "1e-3", "--max_steps", "120", "--batch_size", "2", "--save_steps", "4"]
     more = ["--output_path", "cut.pth", *SMALL]
@@ -272,7 +273,7 @@ def test_what_cannot_be_used(there):
         (lambda: ExpandConfig(growth_percentage=0.0), "growth_percentage"),
         (lambda: ExpandConfig(initial_scale=0.0), "initial_scale"),
         (lambda: FineTuneConfig(epochs=0), "epochs must be a whole number of at least 1"),
-        (lambda: FineTuneConfig(learning_rate=0.0), "learning_rate must be above 0"),
+        (lambda: FineTuneConfig(learning_rate=0.0), r"learning_rate must lie in \(0, 100\]"),
         (lambda: FineTuneConfig(resume=True), "--resume needs the --output_path"),
         (lambda: prune_heads(PruneConfig(GPT2, output_path=Path("other"))), "holds something else"),
         (lambda: prune_heads(PruneConfig(GPT2, output_path=Path("text.txt"))), "is a file"),

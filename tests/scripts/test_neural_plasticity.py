@@ -38,6 +38,7 @@ def text(tmp_path):
 
 @pytest.mark.slow
 def test_a_compressed_run_leaves_everything_that_is_looked_at(tmp_path, text):
+    """Slow: a whole run of the script in a process of its own, with pages and pictures."""
     done = run(
         "run_neural_plasticity.py",
         *["--quick_test", "--pruning_strategy", "gradient", "--pruning_level", "0.5", "--pruning_mode", "compressed"],
@@ -67,6 +68,7 @@ def test_a_compressed_run_leaves_everything_that_is_looked_at(tmp_path, text):
 
 @pytest.mark.slow
 def test_the_cycle_is_told_stage_by_stage(tmp_path, text):
+    """Slow: a whole run of the script in a process of its own."""
     done = run(
         "neural_plasticity_cycle.py",
         *[
@@ -98,6 +100,7 @@ def test_the_cycle_is_told_stage_by_stage(tmp_path, text):
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured_and_the_run_goes_on(tmp_path, text):
+    """Slow: a run in a process of its own is interrupted and resumed."""
     arguments = [
         "--quick_test",
         *SMALL,

@@ -77,6 +77,7 @@ def test_train_then_evaluate_then_play(tmp_path, run_here):
 
 @pytest.mark.parametrize("agent", ["sb3_ppo", "sb3_maskable_ppo"])
 def test_stable_baselines3_trains_from_the_same_script(tmp_path, agent, run_here):
+    """Slow: Stable-Baselines3 is imported, and trains."""
     done = run_here(*TRAIN, "--agent", agent, "--output_dir", "run")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "controller" / "controller.json").exists()
@@ -101,86 +102,6 @@ def test_a_stopped_training_resumes(tmp_path, run_here):
     done = run_here(*TRAIN, "--output_dir", "run", "--checkpoint_every", "1", "--resume")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() == rows  # it was done already
-
-
-@pytest.mark.parametrize(
-    ("script", "arguments", "message"),
-    [
-        ("train_controller.py", ["--model_name", "nobody/nothing"], "without a network use an embedded model"),
-        ("train_controller.py", ["--reward", "ppl"], "unknown reward 'ppl'"),
-        ("train_controller.py", ["--dataset", "nobody/nothing"], "without a network use --dataset shakespeare"),
-        ("train_controller.py", ["--agent", "dqn"], "unknown agent 'dqn'"),
-        ("train_controller.py", ["--config", "missing.yaml"], "no config file"),
-        ("train_controller.py", ["--agent", "sb3_ppo", "--capacity", "4"], "at most 4"),
-        ("train_controller.py", ["--device", "cuda:7"], "device"),
-        ("evaluate_controllers.py", ["--controllers", "fischer"], "did you mean 'fisher'"),
-        ("evaluate_controllers.py", ["--sparsities", "0.2,1.0"], "[0, 1)"),
-        ("evaluate_controllers.py", ["--sparsities", "a"], "numbers separated by commas"),
-        ("evaluate_controllers.py", ["--controllers", "."], "no controller at"),
-        ("evaluate_controllers.py", ["--repair", "glue"], "unknown repair"),
-        ("evaluate_controllers.py", ["--model_name", "nobody/nothing"], "embedded"),
-        ("evaluate_controllers.py", ["--sparsities", ""], "at least one sparsity"),
-        ("evaluate_controllers.py", ["--test_blocks", "-3"], "test_blocks must be a whole number of at least 1"),
-        ("train_controller.py", ["--learning_rate", "-1"], "learning_rate must be above 0"),
-        ("train_controller.py", ["--seed", "-1"], "seed must be"),
-        ("train_controller.py", ["--context", "foo"], "unknown context"),
-        ("train_controller.py", ["--track", "--wandb_mode", "foo"], "foo"),
-        ("train_controller.py", ["--output_dir", "/proc/nope"], "/proc/nope"),
-        ("benchmark.py", ["step", "--models", "nobody/nothing"], "embedded"),
-        ("play_episode.py", ["--horizon", "0"], "horizon must be"),
-        ("demo.py", ["--config", "c.yaml"], "unknown key"),
-        ("demo.py", ["--config", "units.yaml"], "7"),
-        ("demo.py", ["--config", "players.yaml"], "unknown controller 'foo'"),
-        ("train_controller.py", ["--config", "binary.yaml"], "is not YAML"),
-        ("train_controller.py", ["--config", "types.yaml"], "output_dir in types.yaml should be of type Path"),
-        ("train_controller.py", ["--learning_rate", "inf"], "learning_rate must be above 0 and finite"),
-        ("train_controller.py", ["--ent_coef", "nan"], "ent_coef must be a finite number"),
-        ("train_controller.py", ["--gamma", "2"], "gamma must lie in [0, 1]"),
-        ("train_controller.py", ["--capacity", "99"], "--capacity is for --agent sb3_ppo or"),
-        ("train_controller.py", ["--neuron_order", "kfac"], "use it with units='heads+mlp'"),
-        ("train_controller.py", ["--seed", "99999999999999999999"], "is more than 4294967295"),
-        ("train_controller.py", ["--output_dir", "c.yaml"], "is a file, not a folder"),
-        ("train_controller.py", ["--output_dir", "c.yaml/run"], "'c.yaml' is a file, not a folder"),
-        ("play_episode.py", ["--sparsity", "2"], "sparsity must lie in [0, 1)"),
-        ("play_episode.py", ["--sparsity", "0.3"], "leave --sparsity out"),
-        ("play_episode.py", ["--record", "folder"], "--record 'folder' is a folder: name a file"),
-        ("evaluate_controllers.py", ["--prune_entropy", "foo", "--controllers", "fisher"], "foo"),
-        ("export_model.py", ["--neuron_order", "kfac"], "use it with units='heads+mlp'"),
-        ("tune_plasticity.py", ["--output", "folder"], "--output 'folder' is a folder: name a file"),
-        ("benchmark.py", ["entropy", "--device", "foo"], "foo"),
-        ("benchmark.py", ["entropy", "--lengths", "64.9"], "whole numbers"),
-        ("pretrain_zoo.py", ["--threads", "0"], "--threads must be above zero"),
-        ("pretrain_zoo.py", ["--minutes", "nan"], "above zero"),
-        ("pretrain_zoo.py", ["--models", "bard-x"], "unknown model"),
-        ("learning_curves.py", ["--agents", "es:attention"], "write es"),
-        ("make_pictures.py", ["--demo", "damaged"], "is damaged"),
-        ("test_head_growth_unit.py", ["--select", "(("], "no expression"),
-        (
-            "prune_heads.py",
-            ["--model_name", "bard-gpt2-4x4", "--calibration_blocks", "99999"],
-            "calibration_blocks 99999 is more than",
-        ),
-        ("leaderboard.py", ["--players", ""], "holds no cell"),
-        ("leaderboard.py", ["--players", "fisher", "--submissions", "no_such.module:player"], "(ModuleNotFoundError"),
-        ("leaderboard.py", ["--players", "fisher", "--page", "folder"], "--page 'folder' is a folder: name a file"),
-    ],
-)
-def test_bad_input_is_one_sentence_exit_2_and_nothing_written(tmp_path, run_here, script, arguments, message):
-    (tmp_path / "c.yaml").write_text("trane: {}\n")
-    (tmp_path / "units.yaml").write_text("held_out_units: {controllers: fisher, units: heads+mlp, mlp_blocks: 7}\n")
-    (tmp_path / "players.yaml").write_text("compare: {controllers: foo}\n")
-    (tmp_path / "types.yaml").write_text("output_dir: 5\n")
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "damaged" / "comparison").mkdir(parents=True)
-    (tmp_path / "damaged" / "comparison" / "results.json").write_text("{")
-    code, _, errors = run_here(script, *arguments)
-    assert code == 2, errors
-    sentence = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(sentence) == 1
-    assert message in sentence[0]
-    assert "Traceback" not in errors
-    assert not (tmp_path / "runs").exists()
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path, run_here):
@@ -240,6 +161,7 @@ def test_the_benchmark_prints_one_json_line_a_row(tmp_path, run_here):
 
 @pytest.mark.slow
 def test_the_quick_demo_writes_its_page(tmp_path):
+    """Slow: trains and compares controllers in a process of its own, for about a minute."""
     done = run("demo.py", "--config", str(ROOT / "scripts/configs/demo_quick.yaml"), "--folder", "demo", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "demo" / "dashboard.html").read_text()

@@ -29,6 +29,7 @@ def study(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_it_writes_page_and_picture_and_goes_on_where_it_was_cut(study, tmp_path):
+    """Slow: the study plays two stages under several arms and seeds."""
     (tmp_path / "other.txt").write_text("The mill stands by the river, and the river runs to the sea. " * 200)
     (tmp_path / "page.md").write_text("# Adaptive\n")
     where = ("--shift_dataset", "other.txt", "--shift_name", "river", "--page", "page.md", "--picture", "study.png")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.values import LARGEST_RATE, check_number
 
 NONE, REVIVE = "none", "revive"
 GROWTHS = (NONE, "gradient_sensitivity", "entropy_gap", "balanced", "random", REVIVE)  # those of the package
@@ -55,8 +56,7 @@ class GridSetting:
         check_counts(
             self, max_length=2, training_steps=1, batch_size=1, calibration_blocks=1, test_blocks=1, rate_decay_steps=1
         )
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise InputError(f"learning_rate must be above 0, got {self.learning_rate!r}")
+        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def test_a_swap_is_taken_only_where_the_measured_loss_falls(loaded, texts):
     ("change", "message"),
     [
         ({"stages": "home,away"}, "stages name 'home' or 'shift'"),
-        ({"share": 1.0}, "share must lie between"),
+        ({"share": 1.0}, "share must lie in \\(0, 1\\)"),
         ({"decisions": 0}, "decisions must be a whole number of at least 1"),
         ({"test_blocks": 0}, "test_blocks must be a whole number of at least 1"),
     ],
@@ -159,7 +159,7 @@ def test_what_cannot_be_played_is_refused_before_anything_is_written(loaded, tex
         (["grow:flap"], 1, "compares active heads only"),
         (["plasticity:fisher"], 1, "takes no option"),
         ([f"ann:{tmp_path}"], 1, "no controller at"),
-        (["once"], 0, "seeds must be at least 1"),
+        (["once"], 0, "seeds must be a whole number of at least 1"),
     ):
         with pytest.raises(InputError, match=message):
             list(run_study(loaded, texts, SETTING, path, arms=arms, seeds=seeds))

@@ -70,7 +70,7 @@ def test_tables_page_documentation_and_table_for_wandb_are_written(played: Leade
         ({"seeds": 0}, "seeds"),
         ({"workers": 0}, "workers"),
         ({"docs": Path("nowhere.md")}, "nowhere.md"),
-        ({"test_blocks": 0}, "test_blocks must be at least 1"),
+        ({"test_blocks": 0}, "test_blocks must be a whole number of at least 1"),
         ({"models": "bard-gpt2-4x4,bard-gpt2-4x5"}, "bard-gpt2-4x5"),
         ({"versus": "fisher@1"}, "unknown player of --versus 'fisher@1'"),
         ({"versus": "fisher@0"}, "at least one round"),
@@ -81,9 +81,8 @@ def test_tables_page_documentation_and_table_for_wandb_are_written(played: Leade
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_is_written(tmp_path: Path, change: dict, said: str) -> None:
-    config = fill(TINY, {"output": tmp_path / "x" / "cells.jsonl", **change})
     with pytest.raises(InputError, match=said):
-        leaderboard(config)
+        leaderboard(fill(TINY, {"output": tmp_path / "x" / "cells.jsonl", **change}))
     assert not (tmp_path / "x").exists()
 
 
@@ -181,6 +180,7 @@ def test_a_packed_model_plays_the_same_cell(table: Table) -> None:
 
 @pytest.mark.slow
 def test_two_processes_play_the_same_cells(played: LeaderboardConfig, tmp_path: Path) -> None:
+    """Slow: two workers import torch and play all cells anew."""
     config = replace(played, output=tmp_path / "cells.jsonl", workers=2, docs=None)
     leaderboard(config)
     mine, theirs = ({cell.key: cell for cell in cell_file(one.output).read()} for one in (config, played))

@@ -95,6 +95,7 @@ def test_only_saved_controllers_and_entry_points_are_submissions(tmp_path: Path)
 
 @pytest.mark.slow
 def test_its_code_runs_in_a_process_of_its_own(table: Table) -> None:
+    """Slow: processes of their own import torch and play."""
     (cell,) = play_submission(PLAYER, table.rules, (0.5,), 1, [])
     own = table.play(read_player("fisher@2"), 0.5, 0)
     assert cell.validated

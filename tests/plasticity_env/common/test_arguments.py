@@ -157,6 +157,65 @@ def test_a_search_of_before_is_told_from_others():
     assert first_change(filled(ESConfig, max_length=8), before, before) == ("max_length", 128, 8)
 
 
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("--tensorboard", True),
+        ("--tensorboard=True", True),
+        ("--tensorboard true", True),
+        ("--tensorboard=1", True),
+        ("--no_tensorboard", False),
+        ("--no-tensorboard", False),
+        ("--tensorboard=False", False),
+        ("--tensorboard false", False),
+        ("--no_tensorboard=False", True),
+    ],
+)
+def test_a_switch_is_written_as_sweeps_write_it_or_as_people_do(words, value):
+    assert parse(TrainConfig, words.split()).tracking.tensorboard is value
+    config = parse(TrainConfig, [*words.split(), "--seed", "3"])
+    assert (config.tracking.tensorboard, config.ppo.seed) == (value, 3)
+
+
+def test_a_sweep_s_words_are_a_training(tmp_path):
+    words = (
+        "--learning_rate=3e-4 --resume=False --obs_signal=False --train_rate=1e-05 --flop_price 1 2e0 --keep_bias=-1.5"
+    )
+    config = parse(TrainConfig, [*words.split(), f"--output_dir={tmp_path}"])
+    assert (config.ppo.learning_rate, config.ppo.keep_bias, config.resume) == (3e-4, -1.5, False)
+    assert (config.settings.obs_signal, config.settings.learning_rate) == (False, 1e-5)
+    assert (config.settings.flop_price, config.output_dir) == ((1.0, 2.0), tmp_path)
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers():
+    text = "learning_rate: 3e-4\nflop_price: [1e0, 16]\ntrain_rate: 1E-5\nmax_sparsity: 5e-1\nseed: 2\n"
+    values = yaml.safe_load(text)
+    assert values["learning_rate"] == "3e-4"  # a number of YAML 1.1 has a point
+    config = fill(TrainConfig(), values)
+    assert (config.ppo.learning_rate, config.settings.learning_rate) == (3e-4, 1e-5)
+    assert (config.settings.flop_price, config.settings.max_sparsity) == ((1.0, 16), 0.5)
+    assert fill(TuningConfig(), {"pruned_share": "0.1"}).pruned_share == "0.1"  # what is text stays text
+    for value in ("three", "", "1e", None, True, [3e-4], "nan"):
+        with pytest.raises(InputError, match="learning_rate"):
+            fill(TrainConfig(), {"learning_rate": value})
+    with pytest.raises(InputError, match="seed in the arguments should be like 1, got '3'"):
+        fill(TrainConfig(), {"seed": "3"})  # a whole number needs no quotes
+
+
+def test_a_tilde_on_the_command_line_and_in_a_file_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse(TrainConfig, ["--output_dir", "~/run"]).output_dir == tmp_path / "run"
+    assert fill(TrainConfig(), {"output_dir": "~/run"}).output_dir == tmp_path / "run"
+
+
+def test_counts_that_may_be_left_out_may_be_none_and_others_not():
+    assert CompareConfig(test_blocks=None).test_blocks is None
+    with pytest.raises(InputError, match="horizon must be a whole number of at least 1, got None"):
+        Settings(horizon=None)
+    with pytest.raises(InputError, match="seed 4294967296 is more than 4294967295"):
+        PPOConfig(seed=2**32)
+
+
 @dataclass(frozen=True)
 class Inner:
     """Three.

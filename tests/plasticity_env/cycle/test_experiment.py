@@ -178,6 +178,7 @@ def whole(tmp_path_factory, small_text):
 
 @pytest.mark.parametrize("cut", ["warmup", "cycle 1 fine_tuning", "cycle 2 pruning"])
 def test_a_run_that_was_cut_goes_on_with_the_same_numbers(run_short, small_text, tmp_path, whole, cut):
+    """Slow: a run with every option is cut and resumed; the one without a cut is shared."""
     with pytest.raises(KeyboardInterrupt):
         run_short("cut", say=cut_at(cut), **EVERYTHING)
     folder = tmp_path / "cut"
@@ -197,6 +198,8 @@ def test_a_run_that_was_cut_goes_on_with_the_same_numbers(run_short, small_text,
 
 
 def test_a_controller_in_the_loop_goes_on_with_its_memory(run_short, small_text):
+    """Slow: two runs of two cycles, one of them cut and resumed."""
+
     def rule():
         return ControllerDecider(controllers.PlasticityController(aggressiveness=0.6, min_zeroed_epochs=1))
 

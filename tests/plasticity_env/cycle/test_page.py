@@ -254,6 +254,7 @@ def test_numbers_that_are_none_are_gaps_and_a_missing_control_arm_is_said(tmp_pa
 
 
 def test_pictures_are_drawn_when_the_run_is_over(tmp_path: Path) -> None:
+    """Slow: nine pictures are drawn."""
     from PIL import Image
 
     folder = write_fake_run(tmp_path, layers=12, heads=12, cycles=1, tuning=10)
@@ -300,6 +301,7 @@ for (const kind of ["error", "unhandledrejection", "securitypolicyviolation"]) a
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: the page is not opened in a browser")
 @pytest.mark.parametrize(("scheme", "width"), [(0, 500), (1, 1280)], ids=["dark-narrow", "light-wide"])
 def test_page_works_in_a_browser(run: Path, tmp_path: Path, scheme: int, width: int) -> None:
+    """Slow: a browser starts."""
     probed = tmp_path / "page.html"
     text = (run / PAGE).read_text(encoding="utf-8")
     probed.write_text(text.replace("<main>", WATCH + "<main>").replace("</body>", PROBE + "</body>"), encoding="utf-8")

@@ -24,6 +24,7 @@ def compare(tmp_path, short, small_text):
 
 
 def test_each_strategy_gets_what_it_would_get_alone(compare, run_short, tmp_path):
+    """Slow: four short runs with all their checkpoints."""
     found = compare(["fisher", "random", "controller"])
     assert [row.strategy for row in found] == ["fisher", "random", "controller"]
     assert len({row.control_ppl for row in found}) == 1
@@ -43,6 +44,8 @@ def test_each_strategy_gets_what_it_would_get_alone(compare, run_short, tmp_path
 
 
 def test_a_comparison_that_was_stopped_goes_on(compare, tmp_path):
+    """Slow: two short runs, one of them cut."""
+
     def say(sentence):
         if sentence.startswith("[random] cycle 1 pruning"):
             raise KeyboardInterrupt
@@ -62,6 +65,7 @@ def test_a_comparison_that_was_stopped_goes_on(compare, tmp_path):
 
 
 def test_decisions_between_phases_have_a_control_arm_in_every_strategy(compare, tmp_path):
+    """Slow: two short runs."""
     found = compare(["fisher", "random"], {"decision_every": 2})
     assert found[0].control_ppl == found[1].control_ppl
     first, second = (RunRecord.read(tmp_path / "all" / row.strategy) for row in found)

@@ -17,13 +17,21 @@ PRUNE_FIRST, PRUNE_SECOND = ONE_HEAD[:2]
 NEAR = 1e-6
 
 
-def make(**settings):
-    return gym.make("plasticity/Heads-v1", **{**SMALL, **settings})
+@pytest.fixture
+def make(small_text):
+    def go(**settings):
+        return gym.make("plasticity/Heads-v1", **{**SMALL, "text": small_text, **settings})
+
+    return go
 
 
-def make_vector(**settings):
-    kind = "vector_entry_point"
-    return gym.make_vec("plasticity/Heads-v1", num_envs=2, vectorization_mode=kind, **{**SMALL, **settings})
+@pytest.fixture
+def make_vector(small_text):
+    def go(**settings):
+        settings = {**SMALL, "text": small_text, "vectorization_mode": "vector_entry_point", **settings}
+        return gym.make_vec("plasticity/Heads-v1", num_envs=2, **settings)
+
+    return go
 
 
 def disturb(model):
@@ -33,7 +41,7 @@ def disturb(model):
             parameter.mul_(1.3)
 
 
-def test_a_frozen_environment_goes_on_with_changed_weights_after_a_reset():
+def test_a_frozen_environment_goes_on_with_changed_weights_after_a_reset(make):
     env = make()
     before = env.reset(seed=0)[1]["loss"]
     remembered = env.unwrapped.evaluate("test", blocks=2)
@@ -51,7 +59,7 @@ def test_a_frozen_environment_goes_on_with_changed_weights_after_a_reset():
     assert other.step(PRUNE_FIRST)[1] == pytest.approx(reward, abs=1e-5)
 
 
-def test_loaded_and_declared_weights_count_as_changed():
+def test_loaded_and_declared_weights_count_as_changed(make):
     env = make()
     env.reset(seed=0)
     model = env.unwrapped.workbench.model
@@ -64,7 +72,7 @@ def test_loaded_and_declared_weights_count_as_changed():
         env.step(PRUNE_FIRST)
 
 
-def test_a_vector_environment_notices_too():
+def test_a_vector_environment_notices_too(make_vector):
     envs = make_vector()
     before = envs.reset(seed=0)[1]["loss"]
     disturb(envs.workbench.model)
@@ -73,7 +81,7 @@ def test_a_vector_environment_notices_too():
     assert float(np.abs(envs.reset(seed=0)[1]["loss"] - before).min()) > 1e-3
 
 
-def test_one_model_does_not_train_in_two_environments():
+def test_one_model_does_not_train_in_two_environments(make):
     loaded = load_model("bard-gpt2-4x4")
     first, second = make(loaded=loaded, train_steps=1), make(loaded=loaded, train_steps=1)
     first.reset(seed=0)
@@ -82,7 +90,7 @@ def test_one_model_does_not_train_in_two_environments():
         second.reset(seed=0)
 
 
-def test_two_environments_on_one_frozen_model_pay_what_each_would_alone():
+def test_two_environments_on_one_frozen_model_pay_what_each_would_alone(make):
     """Both prune the same head, so that its projection stays repaired, but repair it from calibration text of their own."""
 
     def play(first, second):
@@ -96,7 +104,7 @@ def test_two_environments_on_one_frozen_model_pay_what_each_would_alone():
     assert play(make(loaded=loaded), make(loaded=loaded)) == pytest.approx(alone, abs=NEAR)
 
 
-def test_a_vector_environment_beside_a_single_one_pays_what_it_would_alone():
+def test_a_vector_environment_beside_a_single_one_pays_what_it_would_alone(make, make_vector):
     loaded = load_model("bard-gpt2-4x4")
     single = make(loaded=loaded)
     single.reset(seed=0)
@@ -117,7 +125,7 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("train_steps", [0, 1])
-def test_the_callers_mode_changes_nothing(mode, train_steps):
+def test_the_callers_mode_changes_nothing(make, mode, train_steps):
     def play():
         env = make(train_steps=train_steps)
         losses = [env.reset(seed=0)[1]["loss"]]
@@ -131,7 +139,7 @@ def test_the_callers_mode_changes_nothing(mode, train_steps):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_callers_mode_changes_nothing_in_a_vector_environment(mode):
+def test_the_callers_mode_changes_nothing_in_a_vector_environment(make_vector, mode):
     def play():
         envs = make_vector()
         losses = [envs.reset(seed=0)[1]["loss"], envs.step(np.stack([PRUNE_FIRST, PRUNE_SECOND]))[4]["loss"]]
@@ -143,7 +151,7 @@ def test_the_callers_mode_changes_nothing_in_a_vector_environment(mode):
         np.testing.assert_allclose(play(), wanted, atol=NEAR)
 
 
-def test_a_step_that_fails_leaves_no_edit_in_the_model(monkeypatch):
+def test_a_step_that_fails_leaves_no_edit_in_the_model(make, monkeypatch):
     rewards = []
     for fails in (False, True):
         env = make(train_steps=1)
@@ -158,7 +166,7 @@ def test_a_step_that_fails_leaves_no_edit_in_the_model(monkeypatch):
 
 
 @pytest.mark.parametrize("blocks", [0, -1, "2", 1.5, True])
-def test_an_evaluation_of_no_blocks_is_refused(blocks):
+def test_an_evaluation_of_no_blocks_is_refused(make, blocks):
     env = make()
     env.reset(seed=0)
     with pytest.raises(InputError, match="blocks must be a whole number of at least 1"):

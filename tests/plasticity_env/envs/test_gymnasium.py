@@ -19,6 +19,7 @@ from tests.plasticity_env.envs.playing import IDS, play, same
 @pytest.mark.parametrize("env_id", IDS)
 @pytest.mark.parametrize("mode", ["adaptive", "compressed"])
 def test_gymnasiums_checker_passes_with_warnings_as_errors(make_env, env_id, mode):
+    """Slow: the checker resets and steps many times, with all signals in one mode."""
     signals = ALL_SIGNALS if mode == "adaptive" else {}
     env = make_env(env_id, mode=mode, render_mode="rgb_array", **signals)
     with warnings.catch_warnings():

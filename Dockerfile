@@ -1,0 +1,9 @@
+# plasticity-env on the CPU: docker build -t plasticity-env . && docker run --rm plasticity-env doctor
+FROM python:3.11-slim-bookworm
+WORKDIR /opt/plasticity-env
+COPY . .
+RUN python -m pip install --no-cache-dir --constraint constraints.txt '.[rl,track]' \
+    --extra-index-url https://download.pytorch.org/whl/cpu
+WORKDIR /work
+ENTRYPOINT ["plasticity"]
+CMD ["--help"]
