@@ -43,7 +43,7 @@ class LeaderboardConfig:
     page: Path | None = None
     """the HTML page; unset: leaderboard.html beside the cells"""
     docs: Path | None = None
-    """a Markdown page whose figures are replaced, such as docs/leaderboard.md"""
+    """a Markdown page whose figures are replaced, such as docs/lab/leaderboard_tables.md"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:
