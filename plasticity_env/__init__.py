@@ -17,7 +17,7 @@ import wrapt as _wrapt
 from plasticity_env.common.plugins import load_plugins as _load_plugins
 from plasticity_env.model.compact.auto_classes import register_when_imported as _register_compact_models
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
 
