@@ -18,7 +18,7 @@ from mkdocs.exceptions import PluginError
 ROOT = Path(__file__).parents[1]
 INSERT = re.compile(r"^<!-- insert (\w+)(?: (\S+))? -->$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
-FENCE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"(^[ ]*```.*?^[ ]*```$)", re.MULTILINE | re.DOTALL)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
