@@ -32,13 +32,13 @@ _register_compact_models()  # AutoModelForCausalLM.from_pretrained loads them fr
 for _version in (0, 1):
     for _kind, _file, _vector in (
         ("Heads", "heads:HeadsEnv", "vector:HeadsVectorEnv"),
-        ("HeadEdit", "head_edit:HeadEditEnv", None),
+        ("HeadEdit", "head_edit:HeadEditEnv", "edit_vector:HeadEditVectorEnv"),
         ("HeadRank", "head_rank:HeadRankEnv", "rank_vector:HeadRankVectorEnv"),
     ):
         _gym.register(
             id=f"plasticity/{_kind}-v{_version}",
             entry_point=f"plasticity_env.envs.{_file}",
-            vector_entry_point=_vector and f"plasticity_env.envs.{_vector}",
+            vector_entry_point=f"plasticity_env.envs.{_vector}",
             kwargs={"version": _version},
         )
 

@@ -24,7 +24,7 @@ class PlayConfig:
     """of the plasticity controller: high, low or auto"""
     env: str = "heads"
     """heads, head_edit or head_rank"""
-    settings: Annotated[Settings, flags(Settings, hidden=("pruned_share", "signals"))] = Settings(
+    settings: Annotated[Settings, flags(Settings, hidden=("pruned_share", "observation", "signals"))] = Settings(
         flop_price=4.0, horizon=4, device="auto"
     )
     """of the environment"""

@@ -36,7 +36,11 @@ class TrainConfig:
     """adaptive (prune, revive, grow) or compressed (prune for good); HeadRank: or both, separated by a comma"""
     settings: Annotated[
         Settings,
-        flags(Settings, hidden=("model_name", "mode", "pruned_share", "signals", "device"), train_rate="learning_rate"),
+        flags(
+            Settings,
+            hidden=("model_name", "mode", "pruned_share", "observation", "signals", "device"),
+            train_rate="learning_rate",
+        ),
     ] = Settings(horizon=4, calibration_blocks=8, reward_blocks=8)
     """of the environments; HeadRank has --rounds instead of --horizon"""
     envs_per_model: int = 4

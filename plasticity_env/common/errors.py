@@ -12,6 +12,10 @@ class InputError(Exception):
     """A value that the caller gave cannot be used; scripts print it as one sentence and exit with code 2."""
 
 
+class UnexpectedArgumentError(InputError, TypeError):
+    """A keyword argument that there is not: what Python itself calls a TypeError, and clients look for as one."""
+
+
 def unknown(kind: str, value: object, allowed: Iterable[str], way_out: str = "") -> InputError:
     """Build the error for a name that is not in a registry.
 

@@ -38,6 +38,8 @@ def whole_numbers(action: Any, shape: tuple[int, ...], high: int, names: str = "
         InputError: Another shape or type, or numbers out of range.
     """
     found = as_array(action)
+    if shape == () and found.size == 1:
+        found = found.reshape(())  # as SB3, TorchRL and tianshou hand over a single number
     if (
         found.shape != shape
         or found.dtype.kind not in "iu"

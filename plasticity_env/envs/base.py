@@ -70,7 +70,9 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
         self.head_slots = self._task.slots
         self.action_space = self._action_space(self.head_slots)
-        self.observation_space = self._task.columns.space(  # type: ignore[assignment]
+        columns = self._task.columns
+        space = columns.flat_space if self.settings.observation == "flat" else columns.space
+        self.observation_space = space(  # type: ignore[assignment]
             self.head_slots, self._action_mask_shape(self.head_slots)
         )
         self._training = Training(self.settings, self.workbench)
@@ -326,7 +328,9 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         if self.render_mode == "human":
             self.render()
         shown = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
-        observation = Observation(self.kind, shown, self._task.columns.extra)
+        columns = self._task.columns
+        flat = self.settings.observation == "flat"
+        observation: Any = columns.flat(shown) if flat else Observation(self.kind, shown, columns.extra)
         return reward, observation, self._info(self._state, terms, invalid)
 
     def _look(self, state: EpisodeState) -> View:

@@ -64,12 +64,30 @@ class HeadEditEnv(PlasticityEnv):
         return (1 + len(EDIT_ORDER) * heads,)
 
     def _action_mask(self, allowed: np.ndarray) -> np.ndarray:
-        edits = [allowed[:, edit] for edit in EDIT_ORDER]
-        return np.concatenate([[True], *edits]).astype(np.int8)
+        return edit_mask(allowed)
 
     def edits_of(self, action: Any) -> tuple[Tensor, bool]:
-        index = int(whole_numbers(action, (), len(EDIT_ORDER) * self.head_slots)) - 1
-        edits = torch.full((self.head_slots,), KEEP, dtype=torch.int64)
+        index = whole_numbers(action, (), len(EDIT_ORDER) * self.head_slots)
+        edits, (stop,) = edit_vectors(index[None], self.head_slots)
+        return edits.view(self.workbench.model.shape), bool(stop)
+
+
+def edit_mask(allowed: np.ndarray) -> np.ndarray:
+    """(..., 1 + 3 N) int8 mask of single edits, from (..., N, 4) allowed ones."""
+    edits = [allowed[..., edit] for edit in EDIT_ORDER]
+    stop = np.ones((*allowed.shape[:-2], 1), dtype=bool)
+    return np.concatenate([stop, *edits], axis=-1).astype(np.int8)
+
+
+def edit_vectors(numbers: np.ndarray, slots: int) -> tuple[Tensor, np.ndarray]:
+    """(n, N) edits of which each row has at most one, and (n,) boolean, True where the agent stops.
+
+    Args:
+        numbers: (n,) actions, as the table of `HeadEditEnv` numbers them.
+        slots: N.
+    """
+    edits = torch.full((len(numbers), slots), KEEP, dtype=torch.int64)
+    for row, index in enumerate((numbers - 1).tolist()):
         if index >= 0:
-            edits[index % self.head_slots] = EDIT_ORDER[index // self.head_slots]
-        return edits.view(self.workbench.model.shape), index < 0
+            edits[row, index % slots] = EDIT_ORDER[index // slots]
+    return edits, numbers == 0

@@ -211,6 +211,37 @@ class Columns:
             }
         )
 
+    @cached_property
+    def network_columns(self) -> tuple[list[int], list[int]]:
+        """Numbers of the head columns and of the global ones that networks learn from, those of asked-for signals included."""
+        own = [name for name in self.extra if name.endswith(("_z", "_rank"))]
+        heads, globals_ = list(self.heads), list(self.globals)
+        return (
+            [heads.index(name) for name in (*NETWORK_HEAD_FEATURES, *own)],
+            [globals_.index(name) for name in NETWORK_GLOBAL_FEATURES],
+        )
+
+    def flat(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """One vector of an observation: `NETWORK_HEAD_FEATURES` of each unit in turn, `NETWORK_GLOBAL_FEATURES`, the action mask.
+
+        Args:
+            observation: Of one environment, or of N with N in front of every shape.
+
+        Returns:
+            (..., D) float32; D belongs to the model, since it grows with the units.
+        """
+        heads, globals_ = self.network_columns
+        front = observation["globals"].shape[:-1]
+        parts = (observation["heads"][..., heads], observation["globals"][..., globals_], observation["action_mask"])
+        return np.concatenate([part.reshape(*front, -1).astype(np.float32) for part in parts], axis=-1)
+
+    def flat_space(self, heads: int, action_mask: tuple[int, ...]) -> spaces.Box:
+        """Space of flat observations, for the arguments that `space` takes."""
+        whole = self.space(heads, action_mask)
+        edges = [{name: getattr(box, edge) for name, box in whole.items()} for edge in ("low", "high")]
+        low, high = map(self.flat, edges)
+        return spaces.Box(low, high, dtype=np.float32)
+
     def global_vectors(self, values: Mapping[str, float | np.ndarray], masks: int) -> np.ndarray:
         """Build the (n, G) global features from a value for each name, (n,) or one for all."""
         table = np.empty((masks, len(self.globals)), dtype=np.float32)

@@ -39,7 +39,8 @@ class HeadRankVectorEnv(HeadsVectorEnv):
     def _show_mask(self, allowed: np.ndarray) -> np.ndarray:
         return rank_mask(allowed)
 
-    def _edits(self, actions: Any) -> Tensor:
+    def _edits(self, actions: Any) -> tuple[Tensor, None]:
         scores = read_scores(actions, (self.num_envs, self.head_slots)).view(self.num_envs, *self._task.shape)
         states = self._episodes.states
-        return torch.stack([rank_edits(each, state, self._task) for each, state in zip(scores, states, strict=True)])
+        edits = [rank_edits(each, state, self._task) for each, state in zip(scores, states, strict=True)]
+        return torch.stack(edits), None

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from plasticity_env.common.arguments import check_counts, given, plain
-from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.errors import InputError, UnexpectedArgumentError, unknown
 from plasticity_env.common.values import LARGEST_RATE, brief, check_number, check_text, plain_value
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.model.modes import PruningMode
 
 UNITS = ("heads", "heads+mlp")
+OBSERVATIONS = ("dict", "flat")
 # names of arguments that belong together: what text is read, what the units are, how they are measured
 TEXT_ARGUMENTS = ("dataset", "dataset_config", "max_length")
 UNIT_ARGUMENTS = ("units", "mlp_blocks", "neuron_order")
@@ -58,6 +59,9 @@ class Settings:
         obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
         residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
         crossfit_signal: Measure them cross-fitted as well (two more matrices a site); only with the residual scores.
+        observation: dict (heads, globals and action mask, as controllers read them), or flat: one vector of the columns that
+            networks learn from, unit by unit, then the global features, then the action mask (see
+            `plasticity_env.envs.observation.Columns.flat`).
         signals: Names of registered signals to measure and show behind the columns of the id's version (see
             `plasticity_env.signals.signal`).
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
@@ -93,6 +97,7 @@ class Settings:
     obs_signal: bool = True
     residual_signal: bool = True
     crossfit_signal: bool = True
+    observation: str = "dict"
     signals: tuple[str, ...] = ()
     prefix_mb: float = 256.0
     device: str = "cpu"
@@ -110,6 +115,7 @@ class Settings:
             "growth_init",
             "neuron_order",
             "units",
+            "observation",
             "device",
         ):
             check_text(name, getattr(self, name))
@@ -129,6 +135,8 @@ class Settings:
         check_counts(self, mlp_blocks=1, calibration_blocks=1, reward_blocks=1, batch_size=1, max_length=2)
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
+        if self.observation not in OBSERVATIONS:
+            raise unknown("observation", self.observation, OBSERVATIONS)
         check_order_fits(self.neuron_order, self.units)
         check_number("max_sparsity", self.max_sparsity, 0, 1)
         check_number("prefix_mb", self.prefix_mb, 0, 1e9)
@@ -183,8 +191,8 @@ class Settings:
         """
         unknown_names = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown_names:
-            raise InputError(
-                f"unknown environment argument {unknown_names[0]!r}: known are {', '.join(cls.__dataclass_fields__)}"
+            raise UnexpectedArgumentError(
+                f"unexpected keyword argument {unknown_names[0]!r}: known are {', '.join(cls.__dataclass_fields__)}"
             )
         return cls(**values)
 

@@ -86,6 +86,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
                 "train_steps=0, or gym.make_vec(..., vectorization_mode='sync')"
             )
         self._mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = self._mode  # as Gymnasium's SyncVectorEnv has it, beside the metadata
         self.metadata = {"render_modes": RENDER_MODES, "render_fps": 2, "autoreset_mode": self._mode}
         sharing = Sharing(num_envs, tokens_per_pass, memory_share)
         self.workbench = make_workbench(self.settings, loaded, text, sharing)
@@ -96,7 +97,9 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self._randoms: list[tuple[np.random.Generator, int]] = []
         self.head_slots = self._task.slots
         self.single_action_space = self._single_action_space()
-        self.single_observation_space = self._task.columns.space(self.head_slots, self._action_mask_shape())
+        columns = self._task.columns
+        space = columns.flat_space if self.settings.observation == "flat" else columns.space
+        self.single_observation_space = space(self.head_slots, self._action_mask_shape())  # type: ignore[assignment]
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
@@ -143,10 +146,10 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             raise gym.error.ResetNeeded("call reset() before anything else")
         if self.workbench.weights_moved():
             raise InputError("the model's weights changed since reset(): call reset() to go on with them")
-        edits, over = self._edits(actions), self._episodes.over
+        (edits, stops), over = self._edits(actions), self._episodes.over
         if over.any() and self._mode is AutoresetMode.DISABLED:
             raise gym.error.ResetNeeded(f"episodes {np.flatnonzero(over).tolist()} are over: reset() them (reset_mask)")
-        rewards = self._episodes.turn(np.flatnonzero(~over).tolist(), edits, self._generators(over), {})
+        rewards = self._episodes.turn(np.flatnonzero(~over).tolist(), edits, self._generators(over), {}, stops)
         done, infos = self._episodes.over, {}
         if done.any() and self._mode is AutoresetMode.SAME_STEP:
             infos = self._final(done)
@@ -204,16 +207,19 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         """int8 mask in the shape of the action space, from (N, L * U, 4) allowed edits."""
         return allowed.astype(np.int8)
 
-    def _edits(self, actions: Any) -> Tensor:
-        """(N, L, U) edits that actions ask for."""
+    def _edits(self, actions: Any) -> tuple[Tensor, np.ndarray | None]:
+        """(N, L, U) edits that actions ask for, and (N,) boolean: which agents stop; None where none can."""
         edits = whole_numbers(actions, (self.num_envs, self.head_slots), len(EDITS) - 1, ", ".join(EDITS))
-        return torch.from_numpy(edits).view(self.num_envs, *self._task.shape)
+        return torch.from_numpy(edits).view(self.num_envs, *self._task.shape), None
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _observations(self, index: int | None = None) -> Observation:
         view = self._episodes.view
         shown = {"heads": view.heads, "globals": view.globals, "action_mask": self._episodes.action_mask()}
+        if self.settings.observation == "flat":
+            flat: Any = self._task.columns.flat(shown)
+            return flat if index is None else flat[index]
         found = Observation(
             self.kind, {name: values.copy() for name, values in shown.items()}, self._task.columns.extra
         )

@@ -58,6 +58,7 @@ class Episodes:
         edits: Tensor | None,
         starting: dict[int, np.random.Generator],
         options: dict[str, Any],
+        stops: np.ndarray | None = None,
     ) -> np.ndarray:
         """Let some episodes take a decision and others start anew; all masks are measured in one go.
 
@@ -66,6 +67,7 @@ class Episodes:
             edits: (N, L, U) of each, 0 keep, 1 prune, 2 revive, 3 grow; None when none takes one.
             starting: Which start, and the generator that draws what the options leave open.
             options: Of `draw_episode`.
+            stops: (N,) boolean, True where the agent ends the episode with this decision; None where none does.
 
         Returns:
             (N,) rewards in nats; 0 for episodes that start or rest.
@@ -89,7 +91,8 @@ class Episodes:
         self.states = self.states or [None] * self._count  # type: ignore[list-item]  # all start at first
         for index in going_on:
             state = self.states[index]
-            self.states[index] = state.then(masks[index], found[index], state.step + 1 >= settings.horizon)
+            done = state.step + 1 >= settings.horizon or (stops is not None and bool(stops[index]))
+            self.states[index] = state.then(masks[index], found[index], done)
         for index, draw in draws.items():
             self.states[index] = EpisodeState.start(draw, found[index], (found[index].loss,), self._task.shape)
             self.invalid[index] = 0

@@ -236,7 +236,7 @@ def test_a_record_names_no_module_and_no_argument_but_settings(monkeypatch):
         ("this:Env-v0", {}, "unknown environment of a record 'this:Env-v0'"),
         ("CartPole-v1", {}, "unknown environment of a record 'CartPole-v1'"),
         (None, {}, "unknown environment of a record None"),
-        ("plasticity/Heads-v1", {"render_mode": "human"}, "unknown environment argument 'render_mode'"),
+        ("plasticity/Heads-v1", {"render_mode": "human"}, "unexpected keyword argument 'render_mode'"),
         ("plasticity/Heads-v1", {"horizon": "3"}, "horizon must be a whole number"),
     ):
         with pytest.raises(InputError, match=said):

@@ -40,7 +40,7 @@ def test_settings_are_json_able(make_env):
         ({"calibration_blocks": 10**6}, "more than the"),
         ({"max_length": 4096}, "exceeds the"),
         ({"min_heads_per_layer": 5}, "exceeds the 4 heads"),
-        ({"devise": "cpu"}, "unknown environment argument"),
+        ({"devise": "cpu"}, "unexpected keyword argument"),
         ({"model_name": "nobody/nothing"}, "embedded"),
     ],
 )

@@ -271,7 +271,7 @@ def test_gymnasiums_wrappers_and_attributes(make_vec):
         ({"memory_share": -1}, "memory_share must be at least 0"),
         ({"autoreset_mode": "Never"}, "unknown autoreset_mode 'Never'"),
         ({"render_mode": "human"}, "unknown render_mode 'human'"),
-        ({"horizn": 3}, "unknown environment argument 'horizn'"),
+        ({"horizn": 3}, "unexpected keyword argument 'horizn'"),
     ],
 )
 def test_bad_settings_are_refused(make_vec, kwargs, message):
