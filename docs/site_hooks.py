@@ -9,12 +9,14 @@ import contextlib
 import io
 import os
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mkdocs.exceptions import PluginError
 
+WIDTH = 80  # characters of a line of help
 ROOT = Path(__file__).parents[1]
 INSERT = re.compile(r"^<!-- insert (\w+)(?: (\S+))? -->$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
@@ -79,9 +81,15 @@ def _commands(_: str) -> str:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             find_command(name).run(["--help"], prog=f"plasticity {name}")
-        text = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue()).strip()
+        text = "\n".join(map(_folded, printed.getvalue().strip().splitlines()))
         parts.append(f"## {name}\n\n{says(name)[:1].upper()}{says(name)[1:]}.\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
+
+
+def _folded(line: str) -> str:
+    """A line of help without colours; a long sentence on several lines."""
+    line = re.sub(r"\x1b\[[0-9;]*m", "", line)
+    return line if len(line) <= WIDTH else textwrap.fill(line, WIDTH)
 
 
 def _columns(which: str) -> str:
