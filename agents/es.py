@@ -20,10 +20,12 @@ from plasticity_env.agents.es_config import ESConfig
 from plasticity_env.agents.ppo.rank_config import RankConfig
 from plasticity_env.agents.ppo.scenarios import Scenario, Stage
 from plasticity_env.common.arguments import first_change, flat, plain
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.common.progress import Progress
+from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.base import as_scores
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
@@ -44,6 +46,30 @@ class Generation:
 
     fitness: list[float] = field(default_factory=list)
     steps: int = 0
+
+
+def search(config: ESConfig, folder: Path | None) -> LinearSearch:
+    """Search to the end, or go on with the search in a folder.
+
+    Args:
+        config: Arguments.
+        folder: Of the run; None: a new one under ``runs/``.
+
+    Returns:
+        The search that is over; its folder holds history and controller.
+
+    Raises:
+        InputError: A model or text that cannot be used, a folder of another search, or one in which another process is at work.
+        OSError: Nothing can be written in the folder; said before anything is played.
+    """
+    with at_work_in(folder):
+        found = LinearSearch(config, folder or Path())
+        if folder is None:
+            found.folder = new_run_folder("es")
+        else:
+            found.resume()
+        found.run()
+    return found
 
 
 class LinearSearch:
@@ -112,6 +138,8 @@ class LinearSearch:
         for generation in generations:
             self._search.tell(self._search.ask(), generation.fitness)
         self.history = generations
+        if generations:
+            self.controller().save(self.folder / CONTROLLER)  # a kill may have come between the history and it
 
     def run(self, report: Callable[[int, dict[str, float]], None] | None = None) -> ANNController:
         """Play the generations that are left; the folder holds history and controller after each.

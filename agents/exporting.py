@@ -16,6 +16,7 @@ from plasticity_env import controllers
 from plasticity_env.agents.export_config import ExportConfig
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import flat
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import new_folder, write_text
 from plasticity_env.controllers import SCORES, RankedController
@@ -46,7 +47,7 @@ def export(config: ExportConfig) -> tuple[Path, list[str]]:
         InputError: Arguments that cannot be used, or a mask that the format cannot say; nothing is left behind.
     """
     path = config.output_path or Path("runs") / f"export_{time.strftime('%Y%m%d_%H%M%S')}"
-    with new_folder(path) as folder:
+    with at_work_on(path), new_folder(path) as folder:
         loaded = _open(config)
         said = prune(loaded, config) if config.prunes else []
         model = loaded.model

@@ -12,7 +12,7 @@ import yaml
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common.arguments import flat
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.tracking import MODES, has_api_key
+from plasticity_env.common.wandb_run import MODES, has_api_key
 
 
 @dataclass(frozen=True)

@@ -36,21 +36,98 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
+_EDGES: dict[str, Any] = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0}
+MORE: dict[str, Any] = {**GQA, **_EDGES}
+EXPERTS: dict[str, Any] = {**MORE, "num_experts_per_tok": 2}  # of two: another choice of experts would be a jump
+_FALCON: dict[str, Any] = {**BASE, **_EDGES, "ffn_hidden_size": 128}
+OTHERS: dict[str, Callable[[], Any]] = {
+    "cohere": lambda: tf.CohereConfig(**MORE, use_qk_norm=True),
+    "exaone4": lambda: tf.Exaone4Config(**MORE, sliding_window=6, sliding_window_pattern=2),
+    "falcon": lambda: tf.FalconConfig(**_FALCON, num_kv_heads=2, new_decoder_architecture=True, bias=True),
+    "falcon_alibi": lambda: tf.FalconConfig(
+        **_FALCON, multi_query=False, new_decoder_architecture=False, alibi=True, parallel_attn=False
+    ),
+    "falcon_multi_query": lambda: tf.FalconConfig(**_FALCON, multi_query=True, new_decoder_architecture=False),
+    "gemma": lambda: tf.GemmaConfig(**MORE, head_dim=16),
+    "gemma2": lambda: tf.Gemma2Config(
+        **MORE, head_dim=16, sliding_window=6, attn_logit_softcapping=2.0, query_pre_attn_scalar=16
+    ),
+    "glm4": lambda: tf.Glm4Config(**MORE, head_dim=16),
+    "gpt_oss": lambda: tf.GptOssConfig(**EXPERTS, head_dim=16, num_local_experts=2, sliding_window=6),
+    "granite": lambda: tf.GraniteConfig(
+        **MORE, residual_multiplier=0.4, attention_multiplier=0.2, embedding_multiplier=2.0, logits_scaling=0.5
+    ),
+    "mixtral": lambda: tf.MixtralConfig(**EXPERTS, num_local_experts=2),
+    "olmo": lambda: tf.OlmoConfig(**MORE, clip_qkv=30.0),
+    "olmo2": lambda: tf.Olmo2Config(**MORE),
+    "phi3": lambda: tf.Phi3Config(**MORE, sliding_window=6),
+    "qwen2_moe": lambda: tf.Qwen2MoeConfig(
+        **EXPERTS, num_experts=2, moe_intermediate_size=32, shared_expert_intermediate_size=48
+    ),
+    "qwen3_moe": lambda: tf.Qwen3MoeConfig(
+        **EXPERTS, head_dim=16, num_experts=2, moe_intermediate_size=32, mlp_only_layers=[]
+    ),
+    "smollm3": lambda: tf.SmolLM3Config(**MORE, no_rope_layers=[1, 0]),
+    "stablelm": lambda: tf.StableLmConfig(**MORE),
+    "stablelm_norms": lambda: tf.StableLmConfig(
+        **MORE, qk_layernorm=True, use_parallel_residual=True, use_qkv_bias=True
+    ),
+    "starcoder2": lambda: tf.Starcoder2Config(**MORE, sliding_window=6),
+}
+"""Whole matrices of tests run these when slow tests are asked for; ``test_architectures.py`` holds each at every run."""
+OWN_KERNEL = ("falcon", "falcon_alibi", "falcon_multi_query", "gpt_oss")
+"""Attention is computed by another kernel than the stock model's: the same but for rounding."""
+HEADS_ONLY = ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")
+ALIBI = ("falcon_alibi",)  # its stock eager attention adds the biases twice: its patterns are no oracle
+EVERY = [*sorted(CONFIGS), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(OTHERS))]
+
+
+def but(*left_out: str) -> pytest.MarkDecorator:
+    """Parametrise a test by every architecture but some."""
+    return pytest.mark.parametrize(
+        "architecture", [name for name in EVERY if getattr(name, "values", [name])[0] not in left_out]
+    )
+
+
 def build(architecture: str, seed: int = 0) -> Any:
     """A random causal LM with weights large enough for its attention to be far from uniform."""
     torch.manual_seed(seed)
-    config = CONFIGS[architecture]()
+    config = {**CONFIGS, **OTHERS}[architecture]()
     model = tf.AutoModelForCausalLM.from_config(config).eval()
+    if architecture in HEADS_ONLY:
+        model.set_experts_implementation("eager")  # the grouped kernel knows no float64
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and "embed" not in name and "wte" not in name:
+            if "sinks" in name:
+                parameter.normal_(std=2.0)
+            elif "norm" in name and architecture in OTHERS:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+            elif parameter.ndim in (2, 3) and not any(part in name for part in ("embed", "wte")):
                 parameter.mul_(4.0)
             elif parameter.ndim == 1 and name.endswith("bias"):
                 parameter.normal_(std=0.05)
     return model
 
 
-@pytest.fixture(params=sorted(CONFIGS))
+def same(architecture: str, ours: torch.Tensor, stock: torch.Tensor) -> bool:
+    """Whether two results are the same: to the bit where the kernel is the stock model's."""
+    if architecture in OWN_KERNEL:
+        return torch.allclose(ours, stock, rtol=1e-4, atol=1e-5 * float(stock.abs().max()))
+    return torch.equal(ours, stock)
+
+
+@torch.no_grad()
+def stock_attentions(architecture: str, ids: torch.Tensor) -> torch.Tensor:
+    """What the stock model says that its heads attend to, (B, L, H, T, T), less than 1 in a row where a sink takes the rest."""
+    model = build(architecture)
+    if architecture.startswith("falcon"):
+        model.config._attn_implementation = "eager"  # which its set_attn_implementation does not do
+    else:
+        model.set_attn_implementation("eager")
+    return torch.stack(model(ids, output_attentions=True).attentions, 1)
+
+
+@pytest.fixture(params=EVERY)
 def architecture(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {
     "wandb_mode": "disabled",
 }
 SMALLER = {  # what replaces the page's own words
-    "train": {"total_timesteps": 8, "horizon": 2, "rounds": "2"},
+    "train": {"total_timesteps": 8, "horizon": 2, "rounds": "2", "envs_per_model": 1},
     "fine-tune": {"max_steps": 3},
     "run": {"warmup_steps": 8, "training_steps": 8, "stabilisation_window": 4, "test_blocks": 8},
     "pages": {"rounds": 2},
@@ -115,8 +115,6 @@ def smaller(argv: list[str]) -> list[str]:
         **{name: value for name, value in SMALL.items() if f"--{name}" not in argv},
         **SMALLER.get(argv[0], {}),
     }
-    if "--resume" in argv:  # everything else stands in the run's folder
-        return argv
     for name in wanted:
         if f"--{name}" in argv:
             at = argv.index(f"--{name}")

@@ -52,7 +52,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(900)
 def test_the_wheel_is_a_tool_of_its_own(installed: Path, tmp_path: Path) -> None:
     """Slow: an environment is made from nothing and torch is installed into it."""
-    assert "openai" in call(installed, "-c", "import agents; print(agents.__file__, agents.Agent)", folder=tmp_path)
+    assert "agents.agent.Agent" in call(
+        installed, "-c", "import agents; print(agents.__file__, agents.Agent)", folder=tmp_path
+    )
     command = installed.parent / "plasticity"
     assert "embedded models: bard-gpt2-4x4" in call(command, "doctor", folder=tmp_path)
     small = ["--horizon", "1", "--max_length", "32", "--calibration_blocks", "2", "--reward_blocks", "2"]

@@ -24,6 +24,7 @@ from plasticity_env.agents.ppo.padding import Batch, decide
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.rllib.ray_session import ray_session
 from plasticity_env.common import cli
+from plasticity_env.common.child_processes import deaths_named
 from plasticity_env.common.packages import require
 from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
@@ -116,6 +117,7 @@ def bench_engines(
             "vector": gym.make_vec("plasticity/Heads-v1", num_envs=count, **settings),
             "local": gym.vector.SyncVectorEnv([single]),
         }
+        stack.enter_context(deaths_named(vectors["subprocess"].processes))  # type: ignore[attr-defined]
         for vector in vectors.values():
             stack.callback(vector.close)
         ways: dict[str, Callable[[], object]] = {way: _Sampler(vector, network) for way, vector in vectors.items()}

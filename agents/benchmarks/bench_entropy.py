@@ -6,7 +6,6 @@ high-water mark of the resident memory after it is reset (Linux), on CUDA the al
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.agents.benchmarks.bench_options import Options
+from plasticity_env.common.child_processes import worker_pool
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.loading import check_device
 from plasticity_env.signals.attention_entropy import attend_with_entropy, choose_kernel
@@ -64,13 +64,12 @@ def entropy_rows(options: Options) -> Iterator[EntropyRow]:
     lengths = options.check()
     if check_device(options.device).type == "cpu" and not Path("/proc/self/clear_refs").exists():
         raise InputError("peak memory on the CPU is read from /proc, which this system lacks: use --device cuda")
-    context = multiprocessing.get_context("spawn")
     for length in lengths:
         found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
         for _ in range(options.rounds):
             for way in WAYS:
-                with context.Pool(1) as pool:
-                    found[way].append(pool.apply(_measured, (way, length, options.device)))
+                with worker_pool(1) as pool:
+                    found[way].append(pool.submit(_measured, way, length, options.device).result())
         memory = {way: statistics.median(m for m, _ in pairs) for way, pairs in found.items()}
         seconds = {way: statistics.median(s for _, s in pairs) for way, pairs in found.items()}
         yield EntropyRow(

@@ -10,6 +10,7 @@ import functools
 import itertools
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from plasticity_env.agents.benchmarks.bench_options import Options, endless, start_method, whole_numbers
 from plasticity_env.common import cli
+from plasticity_env.common.child_processes import deaths_named
 from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.model.embedded import embedded_models
@@ -132,15 +134,15 @@ def bench_vector(
         way: functools.partial(_step, vector, masks[way]) for way, vector in vectors.items()
     }
     ways["single"] = lambda: [env.step(row) for env, row in zip(alone, masks["single"].actions(), strict=True)]
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(deaths_named(getattr(vectors.get("async"), "processes", ())))
+        for vector in vectors.values():
+            stack.callback(vector.close)
         for seed, env in enumerate(alone):
             env.reset(seed=seed)
         for vector in vectors.values():
             vector.reset(seed=0)
         times = take_turns(ways, rounds, check_device(device))
-    finally:
-        for vector in vectors.values():
-            vector.close()
     over = {name: ratio(times[name], times["vector"]) for name in times if name != "vector"}
     speed = {name: num_envs / statistics.median(seconds) for name, seconds in times.items()}
     return VectorRow(

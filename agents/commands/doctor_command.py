@@ -29,7 +29,7 @@ def report() -> list[str]:
     import gymnasium as gym
     import torch
 
-    from plasticity_env.common.tracking import resolve_mode
+    from plasticity_env.common.wandb_run import resolve_mode
     from plasticity_env.controllers.shipped import shipped
     from plasticity_env.model.embedded import embedded_models
     from plasticity_env.model.layout_table import known_layouts

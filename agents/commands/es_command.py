@@ -19,18 +19,12 @@ class ESRunConfig(ESConfig):
 
 def main(config: ESRunConfig) -> None:
     """Search a linear ranking of heads by CMA-ES; history.json and controller/ are written after every generation."""
-    from plasticity_env.agents.es import CONTROLLER, LinearSearch
-    from plasticity_env.common.tracking import new_run_folder
+    from plasticity_env.agents.es import CONTROLLER, search
 
     shared = ESConfig(**{name: getattr(config, name) for name in ESConfig.__dataclass_fields__})
-    search = LinearSearch(shared, config.output_dir or Path())
-    if config.output_dir is not None:
-        search.resume()
-    else:
-        search.folder = new_run_folder("es")
-    controller = search.run()
-    weights = dict(zip(shared.features, search.weights.round(3).tolist(), strict=True))
-    print(f"controller: {search.folder / CONTROLLER} ({controller.info['global_step']} environment steps)")
+    found = search(shared, config.output_dir)
+    weights = dict(zip(shared.features, found.weights.round(3).tolist(), strict=True))
+    print(f"controller: {found.folder / CONTROLLER} ({found.steps} environment steps)")
     print("  ".join(f"{name} {value:+.2f}" for name, value in weights.items()))
 
 

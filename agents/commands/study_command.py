@@ -9,6 +9,7 @@ from pathlib import Path
 from plasticity_env.agents.commands.command import Command
 from plasticity_env.agents.studies.adaptive.study_setting import Setting
 from plasticity_env.common import cli
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import check_least
 from plasticity_env.common.files import write_text
 
@@ -50,6 +51,11 @@ class AdaptiveStudyConfig:
 
 def main(config: AdaptiveStudyConfig) -> None:
     """Play the cells that are missing, and print the tables of the cells that were asked for."""
+    with at_work_on(config.output):
+        _study(config)
+
+
+def _study(config: AdaptiveStudyConfig) -> None:
     from plasticity_env.agents.studies.adaptive.study import CONTROL, load_texts, make_arms, run_study
     from plasticity_env.agents.studies.adaptive.study_cells import cell_file
     from plasticity_env.agents.studies.adaptive.study_figure import arms_to_draw, study_png

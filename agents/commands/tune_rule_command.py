@@ -7,6 +7,7 @@ from pathlib import Path
 
 from plasticity_env.agents.commands.command import Command
 from plasticity_env.agents.studies.tuning_config import TuningConfig
+from plasticity_env.common.at_work import at_work_on
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ def main(config: TuneRuleConfig) -> None:
     from plasticity_env.agents.studies.rule_tuning import ThresholdSearch, save
 
     shared = TuningConfig(**{name: getattr(config, name) for name in TuningConfig.__dataclass_fields__})
-    found = ThresholdSearch(shared).run()
-    save(config.output, shared, found)
+    with at_work_on(config.output):  # a place where nothing can be written is said before the search
+        found = ThresholdSearch(shared).run()
+        save(config.output, shared, found)
     print(
         f"{config.output}: rise of the loss {found.ratio:.3f} x {config.reference}'s ({found.steps} environment steps)"
     )

@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from plasticity_env.agents.cycle_cli.grid_config import CELLS, CONFIG, PICTURE, TABLE, GridConfig
 from plasticity_env.common import cli
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.common.progress import Progress
@@ -32,8 +33,13 @@ def run_command(config: GridConfig, mapper: Mapper | None = None) -> str:
         The table.
 
     Raises:
-        InputError: Arguments that cannot be used; nothing is written.
+        InputError: Arguments that cannot be used, or another process at work in the folder; nothing is written.
     """
+    with at_work_in(config.output_dir):
+        return _run(config, mapper)
+
+
+def _run(config: GridConfig, mapper: Mapper | None) -> str:
     arms, setting = config.arms(), config.resolved()
     loaded = load_model(setting.model_name, device=config.device)
     text = load_text(

@@ -20,6 +20,7 @@ from plasticity_env.agents.evaluation.frontier import frontier_png
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import plain
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.files import write_text
 from plasticity_env.common.progress import Progress
@@ -66,8 +67,13 @@ def compare(config: CompareConfig) -> Path:
         The folder: ``results.json``, ``frontier.png``, ``table.txt``, ``metrics.jsonl``.
 
     Raises:
-        InputError: Arguments that cannot be used, before anything is written.
+        InputError: Arguments that cannot be used, before anything is written, or another process is at work in the folder.
     """
+    with at_work_in(config.output_dir):
+        return _compare(config)
+
+
+def _compare(config: CompareConfig) -> Path:
     players, repairs, loaded, text = prepare(config)
     protocol = config.protocol()
     made = (controllers.make(name, **options) for name, options, _ in players)

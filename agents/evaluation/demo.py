@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from plasticity_env import controllers
+from plasticity_env.agents.evaluation.compare_config import CompareConfig
 from plasticity_env.agents.evaluation.comparison import compare, prepare
 from plasticity_env.agents.evaluation.dashboard import write_dashboard
 from plasticity_env.agents.evaluation.demo_config import DemoConfig
@@ -23,6 +24,7 @@ from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.agents.training.train_run import train
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers import ANNController
@@ -53,6 +55,11 @@ def demo(config: DemoConfig) -> Path:
             comparisons["held_out_units"] = fill(config.held_out_units, {"model_name": config.held_out_model})
     for comparison in comparisons.values():
         prepare(comparison)  # fails here rather than after the training
+    with at_work_in(config.folder):
+        return _demo(config, plan, comparisons)
+
+
+def _demo(config: DemoConfig, plan: TrainConfig, comparisons: dict[str, CompareConfig]) -> Path:
     folder = config.folder or new_run_folder("demo")
     console = Console()
     started = time.perf_counter()

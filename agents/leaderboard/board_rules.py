@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from plasticity_env.agents.leaderboard.board_cells import Board
 
 
+def short_name(model_name: str) -> str:
+    """Name of a model, a GGUF file or a folder without where it lies."""
+    path = Path(model_name)
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.resolve().name if path.is_dir() else model_name
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a table is opened with; JSON-able, so that workers can open their own.
@@ -28,7 +36,6 @@ class Rules:
     def board(self) -> Board:
         """Where cells of these rules belong."""
         from plasticity_env.agents.leaderboard.board_cells import Board
-        from plasticity_env.agents.leaderboard.players import short_name
 
         own = self.settings
         return Board(

@@ -23,6 +23,7 @@ from plasticity_env.agents.leaderboard.submissions import play_submission, read_
 from plasticity_env.agents.leaderboard.workers import Job, open_all, play_all
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill, plain
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.tracking import Tracker
 
@@ -34,8 +35,14 @@ def leaderboard(config: LeaderboardConfig) -> str:
         The tables.
 
     Raises:
-        InputError: Arguments that cannot be used, before anything is played.
+        InputError: Arguments that cannot be used, or another process at work on the file, before anything is played.
+        OSError: Nothing can be written there, likewise.
     """
+    with at_work_on(config.output):
+        return _leaderboard(config)
+
+
+def _leaderboard(config: LeaderboardConfig) -> str:
     if config.docs is not None:
         parts_of_docs(config.docs)
     file, prints = cell_file(config.output), fingerprints(read_players(cli.words(config.players)))

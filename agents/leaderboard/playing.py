@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,14 +29,6 @@ from plasticity_env.signals.measure import sequence_losses
 
 VERSION = 1  # of the environments that are played
 DIGITS = 7  # of losses in the file, after the point
-
-
-def short_name(model_name: str) -> str:
-    """Name of a model, a GGUF file or a folder without where it lies."""
-    path = Path(model_name)
-    if path.suffix == ".gguf":
-        return path.stem
-    return path.resolve().name if path.is_dir() else model_name
 
 
 class CountingMemo(Memo[Measurement]):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
 from itertools import groupby
-from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +15,7 @@ from plasticity_env.agents.leaderboard.board_cells import row
 from plasticity_env.agents.leaderboard.board_rules import Rules
 from plasticity_env.agents.leaderboard.players import Player
 from plasticity_env.agents.leaderboard.playing import Table, packed_of
+from plasticity_env.common.child_processes import worker_pool
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.shared_arrays import PackedModel
 
@@ -99,8 +99,8 @@ def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = No
         ray_address: Of a Ray cluster ("auto", "local", "host:port"); None plays without Ray.
 
     Raises:
-        InputError: No workers, a job that cannot be played (what others have done is yielded before), or a Ray cluster that
-            does not answer.
+        InputError: No workers, a job that cannot be played (what others have done is yielded before), a worker that died, or a
+            Ray cluster that does not answer.
     """
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
@@ -119,14 +119,9 @@ def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = No
             yield from play(job)
     else:
         threads, cells = max(1, (os.cpu_count() or 1) // workers), single_cells(jobs)
-        pool = ProcessPoolExecutor(
-            min(workers, len(cells)), get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
-        )
-        try:
+        with worker_pool(min(workers, len(cells)), torch.set_num_threads, (threads,)) as pool:
             for lines in finished([pool.submit(play_whole, cell) for cell in cells]):
                 yield from lines
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def finished(futures: Sequence[Future[R]]) -> Iterator[R]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -59,11 +60,13 @@ def run_online(config: OnlineRunConfig) -> tuple[RunRecord, OnlineDecider]:
         files.read(decider)
         return run.run(), decider
     decider.on_change = files.update
+    run.before_finished = lambda: files.close(decider)
     try:
-        record = run.run()
-    finally:
-        files.close(decider)
-    return record, decider
+        return run.run(), decider
+    except BaseException:
+        with suppress(OSError):  # where the disk is full, that error is told
+            files.close(decider)
+        raise
 
 
 class _Files:

@@ -15,6 +15,7 @@ from plasticity_env.agents.pretraining.pretrain import steps_in, train
 from plasticity_env.agents.pretraining.publishing import add_comparison, publish
 from plasticity_env.agents.pretraining.recipe import NAIVE, Recipe
 from plasticity_env.agents.pretraining.vocabulary import encode, train_tokenizer
+from plasticity_env.common.at_work import at_work_in, at_work_on
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,23 @@ def pretrain(spec: ZooModel, recipe: Recipe, run: Run) -> Card:
     """Pretrain one model and store it under `<output>/models/<name>`, the naive comparator under `<output>/naive`.
 
     When both are there, the model's card also tells of the naive run.
+
+    Raises:
+        InputError: Another process is at work on this model.
+        OSError: Nothing can be written; said before anything is trained.
     """
+    group = "naive" if recipe == NAIVE else "models"
+    checkpoints, output = run.cache / "checkpoints" / group / spec.name, run.output / group / spec.name
+    with at_work_in(checkpoints), at_work_on(output):
+        return _pretrain(spec, recipe, run, checkpoints, output)
+
+
+def _pretrain(spec: ZooModel, recipe: Recipe, run: Run, checkpoints: Path, output: Path) -> Card:
     torch.set_num_threads(run.threads)
     texts = prepare_texts(run)
     text = read_split("train", texts)
     tokenizer = train_tokenizer(text)
     tokens = encode(tokenizer, text)
-    group = "naive" if recipe == NAIVE else "models"
     if run.tokens is not None:
         steps = max(1, run.tokens // recipe.tokens_per_step)
     else:
@@ -62,7 +73,7 @@ def pretrain(spec: ZooModel, recipe: Recipe, run: Run) -> Card:
             tokens,
             steps,
             run.seed,
-            run.cache / "checkpoints" / group / spec.name,
+            checkpoints,
             resume=run.resume,
             device=run.device,
             report=display,
@@ -72,7 +83,7 @@ def pretrain(spec: ZooModel, recipe: Recipe, run: Run) -> Card:
         tokenizer,
         spec,
         recipe,
-        run.output / group / spec.name,
+        output,
         texts,
         train_tokens=tokens.numel(),
         seed=run.seed,

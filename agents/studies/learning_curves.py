@@ -26,6 +26,7 @@ from plasticity_env.agents.training.agent import find_agent
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.agents.training.training_envs import make_environments
 from plasticity_env.common.arguments import first_change, flat, plain
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import write_text
@@ -118,8 +119,13 @@ def study(config: CurvesConfig, say: Callable[[str], None] = print) -> list[Poin
         All points of the file of the agents asked for, those of other seeds included.
 
     Raises:
-        InputError: Arguments that cannot be used, or the folder holds a study of others.
+        InputError: Arguments that cannot be used, the folder holds a study of others, or another process is at work there.
     """
+    with at_work_in(config.output_dir):
+        return _study(config, say)
+
+
+def _study(config: CurvesConfig, say: Callable[[str], None]) -> list[Point]:
     held_out = HeldOut(config)
     config.output_dir.mkdir(parents=True, exist_ok=True)
     _same_study(config)

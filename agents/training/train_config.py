@@ -12,7 +12,8 @@ from plasticity_env.agents.training.agent import AGENTS, ENVIRONMENTS, SPECIAL, 
 from plasticity_env.common.arguments import check_counts, flags
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.tracking import TrackingOptions, check_mode
+from plasticity_env.common.tracking import TrackingOptions
+from plasticity_env.common.wandb_run import check_mode
 from plasticity_env.envs.settings import Settings
 
 if TYPE_CHECKING:

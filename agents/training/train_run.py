@@ -17,6 +17,7 @@ from plasticity_env.agents.training.agent import AGENTS, find_agent
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.agents.training.training_envs import make_environments
 from plasticity_env.common.arguments import nested, plain
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
@@ -41,9 +42,14 @@ def train(config: TrainConfig) -> Path:
         The folder: ``config.yaml``, ``metrics.jsonl``, ``tensorboard/``, ``controller/``, ``checkpoint.pt``, W&B if on.
 
     Raises:
-        InputError: Arguments that cannot be used, before anything is written.
+        InputError: Arguments that cannot be used, before anything is written, or another process is at work in the folder.
     """
-    _check_folder(config)
+    with at_work_in(config.output_dir):
+        _check_folder(config)
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> Path:
     envs = make_environments(config)
     if isinstance(envs[0], RelativeRise):
         envs[0].let_rule_act()

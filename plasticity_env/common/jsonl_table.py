@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.files import write_text
+from plasticity_env.common.files import LineFile, write_text
 
 C = TypeVar("C")
 
@@ -49,10 +50,9 @@ class CellFile(Generic[C]):
             InputError: The file ends in something that is no line of ours, cut off or not.
             OSError: Nothing can be written there.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._ends_in_a_line():
             write_text(self.path, "".join(line + "\n" for line in self._lines()))
-        with self.path.open("a", encoding="utf-8") as file:
+        with closing(LineFile(self.path)) as file:
             file.write(json.dumps(values) + "\n")
 
     def _ends_in_a_line(self) -> bool:

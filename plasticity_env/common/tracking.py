@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import netrc
-import os
-import secrets
-import shlex
-import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
-from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.files import write_text
-
-MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import LineFile, naming, write_text
+from plasticity_env.common.wandb_run import WandbRun, resolve_mode, use_writable_home
 
 
 @dataclass(frozen=True)
@@ -72,64 +66,6 @@ def holds_run(folder: Path) -> bool:
     return rows.is_file() and any(path.stat().st_size > 0 for path in folder.glob("*.jsonl"))
 
 
-def resolve_mode(flag: str | None) -> str:
-    """Choose the W&B mode: the flag, else WANDB_MODE, else online where an API key is stored and offline where not.
-
-    Asks no server and prompts nobody. Online without a stored API key becomes offline, with a line that says so.
-
-    Args:
-        flag: ``"online"``, ``"offline"``, ``"disabled"`` or None.
-
-    Returns:
-        ``"online"``, ``"offline"`` or ``"disabled"``.
-
-    Raises:
-        InputError: Not a mode.
-    """
-    asked = check_mode(flag)
-    if asked is None:
-        return "online" if has_api_key() else "offline"
-    if MODES[asked] == "online" and not has_api_key():
-        print("W&B: no API key is stored (wandb login), so this run is logged offline", file=sys.stderr)
-        return "offline"
-    return MODES[asked]
-
-
-def check_mode(flag: str | None) -> str | None:
-    """The W&B mode that is asked for, by the flag or WANDB_MODE; None where neither says one.
-
-    Raises:
-        InputError: Not a mode.
-    """
-    asked = flag or os.environ.get("WANDB_MODE") or None
-    if asked is not None and asked not in MODES:
-        raise unknown("W&B mode", asked, ("online", "offline", "disabled"), " (flag or WANDB_MODE)")
-    return asked
-
-
-def has_api_key() -> bool:
-    """Whether WANDB_API_KEY is set or a netrc file names the W&B server."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    import wandb
-
-    server = os.environ.get("WANDB_BASE_URL") or wandb.setup(settings=wandb.Settings(silent=True)).settings.base_url
-    # The public server changed its name between versions of wandb; keys stored under the old name still serve.
-    servers = [server, "https://api.wandb.ai"] if server == wandb.Settings().base_url else [server]
-    hosts = [urlsplit(server).netloc for server in servers]
-    named = os.environ.get("NETRC")
-    files = [Path(named).expanduser()] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
-    for file in filter(Path.exists, files):
-        try:
-            keys = netrc.netrc(file)
-        except (netrc.NetrcParseError, OSError) as error:
-            print(f"W&B: {str(file)!r} cannot be read ({error}), so no API key is taken from it", file=sys.stderr)
-            continue
-        if any((found := keys.authenticators(host)) and found[2] for host in hosts):
-            return True
-    return False
-
-
 def _plain(value: Any) -> Any:
     """``value`` as strict JSON can hold it: numpy scalars unwrapped, NaN and infinities as null, the rest as text."""
     if isinstance(value, dict):
@@ -169,14 +105,21 @@ class Tracker:
         write_text(folder / "config.json", json.dumps(_plain(config), indent=1) + "\n")
         if resume and self.rows_path.exists():
             self._drop_rows(lambda row: False)
-        self._rows = self.rows_path.open("a", encoding="utf-8")
+        self._rows = LineFile(self.rows_path)
         self._tensorboard = _TensorBoard(folder / "tensorboard", resume) if options.tensorboard else None
-        mode = resolve_mode(options.wandb_mode) if options.track else "disabled"
         try:
-            self._wandb = None if mode == "disabled" else _Wandb(folder, config, options, mode)
+            self._wandb = self._open_wandb(config, options) if options.track else None
         except BaseException:
             self._rows.close()
             raise
+
+    def _open_wandb(self, config: dict[str, Any], options: TrackingOptions) -> WandbRun | None:
+        use_writable_home(self.folder / "wandb" / "home")
+        mode = resolve_mode(options.wandb_mode)
+        if mode == "disabled":
+            return None
+        name = options.run_name or self.folder.resolve().name
+        return WandbRun(self.folder, _plain(config), options.wandb_project, name, mode)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Append one row of metrics.
@@ -187,7 +130,6 @@ class Tracker:
         """
         values = {name: float(value) for name, value in metrics.items()}
         self._rows.write(json.dumps({"global_step": int(step), **_plain(values)}, allow_nan=False) + "\n")
-        self._rows.flush()
         if self._tensorboard:
             self._tensorboard.log(values, int(step))
         if self._wandb:
@@ -231,6 +173,8 @@ class Tracker:
     def artifact(self, name: str, folder: Path, kind: str = "controller") -> None:
         """Store a folder as a W&B artifact with the alias ``latest``; without W&B there is nothing to do.
 
+        Where W&B cannot take it, one line says so: the folder itself is there.
+
         Args:
             name: The artifact's name: letters, digits, dashes, underscores and dots.
             folder: What it holds.
@@ -251,7 +195,7 @@ class Tracker:
         """
         self._rows.close()
         self._drop_rows(lambda row: row["global_step"] > step)
-        self._rows = self.rows_path.open("a", encoding="utf-8")
+        self._rows = LineFile(self.rows_path)
         if self._tensorboard:
             self._tensorboard.rewind(step)
 
@@ -269,11 +213,13 @@ class Tracker:
     def close(self, failed: bool = False) -> None:
         """End the run; after offline W&B, print the command that uploads it. Safe to call twice."""
         self._rows.close()
-        if self._tensorboard:
-            self._tensorboard.close()
-        if self._wandb:
-            self._wandb.close(failed)
-            self._wandb = None
+        wandb, self._wandb = self._wandb, None
+        try:
+            if self._tensorboard:
+                self._tensorboard.close()
+        finally:
+            if wandb:
+                wandb.close(failed)
 
     def __enter__(self) -> Tracker:
         return self
@@ -281,7 +227,11 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(failed=kind is not None)
+        if kind is None:
+            self.close()
+            return
+        with suppress(OSError):  # the disk is full: that was said already
+            self.close(failed=True)
 
 
 class _TensorBoard:
@@ -294,14 +244,15 @@ class _TensorBoard:
         self._writer: Any = None
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            self._open(step).add_scalar(name, value, step)
+        with naming(self._folder):
+            for name, value in metrics.items():
+                self._open(step).add_scalar(name, value, step)
 
     def picture(self, name: str, path: Path, step: int) -> None:
         import numpy as np
         from PIL import Image
 
-        with Image.open(path) as image:
+        with Image.open(path) as image, naming(self._folder):
             self._open(step).add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def _open(self, step: int) -> Any:
@@ -317,76 +268,7 @@ class _TensorBoard:
         self._purge_from = step + 1
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-
-class _Wandb:
-    """A W&B run that never prompts; its id, its row count and its offline folders outlive the process."""
-
-    def __init__(self, folder: Path, config: dict[str, Any], options: TrackingOptions, mode: str) -> None:
-        import wandb
-
-        self._folder = folder
-        self._record = folder / "wandb_run.json"
-        self._offline = mode == "offline"
-        known = json.loads(self._record.read_text(encoding="utf-8")) if self._record.exists() else {}
-        self._id: str = known.get("id") or secrets.token_hex(4)
-        self._rows: int = known.get("rows", 0)
-        self._folders: list[str] = known.get("offline_folders", [])
-        wandb.setup(settings=wandb.Settings(silent=True))
-        try:
-            self._run = wandb.init(
-                project=options.wandb_project,
-                name=options.run_name or folder.resolve().name,
-                id=self._id,
-                dir=str(folder),
-                config=_plain(config),
-                mode="offline" if self._offline else "online",
-                resume=None if self._offline else "allow",
-                settings=wandb.Settings(silent=True, console="off"),
-            )
-        except wandb.errors.Error as error:
-            way_out = "check the key and the network, or log offline (WANDB_MODE=offline)"
-            raise InputError(f"W&B did not start ({type(error).__name__}: {error}): {way_out}") from error
-        if self._offline:
-            self._folders.append(Path(self._run.settings.sync_dir).resolve().relative_to(folder.resolve()).as_posix())
-        self._id = self._run.id  # a sweep's agent gives runs their own
-        self._run.define_metric("global_step")
-        self._run.define_metric("*", step_metric="global_step")
-        self._save()
-
-    def _save(self) -> None:
-        state = {"id": self._id, "rows": self._rows, "offline_folders": self._folders}
-        write_text(self._record, json.dumps(state, indent=1) + "\n")
-
-    def log(self, row: dict[str, Any]) -> None:
-        # Offline, wandb counts rows from 0 again in every process; synced into one run, equal counts would collide.
-        self._run.log(row, step=self._rows if self._offline else None, commit=True)
-        self._rows += 1
-        self._save()
-
-    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        import wandb
-
-        self.log({name: wandb.Table(columns=[*columns], data=[*rows], allow_mixed_types=True)})
-
-    def picture(self, name: str, path: Path, step: int) -> None:
-        import wandb
-
-        self.log({"global_step": step, name: wandb.Image(str(path))})
-
-    def artifact(self, name: str, folder: Path, kind: str) -> None:
-        import wandb
-
-        artifact = wandb.Artifact(name, type=kind)
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):  # add_dir would print
-            artifact.add_file(str(file), name=file.relative_to(folder).as_posix())
-        self._run.log_artifact(artifact, aliases=["latest"])
-
-    def close(self, failed: bool) -> None:
-        self._run.finish(exit_code=1 if failed else 0)
-        if self._folders:
-            folders = " ".join(shlex.quote(str(self._folder / name)) for name in self._folders)
-            print(f"wandb sync --id {self._id} {folders}")
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with naming(self._folder):
+                writer.close()

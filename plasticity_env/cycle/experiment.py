@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import torch
 import transformers
 
 from plasticity_env.common import cli
+from plasticity_env.common.at_work import at_work_in
+from plasticity_env.common.errors import InputError
 from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import Tracker
 from plasticity_env.common.values import user_path
@@ -60,6 +62,7 @@ class NeuralPlasticityExperiment:
         folder: Of the run.
         cycle: The two arms and their phases.
         plan: (cycle, phase) in order.
+        before_finished: Called at the end, before the run says that it is finished: writes what belongs to it.
 
     Raises:
         InputError: A model, text or decider that cannot be used, or a folder that is in use.
@@ -96,6 +99,7 @@ class NeuralPlasticityExperiment:
         self._next = 0
         self._position: dict[str, int] | None = None  # of the record, where this run goes on
         self._finished = self._started = False
+        self.before_finished: Callable[[], None] | None = None
         self._writer: RunWriter
         self._tracker: Tracker
         self._pages = Pages(self.folder, pages)
@@ -127,11 +131,12 @@ class NeuralPlasticityExperiment:
         """
         folder = user_path(folder, "a run folder")
         settings = settings_of(folder)
-        if RunRecord.read(folder).config.get("status") == "finished":
+        if RunRecord.read(folder).config.get("status") == "finished" and not checkpoint.has_checkpoint(folder):
             run = cls(settings, folder, decider, say, text=text, progress=progress, pages=pages)
             run._finished = True
             return run
-        saved = checkpoint.load(folder, settings.device)
+        with at_work_in(folder):
+            saved = checkpoint.load(folder, settings.device)
         source = saved.state["cycle"]["control_from"]
         run = cls(
             settings,
@@ -219,8 +224,14 @@ class NeuralPlasticityExperiment:
         """
         if self._finished:
             return RunRecord.read(self.folder)
+        with at_work_in(self.folder):
+            return self._run()
+
+    def _run(self) -> RunRecord:
         if self._position is None:
             refuse_used(self.folder)
+        elif checkpoint.position_of(self.folder) not in (None, self._position):
+            raise InputError(f"the run in {str(self.folder)!r} has gone on meanwhile: resume it again")
         try:
             self._open()
             with self._bar or nullcontext():
@@ -239,6 +250,7 @@ class NeuralPlasticityExperiment:
         self._started = True
         if self._position is not None:
             self._writer.rewind(self._position)
+            checkpoint.forget_older(self.folder)
         config = {**self._head(), "status": "running", "settings": self.settings.to_json()}
         self._tracker = Tracker(self.folder, config, self.settings.tracking, resume=self._position is not None)
         self._writer.config(config)
@@ -301,12 +313,15 @@ class NeuralPlasticityExperiment:
             save_plastic(self.loaded.model, final, self.loaded.tokenizer, self.loaded.name)
             self._tracker.artifact("model", final, "model")
         self._writer.summary(summary)
-        checkpoint.forget(self.folder, keep=WARM_START if self._keep_warm_start else None)
+        if self.before_finished:
+            self.before_finished()
         self._writer.status("finished", finished=_now())
         self._pages.update(final=True)
         self._pages.track(self._tracker, self.cycle.step)
         self._tracker.close()
         self._writer.close()
+        # last, so that a run that is killed in between is finished again from it
+        checkpoint.forget(self.folder, keep=WARM_START if self._keep_warm_start else None)
 
     def _cut(self, error: BaseException) -> None:
         """Leave everything that was measured in order."""
@@ -314,15 +329,17 @@ class NeuralPlasticityExperiment:
             return
         stopped = isinstance(error, KeyboardInterrupt)
         said = "stopped" if stopped else f"failed: {type(error).__name__}: {error}"
-        self._writer.log(said)
-        self._writer.status("stopped" if stopped else "failed", error=said, finished=_now())
-        try:
+        with suppress(
+            OSError
+        ):  # the disk is full, or no longer writable: what is on it stays in order, and the error goes on
+            self._writer.log(said)
+            self._writer.status("stopped" if stopped else "failed", error=said, finished=_now())
             self._writer.summary(self._summary())
             self._pages.update(final=True)
-        finally:
+        with suppress(OSError):
             if "_tracker" in vars(self):
                 self._tracker.close(failed=True)
-            self._writer.close()
+        self._writer.close()
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

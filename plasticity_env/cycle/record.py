@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.files import write_text
+from plasticity_env.common.files import LineFile, write_text
 from plasticity_env.common.values import user_path
 from plasticity_env.cycle.run_rows import (
     CONTROL,
@@ -57,7 +57,7 @@ class RunWriter:
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.events: list[PruningEvent] = _read_list(folder / EVENTS, PruningEvent)
         self.samples: list[Sample] = _read_list(folder / SAMPLES, Sample)
-        self._open: dict[str, IO[str]] = {}
+        self._open: dict[str, LineFile] = {}
 
     def config(self, values: dict[str, Any]) -> None:
         """Replace ``config.json``; it must say a ``status`` of `STATUSES`."""
@@ -140,9 +140,8 @@ class RunWriter:
 
     def _write(self, name: str, line: str) -> None:
         if name not in self._open:
-            self._open[name] = (self.folder / name).open("a", encoding="utf-8")
+            self._open[name] = LineFile(self.folder / name)
         self._open[name].write(line)
-        self._open[name].flush()
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ def load(folder: Path, device: str = "cpu", name: str | None = None) -> Saved:
 
 def forget(folder: Path, keep: str | None = None) -> None:
     """Remove the checkpoints of a run that is finished, but for one that was kept."""
+    (folder / POINTER).unlink(missing_ok=True)  # first: what it points at is going
     for path in (folder / "models").glob("resume*"):
         if keep is not None and path.stem == f"resume_{keep}":
             continue
@@ -104,9 +105,24 @@ def forget(folder: Path, keep: str | None = None) -> None:
             path.unlink()
 
 
+def forget_older(folder: Path) -> None:
+    """Remove checkpoints that nothing points at, which a kill between writing one and removing the one before leaves."""
+    pointer = _pointer(folder)
+    for path in (folder / "models").glob("resume_*"):
+        named = pointer is not None and path.name == f"resume_{pointer['name']}"
+        if path.is_dir() and not named and not path.with_name(f"{path.name}.json").is_file():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run can be taken up again."""
     return _pointer(folder) is not None
+
+
+def position_of(folder: Path) -> dict[str, int] | None:
+    """How long the record was at the checkpoint that a run would go on from; None where there is none."""
+    pointer = _pointer(folder)
+    return None if pointer is None else dict(pointer["position"])
 
 
 def copy_record(source: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import LOCK
 from plasticity_env.cycle.deciders import Decider, StrategyDecider
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_settings import CONTROLLER, ExperimentSettings
@@ -57,7 +58,7 @@ def check_run(loaded: LoadedModel, text: TextSplits, settings: ExperimentSetting
 
 def refuse_used(folder: Path) -> None:
     """Raise an `InputError` where a folder holds something already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
         raise InputError(
             f"{str(folder)!r} exists already and is not an empty folder: choose another one, or resume the run in it"
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from plasticity_env.common import cli
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.common.values import user_path
@@ -16,6 +18,7 @@ from plasticity_env.cycle import run_checkpoint as checkpoint
 from plasticity_env.cycle.deciders import Decider
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment, Say
 from plasticity_env.cycle.record import CONFIG, RunRecord
+from plasticity_env.cycle.run_checks import refuse_used
 from plasticity_env.cycle.run_settings import ExperimentSettings, check_strategy
 from plasticity_env.cycle.summary import summarise
 from plasticity_env.data.text import TextSplits
@@ -81,6 +84,20 @@ def compare_strategies(
         InputError: An unknown strategy, or a folder that is in use (or, to resume, holds no comparison).
     """
     folder = user_path(folder, "a run folder")
+    with at_work_in(folder):
+        return _compare(settings, folder, strategies, decider_for, say, resume, text, pages)
+
+
+def _compare(
+    settings: ExperimentSettings,
+    folder: Path,
+    strategies: Sequence[str],
+    decider_for: MakeDecider,
+    say: Say | None,
+    resume: bool,
+    text: TextSplits | None,
+    pages: bool,
+) -> list[ComparisonRow]:
     if not strategies:
         raise InputError("nothing to compare: give at least one strategy")
     settings = replace(settings, checkpoints=True)
@@ -88,8 +105,8 @@ def compare_strategies(
     deciders = {name: decider_for(each[name]) for name in strategies}
     if resume and not (folder / strategies[0] / CONFIG).is_file():
         raise InputError(f"{str(folder)!r} holds no comparison whose first run is {strategies[0]!r}: start it anew")
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{str(folder)!r} exists already and is not an empty folder: choose another one")
+    if not resume:
+        refuse_used(folder)
     first, rows = folder / strategies[0], []
     for name in strategies:
         told = (lambda sentence, name=name: say(f"[{name}] {sentence}")) if say else None  # type: ignore[misc]
@@ -178,8 +195,11 @@ def _begin(
     settings: ExperimentSettings, folder: Path, first: Path | None, decider: Decider, **more: Any
 ) -> NeuralPlasticityExperiment:
     """A strategy's run: new, from the first one's warm start, or where it was stopped."""
-    if (folder / CONFIG).is_file():
+    there = (folder / CONFIG).is_file()
+    if there and (checkpoint.has_checkpoint(folder) or RunRecord.read(folder).config.get("status") == "finished"):
         return NeuralPlasticityExperiment.resume(folder, decider, keep_warm_start=first is None, **more)
+    if folder.is_dir():
+        shutil.rmtree(folder)  # killed before its first phase was over
     if first is None:
         return NeuralPlasticityExperiment(settings, folder, decider, keep_warm_start=True, **more)
     return NeuralPlasticityExperiment.branch(first, settings, folder, decider, **more)

@@ -9,8 +9,9 @@ from typing import Any
 
 from plasticity_env.common.arguments import check_counts, fill, given, plain
 from plasticity_env.common.errors import unknown
-from plasticity_env.common.tracking import TrackingOptions, check_mode
+from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.common.values import LARGEST_RATE, check_number, check_text, plain_value
+from plasticity_env.common.wandb_run import check_mode
 from plasticity_env.model.modes import PruningMode
 
 CONTROLLER = "controller"  # the strategy that stands for a controller in the loop

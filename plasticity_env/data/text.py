@@ -72,6 +72,10 @@ def pack(tokenizer: PreTrainedTokenizerBase, text: str, block_size: int) -> Tens
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """(N,) int64; read-only, as the next call with the same tokenizer and text may return the same tensor."""
+    if tokenizer is None:
+        raise InputError(
+            "a text needs the tokenizer of the model that reads it, and there is none: save the model with one"
+        )
     backend = getattr(
         tokenizer, "backend_tokenizer", None
     )  # only fast tokenizers have one, which says all that it does
@@ -132,10 +136,6 @@ def load_text(
     path = user_path(dataset, "a data set")
     dataset = os.fspath(dataset)
     check_least("max_length", block_size, 2)
-    if tokenizer is None:
-        raise InputError(
-            "a text needs the tokenizer of the model that reads it, and there is none: save the model with one"
-        )
     if dataset in EMBEDDED:
         texts = {s: gzip.decompress((_TEXT_FOLDER / f"{s}.txt.gz").read_bytes()).decode() for s in SPLITS}
         return TextSplits("shakespeare", block_size, tokenizer, texts)

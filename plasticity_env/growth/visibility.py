@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from plasticity_env.model.compact.modules import KvRun
 from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.score_terms import attend
 from plasticity_env.signals.attention_entropy import visible_lengths
 
 
@@ -34,14 +35,21 @@ class _Listener:
         self.logs = torch.zeros(layers)
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        softcap: float | None = None,
     ) -> Tensor:
         visible = visible_lengths(mask, query.shape[2], query.device)[0, 0]  # (T,)
         self.logs[layer] = visible[visible > 1].double().log().mean().cpu()
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+        groups = query.shape[1] // key.shape[1]
+        return attend(
+            KvRun(query.shape[1], key.shape[1], groups), query, key, value, mask, scaling=scale, softcap=softcap
         )
-        return out.transpose(1, 2)
 
     def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:
         """Nothing to note."""

@@ -13,19 +13,36 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from plasticity_env.model.score_terms import attend, with_sinks
 
 IMPLEMENTATION = "plastic"
-_stock = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
 
 class Recorder(Protocol):
     """Replaces the attention kernel for one pass and notes what it sees."""
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        softcap: float | None = None,
     ) -> Tensor:
-        """Return the attention output (B, T, H, D), not yet gated."""
+        """Return the attention output (B, T, H, D), not yet gated.
+
+        Args:
+            layer: Which one.
+            query: (B, H, T, D').
+            key: (B, G, T', D'); a sink is the last of T' = T + 1 keys.
+            value: (B, G, T', D), D' >= D.
+            mask: None for causal attention, or boolean / additive.
+            scale: Factor on the scores.
+            softcap: Bound of the scores, or None.
+        """
         ...
 
     def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:
@@ -68,9 +85,11 @@ def plastic_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Stock scaled-dot-product attention with a gate on each head's output.
+    """Stock scaled-dot-product attention, with soft caps and sinks where there are any, and a gate on each head's output.
 
     Args:
         module: The attention module; without a ``plastic`` link this is the stock function.
@@ -79,6 +98,9 @@ def plastic_attention(
         attention_mask: None, or boolean / additive (B, 1, T, T').
         scaling: Factor on the scores, 1 / sqrt(D) when None.
         dropout: Attention dropout while training.
+        softcap: Bound of the scores (Gemma-2), or None.
+        s_aux: (H,) scores of attention sinks (GPT-OSS), or None.
+        **kwargs: What else the stock function takes.
 
     Returns:
         (B, T, H, D) gated head outputs, and None in the place of the attention weights.
@@ -87,11 +109,15 @@ def plastic_attention(
     recorder = link.state.recorder if link is not None else None
     if link is not None and link.state.heard is not None:
         link.state.heard |= {name for name, value in kwargs.items() if value is not None}
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if s_aux is not None:
+        causal = bool(getattr(module, "is_causal", True))
+        query, key, value, attention_mask = with_sinks(query, key, value, attention_mask, s_aux, scaling, causal)
     if link is not None and recorder is not None:
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        out = recorder.attend(link.layer, query, key, value, attention_mask, scale)
+        out = recorder.attend(link.layer, query, key, value, attention_mask, scaling, softcap)
     else:
-        out, _ = _stock(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+        kwargs |= {"scaling": scaling, "dropout": dropout, "softcap": softcap}
+        out = attend(module, query, key, value, attention_mask, **kwargs)
     if link is not None and link.state.gates is not None:
         gate = link.state.gates[..., link.layer, : link.heads]  # (H,) or (B, H)
         gate = gate.to(out).unsqueeze(-2).unsqueeze(-1)  # (1, H, 1) or (B, 1, H, 1)

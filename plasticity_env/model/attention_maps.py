@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.contexts import evaluating
+from plasticity_env.model.score_terms import cap, explicit_mask
 from plasticity_env.model.wrapping import plastic_view
 
 LARGEST = 2**28  # numbers in all maps together (1 GiB)
@@ -23,7 +24,8 @@ def attention_maps(model: nn.Module, input_ids: Tensor) -> Tensor:
         input_ids: (T,), or (B, T) with few sequences.
 
     Returns:
-        (B, L, H, T, T) float32 on the CPU; entry [b, l, h, t, j] is what query t gives to key j, and each row sums to 1.
+        (B, L, H, T, T) float32 on the CPU; entry [b, l, h, t, j] is what query t gives to key j, and each row sums to 1, less
+        what an attention sink takes.
 
     Raises:
         InputError: No token ids, an unknown architecture, or maps too large to be looked at.
@@ -48,16 +50,22 @@ class _Maps:
         self.maps: list[Tensor] = []  # (B, H, T, T) a layer
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        softcap: float | None = None,
     ) -> Tensor:
         groups, tokens = query.shape[1] // key.shape[1], query.shape[2]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        scores = (query @ key.transpose(-1, -2)).float() * scale  # (B, H, T, T)
-        if mask is None:
-            mask = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
+        scores = cap((query @ key.transpose(-1, -2)).float() * scale, softcap)  # (B, H, T, T or T + 1)
+        mask = explicit_mask(mask, query, key)
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
         weights = scores.softmax(-1)
-        self.maps.append(weights.cpu())
+        self.maps.append(weights[..., :tokens].cpu())  # without the sink, the last key
         return (weights.to(value.dtype) @ value).transpose(1, 2)  # (B, T, H, D)
 
     def note_mlp(self, layer: int, neurons: Tensor) -> Tensor:

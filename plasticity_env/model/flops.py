@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.model.compact.classes import attention_left, is_compact
+from plasticity_env.model.compact.classes import AttentionLeft, attention_left, is_compact
 from plasticity_env.model.layouts import HeadSlice, attention_blocks, is_projection
 from plasticity_env.model.plastic_model import PlasticModel
 
@@ -25,6 +25,7 @@ class CostTable:
         base: Cost of everything that no unit owns.
         head: Cost of one query head (its q rows, its o rows, its attention).
         group: Cost of one KV group (its k and v rows); goes with the group's last head.
+        layer: Cost of what a layer's heads share (q and k rows under a norm over all heads); goes with the layer's last head.
         group_size: Query heads per KV group.
         block: Cost of one MLP block (the rows that make its neurons and the rows that read them).
         heads: Query heads a layer; the columns of a mask after them are MLP blocks. None: all columns are heads.
@@ -36,6 +37,7 @@ class CostTable:
     group_size: int
     block: float = 0.0
     heads: int | None = None
+    layer: float = 0.0
 
     def total(self, active: Tensor) -> float:
         """Cost with only the units where ``active`` ((L, U) boolean) is True."""
@@ -46,7 +48,8 @@ class CostTable:
         heads, blocks = active[..., : self.heads], active[..., self._heads(active) :]
         groups = heads.unflatten(-1, (-1, self.group_size)).any(-1)
         units = self.head * heads.sum((-2, -1)).double() + self.block * blocks.sum((-2, -1)).double()
-        return self.base + units + self.group * groups.sum((-2, -1)).double()
+        shared = self.group * groups.sum((-2, -1)).double() + self.layer * heads.any(-1).sum(-1).double()
+        return self.base + units + shared
 
     def marginal(self, active: Tensor) -> Tensor:
         """(..., L, U): what flipping each unit alone changes (its cost if active, what it would cost if pruned)."""
@@ -54,7 +57,9 @@ class CostTable:
         grouped = heads.unflatten(-1, (-1, self.group_size))
         others = grouped.sum(-1, keepdim=True) - grouped.int()
         cost = torch.full(active.shape, self.block, dtype=torch.float64)
-        cost[..., : self.heads] = self.head + self.group * (others == 0).double().view(heads.shape)
+        alone = heads.sum(-1, keepdim=True) - heads.int() == 0  # no other head is left in the layer
+        shared = self.group * (others == 0).double().view(heads.shape) + self.layer * alone.double()
+        cost[..., : self.heads] = self.head + shared
         return cost
 
     def _heads(self, active: Tensor) -> int:
@@ -70,20 +75,22 @@ def flop_table(model: PlasticModel, seq_len: int) -> CostTable:
     _check_length(seq_len)
     dense = _projections(model.model) + model.skip_flops
     attention = 2 * 2.0 * seq_len * model.blocks[0].head_dim  # q k^T and p v for one token of one head
-    head, group, block = (2.0 * cost for cost in _parts(model, matrices=True))
-    return _table(model, dense, head, group, block, attention)
+    return _table(model, dense, [2.0 * cost for cost in _parts(model, matrices=True)], attention)
 
 
 def parameter_table(model: PlasticModel) -> CostTable:
     """Parameters, tied weights counted once; norms that go with a layer's last unit are not taken off."""
     total = sum(parameter.numel() for parameter in model.model.parameters())
-    return _table(model, float(total), *_parts(model, matrices=False))
+    return _table(model, float(total), _parts(model, matrices=False))
 
 
 def kv_cache_table(model: PlasticModel) -> CostTable:
     """Bytes that one more token adds to the KV cache (in layers with a sliding window: until the window is full)."""
     block = model.blocks[0]
-    return CostTable(0.0, 0.0, 2.0 * block.head_dim * model.dtype.itemsize, block.group_size, 0.0, model.heads)
+    width = float(block.head_dim * model.dtype.itemsize)
+    if block.layout.whole_norm:  # keys stay whole
+        return CostTable(0.0, 0.0, width, block.group_size, 0.0, model.heads, width * block.kv_heads)
+    return CostTable(0.0, 0.0, 2.0 * width, block.group_size, 0.0, model.heads)
 
 
 def flops(model: PlasticModel | nn.Module, seq_len: int) -> float:
@@ -99,8 +106,8 @@ def flops(model: PlasticModel | nn.Module, seq_len: int) -> float:
     if isinstance(model, PlasticModel):
         return flop_table(model, seq_len).total(model.active)
     _check_length(seq_len)
-    heads, _, head_dim = _attention_left(model)
-    return _projections(model) + 2 * 2.0 * seq_len * head_dim * heads
+    left = _attention_left(model)
+    return _projections(model) + 2 * 2.0 * seq_len * left.head_dim * left.heads
 
 
 def kv_cache_bytes(model: PlasticModel | nn.Module) -> float:
@@ -114,8 +121,8 @@ def kv_cache_bytes(model: PlasticModel | nn.Module) -> float:
     """
     if isinstance(model, PlasticModel):
         return kv_cache_table(model).total(model.active)
-    _, groups, head_dim = _attention_left(model)
-    return 2.0 * groups * head_dim * next(model.parameters()).dtype.itemsize
+    left = _attention_left(model)
+    return float((left.key_groups + left.groups) * left.head_dim * next(model.parameters()).dtype.itemsize)
 
 
 def _check_length(seq_len: int) -> None:
@@ -124,34 +131,52 @@ def _check_length(seq_len: int) -> None:
 
 
 def _projections(model: nn.Module) -> float:
-    return sum(2.0 * _weight(module).numel() for module in model.modules() if is_projection(module))
+    """Of every weight matrix that a token meets; in a mixture of experts it meets some of them."""
+    total = 0.0
+    for module in model.modules():
+        own = [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 3]  # (experts, .., ..)
+        if own and hasattr(module, "num_experts"):
+            share = float(model.config.num_experts_per_tok / len(own[0]))  # type: ignore[union-attr, operator, arg-type]
+            total += sum(2.0 * parameter.numel() * share for parameter in own)
+        elif is_projection(module) or (
+            hasattr(module, "top_k") and hasattr(module, "weight")
+        ):  # a router is no nn.Linear
+            total += 2.0 * _weight(module).numel()
+    return total
 
 
-def _attention_left(model: nn.Module) -> tuple[int, int, int]:
-    """Query heads and KV groups of the whole model, and the width of a head."""
+def _attention_left(model: nn.Module) -> AttentionLeft:
+    """What is left of the attention of the whole model."""
     if is_compact(model):
         return attention_left(model)  # type: ignore[arg-type]
     blocks = attention_blocks(model)
-    return sum(block.heads for block in blocks), sum(block.kv_heads for block in blocks), blocks[0].head_dim
+    groups = sum(block.kv_heads for block in blocks)
+    return AttentionLeft(sum(block.heads for block in blocks), groups, groups, blocks[0].head_dim)
 
 
-def _parts(model: PlasticModel, matrices: bool) -> tuple[float, float, float]:
-    """Parameters of a head, of a KV group and of an MLP block; of weight matrices alone, or of biases too."""
+def _parts(model: PlasticModel, matrices: bool) -> list[float]:
+    """Parameters of a head, a KV group, an MLP block and what a layer's heads share; of weight matrices alone, or of all."""
 
     def count(pieces: list[HeadSlice]) -> float:
         return float(sum(piece.data.numel() for piece in pieces if piece.data.ndim == 2 or not matrices))
 
-    block, mlp = model.blocks[0], model.mlps[0]
-    head = count([*block.query_slices(0), block.output_slice(0)])
-    neurons = count([*mlp.input_slices(0), mlp.output_slice(0)]) if mlp.count else 0.0
-    return head, count(block.kv_slices(0)), neurons
+    block = model.blocks[0]
+    head, group, layer = block.head_slices(0), block.group_slices(0), []
+    if not matrices:
+        head, group = head + block.own_parts(0, "head"), group + block.own_parts(0, "group")
+    if block.layout.whole_norm:
+        layer += [piece for head in range(block.heads) for piece in block.query_slices(head)]
+        layer += [piece for group in range(block.kv_heads) for piece in block.key_slices(group)]
+    mlp = model.mlps[0] if model.mlp_blocks else None
+    neurons = [] if mlp is None else [*mlp.input_slices(0), mlp.output_slice(0)]
+    return [count(pieces) for pieces in (head, group, neurons, layer)]
 
 
-def _table(
-    model: PlasticModel, dense: float, head: float, group: float, block: float, attention: float = 0.0
-) -> CostTable:
-    owned = model.shape[0] * (model.heads * head + model.kv_heads * group + model.mlp_blocks * block)
-    return CostTable(dense - owned, head + attention, group, model.blocks[0].group_size, block, model.heads)
+def _table(model: PlasticModel, dense: float, parts: list[float], attention: float = 0.0) -> CostTable:
+    head, group, block, layer = parts
+    owned = model.shape[0] * (model.heads * head + model.kv_heads * group + model.mlp_blocks * block + layer)
+    size = model.blocks[0].group_size
+    return CostTable(dense - owned, head + attention, group, size, block, model.heads, layer)
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -19,7 +19,15 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
 from plasticity_env.model.contexts import evaluating, plain_mode
 from plasticity_env.model.guards import MaskedSaver, refuse_other_attention
-from plasticity_env.model.layouts import AttentionBlock, MlpBlock, Site, attention_blocks, cut_mlps
+from plasticity_env.model.layouts import (
+    AttentionBlock,
+    MlpBlock,
+    Site,
+    attention_blocks,
+    attention_class,
+    cut_mlps,
+    in_order,
+)
 from plasticity_env.model.proof import probe_ids, probe_logits, prove_gates, refuse_meta, refuse_own_attention
 
 
@@ -45,17 +53,19 @@ class GatedModel(nn.Module):
                 f"this {type(model).__name__} is pruned through a PlasticModel around it: hand that one over instead"
             )
         refuse_meta(model)
-        refuse_own_attention(model)
+        if not blocks[0].layout.attention_class:
+            refuse_own_attention(model)
         with evaluating(model), plain_mode():
             stock = probe_logits(model, probe_ids(model)) if prove else None
         self.model = model
         self.training = model.training
         self.blocks: list[AttentionBlock] = blocks
         self.mlps: list[MlpBlock] = mlps
-        self.sites: list[Site] = [site for pair in zip(blocks, mlps, strict=True) for site in pair]
+        self.sites: list[Site] = in_order(blocks, mlps)
         self.mlp_blocks = mlp_blocks
         self._state = GateState()
         self._handles: list[Any] = []
+        self._stock_classes = [type(block.module) for block in blocks]
         self._stock_attention = model.config._attn_implementation  # type: ignore[union-attr]
         try:
             self._hang()
@@ -81,10 +91,12 @@ class GatedModel(nn.Module):
         for layer, block in enumerate(self.blocks):
             block.module.plastic = LayerGate(self._state, layer, block.heads)  # type: ignore[assignment]
             self._handles.append(block.module.register_forward_pre_hook(refuse_other_attention))
+            if (ours := attention_class(block.layout)) is not None:
+                block.module.__class__ = ours
         for mlp in self.mlps if self.mlp_blocks else ():
             gate = MlpGate(LayerGate(self._state, mlp.layer, self.heads))
             self._handles.append(mlp.output.register_forward_pre_hook(gate))
-        self.model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
+        self._attend_by(IMPLEMENTATION)
         self.model.save_pretrained = MaskedSaver(self.model)  # type: ignore[assignment]
 
     def let_go(self) -> None:
@@ -101,17 +113,56 @@ class GatedModel(nn.Module):
                 block.module.plastic = link  # type: ignore[assignment]
         if not any(self._earlier):
             vars(self.model).pop("save_pretrained", None)
+            for block, stock in zip(self.blocks, self._stock_classes, strict=True):
+                block.module.__class__ = stock
         if self._stock_attention != IMPLEMENTATION:
-            self.model.set_attn_implementation(self._stock_attention)  # type: ignore[operator]
+            self._attend_by(str(self._stock_attention))
         self._state.replaced = True
+
+    def _attend_by(self, name: str) -> None:
+        if not self.blocks[0].layout.attention_class:
+            self.model.set_attn_implementation(name)  # type: ignore[operator]
+        else:
+            self.model.config._attn_implementation = name  # type: ignore[union-attr]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped model's forward, gates applied."""
         return self.model(*args, **kwargs)
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """The wrapped model's ``generate``, gates applied."""
-        return self.model.generate(*args, **kwargs)  # type: ignore[operator]
+    def generate(self, *args: Any, assistant_model: Any = None, **kwargs: Any) -> Any:
+        """The wrapped model's ``generate``, gates applied; an assistant model may be a wrapped one as well."""
+        if isinstance(assistant_model, GatedModel):
+            assistant_model = assistant_model.model
+        return self.model.generate(*args, assistant_model=assistant_model, **kwargs)  # type: ignore[operator]
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str]) -> None:
+        """Stay with the attention that knows gates.
+
+        Raises:
+            InputError: Another implementation is asked for.
+        """
+        if attn_implementation != IMPLEMENTATION:
+            raise InputError(
+                f"attention {attn_implementation!r} knows no gates: a wrapped model attends by {IMPLEMENTATION!r}; attention "
+                "patterns come from plasticity_env.attention_maps, and an exported or compacted model takes other implementations"
+            )
+        self._attend_by(IMPLEMENTATION)
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """As the wrapped model's: layers are computed again in the backward pass, with the gates as they are then."""
+        self.model.gradient_checkpointing_enable(*args, **kwargs)  # type: ignore[operator]
+
+    def gradient_checkpointing_disable(self) -> None:
+        """As the wrapped model's."""
+        self.model.gradient_checkpointing_disable()  # type: ignore[operator]
+
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """As the wrapped model's; the later name of ``gradient_checkpointing_enable``."""
+        self.model.activation_checkpointing_enable(*args, **kwargs)  # type: ignore[operator]
+
+    def activation_checkpointing_disable(self) -> None:
+        """As the wrapped model's; the later name of ``gradient_checkpointing_disable``."""
+        self.model.activation_checkpointing_disable()  # type: ignore[operator]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The wrapped model's state_dict, with its own (stock) names and shapes."""
@@ -146,6 +197,10 @@ class GatedModel(nn.Module):
     def kv_heads(self) -> int:
         """KV groups a layer (equal to the heads where keys and values are not shared)."""
         return self.blocks[0].kv_heads
+
+    def sites_of(self, layer: int) -> list[Site]:
+        """The projections of one layer that write to the residual stream, in execution order."""
+        return [self.blocks[layer], *self.mlps[layer : layer + 1]]
 
     # -- gates -----------------------------------------------------------------------------------------------------
 

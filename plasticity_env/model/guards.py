@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention import IMPLEMENTATION, LayerGate
-from plasticity_env.model.layouts import attention_blocks, cut_mlps
+from plasticity_env.model.layouts import attention_blocks, cut_mlps, in_order
 
 
 def refuse_other_attention(module: nn.Module, args: Any) -> None:
@@ -76,7 +76,7 @@ def masked_weights(model: nn.Module) -> dict[str, Tensor]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     mlps = cut_mlps(model, blocks[0].heads, gates.shape[-1] - blocks[0].heads)
     copied = set()
-    for site in (site for pair in zip(blocks, mlps, strict=True) for site in pair):
+    for site in in_order(blocks, mlps):
         row = gates[site.layer, site.columns]
         for unit in (row != 1).nonzero().flatten().tolist():
             rows = site.output_slice(unit)

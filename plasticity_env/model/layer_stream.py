@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plasticity_env.model.layouts import transformer_layers
+from plasticity_env.model.layouts import layout_of, transformer_layers
 
 
 class _Stop(Exception):  # noqa: N818  control flow, not an error
@@ -48,7 +48,7 @@ def layer_calls(model: nn.Module, input_ids: Tensor) -> LayerCalls:
 
     hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
     try:
-        with replaced(layers, lambda layer: lambda hidden, *args, **kwargs: hidden):
+        with replaced(layers, lambda layer: lambda hidden, *args, **kwargs: as_output(model, hidden)):
             model(input_ids=input_ids, use_cache=False)
     except _Stop:
         pass
@@ -56,6 +56,16 @@ def layer_calls(model: nn.Module, input_ids: Tensor) -> LayerCalls:
         for hook in hooks:
             hook.remove()
     return LayerCalls(entered[0], calls)
+
+
+def as_output(model: nn.Module, hidden: Tensor) -> Any:
+    """What a transformer block of this model returns that leaves (B, T, E) behind."""
+    return (hidden, None) if layout_of(model).returns_tuple else hidden
+
+
+def hidden_of(output: Any) -> Tensor:
+    """(B, T, E) from what a transformer block returns."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 @contextmanager

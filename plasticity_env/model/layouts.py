@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,25 +30,23 @@ class Site:
     """A projection that reads units and writes to the residual stream: what a repair may change.
 
     Attributes:
-        kind: Whose output it is; each layer has one of each, the attention's first.
+        kind: Whose output it is; a layer has one of each, the attention's first, or only the attention's.
+        index: Its place in ``PlasticModel.sites``, by which moments, projectors and repairs are kept.
         output: The projection (``nn.Linear`` or GPT-2's ``Conv1D``).
         layer: Which layer it belongs to.
         columns: The units that it reads, as columns of an (L, U) mask; empty where its units are not gated.
         unit_width: Inputs of one unit.
+        factor: What its output is multiplied by before it joins the residual stream.
     """
 
     kind: ClassVar[SiteKind]
+    index: int
+    factor: float = 1.0
     layout: Layout
     output: nn.Module
     layer: int
     columns: slice
     unit_width: int
-
-    @property
-    def index(self) -> int:
-        """Its place in ``PlasticModel.sites``, by which moments, projectors and repairs are kept."""
-        kinds = get_args(SiteKind)
-        return len(kinds) * self.layer + kinds.index(self.kind)
 
     def output_slice(self, unit: int) -> HeadSlice:
         """Input rows of the output projection that read this unit."""
@@ -75,6 +75,24 @@ class Site:
         return active[..., self.layer, self.columns].repeat_interleave(self.unit_width, -1)
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Where an attention module keeps one entry for each head.
+
+    Attributes:
+        owner: The module that has it.
+        name: Under this name.
+    """
+
+    owner: nn.Module
+    name: str
+
+    @property
+    def held(self) -> Any:
+        """A parameter whose first dimension counts heads, or a list of modules."""
+        return getattr(self.owner, self.name)
+
+
 class AttentionBlock(Site):
     """One layer's attention, seen head by head.
 
@@ -99,7 +117,7 @@ class AttentionBlock(Site):
         if not self.kv_heads or self.heads % self.kv_heads:
             raise InputError(
                 f"the layout does not fit {type(module).__name__}: {self.heads} query heads of width {self.head_dim} and "
-                f"{self.kv_heads} key heads; a fused projection whose groups interleave has no layout yet"
+                f"{self.kv_heads} key heads; a fused projection is 'fused', 'interleaved' or 'grouped' (see Layout.split)"
             )
 
     def _count_groups(self) -> int:
@@ -112,7 +130,7 @@ class AttentionBlock(Site):
         both = rows[0] - query_rows  # keys and values
         fits = both > 0 and both % (2 * self.head_dim) == 0
         groups = both // (2 * self.head_dim) if fits else 0
-        return groups if self.layout.split == "fused" or groups == self.heads else 0
+        return groups if self.layout.split != "interleaved" or groups == self.heads else 0
 
     @property
     def group_size(self) -> int:
@@ -121,19 +139,61 @@ class AttentionBlock(Site):
 
     def query_slices(self, head: int) -> list[HeadSlice]:
         """Rows of the query projection (weight and bias) of a query head."""
-        if self.layout.split == "interleaved":
-            return self._rows(self.layout.projections[0], 3 * head * self.head_dim)
-        return self._rows(self.layout.projections[0], head * self.head_dim)
+        name, size = self.layout.projections[0], self.group_size
+        if self.layout.split in ("interleaved", "grouped"):
+            return self._rows(name, (head // size * (size + 2) + head % size) * self.head_dim)
+        return self._rows(name, head * self.head_dim)
 
     def kv_slices(self, group: int) -> list[HeadSlice]:
         """Rows of the key and value projections (weights and biases) of a KV group."""
-        names, d = self.layout.projections, self.head_dim
+        return self.key_slices(group) + self.value_slices(group)
+
+    def key_slices(self, group: int) -> list[HeadSlice]:
+        """Rows of the key projection of a KV group."""
+        return self._kv_rows(group, 0)
+
+    def value_slices(self, group: int) -> list[HeadSlice]:
+        """Rows of the value projection of a KV group."""
+        return self._kv_rows(group, 1)
+
+    def _kv_rows(self, group: int, kind: int) -> list[HeadSlice]:
+        names, d, size = self.layout.projections, self.head_dim, self.group_size
         if self.layout.split == "separate":
-            return self._rows(names[1], group * d) + self._rows(names[2], group * d)
+            return self._rows(names[1 + kind], group * d)
         if self.layout.split == "fused":
-            keys, values = self.heads * d, (self.heads + self.kv_heads) * d  # where they begin
-            return self._rows(names[0], keys + group * d) + self._rows(names[0], values + group * d)
-        return self._rows(names[0], 3 * group * d + d) + self._rows(names[0], 3 * group * d + 2 * d)
+            return self._rows(names[0], (self.heads + kind * self.kv_heads + group) * d)
+        return self._rows(names[0], (group * (size + 2) + size + kind) * d)
+
+    def head_slices(self, head: int) -> list[HeadSlice]:
+        """What a query head has for itself alone among the projections, the rows that read it last."""
+        queries = [] if self.layout.whole_norm else self.query_slices(head)
+        return [*queries, self.output_slice(head)]
+
+    def group_slices(self, group: int) -> list[HeadSlice]:
+        """What a KV group has for itself alone among the projections."""
+        return self.value_slices(group) if self.layout.whole_norm else self.kv_slices(group)
+
+    def own_parts(self, index: int, per: Literal["head", "group"]) -> list[HeadSlice]:
+        """What holds an entry of its own for a query head or a KV group beside the projections: sinks, norms."""
+        pieces = []
+        for holder in self.holders(per):
+            if isinstance(holder.held, nn.ModuleList):
+                pieces += [HeadSlice(p, 0, 0, p.shape[0]) for p in holder.held[index].parameters()]
+            else:
+                pieces.append(HeadSlice(holder.held, 0, index, 1))
+        return pieces
+
+    def holders(self, per: Literal["head", "group"]) -> list[Holder]:
+        """The parameters and lists of modules that hold one entry for each query head or KV group, where there are any."""
+        found = []
+        for name in self.layout.per_head if per == "head" else self.layout.per_group:
+            path, _, leaf = name.rpartition(".")
+            owner: Any = self.module
+            for part in path.split(".") if path else ():
+                owner = getattr(owner, part, None)
+            if owner is not None and getattr(owner, leaf, None) is not None:
+                found.append(Holder(owner, leaf))
+        return found
 
     def projections(self) -> Iterator[nn.Module]:
         """The query / key / value projection modules."""
@@ -166,11 +226,11 @@ class MlpBlock(Site):
 
     def __init__(self, module: nn.Module, layout: Layout, layer: int, heads: int, count: int) -> None:
         self.module, self.layout, self.layer, self.count = module, layout, layer, count
-        missing = [name for name in (*layout.mlp_inputs, layout.mlp_output) if not hasattr(module, name)]
-        if missing:
+        if not has_neurons(module, layout):
             raise InputError(
-                f"the layout does not fit {type(module).__name__}, which has no {missing[0]!r}: a mixture of experts has none "
-                "yet; name the MLP's projections with Layout(mlp=..., mlp_inputs=..., mlp_output=...)"
+                f"{type(module).__name__} has no {' and '.join(layout.mlp_inputs) or 'projections'} whose neurons could be "
+                "units, as a mixture of experts has none: prune its heads only (mlp_blocks=0, units='heads'), or name an MLP's "
+                "projections with Layout(mlp=..., mlp_inputs=..., mlp_output=...)"
             )
         self.inputs: list[nn.Module] = [getattr(module, name) for name in layout.mlp_inputs]
         self.output = getattr(module, layout.mlp_output)
@@ -223,7 +283,7 @@ def transformer_layers(model: nn.Module) -> list[nn.Module]:
     Raises:
         InputError: Unknown architecture, or not a causal LM.
     """
-    layout = _layout_of(model)
+    layout = layout_of(model)
     try:
         return list(attrgetter(layout.layers)(model))
     except AttributeError as error:
@@ -232,18 +292,26 @@ def transformer_layers(model: nn.Module) -> list[nn.Module]:
         ) from error
 
 
+def attention_class(layout: Layout) -> type[nn.Module] | None:
+    """The class that a model's attention modules become where the stock one goes past the attention interface."""
+    module, _, name = layout.attention_class.partition(":")
+    return getattr(importlib.import_module(module), name) if name else None
+
+
 def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
     """All attention layers of a Hugging Face causal LM, in order.
 
     Raises:
         InputError: Unknown architecture, or a model whose layers differ in their number of heads.
     """
-    layout = _layout_of(model)
+    layout = layout_of(model)
     layers = transformer_layers(model)
     blocks = [AttentionBlock(getattr(layer, layout.attention), layout, i) for i, layer in enumerate(layers)]
     shapes = {(block.heads, block.kv_heads, block.head_dim) for block in blocks}
     if len(shapes) != 1:
         raise InputError(f"layers differ in (heads, kv_heads, head_dim): {sorted(shapes)}; only uniform models fit")
+    for block, layer in zip(blocks, layers, strict=True):
+        block.factor = float(getattr(layer, layout.residual_factor)) if layout.residual_factor else 1.0  # type: ignore[arg-type]
     return blocks
 
 
@@ -255,15 +323,42 @@ def cut_mlps(model: nn.Module, heads: int, count: int) -> list[MlpBlock]:
         heads: Attention heads a layer.
         count: Blocks of neurons a layer; 0 when they are no units.
 
+    Returns:
+        One a layer; none where they are no units and the model has none of the layout's kind (a mixture of experts).
+
     Raises:
         InputError: Unknown architecture, or the neurons cannot be cut into so many equal blocks.
     """
-    layout = _layout_of(model)
-    modules = [getattr(layer, layout.mlp) if layout.mlp else layer for layer in transformer_layers(model)]
-    return [MlpBlock(module, layout, layer, heads, count) for layer, module in enumerate(modules)]
+    layout, layers = layout_of(model), transformer_layers(model)
+    modules = [getattr(layer, layout.mlp) if layout.mlp else layer for layer in layers]
+    if not count and not all(has_neurons(module, layout) for module in modules):
+        return []
+    mlps = [MlpBlock(module, layout, layer, heads, count) for layer, module in enumerate(modules)]
+    for mlp, layer in zip(mlps, layers, strict=True):
+        mlp.factor = float(getattr(layer, layout.residual_factor)) if layout.residual_factor else 1.0  # type: ignore[arg-type]
+    return mlps
 
 
-def _layout_of(model: nn.Module) -> Layout:
+def has_neurons(module: nn.Module, layout: Layout) -> bool:
+    """Whether a module has the projections of an MLP that the layout names."""
+    return bool(layout.mlp_inputs) and all(hasattr(module, name) for name in (*layout.mlp_inputs, layout.mlp_output))
+
+
+def in_order(blocks: list[AttentionBlock], mlps: list[MlpBlock]) -> list[Site]:
+    """The sites of a model in execution order, each told its place."""
+    pairs = zip(blocks, mlps, strict=True) if mlps else ((block,) for block in blocks)
+    sites: list[Site] = [site for pair in pairs for site in pair]
+    for index, site in enumerate(sites):
+        site.index = index
+    return sites
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """The layout of a Hugging Face causal LM.
+
+    Raises:
+        InputError: Unknown architecture, or a compacted model.
+    """
     if getattr(model.config, "kept_heads", None) is not None:
         raise InputError("a compacted model cannot be wrapped or cut again: keep the masked one and compact that anew")
     return find_layout(str(getattr(model.config, "model_type", type(model).__name__)))  # type: ignore[union-attr]
@@ -272,14 +367,18 @@ def _layout_of(model: nn.Module) -> Layout:
 __all__ = [
     "AttentionBlock",
     "HeadSlice",
+    "Holder",
     "Layout",
     "MlpBlock",
     "Site",
     "attention_blocks",
+    "attention_class",
     "cut_mlps",
     "find_layout",
+    "in_order",
     "is_projection",
     "known_layouts",
+    "layout_of",
     "register_layout",
     "transformer_layers",
 ]

@@ -365,15 +365,15 @@ class PlasticModel(GatedModel):
     def saved_weights(self, layer: int, index: int, kind: str = "unit") -> list[Tensor] | None:
         """Copies of the weights kept aside for a pruned unit (or dead KV group), in the order of `pieces`; None if none."""
         saved = self._weights.saved.get((layer, index, kind))
-        return None if saved is None else [tensor.clone() for tensor in saved]
+        return None if saved is None else [tensor.clone() for tensor in saved[: len(self.pieces(layer, index, kind))]]
 
     def _pruned_pieces(self) -> list[HeadSlice]:
         pieces: list[HeadSlice] = []
         for layer, unit in (~self._active).nonzero().tolist():
-            pieces += self.pieces(layer, unit, "unit")
+            pieces += self._weights.all_pieces(layer, unit, "unit")
             size = self.blocks[layer].group_size
             if self.group_is_dead(layer, unit) and unit % size == 0:
-                pieces += self.pieces(layer, unit // size, "group")
+                pieces += self._weights.all_pieces(layer, unit // size, "group")
         return pieces
 
     # -- helpers -----------------------------------------------------------------------------------------------------

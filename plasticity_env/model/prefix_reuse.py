@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity_env.common.lru import ByteCache
-from plasticity_env.model.layer_stream import replaced
+from plasticity_env.model.layer_stream import as_output, replaced
 from plasticity_env.model.layouts import transformer_layers
 from plasticity_env.model.plastic_model import PlasticModel
 
@@ -98,8 +98,8 @@ class PrefixCache:
                 hidden[layer] = state
 
         def forward(index: int) -> Callable[..., Any]:
-            def skip(state: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                return state
+            def skip(state: Tensor, *args: Any, **kwargs: Any) -> Any:
+                return as_output(self._model.model, state)
 
             def run(state: Tensor, *args: Any, **kwargs: Any) -> Any:
                 state = hidden[start] if start and index == start else state
@@ -123,8 +123,7 @@ class PrefixCache:
         rows = [row.numpy().tobytes() for row in gates.detach().cpu()]
         serials = {index: repair.serial for index, repair in repairs.items()}
         layers = tuple(
-            (row, serials.get(block.index), serials.get(mlp.index))
-            for row, block, mlp in zip(rows, model.blocks, model.mlps, strict=True)
+            (row, *(serials.get(site.index) for site in model.sites_of(layer))) for layer, row in enumerate(rows)
         )
         return (model.weight_version, model.dtype, model.device), layers
 

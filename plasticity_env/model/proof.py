@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.model.attention import GateState
-from plasticity_env.model.layouts import Site
+from plasticity_env.model.layouts import Site, transformer_layers
 
 SEQUENCES, TOKENS = 2, 32
 # largest |logits - stock logits| / largest |stock logit|, by the parameters' type: kernels round differently, no more
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 # what a stock attention module hands to its attention function and SDPA needs no more than the mask to obey
-UNDERSTOOD = {"position_ids", "cache_position", "is_causal", "sliding_window", "use_cache", "position_embeddings"}
-NAMES = {"softcap": "caps its scores (softcap)", "s_aux": "has attention sinks (s_aux)"}
+UNDERSTOOD = {
+    *("position_ids", "cache_position", "is_causal", "sliding_window", "use_cache", "position_embeddings"),
+    *("output_router_logits", "output_attentions", "output_hidden_states"),
+}
 
 
 def probe_ids(model: nn.Module) -> Tensor:
@@ -89,7 +91,9 @@ def prove_gates(model: nn.Module, state: GateState, sites: list[Site], shape: tu
     ids = probe_ids(model)
     leaf = torch.ones(shape, device=ids.device, requires_grad=True)
     before, state.gates, state.heard = state.gates, leaf, set()
-    kind, failure, logits = type(model).__name__, None, stock
+    kind, failure, logits, returned = type(model).__name__, None, stock, []
+    layer = transformer_layers(model)[0]
+    hook = layer.register_forward_hook(lambda module, args, output: returned.append(isinstance(output, tuple)))
     try:
         logits = model(input_ids=ids, use_cache=False).logits.float()
     except (ValueError, TypeError, RuntimeError) as error:  # of a kernel that is handed what it does not know
@@ -97,13 +101,19 @@ def prove_gates(model: nn.Module, state: GateState, sites: list[Site], shape: tu
     finally:
         unheard = sorted((state.heard or set()) - UNDERSTOOD)
         state.gates, state.heard = before, None
+        hook.remove()
     if unheard:
-        what = "; ".join(NAMES.get(name, f"is handed {name!r}") for name in unheard)
         raise InputError(
-            f"the attention of {kind} {what}, which the gated attention does not compute: this architecture is not supported"
+            f"the attention of {kind} is handed {' and '.join(map(repr, unheard))}, which the gated attention does not compute: "
+            "this architecture is not supported"
         )
     if failure is not None:
         raise InputError(f"{kind} does not run with gated attention ({first_line(failure)})") from failure
+    if returned[0] != sites[0].layout.returns_tuple:
+        raise InputError(
+            f"a {type(layer).__name__} returns {'a tuple' if returned[0] else 'its hidden states alone'}: register the layout "
+            f"with returns_tuple={returned[0]}"
+        )
     _compare(
         logits.detach(),
         stock,

@@ -39,18 +39,25 @@ class UnitWeights:
         self.saved: dict[Key, list[Tensor]] = {}
 
     def pieces(self, layer: int, index: int, kind: str) -> list[HeadSlice]:
-        """The pieces of parameters that make a unit or a KV group."""
+        """The pieces of parameters that make a unit or a KV group, and that are made anew when it grows."""
         block = self._blocks[layer]
         if kind == "group":
-            return block.kv_slices(index)
+            return block.group_slices(index)
         if index >= block.heads:
             mlp = self._mlps[layer]
             return [*mlp.input_slices(index - block.heads), mlp.output_slice(index - block.heads)]
-        return [*block.query_slices(index), block.output_slice(index)]
+        return block.head_slices(index)
+
+    def all_pieces(self, layer: int, index: int, kind: str) -> list[HeadSlice]:
+        """These, and what else a head or a KV group has for its own, which stays when it grows: sinks, norms."""
+        block, pieces = self._blocks[layer], self.pieces(layer, index, kind)
+        if kind == "group":
+            return pieces + block.own_parts(index, "group")
+        return pieces + block.own_parts(index, "head") if index < block.heads else pieces
 
     def save(self, layer: int, index: int, kind: str) -> None:
         """Keep the present weights aside."""
-        self.saved[layer, index, kind] = [piece.data.clone() for piece in self.pieces(layer, index, kind)]
+        self.saved[layer, index, kind] = [piece.data.clone() for piece in self.all_pieces(layer, index, kind)]
 
     def save_again(self) -> None:
         """Keep the present weights aside of everything that is kept aside."""
@@ -61,7 +68,7 @@ class UnitWeights:
         """Write what was kept aside back, and forget it; returns whether that changed any weight."""
         changed = False
         saved = self.saved.pop((layer, index, kind), [])
-        for piece, tensor in zip(self.pieces(layer, index, kind) if saved else [], saved, strict=True):
+        for piece, tensor in zip(self.all_pieces(layer, index, kind) if saved else [], saved, strict=True):
             if not torch.equal(piece.data, tensor):
                 piece.data.copy_(tensor)
                 changed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 _CELL, _GAP, _MARGIN, _TOP = 26, 3, 46, 62
 _BACK, _INK, _MUTED = (250, 250, 248), (32, 33, 36), (120, 122, 128)
 _LOW, _HIGH = np.array([222, 235, 247]), np.array([8, 69, 148])  # unimportant to important
+_showing: set[int] = set()  # the environments that show their frames in this process's window
+_opened = False  # whether we opened it
 _PRUNED, _FRESH_PRUNED, _BACK_AGAIN = (226, 226, 224), (214, 69, 65), (46, 139, 87)
 
 
@@ -43,12 +46,12 @@ def picture(
         info: Of the environment.
 
     Returns:
-        (height, width, 3) uint8.
+        (height, width, 3) uint8; both are even, as most video formats want them.
     """
     layers, heads = active.shape
     width = max(_MARGIN + heads * (_CELL + _GAP) + 16, 420)
     height = _TOP + layers * (_CELL + _GAP) + 34
-    image = Image.new("RGB", (width, height), _BACK)
+    image = Image.new("RGB", (width + width % 2, height + height % 2), _BACK)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     draw.text((12, 10), name, fill=_INK, font=ImageFont.load_default(16))
     line = (
@@ -84,24 +87,40 @@ def picture(
 
 
 def show(owner: Any, frame: np.ndarray | None, fps: int) -> None:
-    """Show a frame in ``owner``'s window (pygame), opening it first if need be; None closes it."""
-    window = owner.__dict__.get("_window")
-    if frame is None:
-        if window is not None:
-            import pygame
+    """Show a frame in the window (pygame), opening it first if need be; None says that ``owner`` shows no more.
 
-            pygame.quit()
-            owner.__dict__["_window"] = None
+    pygame has one window a process, so that several environments draw into the same one, each in its own size; it closes with
+    the last of them. One that somebody else opened stays open.
+    """
+    if frame is None:
+        if id(owner) in _showing:
+            _showing.discard(id(owner))
+            _close_window()
         return
     import pygame
 
-    size = frame.shape[1], frame.shape[0]
+    global _opened
+    if not pygame.display.get_init():
+        pygame.display.init()
+        _opened = True
+    size, window = (frame.shape[1], frame.shape[0]), pygame.display.get_surface()
     if window is None or window.get_size() != size:
-        pygame.init()
         pygame.display.set_caption("plasticity-env")
         window = pygame.display.set_mode(size)
-        owner.__dict__["_window"], owner.__dict__["_clock"] = window, pygame.time.Clock()
+    if id(owner) not in _showing:
+        _showing.add(id(owner))
+        weakref.finalize(owner, _showing.discard, id(owner))
     pygame.event.pump()
     window.blit(pygame.surfarray.make_surface(frame.swapaxes(0, 1)), (0, 0))
     pygame.display.flip()
-    owner.__dict__["_clock"].tick(fps)
+    owner.__dict__.setdefault("_clock", pygame.time.Clock()).tick(fps)
+
+
+def _close_window() -> None:
+    """Close the window, where nobody shows anything in it any more and it is ours."""
+    global _opened
+    if _opened and not _showing:
+        import pygame
+
+        pygame.display.quit()
+        _opened = False

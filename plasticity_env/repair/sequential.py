@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.contexts import frozen
-from plasticity_env.model.layer_stream import LayerCalls, layer_calls
+from plasticity_env.model.layer_stream import LayerCalls, hidden_of, layer_calls
 from plasticity_env.model.layouts import Site, SiteKind, transformer_layers
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.repair.methods import least_squares, solve
@@ -63,6 +63,10 @@ def repair_in_order(
         raise InputError(
             "sequential repair runs layers one by one and U-Net skips join two: call skip.remove() first, or repair in parallel"
         )
+    if mlp and not model.mlps:
+        raise InputError(
+            "this model has no MLP whose output projection could be refitted, as a mixture of experts has none"
+        )
     active = model.active
     if bool(active.all()):
         return
@@ -92,7 +96,7 @@ def _refit_all(
     for layer in range(first, len(layers)):
         with model.open_gates():
             seen = [_watch(layers[layer], h, c, layer, model) for h, c in zip(dense, chunks, strict=True)]
-        for site in (model.blocks[layer], model.mlps[layer]):
+        for site in model.sites_of(layer):
             if not (mlp and site.kind == "mlp") and bool(site.kept_inputs(active).all()):
                 continue
             _refit(model, site, layers[layer], dense, pruned, chunks, seen, ridge, pull, weighted)
@@ -111,16 +115,16 @@ class _Watched:
 
 def _run(module: nn.Module, hidden: Tensor, chunk: LayerCalls, layer: int) -> Tensor:
     args, kwargs = chunk.calls[layer]
-    return module(hidden, *args, **kwargs)
+    return hidden_of(module(hidden, *args, **kwargs))
 
 
 def _watch(module: nn.Module, hidden: Tensor, chunk: LayerCalls, layer: int, model: PlasticModel) -> _Watched:
     watched, hooks = _Watched(), []
-    for site in (model.blocks[layer], model.mlps[layer]):
+    for site in model.sites_of(layer):
 
         def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, kind: SiteKind = site.kind) -> None:
             watched.inputs[kind] = args[0].flatten(0, -2)  # (b * T, I), gated
-            watched.outputs[kind] = output.flatten(0, -2)  # (b * T, E)
+            watched.outputs[kind] = output.flatten(0, -2).clone()  # (b * T, E); Falcon adds to it in place
 
         hooks.append(site.output.register_forward_hook(note))
     try:
@@ -159,7 +163,7 @@ def _refit(
         now = _watch(module, p, chunk, site.layer, model)
         target = was.outputs[site.kind].float()
         if not site.normed:  # what is written is added to the stream as it is: make up for its error so far
-            target = target + (h - p).flatten(0, -2).float()
+            target = target + (h - p).flatten(0, -2).float() / site.factor
             if site.kind == "mlp":
                 target = target + was.outputs["attention"].float() - now.outputs["attention"].float()
         if bias is not None:

@@ -14,7 +14,10 @@ import math
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from plasticity_env.model.score_terms import cap
 
 Kernel = Literal["flash_cpu", "flash_cuda", "efficient_cuda", "plain"]
 # Up to this head width one kernel call of twice the width, for V and K side by side, beats two calls (measured on CPU:
@@ -23,13 +26,16 @@ _FUSED_WIDTH = 24
 _QUERY_BLOCK = 128  # rows of the score matrix that the plain path holds at once
 
 
-def choose_kernel(query: Tensor, mask: Tensor | None) -> Kernel:
+def choose_kernel(query: Tensor, mask: Tensor | None, softcap: float | None = None) -> Kernel:
     """Name the kernel that will compute attention with its log-sum-exp for this input.
 
     Args:
         query: (B, H, T, D).
         mask: None for causal attention, else a boolean or additive (B or 1, H or 1, T, T) mask.
+        softcap: Bound of the scores, which no kernel knows, or None.
     """
+    if softcap is not None:
+        return "plain"
     if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return "flash_cpu"
     if query.device.type == "cuda" and mask is None:
@@ -43,20 +49,29 @@ def choose_kernel(query: Tensor, mask: Tensor | None) -> Kernel:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, kernel: Kernel
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    kernel: Kernel,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention and its log-sum-exp.
 
     Args:
-        query, key, value: (B, H, T, D), keys and values already repeated to H heads.
+        query, key, value: (B, H, T, D), keys and values already repeated to H heads; values may be narrower.
         mask: None for causal, else boolean (True = visible) or additive, broadcastable to (B, H, T, T).
         scale: Factor on the scores.
         kernel: From `choose_kernel`.
+        softcap: Bound of the scores, with the plain kernel only.
 
     Returns:
         Output (B, H, T, D), differentiable, and log-sum-exp (B, H, T) in nats.
     """
-    causal, aten = mask is None, torch.ops.aten
+    causal, aten, width = mask is None, torch.ops.aten, value.shape[-1]
+    if kernel != "plain" and width < query.shape[-1]:
+        value = F.pad(value, (0, query.shape[-1] - width))
     if kernel == "flash_cpu":
         out, lse = aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, is_causal=causal, attn_mask=_additive(mask, query.dtype), scale=scale
@@ -69,8 +84,8 @@ def attend(
         )[:2]
         lse = lse[..., : query.shape[2]]  # this kernel pads T to a multiple of 32
     else:
-        out, lse = _plain(query, key, value, mask, scale)
-    return out, lse
+        out, lse, _ = _plain(query, key, value, mask, scale, softcap)
+    return out[..., :width], lse
 
 
 @torch.no_grad()
@@ -90,17 +105,26 @@ def attention_entropy(
 
 
 def attend_with_entropy(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, kernel: Kernel
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    kernel: Kernel,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention, differentiable, and the entropy of every query's distribution.
 
     Args:
-        query, key, value, mask, scale, kernel: As `attend` takes them.
+        query, key, value, mask, scale, kernel, softcap: As `attend` takes them.
 
     Returns:
         Output (B, H, T, D), and entropy (B, H, T) in nats, without gradient.
     """
-    if kernel == "flash_cpu" and query.shape[-1] <= _FUSED_WIDTH:
+    if softcap is not None:  # scores are no products of queries and keys any more
+        out, lse, score = _plain(query, key, value, mask, scale, softcap)
+        return out, (lse - score).detach()
+    if kernel == "flash_cpu" and query.shape[-1] == value.shape[-1] <= _FUSED_WIDTH:
         return _FusedAttention.apply(query, key, value, _additive(mask, query.dtype), scale)  # type: ignore[no-any-return]
     out, lse = attend(query, key, value, mask, scale, kernel)
     return out, attention_entropy(query, key, lse, mask, scale, kernel)
@@ -159,23 +183,30 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """In float32 at least: half precision rounds scores by so much that the probabilities no longer sum to 1."""
-    given, tokens, outs, sums = value.dtype, query.shape[2], [], []
+def _plain(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, log-sum-exp and mean score of each query.
+
+    In float32 at least: half precision rounds scores by so much that the probabilities no longer sum to 1.
+    """
+    given, tokens, outs, sums, means = value.dtype, query.shape[2], [], [], []
     query, key, value = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (query, key, value))
     additive = _additive(mask, query.dtype)
     for start in range(0, tokens, _QUERY_BLOCK):
         stop = min(start + _QUERY_BLOCK, tokens)
-        scores = (query[:, :, start:stop] @ key.transpose(-1, -2)) * scale  # (B, H, block, T)
+        raw = cap((query[:, :, start:stop] @ key.transpose(-1, -2)) * scale, softcap)  # (B, H, block, T)
         if additive is None:
             rows = torch.arange(start, stop, device=query.device)[:, None]
-            scores = scores.masked_fill(torch.arange(tokens, device=query.device)[None] > rows, -math.inf)
+            scores = raw.masked_fill(torch.arange(tokens, device=query.device)[None] > rows, -math.inf)
         else:
-            scores = scores + additive[..., start:stop, :]
+            scores = raw + additive[..., start:stop, :]
         # left padding sees no key: its output is 0, and so are gradients
         blind = (scores == -math.inf).all(-1, keepdim=True)
         scores = scores.masked_fill(blind, 0.0)
         lse = scores.logsumexp(-1)
-        outs.append(((scores - lse[..., None]).exp().masked_fill(blind, 0.0) @ value).to(given))
+        weights = (scores - lse[..., None]).exp().masked_fill(blind, 0.0)
+        outs.append((weights @ value).to(given))
         sums.append(lse)
-    return torch.cat(outs, 2), torch.cat(sums, 2)
+        means.append((weights * raw).sum(-1))
+    return torch.cat(outs, 2), torch.cat(sums, 2), torch.cat(means, 2)

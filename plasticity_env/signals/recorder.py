@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.signals.attention_entropy import Kernel, attend_with_entropy, choose_kernel, visible_lengths
+from plasticity_env.signals.attention_entropy import Kernel, attend, attend_with_entropy, choose_kernel, visible_lengths
 from plasticity_env.signals.moment_sums import SiteSums
 from plasticity_env.signals.moments import Moments, Statistics
 from plasticity_env.signals.slopes import Projectors, SlopeSums
@@ -65,17 +65,29 @@ class SignalRecorder:
         self.tokens += sequences * tokens // self._groups if padding is None else int(padding.sum())
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        softcap: float | None = None,
     ) -> Tensor:
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        self.kernel = choose_kernel(query, mask)
+        self.kernel = choose_kernel(query, mask, softcap)
         if self._last is not None:
-            out = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, scale=scale)
+            if softcap is None:
+                out = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, scale=scale)
+            else:
+                out, _ = attend(query, key, value, mask, scale, self.kernel, softcap)
             self._note_output(layer, out)
             return out.transpose(1, 2)
-        out, entropy = attend_with_entropy(query, key, value, mask, scale, self.kernel)  # (b, H, T, D), (b, H, T)
+        out, entropy = attend_with_entropy(
+            query, key, value, mask, scale, self.kernel, softcap
+        )  # (b, H, T, D), (b, H, T)
         with torch.no_grad():
             self._note_entropy(layer, entropy, mask)
             self._note_output(layer, out.detach())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.growth import grow_attention_heads_gradually
 from plasticity_env.steps.opening import (
     comparison,
@@ -32,6 +33,11 @@ def expand_heads(config: ExpandConfig) -> tuple[Path, list[str]]:
         InputError: Arguments that cannot be used, or no pruned head; nothing is written.
     """
     path = output_path(config.output_path, "expanded")
+    with at_work_on(path):
+        return path, _expand(config, path)
+
+
+def _expand(config: ExpandConfig, path: Path) -> list[str]:
     checkpoint = open_checkpoint(config.model_path, config.model_name, config.device)
     model, age = checkpoint.loaded.model, head_ages(checkpoint)
     text = config.text.open(checkpoint)
@@ -59,4 +65,4 @@ def expand_heads(config: ExpandConfig) -> tuple[Path, list[str]]:
     if grown.added_count < wanted:
         said[0] += f": fewer than {wanted}, since no more were pruned"
     said.append(f"their gates open from {config.initial_scale:g} to 1 in {config.warmup_steps} training steps")
-    return path, [*said, comparison(before, after, len(test))]
+    return [*said, comparison(before, after, len(test))]

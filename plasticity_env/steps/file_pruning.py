@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
 from plasticity_env.functional.functions import generate_pruning_mask
 from plasticity_env.model.plastic_model import PlasticModel
@@ -30,6 +31,11 @@ def prune_heads(config: PruneConfig) -> tuple[Path, list[str]]:
         InputError: Arguments that cannot be used; nothing is written.
     """
     path = output_path(config.output_path, "pruned")
+    with at_work_on(path):
+        return path, _prune(config, path)
+
+
+def _prune(config: PruneConfig, path: Path) -> list[str]:
     checkpoint = open_model(config.model_name, config.device)
     model = checkpoint.loaded.model
     _refuse_fewer(model, config)
@@ -57,7 +63,7 @@ def prune_heads(config: PruneConfig) -> tuple[Path, list[str]]:
         f"{int(mask.sum())} of {slots} heads pruned by {config.strategy}, repair {config.repair}",
         comparison(before, after, len(test)),
     ]
-    return path, said
+    return said
 
 
 def _choose(model: PlasticModel, config: PruneConfig, calibration: Tensor) -> tuple[Tensor, EntropyTrial | None]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.interrupts import interrupts_between_steps
 from plasticity_env.common.progress import Progress
@@ -44,6 +45,11 @@ def fine_tune(config: FineTuneConfig) -> tuple[Path, list[str]]:
         KeyboardInterrupt: What was trained until then is written first.
     """
     path = output_path(config.output_path, "fine_tuned")
+    with at_work_on(path):
+        return path, _fine_tune(config, path)
+
+
+def _fine_tune(config: FineTuneConfig, path: Path) -> list[str]:
     checkpoint = _open(config, path)
     model = checkpoint.loaded.model
     text = config.text.open(checkpoint)
@@ -76,7 +82,7 @@ def fine_tune(config: FineTuneConfig) -> tuple[Path, list[str]]:
     ]
     if new:
         said.append(f"{new} new heads started at {config.new_head_lr_multiplier:g} times that")
-    return path, [*said, comparison(run["before"], after, len(test))]
+    return [*said, comparison(run["before"], after, len(test))]
 
 
 def _train(

@@ -89,12 +89,16 @@ def order_neurons(model: PlasticModel, text: TextSplits, order: str, batch_size:
         batch_size: Sequences in one pass.
 
     Raises:
-        InputError: No order of that name, a model that is pruned, repaired or in another order, or whose activations are not
-            finite.
+        InputError: No order of that name, a model that is pruned, repaired or in another order, one without MLPs, or whose
+            activations are not finite.
     """
     price = find_order(order)
     if price is None or order == model.neuron_order:
         return
+    if not model.mlps:
+        raise InputError(
+            f"this model has no MLP whose neurons could be put in the order {order!r}, as a mixture of experts has none"
+        )
     if model.neuron_order != "stored":
         raise InputError(
             f"the model's neurons are in the order {model.neuron_order!r} already, {order!r} was asked for: load it anew"

@@ -1,29 +1,19 @@
-"""The commands, each as a function of its command line: the one list that tests of command lines go through."""
+"""The commands: the one place through which tests of bad command lines call the program."""
 
 from __future__ import annotations
 
-import runpy
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-Main = Callable[[Sequence[str]], int]
+from plasticity_env.__main__ import main
+from plasticity_env.agents.commands.command_table import command_names
 
-
-def _main(script: Path) -> Main:
-    def main(argv: Sequence[str]) -> int:
-        before = sys.argv
-        sys.argv = [str(script), *argv]
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        finally:
-            sys.argv = before
-        return 0
-
-    return main
+COMMANDS: list[str] = command_names()
 
 
-COMMANDS: dict[str, Main] = {script.stem: _main(script) for script in sorted(SCRIPTS.glob("*.py"))}
+def code_of(argv: Sequence[str]) -> int:
+    """Run a command line in this process; returns the exit code."""
+    try:
+        main(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    return 0

@@ -10,6 +10,7 @@ from plasticity_env.agents.studies.adaptive.study_arms import Arm, make_arm
 from plasticity_env.agents.studies.adaptive.study_cells import Cell, cell_file
 from plasticity_env.agents.studies.adaptive.study_playing import play
 from plasticity_env.agents.studies.adaptive.study_setting import HOME, SHIFT, Setting
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError, check_least
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.model.loading import LoadedModel
@@ -84,19 +85,21 @@ def run_study(
         Each cell, and whether it was there already.
 
     Raises:
-        InputError: No seeds, no such arm, or a setting that does not fit the model or its texts; nothing is written.
+        InputError: No seeds, no such arm, a setting that does not fit the model or its texts, or another process at work on the
+            file; nothing is written.
     """
     check_least("seeds", seeds, 1)
     made = make_arms(arms, setting)
     file = cell_file(path)
     named = tuple(sorted((domain, text.name) for domain, text in texts.items()))
-    done = {cell.key: cell for cell in file.read()}
-    for seed in range(seeds):
-        control = None
-        for arm in made:
-            known = done.get(((loaded.name, setting, named), arm.name, arm.fingerprint, seed))
-            cell = known or play(arm, loaded, texts, setting, seed, control)
-            if known is None:
-                file.append(asdict(cell))
-            control = cell if arm.name == CONTROL else control
-            yield cell, known is not None
+    with at_work_on(path):
+        done = {cell.key: cell for cell in file.read()}
+        for seed in range(seeds):
+            control = None
+            for arm in made:
+                known = done.get(((loaded.name, setting, named), arm.name, arm.fingerprint, seed))
+                cell = known or play(arm, loaded, texts, setting, seed, control)
+                if known is None:
+                    file.append(asdict(cell))
+                control = cell if arm.name == CONTROL else control
+                yield cell, known is not None

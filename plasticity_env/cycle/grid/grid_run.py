@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.jsonl_table import CellFile
 from plasticity_env.cycle.grid.grid_plan import NONE, REVIVE, GridArm, GridSetting
@@ -117,11 +118,24 @@ def run_grid(
         Each cell, and whether it was there already.
 
     Raises:
-        InputError: No seeds, a level that prunes nothing or everything, a text too short, or a file of something else.
+        InputError: No seeds, a level that prunes nothing or everything, a text too short, or a file of something else or of
+            another process that is at work.
     """
     arms = list(arms)
     check_grid(loaded, text, setting, arms, seeds)
-    file = _file(path)
+    with at_work_on(path):
+        yield from _missing(loaded, text, setting, arms, seeds, _file(path), mapper)
+
+
+def _missing(
+    loaded: LoadedModel,
+    text: TextSplits,
+    setting: GridSetting,
+    arms: list[GridArm],
+    seeds: int,
+    file: CellFile[GridCell],
+    mapper: Mapper | None,
+) -> Iterator[tuple[GridCell, bool]]:
     known = {(cell.arm, cell.seed): cell for cell in file.read() if cell.setting == setting}
     if mapper is not None:
         yield from ((known[arm, seed], True) for seed in range(seeds) for arm in arms if (arm, seed) in known)

@@ -28,7 +28,7 @@ class CompactConfig:
         dense_type: ``model_type`` of the stock architecture; the other sizes in the configuration are the dense ones.
         kv_group_size: Query heads a KV group had.
         kept_heads: Query heads that are left, by their dense numbers.
-        kept_neurons: How many MLP neurons are left.
+        kept_neurons: How many MLP neurons are left; None where the model has no MLP of the layout's kind.
         output_biases, mlp_biases: Whether the attention's and the MLP's output projection has a bias.
     """
 

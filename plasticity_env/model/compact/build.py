@@ -96,11 +96,12 @@ def model_cuts(model: GatedModel) -> dict[int, Cut]:
     """What stays of every parameter that is cut, by its id."""
     active, gates = model.active, model.gates
     found: list[Cut] = []
-    for block, mlp in zip(model.blocks, model.mlps, strict=True):
+    for block in model.blocks:
         heads = active[block.layer, : model.heads].nonzero().flatten().tolist()
         scale = gates[block.layer, heads]
         if len(heads) < model.heads or bool((scale != 1).any()):
             found += attention_cuts(block, heads, None if bool((scale == 1).all()) else scale.tolist())
+    for mlp in model.mlps:
         kept = mlp.kept_inputs(active)
         factors = gates[mlp.layer, mlp.columns].repeat_interleave(mlp.unit_width)[kept] if mlp.count else torch.ones(0)
         if not bool(kept.all()) or bool((factors != 1).any()):
@@ -118,12 +119,14 @@ def _empty(model: GatedModel) -> PreTrainedModel:
     values |= {
         "kv_group_size": model.blocks[0].group_size,
         "kept_heads": [row.nonzero().flatten().tolist() for row in active[:, : model.heads]],
-        "kept_neurons": [int(mlp.kept_inputs(active).sum()) for mlp in model.mlps],
+        "kept_neurons": [int(mlp.kept_inputs(active).sum()) for mlp in model.mlps] if model.mlps else None,
         "output_biases": [block.output.bias is not None for block in model.blocks],
-        "mlp_biases": [mlp.output.bias is not None for mlp in model.mlps],
+        "mlp_biases": [mlp.output.bias is not None for mlp in model.mlps] if model.mlps else None,
     }
     config = config_class(**values)
     config.dtype = dense.config.dtype
+    if getattr(dense.config, "_experts_implementation", None) is not None:
+        config._experts_implementation = dense.config._experts_implementation
     with torch.device("meta"):
         compacted = model_class(config)
     compacted.train(dense.training)

@@ -7,6 +7,7 @@ subclasses of the stock ones. After ``import plasticity_env`` the Auto classes k
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, cast
 
@@ -18,9 +19,18 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.compact.auto_classes import Door, compact_config
 from plasticity_env.model.compact.cuts import Cut, attention_cuts, kept_groups, mlp_cuts, resize
-from plasticity_env.model.compact.modules import IMPLEMENTATION, Remainder, RemovedAttention, RemovedMlp, kv_runs
+from plasticity_env.model.compact.modules import (
+    IMPLEMENTATION,
+    LayerConfig,
+    Remainder,
+    RemovedAttention,
+    RemovedMlp,
+    Selected,
+    kv_runs,
+)
 from plasticity_env.model.layout_table import Layout, find_layout
-from plasticity_env.model.layouts import AttentionBlock, MlpBlock
+from plasticity_env.model.layouts import AttentionBlock, MlpBlock, attention_class
+from plasticity_env.model.projections import is_projection
 
 
 class CompactModel:
@@ -67,6 +77,7 @@ def compact_classes(model_type: str) -> tuple[type[PreTrainedConfig], type[PreTr
         raise InputError(
             f"transformers knows no causal LM of type {model_type!r}: register it with its Auto classes"
         ) from error
+    attention_class(find_layout(model_type))  # registers itself where the stock layers look for it
     model_body = {"config_class": config_class, "__module__": __name__, "__doc__": CompactModel.__doc__}
     model_class = type(f"Compact{stock_model.__name__}", (CompactModel, stock_model), model_body)
     AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
@@ -78,16 +89,36 @@ def is_compact(model: nn.Module) -> bool:
     return isinstance(model, CompactModel)
 
 
-def attention_left(model: PreTrainedModel) -> tuple[int, int, int]:
-    """Query heads and KV groups of a whole compacted model, and the width of a head."""
+@dataclass(frozen=True)
+class AttentionLeft:
+    """What is left of the attention of a whole model.
+
+    Attributes:
+        heads, groups: Query heads and KV groups.
+        key_groups: KV groups whose keys are computed; more than ``groups`` under a norm over all heads.
+        head_dim: Width of a head.
+    """
+
+    heads: int
+    groups: int
+    key_groups: int
+    head_dim: int
+
+
+def attention_left(model: PreTrainedModel) -> AttentionLeft:
+    """What is left of the attention of a compacted model."""
     config: Any = model.config
     layout = find_layout(config.dense_type)
     modules = [getattr(layer, layout.attention) for layer in attrgetter(layout.layers)(model)]
-    width = next(
-        m.head_dim if hasattr(m, "head_dim") else m.head_size for m in modules if not isinstance(m, RemovedAttention)
+    alive = [module for module in modules if not isinstance(module, RemovedAttention)]
+    width = alive[0].head_dim if hasattr(alive[0], "head_dim") else alive[0].head_size
+    groups = sum(len(kept_groups(heads, config.kv_group_size)) for heads in config.kept_heads)
+    whole = (
+        sum(getattr(module, layout.projections[1]).out_features // width for module in alive)
+        if layout.whole_norm
+        else groups
     )
-    groups = [kept_groups(heads, config.kv_group_size) for heads in config.kept_heads]
-    return sum(map(len, config.kept_heads)), sum(map(len, groups)), width
+    return AttentionLeft(sum(map(len, config.kept_heads)), groups, whole, width)
 
 
 def shrink(model: PreTrainedModel) -> None:
@@ -96,16 +127,20 @@ def shrink(model: PreTrainedModel) -> None:
     layout = find_layout(config.dense_type)
     for index, layer in enumerate(attrgetter(layout.layers)(model)):
         block = AttentionBlock(getattr(layer, layout.attention), layout, index)
-        mlp = MlpBlock(getattr(layer, layout.mlp) if layout.mlp else layer, layout, index, block.heads, 0)
         _set_bias(block.output, config.output_biases[index])
-        _set_bias(mlp.output, config.mlp_biases[index])
-        heads, neurons = config.kept_heads[index], config.kept_neurons[index]
+        heads = config.kept_heads[index]
         if not heads:
             setattr(layer, layout.attention, RemovedAttention(layout.output, _bias(block.output), index))
             remove_norm(layer, layout.attention_norm)
         elif len(heads) < block.heads:
             apply_cuts(attention_cuts(block, heads))
-            set_head_counts(block.module, heads, block.group_size, block.head_dim)
+            drop_modules(block, heads)
+            set_head_counts(block, heads)
+        if config.kept_neurons is None:
+            continue
+        mlp = MlpBlock(getattr(layer, layout.mlp) if layout.mlp else layer, layout, index, block.heads, 0)
+        _set_bias(mlp.output, config.mlp_biases[index])
+        neurons = config.kept_neurons[index]
         if not neurons:
             remove_mlp(layer, layout, _bias(mlp.output))
             remove_norm(layer, layout.mlp_norm)
@@ -113,17 +148,32 @@ def shrink(model: PreTrainedModel) -> None:
             apply_cuts(mlp_cuts(mlp, range(neurons)))
 
 
-def set_head_counts(module: nn.Module, heads: list[int], group_size: int, head_dim: int) -> None:
+def drop_modules(block: AttentionBlock, heads: list[int]) -> None:
+    """Take removed heads and KV groups out of lists of modules; the others keep their names, and their order."""
+    for kept, per in ((heads, "head"), (kept_groups(heads, block.group_size), "group")):
+        for holder in block.holders(per):  # type: ignore[arg-type]
+            if isinstance(holder.held, nn.ModuleList):
+                for name in set(holder.held._modules) - {str(index) for index in kept}:
+                    del holder.held._modules[name]
+
+
+def set_head_counts(block: AttentionBlock, heads: list[int]) -> None:
     """Tell a stock attention module how many heads and KV groups it has now."""
-    groups = kept_groups(heads, group_size)
-    index = tuple(groups.index(head // group_size) for head in heads)
+    module, layout = cast(Any, block.module), block.layout
+    groups = kept_groups(heads, block.group_size)
+    index = tuple(groups.index(head // block.group_size) for head in heads)
     runs = kv_runs(index, getattr(module, "is_causal", True))
-    module.kv_runs = None if len(runs) == 1 else runs  # type: ignore[assignment]
-    counts = {"num_heads": len(heads), "split_size": len(heads) * head_dim}
+    module.kv_runs = None if len(runs) == 1 else runs
+    module.kept_heads = tuple(heads)
+    module.group_sizes = tuple(index.count(group) for group in range(len(groups)))
+    module.selected = Selected(tuple(heads), tuple(groups)) if layout.whole_norm else None
+    counts = {"num_heads": len(heads), "split_size": len(heads) * block.head_dim}
     counts |= {"num_key_value_heads": len(groups), "num_key_value_groups": runs[0].num_key_value_groups}
     for name, count in counts.items():
-        if hasattr(module, name):
+        if name in vars(module):
             setattr(module, name, count)
+    if layout.counts_by_config:
+        module.config = LayerConfig(module.config, num_attention_heads=len(heads), num_key_value_heads=len(groups))
 
 
 def remove_mlp(layer: nn.Module, layout: Layout, bias: nn.Parameter | None) -> None:
@@ -147,7 +197,7 @@ def apply_cuts(cuts: list[Cut]) -> None:
     """Replace parameters by what stays of them."""
     for cut in cuts:
         setattr(cut.owner, cut.name, nn.Parameter(cut.of(cut.parameter.data, 1.0), cut.parameter.requires_grad))
-        if cut.name == "weight":
+        if cut.name == "weight" and is_projection(cut.owner):
             resize(cut.owner)
 
 
@@ -166,6 +216,12 @@ def _bias(projection: nn.Module) -> nn.Parameter | None:
 def _check_implementation(config: Any, implementation: Any) -> None:
     if implementation == IMPLEMENTATION:
         return
+    layout = find_layout(config.dense_type)
+    if layout.whole_norm or layout.attention_class:
+        raise InputError(
+            f"attn_implementation {implementation!r} does not know which heads of a compacted {config.dense_type} are left: "
+            f"leave it unset, or use {IMPLEMENTATION!r}"
+        )
     for layer, kept in enumerate(config.kept_heads):
         counts = set(Counter(head // config.kv_group_size for head in kept).values())
         if len(counts) > 1:

@@ -57,9 +57,18 @@ def attention_cuts(block: AttentionBlock, heads: Sequence[int], scale: Sequence[
         scale: What each of them is multiplied by; None: 1.
     """
     groups = kept_groups(heads, block.group_size)
-    pieces = [piece for head in heads for piece in block.query_slices(head)]
-    pieces += [piece for group in groups for piece in block.kv_slices(group)]
-    cuts = [_cut(module, name, pieces) for module in block.projections() for name in _names(module)]
+    pieces = [piece for head in heads for piece in block.head_slices(head)[:-1]]
+    pieces += [piece for group in groups for piece in block.group_slices(group)]
+    touched = {id(piece.parameter) for piece in pieces}
+    cuts = [
+        _cut(module, name, pieces)
+        for module in block.projections()
+        for name in _names(module)
+        if not heads or id(getattr(module, name)) in touched  # under a norm over all heads some stay whole
+    ]
+    for kept, per in ((tuple(heads), "head"), (tuple(groups), "group")):
+        held = block.holders(per)  # type: ignore[arg-type]
+        cuts += [Cut(each.owner, each.name, 0, kept) for each in held if isinstance(each.held, nn.Parameter)]
     factors = None if scale is None else tuple(factor for factor in scale for _ in range(block.head_dim))
     outputs = [block.output_slice(head) for head in heads]
     return [*cuts, _cut(block.output, "weight", outputs, factors)]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from plasticity_env.model.score_terms import attend, with_sinks
 
 IMPLEMENTATION = "compact"
-_stock = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,41 @@ def kv_runs(kv_index: Sequence[int], is_causal: bool = True) -> tuple[KvRun, ...
     return tuple(KvRun(size * groups, groups, size, is_causal) for size, groups in same)
 
 
+@dataclass(frozen=True)
+class Selected:
+    """Which query heads and KV groups are left of queries and keys that are computed whole, for a norm over all of them."""
+
+    heads: tuple[int, ...]
+    groups: tuple[int, ...]
+
+
+class LayerConfig:
+    """A configuration as one layer's attention reads it: its own numbers of heads, all else as the model's says.
+
+    Args:
+        config: Of the model.
+        **values: What this layer has of its own.
+    """
+
+    def __init__(self, config: Any, **values: int) -> None:
+        self.__dict__.update(values, _config=config)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_config" not in self.__dict__:  # a copy is being made
+            raise AttributeError(name)
+        return getattr(self.__dict__["_config"], name)
+
+
 def compact_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Stock scaled-dot-product attention; where KV groups are uneven, one call for each run of groups of one size.
 
@@ -57,14 +90,25 @@ def compact_attention(
         query: (B, H, T, D).
         key, value: (B, G, T', D).
         attention_mask: None, or boolean / additive (B, 1 or H, T, T').
+        scaling: Factor on the scores, 1 / sqrt(D) when None.
+        softcap: Bound of the scores, or None.
+        s_aux: (H,) scores of attention sinks, or None.
         **kwargs: As the stock function takes them.
 
     Returns:
         (B, T, H, D), and None in the place of the attention weights.
     """
+    selected: Selected | None = getattr(module, "selected", None)
+    if selected is not None:
+        query, key = query[:, list(selected.heads)], key[:, list(selected.groups)]
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if s_aux is not None:
+        causal = bool(getattr(module, "is_causal", True))
+        query, key, value, attention_mask = with_sinks(query, key, value, attention_mask, s_aux, scaling, causal)
+    kwargs |= {"scaling": scaling, "softcap": softcap}
     runs: tuple[KvRun, ...] | None = getattr(module, "kv_runs", None)
     if runs is None:
-        return _stock(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+        return attend(module, query, key, value, attention_mask, **kwargs), None
     outputs, head, group = [], 0, 0
     for run in runs:
         queries = query.narrow(1, head, run.heads)
@@ -72,7 +116,7 @@ def compact_attention(
         mask = attention_mask
         if mask is not None and mask.shape[1] > 1:
             mask = mask.narrow(1, head, run.heads)
-        outputs.append(_stock(run, queries, keys, values, mask, **kwargs)[0])  # (B, T, run.heads, D)
+        outputs.append(attend(run, queries, keys, values, mask, **kwargs))  # (B, T, run.heads, D)
         head, group = head + run.heads, group + run.groups
     return torch.cat(outputs, 2), None
 
@@ -126,8 +170,8 @@ class Remainder(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The bias (or zeros) in the shape of a hidden state (..., E)."""
-        rest = hidden.new_zeros(()) if self.bias is None else self.bias.clone()  # a view of a leaf confuses hooks
-        return rest.expand(hidden.shape)
+        rest = hidden.new_zeros(()) if self.bias is None else self.bias
+        return rest.expand(hidden.shape).clone()  # no view, which could not be added to in place (Falcon)
 
 
 class RemovedMlp(nn.Module):

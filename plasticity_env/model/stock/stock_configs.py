@@ -26,13 +26,13 @@ class Sizes:
 
     Attributes:
         heads, kv_heads, head_dim: Of the attention.
-        neurons: Of the MLP.
+        neurons: Of the MLP; None where the model has none whose neurons are counted (a mixture of experts).
     """
 
     heads: int
     kv_heads: int
     head_dim: int
-    neurons: int
+    neurons: int | None
 
 
 # (config of the model, its sizes, wanted sizes) -> a config of these sizes, or None where this form does not apply.
@@ -80,9 +80,13 @@ def as_llama(config: Any, dense: Sizes, wanted: Sizes) -> Any:
     return LlamaConfig(**_shared(config, wanted, LlamaConfig), attention_bias=True)
 
 
-def gpt_neox(config: Any, dense: Sizes, wanted: Sizes) -> Any:
-    """GPT-NeoX's wider heads rotate as many of their inputs, at the same frequencies, as the narrow ones did."""
+def rotating(config: Any, dense: Sizes, wanted: Sizes) -> Any:
+    """GPT-NeoX's and StableLM's wider heads rotate as many of their inputs, at the same frequencies, as the narrow ones did."""
+    if getattr(config, "qk_layernorm", False):  # a norm of each head would see the zeros of a wider one
+        return same_heads()(config, dense, wanted)
     values = {**config.to_dict(), **_named(config, wanted, False, "intermediate_size")}
+    if "num_key_value_heads" in values:
+        values["num_key_value_heads"] = wanted.kv_heads
     rope = dict(values["rope_parameters"])
     rotary = int(dense.head_dim * rope["partial_rotary_factor"])
     width = config.hidden_size // wanted.heads
@@ -92,10 +96,28 @@ def gpt_neox(config: Any, dense: Sizes, wanted: Sizes) -> Any:
     return type(config).from_dict({**values, "rope_parameters": rope})
 
 
+def same_heads(neurons: str = "intermediate_size") -> Form:
+    """The model's own class with as many heads: what it does with all of them at once allows no fewer.
+
+    Args:
+        neurons: Its name for the number of MLP neurons.
+    """
+
+    def form(config: Any, dense: Sizes, wanted: Sizes) -> Any:
+        if (wanted.heads, wanted.kv_heads) != (dense.heads, dense.kv_heads):
+            return None
+        return type(config).from_dict({**config.to_dict(), **({neurons: wanted.neurons} if wanted.neurons else {})})
+
+    return form
+
+
 _FORMS: dict[str, tuple[Form, ...]] = {
     "gpt2": (own(head_dim=False, neurons="n_inner"),),
     "opt": (own(head_dim=False, neurons="ffn_dim"),),
-    "gpt_neox": (gpt_neox,),
+    "gpt_neox": (rotating,),
+    "stablelm": (rotating,),
+    "olmo2": (same_heads(),),  # one norm over the queries of all heads
+    "falcon": (same_heads("ffn_hidden_size"),),  # wider heads would rotate at other frequencies
     "llama": (own(), as_mistral, with_attention_bias, with_biases),
     "mistral": (own(), as_llama),
     "qwen2": (own(), as_llama),
@@ -188,7 +210,7 @@ def _unsayable(config: Any, dense: Sizes, wanted: Sizes) -> str:
 
 
 def _named(config: Any, wanted: Sizes, head_dim: bool, neurons: str) -> dict[str, int]:
-    values = {"num_attention_heads": wanted.heads, neurons: wanted.neurons}
+    values = {"num_attention_heads": wanted.heads} | ({neurons: wanted.neurons} if wanted.neurons else {})
     if head_dim:
         values |= {"num_key_value_heads": wanted.kv_heads, "head_dim": wanted.head_dim}
     names: dict[str, str] = type(config).attribute_map

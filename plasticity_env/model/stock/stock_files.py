@@ -56,7 +56,7 @@ def check_format(name: str) -> str:
 
 def dense_sizes(model: PlasticModel) -> Sizes:
     """Sizes of the model with nothing removed."""
-    return Sizes(model.heads, model.kv_heads, model.blocks[0].head_dim, model.mlps[0].width)
+    return Sizes(model.heads, model.kv_heads, model.blocks[0].head_dim, model.mlps[0].width if model.mlps else None)
 
 
 def prepare_export(model: PlasticModel, form: str, dtype: torch.dtype | None = None) -> Export:
@@ -170,10 +170,11 @@ def _stock_model(model: PlasticModel, wanted: Sizes, kept: Tensor) -> tuple[nn.M
     }
     copier = _Copier(model, skeleton, tensors)
     blocks = attention_blocks(skeleton)
-    mlps = cut_mlps(skeleton, wanted.heads, wanted.neurons // model.mlps[0].unit_width)
+    mlps = cut_mlps(skeleton, wanted.heads, wanted.neurons // model.mlps[0].unit_width) if wanted.neurons else []
     gates = model.gates * kept
-    for layer, (block, mlp) in enumerate(zip(blocks, mlps, strict=True)):
+    for layer, block in enumerate(blocks):
         copier.attention(model.blocks[layer], block, kept[layer], gates[layer])
+    for layer, mlp in enumerate(mlps):
         copier.mlp(model.mlps[layer], mlp, kept[layer], gates[layer])
     skeleton.load_state_dict(tensors, assign=True)
     skeleton.tie_weights()  # type: ignore[operator]
@@ -196,9 +197,11 @@ class _Copier:
         groups = list(dict.fromkeys(head // source.group_size for head in heads))
         for index, group in enumerate(groups):
             self._copy(source.kv_slices(group), target.kv_slices(index))
+            self._copy_own(source.own_parts(group, "group"), target.own_parts(index, "group"))
         for index, head in enumerate(heads):
             self._copy(source.query_slices(head), target.query_slices(index), stretch)
             self._copy([source.output_slice(head)], [target.output_slice(index)], float(gates[head]))
+            self._copy_own(source.own_parts(head, "head"), target.own_parts(index, "head"))
 
     def mlp(self, source: MlpBlock, target: MlpBlock, kept: Tensor, gates: Tensor) -> None:
         """Kept blocks of neurons in order; an MLP that is no unit was copied whole."""
@@ -212,6 +215,11 @@ class _Copier:
     def _clear(self, modules: list[nn.Module], parameters: list[Tensor]) -> None:
         for parameter in [*(p for module in modules for p in module.parameters()), *parameters]:
             self._tensors[self._names[id(parameter)]].zero_()
+
+    def _copy_own(self, source: list[HeadSlice], target: list[HeadSlice]) -> None:
+        """Sinks and norms of a head, from where they lie to where they go."""
+        for piece, place in zip(source, target, strict=True):
+            place.narrow(self._tensors[self._names[id(place.parameter)]]).copy_(piece.data.cpu())
 
     def _copy(self, source: list[HeadSlice], target: list[HeadSlice], factor: float = 1.0) -> None:
         names = [self._names[id(piece.parameter)] for piece in source]

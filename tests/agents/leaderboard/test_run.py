@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from plasticity_env.agents.leaderboard.board_cells import cell_file
@@ -188,3 +193,34 @@ def test_two_processes_play_the_same_cells(played: LeaderboardConfig, tmp_path: 
     for key, cell in mine.items():
         assert cell.kept == theirs[key].kept
         assert cell.test_losses == pytest.approx(theirs[key].test_losses, rel=1e-5)
+
+
+WORKERS = (
+    *("--players", "fisher@4,random@1,magnitude@2", "--shares", "0.2,0.3,0.4,0.5", "--seeds", "4", "--workers", "2"),
+    *("--max_length", "32", "--calibration_blocks", "3", "--reward_blocks", "2", "--test_blocks", "4"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ended", ["a worker", "the program"])
+def test_a_death_is_one_sentence_keeps_cells_and_leaves_no_process(tmp_path: Path, ended: str) -> None:
+    output = tmp_path / "cells.jsonl"
+    command = [sys.executable, "-m", "plasticity_env", "leaderboard", *WORKERS, "--output", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    program = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    while program.poll() is None and not output.exists():
+        time.sleep(0.05)
+    children = [child for child in psutil.Process(program.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(children) == 2
+    if ended == "a worker":
+        children[0].kill()
+    else:
+        program.terminate()
+    said = (program.communicate()[1]).splitlines()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+    last = f"error: worker process {children[0].pid} was ended by SIGKILL" if ended == "a worker" else "stopped"
+    assert said[-1].startswith(last)
+    assert "Traceback" not in "\n".join(said)
+    assert program.returncode == (2 if ended == "a worker" else 143)
+    assert 0 < len(cell_file(output).read()) < 48

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import shlex
 import struct
 import subprocess
@@ -18,7 +19,8 @@ import pytest
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.progress import Progress
-from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder, resolve_mode
+from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder
+from plasticity_env.common.wandb_run import resolve_mode, use_writable_home
 
 PLAIN = TrackingOptions(tensorboard=False)
 
@@ -254,3 +256,46 @@ def test_progress_on_a_terminal_is_live() -> None:
             progress.advance(perplexity=40.0)
     assert "3/3" in stream.getvalue()
     assert "perplexity 40" in stream.getvalue()
+
+
+def test_what_wandb_cannot_take_is_one_line_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Unable to write staging files")
+
+    (tmp_path / "controller").mkdir()
+    (tmp_path / "controller" / "weights").write_text("")
+    with Tracker(tmp_path / "run", {}, TrackingOptions(track=True, wandb_mode="offline", tensorboard=False)) as tracker:
+        monkeypatch.setattr(wandb.Artifact, "add_file", refuse)
+        tracker.artifact("controller", tmp_path / "controller")
+        monkeypatch.setattr(type(tracker._wandb._run), "log", refuse)
+        for step in (1, 2):
+            tracker.log({"x": 1.0}, step)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in said] == [
+        "W&B does not hold the artifact 'controller'",
+        "W&B lacks the rows from here on",
+    ]
+    assert all("Unable to write staging files" in line for line in said)
+    assert len(rows_of(tmp_path / "run")) == 2
+
+
+def test_folders_in_a_home_that_cannot_be_written_lie_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
+    (tmp_path / "own").mkdir()
+    for variable in (*names, "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    use_writable_home(tmp_path / "run")
+    assert not any(name in os.environ for name in names)
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "own"))
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    use_writable_home(tmp_path / "run")
+    found = [os.environ[name] for name in names]
+    assert found == [str(tmp_path / "run" / "data"), str(tmp_path / "own"), str(tmp_path / "run" / "config")]
+    for name in names:
+        monkeypatch.setenv(name, os.environ[name])  # so that it is undone

@@ -13,16 +13,21 @@ from plasticity_env.growth import UNetSkip
 from plasticity_env.model.checkpoints import save_plastic
 from plasticity_env.model.layouts import transformer_layers
 from plasticity_env.repair.whole import repair_model
-from tests.conftest import CONFIGS, build
+from tests.conftest import CONFIGS, OTHERS, build
+
+ARCHITECTURES = pytest.mark.parametrize(
+    "architecture", [*sorted(CONFIGS), *(pytest.param(name, marks=pytest.mark.slow) for name in ("falcon", "gemma2"))]
+)
 
 
 def deep(architecture, layers=4):
     """A random model with more layers than those of conftest."""
-    values = CONFIGS[architecture]().to_dict()
+    dense = {**CONFIGS, **OTHERS}[architecture]()
+    values = dense.to_dict()
     values.pop("layer_types", None)
     name = "n_layer" if "n_layer" in values else "num_hidden_layers"
     torch.manual_seed(0)
-    config = type(CONFIGS[architecture]())(**{**values, name: layers})
+    config = type(dense)(**{**values, name: layers})
     return PlasticModel(AutoModelForCausalLM.from_config(config).eval())
 
 
@@ -31,6 +36,7 @@ def logits(model, ids):
     return model(ids).logits
 
 
+@ARCHITECTURES
 def test_a_fresh_skip_is_the_identity(architecture, ids):
     model = deep(architecture)
     before = logits(model, ids)

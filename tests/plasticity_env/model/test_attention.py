@@ -7,7 +7,7 @@ import torch
 
 from plasticity_env import InputError, PlasticModel
 from plasticity_env.model.layouts import attention_blocks
-from tests.conftest import build
+from tests.conftest import build, but, same
 
 
 def test_open_gates_equal_the_stock_model_exactly(architecture, ids):
@@ -15,7 +15,7 @@ def test_open_gates_equal_the_stock_model_exactly(architecture, ids):
     with torch.no_grad():
         stock = model(ids).logits
         ours = PlasticModel(model)(ids).logits
-    assert torch.equal(stock, ours)
+    assert same(architecture, ours, stock)
 
 
 def test_open_gates_train_exactly_like_the_stock_model(architecture, ids):
@@ -25,7 +25,7 @@ def test_open_gates_train_exactly_like_the_stock_model(architecture, ids):
         model = PlasticModel(model).model if wrap else model
         model(ids, labels=ids).loss.backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert all(same(architecture, ours, stock) for stock, ours in zip(*gradients, strict=True))
 
 
 def test_a_closed_gate_equals_zeroed_output_rows(architecture, ids):
@@ -55,6 +55,7 @@ def test_a_batch_may_carry_several_masks(architecture, ids):
                 assert torch.allclose(together[row], model(ids[row : row + 1]).logits[0], atol=1e-5)
 
 
+@but("olmo2")  # where all heads' queries and keys are normalised together
 def test_head_slices_are_where_the_head_lives(architecture, ids):
     """Zeroing a head's q, k, v rows and its output rows changes what that head computes and nothing of another."""
     model = build(architecture)
@@ -96,6 +97,6 @@ def test_generation_with_a_cache_follows_the_gates(architecture, ids):
 def test_an_unknown_architecture_lists_the_known_ones():
     import transformers as tf
 
-    config = tf.BloomConfig(vocab_size=32, hidden_size=16, n_layer=1, n_head=2)
-    with pytest.raises(InputError, match=r"bloom.*gpt2.*register_layout"):
+    config = tf.XGLMConfig(vocab_size=32, d_model=16, num_layers=1, attention_heads=2, ffn_dim=32)
+    with pytest.raises(InputError, match=r"xglm.*gpt2.*register_layout"):
         PlasticModel(tf.AutoModelForCausalLM.from_config(config))

@@ -11,7 +11,7 @@ import transformers as tf
 from plasticity_env import InputError, PlasticModel
 from plasticity_env.model.checkpoints import is_checkpoint, load_checkpoint, load_plastic, save_plastic
 from plasticity_env.model.loading import load_model
-from tests.conftest import CONFIGS, build
+from tests.conftest import EVERY, HEADS_ONLY, build
 
 IDS = torch.randint(3, 128, (2, 10), generator=torch.Generator().manual_seed(1))
 
@@ -25,6 +25,7 @@ def mask_of(model, *units):
 
 def lived(architecture="llama", mlp_blocks=2, bias=False):
     """A model with a pruned group, a pruned MLP block, a growing head, a current repair and one that training passed."""
+    mlp_blocks = 0 if architecture in HEADS_ONLY else mlp_blocks
     model = PlasticModel(build(architecture), mlp_blocks=mlp_blocks)
     units = [(0, 0), (0, 1), (1, 2), (1, 1)] + ([(0, 4)] if mlp_blocks else [])
     model.prune(mask_of(model, *units))
@@ -42,7 +43,7 @@ def lived(architecture="llama", mlp_blocks=2, bias=False):
         for parameter in model.parameters():
             parameter.add_(0.01)
     model.weights_changed()
-    change(3)
+    change(len(model.sites) - 1)
     return model
 
 
@@ -69,7 +70,16 @@ def same(one, two):
 
 @pytest.mark.parametrize("where", ["folder", "file.pth", "file.pt"])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox", "gemma3"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        *("gpt2", "llama", "gpt_neox", "gemma3"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("cohere", "falcon", "gpt_oss", "olmo2", "stablelm_norms")
+        ),
+    ],
+)
 def test_the_state_comes_back_bit_for_bit(tmp_path, architecture, bias, where):
     model = lived(architecture, bias=bias)
     save_plastic(model, tmp_path / where, name="it")
@@ -84,7 +94,7 @@ def test_the_state_comes_back_bit_for_bit(tmp_path, architecture, bias, where):
     # and it goes on as the first one does
     for one in (model, again):
         one.advance_warmup(2)
-        one.undo_repair([3])
+        one.undo_repair([len(one.sites) - 1])
         one.revive(mask_of(one, (0, 0), (1, 2)))
         one.undo_repair()
     assert same(model, again) == []
@@ -92,7 +102,7 @@ def test_the_state_comes_back_bit_for_bit(tmp_path, architecture, bias, where):
         torch.testing.assert_close(again(IDS).logits, model(IDS).logits)
 
 
-@pytest.mark.parametrize("architecture", sorted(CONFIGS))
+@pytest.mark.parametrize("architecture", EVERY)
 def test_stock_transformers_loads_the_folder_as_the_pruned_model(tmp_path, architecture):
     model = lived(architecture)
     save_plastic(model, tmp_path / "it")

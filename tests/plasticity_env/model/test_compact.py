@@ -20,9 +20,9 @@ from plasticity_env import InputError, PlasticModel, flops, kv_cache_bytes
 from plasticity_env.model.compact.build import model_cuts
 from plasticity_env.model.compact.classes import is_compact
 from plasticity_env.model.flops import parameter_table
-from tests.conftest import CONFIGS, build
+from tests.conftest import CONFIGS, EVERY, HEADS_ONLY, build, but
 
-ARCHITECTURES = pytest.mark.parametrize("architecture", sorted(CONFIGS))
+ARCHITECTURES = pytest.mark.parametrize("architecture", EVERY)
 GREEDY = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "use_cache": True}
 IDS = torch.randint(1, 128, (3, 12), generator=torch.Generator().manual_seed(1))
 # every query head and MLP block of two layers of four and four, at least one head
@@ -31,7 +31,7 @@ ACTIVE = st.integers(1, 2**16 - 1).filter(lambda bits: bits & 0x0F0F)
 
 def masked(architecture, bits=0xFFFF, mlp_blocks=4, dtype=torch.float32):
     """A model of 2 layers x (4 heads, 4 MLP blocks) of which the low 8 bits keep units of layer 0, the high of layer 1."""
-    model = PlasticModel(build(architecture).to(dtype), mlp_blocks=mlp_blocks)
+    model = PlasticModel(build(architecture).to(dtype), mlp_blocks=0 if architecture in HEADS_ONLY else mlp_blocks)
     active = torch.tensor([bits >> i & 1 for i in range(16)], dtype=torch.bool).view(2, 8)
     model.prune(~active[:, : model.shape[1]])
     return model
@@ -91,6 +91,9 @@ def test_gradients_and_parameters_are_those_that_are_kept(architecture):
     cuts, own = model_cuts(model), dict(compacted.named_parameters())
     assert sum(p.numel() for p in own.values()) == parameter_table(model).total(model.active)
     for name, parameter in model.model.named_parameters():
+        if architecture == "stablelm_norms" and name not in own:
+            assert "norms." in name  # of a removed head or KV group
+            continue
         cut = cuts.get(id(parameter))
         data, grad = (t if cut is None else cut.of(t) for t in (parameter.data, parameter.grad))
         assert torch.equal(own[name].data, data)
@@ -110,11 +113,13 @@ def test_a_layer_without_heads_computes_and_caches_nothing(architecture, layer):
     assert [entry.keys is None for entry in cache.layers] == [layer == 0, layer == 1][: len(cache.layers)]
     beams = {**GREEDY, "num_beams": 3, "max_new_tokens": 4}
     assert torch.equal(compacted.generate(IDS, **beams), model.generate(IDS, **beams))
+    if architecture == "falcon_alibi":
+        return  # a stock model with these biases runs with no static cache either
     static = {**GREEDY, "cache_implementation": "static", "max_new_tokens": 4, "disable_compile": True}
     assert torch.equal(compacted.generate(IDS, **static), model.generate(IDS, **GREEDY, max_new_tokens=4))
 
 
-@ARCHITECTURES
+@but(*HEADS_ONLY)
 def test_repairs_and_growing_gates_are_carried_over(architecture):
     model = masked(architecture, 0b11100110_11110111)
     chance = torch.Generator().manual_seed(0)
@@ -136,7 +141,7 @@ def test_repairs_and_growing_gates_are_carried_over(architecture):
 @ARCHITECTURES
 def test_saved_and_loaded_by_the_auto_class(architecture, tmp_path):
     model = masked(architecture, 0b00011011_01100000)
-    model.apply_repair(2, None, torch.randn(64))
+    model.apply_repair(len(model.sites) // 2, None, torch.randn(64))
     compacted = model.compact()
     compacted.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -250,7 +255,7 @@ def test_moments_of_a_growing_head_belong_to_its_folded_weights():
             assert_close(optimizer.state[parameter][name], fresh.state[parameter][name], 1e-4)
 
 
-@ARCHITECTURES
+@but("gpt_oss", "falcon_alibi")  # whose sinks and biases are a few features more, which are no FLOPs of the model
 @pytest.mark.parametrize("bits", [0xFFFF, 0b01100110_01110001, 0b00010111_11110000])
 def test_flops_are_within_one_percent_of_torchs_counter(architecture, bits):
     model = masked(architecture, bits)
@@ -265,7 +270,11 @@ def test_flops_are_within_one_percent_of_torchs_counter(architecture, bits):
 @ARCHITECTURES
 def test_kv_cache_bytes_are_what_a_cache_holds(architecture):
     model = masked(architecture, 0b11110110_11110001)
-    for each in (model.compact(), build(architecture)):
+    dense = build(architecture)
+    for each in (
+        model.compact(),
+        PlasticModel(dense) if architecture == "falcon" else dense,
+    ):  # stock Falcon repeats keys
         cache = DynamicCache()
         each(IDS[:1], past_key_values=cache, use_cache=True)
         held = sum(tensor.numel() * tensor.itemsize for entry in cache.layers for tensor in (entry.keys, entry.values))

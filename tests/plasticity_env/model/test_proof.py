@@ -40,35 +40,49 @@ def gptj():
     return random_model(config)
 
 
-def sinks():
-    register_layout(
-        "gpt_oss", Layout("model.layers", "self_attn", "o_proj", "separate", QKV, "mlp", ("router",), "router")
-    )
-    config = tf.GptOssConfig(
-        **TINY,
-        intermediate_size=64,
-        num_key_value_heads=2,
-        head_dim=8,
-        num_local_experts=2,
-        num_experts_per_tok=1,
-    )
-    model = random_model(config)
+def unknown_argument():
+    """A Llama whose attention is handed something that no stock model hands over."""
+    model = build("llama")
     for layer in model.model.layers:
-        layer.self_attn.sinks.data.fill_(2.0)
+        layer.self_attn.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, {**kwargs, "temperatures": torch.ones(4)}), with_kwargs=True
+        )
     return model
 
 
-def soft_cap():
-    register_layout("gemma2", LLAMA_LIKE)
-    return random_model(tf.Gemma2Config(**TINY, intermediate_size=64, num_key_value_heads=2, head_dim=8))
+def another_result():
+    """A Llama whose attention does something to its output that ours does not."""
+    model = build("llama")
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_hook(
+            lambda module, args, output: (
+                output[0] * (1.0 if module.config._attn_implementation == "plastic" else 1.5),
+                *output[1:],
+            )
+        )
+    return model
+
+
+def tuples():
+    """A Llama whose blocks return tuples, which its layout does not say."""
+    model = build("llama")
+    model.model.norm.register_forward_pre_hook(lambda module, args: args[0][0])
+    model.model.layers[1].register_forward_pre_hook(lambda module, args: args[0][0])
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda module, args, output: (output, None))
+    return model
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (gptj, r"GPTJForCausalLM computes its attention itself"),
-        (sinks, r"the layout does not fit GptOssMLP"),
-        (soft_cap, r"Gemma2.*caps its scores"),
+        (
+            unknown_argument,
+            r"attention of LlamaForCausalLM is handed 'temperatures', which the gated attention does not",
+        ),
+        (another_result, r"LlamaForCausalLM with all gates open differs from the stock model"),
+        (tuples, r"a LlamaDecoderLayer returns a tuple: register the layout with returns_tuple=True"),
     ],
 )
 def test_what_gated_attention_does_not_compute_is_refused(make, message):
@@ -86,32 +100,13 @@ def test_what_gated_attention_does_not_compute_is_refused(make, message):
         assert torch.equal(model(input_ids=ids).logits, stock)  # left as it was
 
 
-def test_grouped_fused_projections_are_counted_and_cut_right():
-    register_layout(
-        "falcon",
-        Layout(
-            "transformer.h",
-            "self_attention",
-            "dense",
-            "fused",
-            ("query_key_value",),
-            "mlp",
-            ("dense_h_to_4h",),
-            "dense_4h_to_h",
-        ),
-    )
-    config = tf.FalconConfig(**TINY, alibi=False, multi_query=True, new_decoder_architecture=False, eos_token_id=0)
-    model = random_model(config)
-    assert attention_blocks(model)[0].kv_heads == 1
-    with pytest.raises(InputError, match="FalconForCausalLM computes its attention itself"):
-        PlasticModel(model)
+@pytest.mark.parametrize(("name", "groups"), [("falcon", 2), ("falcon_multi_query", 1), ("falcon_alibi", 4)])
+def test_grouped_fused_projections_are_counted_right(name, groups):
+    assert attention_blocks(build(name))[0].kv_heads == groups
 
 
 @pytest.mark.parametrize("groups", [2, 4])
 def test_a_fused_gate_and_up_projection_is_cut_on_both_sides(groups):
-    register_layout(
-        "phi3", Layout("model.layers", "self_attn", "o_proj", "fused", ("qkv_proj",), "mlp", ("gate_up_proj",))
-    )
     config = tf.Phi3Config(**TINY, intermediate_size=48, num_key_value_heads=groups, pad_token_id=0, eos_token_id=0)
     model = PlasticModel(random_model(config), mlp_blocks=4)
     assert model.kv_heads == groups
@@ -131,8 +126,10 @@ def test_a_fused_gate_and_up_projection_is_cut_on_both_sides(groups):
 
 
 def test_a_norm_over_all_heads_is_masked_and_not_compacted():
-    register_layout("olmo2", LLAMA_LIKE)
-    model = PlasticModel(random_model(tf.Olmo2Config(**TINY, intermediate_size=64, pad_token_id=None, eos_token_id=0)))
+    """Where the layout does not say so; with ``whole_norm`` it is compacted, see test_architectures.py."""
+    register_layout("olmoe", LLAMA_LIKE)
+    config = tf.OlmoeConfig(**TINY, intermediate_size=64, num_experts=2, num_experts_per_tok=2, eos_token_id=0)
+    model = PlasticModel(random_model(config))
     mask = torch.zeros(model.shape, dtype=torch.bool)
     mask[0, 1] = True
     model.prune(mask)
@@ -180,9 +177,7 @@ def test_an_adapter_is_not_compacted_away():
 
 
 def test_the_proof_can_be_turned_off_and_looks_at_a_model_leave_no_trace():
-    register_layout("gemma2", LLAMA_LIKE)
-    config = tf.Gemma2Config(**TINY, intermediate_size=64, num_key_value_heads=2, head_dim=8)
-    assert PlasticModel(random_model(config), prove=False).shape == (2, 4)
+    assert PlasticModel(another_result(), prove=False).shape == (2, 4)
     model = build("qwen3")
     hooks = {name: len(module._forward_pre_hooks) for name, module in model.named_modules()}
     calculate_head_entropy(model, torch.randint(0, 128, (1, 8)))
@@ -222,8 +217,10 @@ class TestGuards:
             mean_loss(model, ids)
         with pytest.raises(InputError, match="pruned heads would come back"):
             model.model(input_ids=ids)
-        model.model.set_attn_implementation("plastic")
+        model.set_attn_implementation("plastic")
         assert mean_loss(model, ids) == pytest.approx(loss, abs=1e-6)
+        with pytest.raises(InputError, match=r"attention 'eager' knows no gates.*attention_maps"):
+            model.set_attn_implementation("eager")
 
     def test_weights_on_disk_are_the_model_that_was_measured(self, pruned, tmp_path):
         model, ids, dense, loss = pruned

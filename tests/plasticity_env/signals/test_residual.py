@@ -16,7 +16,7 @@ from plasticity_env.signals.moments import Moments
 from plasticity_env.signals.residual import crossfit_projectors, model_projectors, residual_projector
 from plasticity_env.signals.slopes import SCORES
 from plasticity_env.strategies.pruning import ScoreStrategy, measure_for
-from tests.conftest import ALL_SIGNALS, build
+from tests.conftest import ALL_SIGNALS, HEADS_ONLY, build, but
 
 
 def test_the_projector_leaves_what_ridge_regression_on_the_kept_units_cannot_explain():
@@ -37,6 +37,7 @@ def test_the_projector_leaves_what_ridge_regression_on_the_kept_units_cannot_exp
     assert residual[:, 1].abs().max() == 0
 
 
+@but(*HEADS_ONLY)
 @pytest.mark.parametrize("unit", [1, 5])
 def test_the_slope_is_that_of_fading_a_unit_out_while_the_others_take_over(architecture, unit, ids):
     model = PlasticModel(build(architecture), mlp_blocks=4)
@@ -154,6 +155,7 @@ def test_without_the_setting_there_are_none_and_all_else_is_the_same(make_env):
             )
 
 
+@but(*HEADS_ONLY)
 @pytest.mark.parametrize("blocks", [0, 4])
 def test_moments_of_two_texts_are_remembered_where_they_fit_and_of_one_where_not(architecture, blocks, ids):
     model = PlasticModel(build(architecture), mlp_blocks=blocks)
@@ -162,6 +164,7 @@ def test_moments_of_two_texts_are_remembered_where_they_fit_and_of_one_where_not
     assert texts_kept(model, budget=6 * size - 1) == 3
 
 
+@but(*HEADS_ONLY)
 @pytest.mark.parametrize("units", [0, 4])
 def test_the_stream_is_the_dense_one_under_repairs_too(architecture, units, ids):
     """Projections that already make up for pruned units would count them twice."""

@@ -11,7 +11,7 @@ from plasticity_env import PlasticModel, measure
 from plasticity_env.signals.measure import gather, sequence_losses
 from plasticity_env.signals.residual import model_projectors
 from plasticity_env.signals.slopes import SCORES, Projector, SlopeSums
-from tests.conftest import build
+from tests.conftest import HEADS_ONLY, build, but
 
 
 def inputs_and_gradients(model, ids):
@@ -34,6 +34,7 @@ def inputs_and_gradients(model, ids):
     return {index: (rows.detach().view(shape), rows.grad.view(shape)) for index, rows in seen.items()}
 
 
+@but(*HEADS_ONLY)
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_each_estimate_is_what_its_formula_says(architecture, ids, batch_size):
     model = PlasticModel(build(architecture), mlp_blocks=4)

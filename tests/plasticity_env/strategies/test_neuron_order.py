@@ -14,7 +14,7 @@ from plasticity_env.model.loading import LoadedModel
 from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.measure import sequence_losses
 from plasticity_env.strategies.neuron_order import ORDERS, kfac, neuron_sums, order_neurons
-from tests.conftest import SMALL, build
+from tests.conftest import HEADS_ONLY, SMALL, build, but
 
 REAL = [name for name, price in ORDERS.items() if price is not None]
 
@@ -24,6 +24,7 @@ def text_of(ids):
     return TextSplits("toy", ids.shape[1], None, {}, {"calibration": ids})
 
 
+@but(*HEADS_ONLY)
 @pytest.mark.parametrize("order", REAL)
 def test_neurons_trade_places_and_the_model_computes_the_same(architecture, order, ids):
     model, stock = PlasticModel(build(architecture), mlp_blocks=4), build(architecture)
@@ -45,6 +46,7 @@ def test_neurons_trade_places_and_the_model_computes_the_same(architecture, orde
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
+@but(*HEADS_ONLY)
 @pytest.mark.parametrize("order", REAL)
 def test_what_lies_further_back_is_cheaper(architecture, order, ids):
     model = PlasticModel(build(architecture), mlp_blocks=4)
@@ -56,6 +58,7 @@ def test_what_lies_further_back_is_cheaper(architecture, order, ids):
         assert prices[0] > prices[-1]
 
 
+@but(*HEADS_ONLY)
 def test_the_sums_are_those_of_every_neurons_tokens(architecture, ids):
     """The slope of a token is the loss's derivative in a factor on the neuron there."""
     model = PlasticModel(build(architecture), mlp_blocks=4)
