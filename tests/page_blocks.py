@@ -46,7 +46,7 @@ SMALLER = {  # what replaces the page's own words
     "run": {"warmup_steps": 8, "training_steps": 8, "stabilisation_window": 4, "test_blocks": 8},
     "pages": {"rounds": 2},
     "leaderboard": {"models": "bard-gpt2-4x4"},
-    "evaluate": {"model_name": "bard-gpt2-4x4"},
+    "evaluate": {"model_name": "bard-gpt2-4x4", "sparsities": "0.3", "rounds": 2},
 }
 
 
@@ -73,10 +73,16 @@ def run_shell(example: Example) -> None:
     """Run each line of the block, a ``plasticity`` command, in this process with small settings."""
     for words in lines(example):
         assert words[0] == "plasticity", f"{example.path}:{example.line} cannot be run here, so mark it: {words}"
-        try:
-            main(smaller(words[1:]))
-        except SystemExit as stop:
-            assert not stop.code, f"{example.path}:{example.line} left with {stop.code}: {shlex.join(words)}"
+        code = _exit_code(smaller(words[1:]))
+        assert not code, f"{example.path}:{example.line} left with {code}: {shlex.join(words)}"
+
+
+def _exit_code(argv: list[str]) -> object:
+    try:
+        main(argv)
+    except SystemExit as stop:
+        return stop.code
+    return 0
 
 
 def check(example: Example) -> None:
