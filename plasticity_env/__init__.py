@@ -21,7 +21,7 @@ __version__ = "0.2.0"
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
 
-# A forked worker (AsyncVectorEnv) inherits an OpenMP pool whose threads are gone, and would wait for them for ever; one
+# A forked worker (AsyncVectorEnv) inherits an OpenMP pool whose threads are gone, and would wait for them forever; one
 # thread a worker needs no pool, and is what several workers on one machine want.
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(

@@ -29,7 +29,7 @@ class LeaderboardConfig:
     settings: Annotated[Settings, flags(Settings, "mode", "reward_blocks", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS)] = (
         replace(Rules().settings, device="auto")
     )
-    """of the environment"""
+    """arguments of the environment"""
     output: Path = Path("runs/leaderboard/cells.jsonl")
     """finished cells, one JSON line each; a second run goes on where the first was cut"""
     submissions: str = ""

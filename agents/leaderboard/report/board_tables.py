@@ -59,7 +59,7 @@ def markdown(results: Results, versus: Sequence[str] = ()) -> str:
     """A row for each player, least area first: perplexity (mean ± spread over seeds) at each share, area, ratios, cost.
 
     Args:
-        results: Of one board.
+        results: Results of one board.
         versus: Players that areas are divided by as well.
     """
     best, own = results.best_rule(), [name for name in results.players if is_own_rule(name)]
