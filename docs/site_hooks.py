@@ -1,6 +1,6 @@
 """What `make docs` puts into the pages: texts of files and of the program, and links that lead out of the site.
 
-A page asks for a text by a comment of its own, such as ``<!-- insert commands -->`` or ``<!-- insert file CHANGELOG.md -->``.
+A page asks for a text by a comment of its own, such as ``<!-- insert commands -->`` or ``<!-- insert page CHANGELOG.md -->``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,7 @@ FENCE = re.compile(r"(^[ ]*```.*?^[ ]*```$)", re.MULTILINE | re.DOTALL)
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Insert what the page asks for, then name files of the repository instead of linking to them."""
     markdown = INSERT.sub(lambda found: _inserted(found[1], found[2], page.file.src_uri), markdown)
-    parts = FENCE.split(markdown)
-    return "".join(
-        part if index % 2 else LINK.sub(lambda found: _link(found, page.file.src_uri, files), part)
-        for index, part in enumerate(parts)
-    )
+    return _outside_fences(markdown, lambda part: LINK.sub(lambda found: _link(found, page.file.src_uri, files), part))
 
 
 def _link(found: re.Match[str], page: str, files: Any) -> str:
@@ -55,13 +51,12 @@ def _inserted(kind: str, argument: str | None, page: str) -> str:
     return INSERTS[kind](argument or "")
 
 
-def _file(name: str) -> str:
-    """A Markdown file of the repository: its headings one level down, its links as seen from docs/."""
+def _page(name: str) -> str:
+    """A Markdown file of the repository, its links as seen from docs/."""
     path = ROOT / name
     if not path.is_file():
         raise PluginError(f"there is no file {name!r} to insert")
     text = re.sub(r"\A---\n.*?\n---\n", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    text = re.sub(r"^(#{1,5}) ", r"#\1 ", text, flags=re.MULTILINE)
 
     def moved(found: re.Match[str]) -> str:
         if "://" in found[2]:
@@ -69,7 +64,17 @@ def _file(name: str) -> str:
         target = os.path.relpath(os.path.normpath(path.parent / found[2]), ROOT / "docs")
         return f"[{found[1]}]({target}{found[3] or ''})"
 
-    return LINK.sub(moved, text)
+    return _outside_fences(text, lambda part: LINK.sub(moved, part))
+
+
+def _file(name: str) -> str:
+    """The same as a part of a page: its headings one level down."""
+    return _outside_fences(_page(name), lambda part: re.sub(r"^(#{1,5}) ", r"#\1 ", part, flags=re.MULTILINE))
+
+
+def _outside_fences(markdown: str, change: Callable[[str], str]) -> str:
+    parts = FENCE.split(markdown)
+    return "".join(part if index % 2 else change(part) for index, part in enumerate(parts))
 
 
 def _commands(_: str) -> str:
@@ -116,6 +121,7 @@ def _rewards(_: str) -> str:
 
 INSERTS: dict[str, Callable[[str], str]] = {
     "file": _file,
+    "page": _page,
     "commands": _commands,
     "columns": _columns,
     "rewards": _rewards,
