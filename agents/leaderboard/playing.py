@@ -23,7 +23,7 @@ from plasticity_env.envs.head_rank import HeadRankEnv
 from plasticity_env.envs.measurement import Measurement
 from plasticity_env.envs.observation import Observation
 from plasticity_env.envs.shared_arrays import PackedModel, pack
-from plasticity_env.model.loading import LoadedModel
+from plasticity_env.model.loading import LoadedModel, check_device
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import sequence_losses
 
@@ -59,7 +59,7 @@ class Table:
 
     def __init__(self, rules: Rules, packed: PackedModel | None = None) -> None:
         self.rules, self.board, self.packed = rules, rules.board, packed and packed.key
-        self._opened = (None, None) if packed is None else packed.open(device=rules.settings.device)
+        self._opened = (None, None) if packed is None else packed.open(device=check_device(rules.settings.device))
         self._envs: dict[int, HeadRankEnv] = {}
         first = self.env(1)
         self.workbench = first.workbench
