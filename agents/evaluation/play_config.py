@@ -19,19 +19,19 @@ class PlayConfig:
     sparsity: float | None = None
     """share of heads that goes over the episode; unset: the controller's own choice (head_rank: a random one)"""
     aggressiveness: float = 0.3
-    """how much the plasticity controller prunes"""
+    """of the plasticity controller"""
     prune_entropy: str = "auto"
-    """which heads the plasticity controller prunes first: those of high or of low entropy, or auto"""
+    """of the plasticity controller: high, low or auto"""
     env: str = "heads"
     """heads, head_edit or head_rank"""
     settings: Annotated[Settings, flags(Settings, hidden=("pruned_share", "observation", "signals"))] = Settings(
         flop_price=4.0, horizon=4, device="auto"
     )
-    """arguments of the environment"""
+    """of the environment"""
     test_blocks: int = 16
     """blocks of the test split that score the outcome"""
     seed: int = 0
-    """seed of the episode"""
+    """of the episode"""
     render: str = "ansi"
     """ansi (text), human (a window) or none"""
     record: Path | None = None

@@ -33,7 +33,7 @@ class ControllerDecider(Decider):
 
     Args:
         controller: Reads observations and answers with (N,) edits.
-        seed: Seed of its own randomness.
+        seed: Of its own randomness.
     """
 
     needs_obs = True
@@ -132,7 +132,7 @@ def decision_of(situation: Situation, action: Any, reason: str) -> Decision:
     Args:
         situation: In which it acted.
         action: 0 keep, 1 prune, 2 revive, 3 grow for each head.
-        reason: Reason of every edit.
+        reason: Of every edit.
     """
     active = situation.active
     edits = torch.as_tensor(np.asarray(action)).view(active.shape)

@@ -35,7 +35,7 @@ class ExperimentSettings:
     pruning_level: float = 0.2
     """share of all head slots that is pruned when a cycle's pruning is over, in [0, 1)"""
     pruning_mode: str = "adaptive"
-    """adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent, rows are removed at the end)"""
+    """adaptive (pruned heads may be revived and grown) or compressed (pruning is for ever, rows are removed at the end)"""
     level_schedule: str = "auto"
     """full (each cycle prunes to the level) or gradual (cycle c of C to c/C of it); auto: full if adaptive, else gradual"""
     reconsider: bool = True
@@ -77,7 +77,7 @@ class ExperimentSettings:
     repair: str = "none"
     """none, bias, scale, least_squares, ...: none, so that a table compares what is pruned and not how it is made up for"""
     learning_rate: float = 5e-5
-    """learning rate of AdamW"""
+    """of AdamW"""
     accumulation: int = 1
     """batches in one optimizer step"""
     mixed_precision: bool = False
@@ -87,7 +87,7 @@ class ExperimentSettings:
     controller: str = "plasticity"
     """with pruning_strategy controller: plasticity (thresholds), ann (the shipped network), or the folder of another"""
     aggressiveness: float = 0.4
-    """with the plasticity controller: share of heads on the idle side of each of its thresholds"""
+    """of the plasticity controller: share on the idle side of each of its thresholds"""
     free_policy: bool = False
     """a trained controller chooses how much to prune (pruning_level is its limit); else it prunes to pruning_level"""
     flop_price: float = 4.0
@@ -105,7 +105,7 @@ class ExperimentSettings:
     sample_tokens: int = 60
     """tokens of a sample; 0: none"""
     seed: int = 0
-    """seed of every random choice"""
+    """of every random choice"""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     save_model: bool = False
