@@ -43,7 +43,13 @@ SMALL: dict[str, Any] = {
 SMALLER = {  # what replaces the page's own words
     "train": {"total_timesteps": 8, "horizon": 2, "rounds": "2", "envs_per_model": 1},
     "fine-tune": {"max_steps": 3},
-    "run": {"model_name": "bard-gpt2-4x4", "cycles": 1, "warmup_steps": 8, "training_steps": 8, "stabilisation_window": 4},
+    "run": {
+        "model_name": "bard-gpt2-4x4",
+        "cycles": 1,
+        "warmup_steps": 8,
+        "training_steps": 8,
+        "stabilisation_window": 4,
+    },
     "pages": {"rounds": 2},
     "leaderboard": {"models": "bard-gpt2-4x4"},
     "evaluate": {"model_name": "bard-gpt2-4x4", "sparsities": "0.3", "rounds": 2},
