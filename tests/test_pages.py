@@ -80,10 +80,11 @@ def test_links_of_pages_lead_somewhere(name: str) -> None:
         assert "://" in target or (NAMES[name].parent / target).exists(), target
 
 
-def test_front_pages_are_short() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    prose = re.sub(r"```.*?```|\]\([^)]*\)|`[^`]*`", "", readme, flags=re.DOTALL)
-    assert len(readme.split()) <= 600
+@pytest.mark.parametrize("name", [*NAMES, "docs/index.md", "docs/concepts.md", "docs/faq.md"])
+def test_front_pages_are_short_and_hold_few_figures(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```|\]\([^)]*\)|`[^`]*`|^\d+\. ", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(text.split()) <= 600
     assert len(re.findall(r"(?<![\w-])\d+(?:\.\d+)?", prose)) <= 10  # not GPT-2, Apache-2.0
 
 
