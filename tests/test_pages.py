@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+import plasticity_env
 from plasticity_env import GLOBAL_FEATURES, HEAD_FEATURES, controllers
 from plasticity_env.agents.training.agent import AGENTS
 from plasticity_env.controllers.planners.planner import PLANNERS
@@ -116,3 +119,13 @@ def test_the_site_inserts_what_the_program_says(monkeypatch: pytest.MonkeyPatch)
     card = hooks.INSERTS["file"]("controllers/pretrained/ranker/README.md")
     assert card.startswith("## ranker")
     assert "](lab/controller.md)" in card
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert project["version"] == plasticity_env.__version__ == citation["version"]
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for template in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
+        form = yaml.safe_load(template.read_text(encoding="utf-8"))
+        assert {"name", "description", "body"} <= set(form), template.name
