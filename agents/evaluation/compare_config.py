@@ -42,7 +42,7 @@ class CompareConfig:
     settings: Annotated[
         Settings, flags(Settings, "model_name", "mode", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS, hidden=("repair",))
     ] = Settings(reward_blocks=1, device="auto")  # scored on the test split: the reward batch decides nothing here
-    """of the environment, but for its repair"""
+    """arguments of the environment, but for its repair"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     output_dir: Path | None = None
     """folder for the results; unset: a new one under runs/"""

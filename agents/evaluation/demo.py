@@ -149,7 +149,7 @@ def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tu
 
     Args:
         controller: Its folder.
-        config: Of the training; gives the environment's arguments.
+        config: Configuration of the training; gives the environment's arguments.
         model: On which model.
 
     Returns:

@@ -47,7 +47,7 @@ class Table:
     """A model, dense and loaded once, on which any player is played.
 
     Args:
-        rules: Of all episodes.
+        rules: Rules of all episodes.
         packed: The model and its text, where they are at hand; else they are loaded by name.
 
     Attributes:
@@ -108,8 +108,8 @@ class Table:
 
         Args:
             player: Who.
-            share: Of the units, to prune.
-            seed: Of the blocks and of the player's randomness.
+            share: Share of the units, to prune.
+            seed: Seed of the blocks and of the player's randomness.
             maker: Who decides, where it is made already; the player's own when None.
 
         Raises:
@@ -181,7 +181,7 @@ class Table:
 
         Args:
             active: The mask.
-            seed: Of the calibration blocks.
+            seed: Seed of the calibration blocks.
             ids: (B, T) tokens; the test blocks when None.
         """
         self.workbench.install(active, tuple(self.blocks(seed)["calibration"]))
