@@ -27,6 +27,7 @@ QUICK = {
     "reward_blocks": 16,
     "test_blocks": 16,
     "sample_tokens": 24,
+    "min_zeroed_epochs": 0,  # two cycles are two decisions: what the first prunes may come back in the second
 }
 
 

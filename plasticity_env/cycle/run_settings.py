@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from plasticity_env.common.arguments import check_counts, fill, given, plain
+from plasticity_env.common.arguments import check_counts, fill, flags, given, plain
 from plasticity_env.common.errors import unknown
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.common.values import LARGEST_RATE, check_number, check_text, plain_value
 from plasticity_env.common.wandb_run import check_mode
 from plasticity_env.model.modes import PruningMode
+from plasticity_env.strategies.thresholds import Thresholds
 
 CONTROLLER = "controller"  # the strategy that stands for a controller in the loop
 LEVELS = ("auto", "full", "gradual")
+NESTED: dict[str, Any] = {"tracking": TrackingOptions, "thresholds": Thresholds}  # settings in a dataclass of their own
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class ExperimentSettings:
     """with pruning_strategy controller: plasticity (thresholds), ann (the shipped network), or the folder of another"""
     aggressiveness: float = 0.4
     """of the plasticity controller: share on the idle side of each of its thresholds"""
+    thresholds: Annotated[Thresholds, flags(Thresholds)] = Thresholds(min_zeroed_epochs=1)
+    """of the plasticity controller"""
     free_policy: bool = False
     """a trained controller chooses how much to prune (pruning_level is its limit); else it prunes to pruning_level"""
     flop_price: float = 4.0
@@ -116,7 +120,7 @@ class ExperimentSettings:
 
     def __post_init__(self) -> None:
         for entry in fields(ExperimentSettings):
-            if entry.name != "tracking":
+            if entry.name not in NESTED:
                 object.__setattr__(self, entry.name, plain_value(getattr(self, entry.name)))  # as JSON can hold it
         for name in ("model_name", "device", "controller"):
             check_text(name, getattr(self, name))
@@ -185,9 +189,9 @@ class ExperimentSettings:
             InputError: A value that cannot be used.
         """
         known = {name: value for name, value in values.items() if name in _names()}
-        if isinstance(tracking := known.get("tracking"), dict):
-            options = TrackingOptions.__dataclass_fields__
-            known["tracking"] = {name: value for name, value in tracking.items() if name in options}
+        for name, kind in NESTED.items():
+            if isinstance(part := known.get(name), dict):
+                known[name] = {option: value for option, value in part.items() if option in kind.__dataclass_fields__}
         return fill(cls(), known, "the run's settings")
 
 
