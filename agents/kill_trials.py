@@ -162,7 +162,7 @@ def _work(line: list[str], log: str) -> None:
     """In the program's own process."""
     import torch
 
-    from plasticity_env.__main__ import main
+    from plasticity_env.agents.commands.command_table import find_command
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
@@ -170,7 +170,7 @@ def _work(line: list[str], log: str) -> None:
     torch.set_num_threads(1)
     os.environ["WANDB_MODE"] = "disabled"
     sys.argv = ["plasticity", *line]
-    main()
+    find_command(line[0]).run(line[1:])
 
 
 def _log(place: Path) -> Path:

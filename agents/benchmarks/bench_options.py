@@ -71,8 +71,10 @@ class Options:
             check_number("sparsities", share, 0, 1, below=True)
         check_number("memory_share", self.memory_share, 0)
         check_counts(self, test_tokens=1)
-        if check_device(self.device).type != "cpu" and self.clock == "cpu":
+        if self.clock == "cpu" and not self.device.startswith(("cpu", "auto")):
             raise InputError(f"processor seconds say nothing about device {self.device!r}: leave --clock at wall")
+        if check_device(self.device).type != "cpu" and self.clock == "cpu":
+            raise InputError("processor seconds say nothing about this machine's GPU: add --device cpu")
         return lengths
 
     def loaded(self) -> Iterator[tuple[LoadedModel, TextSplits]]:

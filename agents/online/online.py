@@ -157,10 +157,14 @@ class OnlineLearner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.lessons += 1
-        self.controller.info |= {"agent": "online", "lessons": self.lessons, "seed": self.config.seed}
+        self._note()
         with torch.no_grad():
             after = float(self._policy(observation)[0].log_prob(edits).sum())
         return Lesson(reward, baseline, advantage, before, after, norm)
+
+    def _note(self) -> None:
+        """Say in the controller what has taught it."""
+        self.controller.info |= {"agent": "online", "lessons": self.lessons, "seed": self.config.seed}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes, in tensors and plain containers: ``torch.load(weights_only=True)`` reads it."""
@@ -191,6 +195,8 @@ class OnlineLearner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.baseline, self.square, self.lessons = state["baseline"], state["square"], state["lessons"]
+        if self.lessons:
+            self._note()
         self._pending = None
         if state["pending"] is not None:
             observation, edits = state["pending"]

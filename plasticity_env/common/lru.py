@@ -33,6 +33,9 @@ class Memo(Generic[V]):
     def clear(self) -> None:
         self._values.clear()
 
+    def __len__(self) -> int:
+        return len(self._values)
+
 
 class ByteCache(Generic[V]):
     """A least-recently-used store with a limit in bytes.

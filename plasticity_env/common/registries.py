@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from plasticity_env.common.errors import InputError, unknown
 
@@ -58,3 +58,26 @@ class Registry(dict[str, V], Generic[V]):
 def by_name(records: Iterable[N]) -> dict[str, N]:
     """Records under their own names."""
     return {record.name: record for record in records}
+
+
+class Registered:
+    """A record that is pickled as its name while it is the one that its registry holds: its functions may be lambdas.
+
+    A process that loads such a pickle must have registered the record before, as the one that wrote it.
+    """
+
+    name: str
+
+    @classmethod
+    def registry(cls) -> Registry[Any]:
+        """Where records of this class are looked up."""
+        raise NotImplementedError
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.registry().get(self.name) is self:
+            return _registered, (type(self), self.name)
+        return super().__reduce_ex__(protocol)
+
+
+def _registered(kind: type[Registered], name: str) -> Any:
+    return kind.registry().find(name)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from plasticity_env.common.registries import Registry, by_name
+from plasticity_env.common.registries import Registered, Registry, by_name
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ Terms = dict[str, float]
 
 
 @dataclass(frozen=True)
-class RewardRule:
+class RewardRule(Registered):
     """A named potential.
 
     Attributes:
@@ -66,6 +66,11 @@ class RewardRule:
     needs_kl: bool = False
     needs_latency: bool = False
     needs_budget: bool = False
+
+    @classmethod
+    def registry(cls) -> Registry[RewardRule]:
+        """Where rewards are looked up."""
+        return REWARDS
 
 
 BUDGET_PENALTY = 32.0  # price of a nat of log FLOPs above the budget: dearer than any head that is worth removing

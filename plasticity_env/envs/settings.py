@@ -65,8 +65,8 @@ class Settings:
         signals: Names of registered signals to measure and show behind the columns of the id's version (see
             `plasticity_env.signals.signal`).
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
-            first layer that an edit changed; 0 always runs whole forwards. The loss is the same. The vector environment
-            has no use for it.
+            first layer that an edit changed; those of the eight batches read last are kept, 0 always runs whole forwards.
+            The loss is the same. The vector environment has no use for it.
         device: Device to run on: auto (CUDA where there is one), cpu, cuda, cuda:0, ...
     """
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from plasticity_env.envs.measurement import Indices
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.repair.methods import Method, find_method
+from plasticity_env.repair.methods import find_method
+from plasticity_env.repair.registry import Repair
 from plasticity_env.signals.batched_model import Projection
 from plasticity_env.signals.dense_moments import DenseMoments, OfSite
 from plasticity_env.signals.linalg import RIDGE
@@ -23,13 +24,13 @@ class SiteSolver:
 
     Args:
         model: Whose sites they are.
-        method: Name in `repair.METHODS`, a function like these, or None for no repair.
+        repair: Whose method repairs all sites at once, or None for no such repair.
         crossfit: Whether projectors are wanted of each half of the calibration blocks as well.
         moments: Of the dense stream.
     """
 
-    def __init__(self, model: PlasticModel, method: str | Method | None, crossfit: bool, moments: DenseMoments) -> None:
-        self._model, self._method, self._crossfit, self._moments = model, method, crossfit, moments
+    def __init__(self, model: PlasticModel, repair: Repair | None, crossfit: bool, moments: DenseMoments) -> None:
+        self._model, self._repair, self._crossfit, self._moments = model, repair, crossfit, moments
         self._kept: dict[tuple[int, int], tuple[Hashable, Projector]] = {}  # of part and site: what it was made for
 
     def parts(self, calibration: Indices) -> tuple[Indices, ...]:
@@ -72,14 +73,15 @@ class SiteSolver:
             Repairs by site; and projectors by site: of all blocks, then (with ``crossfit``) of the first and second half.
         """
         dense, version = self._dense(calibrations, ids, batch_size), self._model.weight_version
+        method = None if self._repair is None else self._repair.method
         projections: dict[int, Projection] = {}
         projectors: list[dict[int, Projector]] = [{} for _ in dense if scores]
         for site in self._model.sites:
             if not site.gated:
                 continue
             kept = site.kept_inputs(active)  # (n, I)
-            if self._method is not None and site.index not in done and not bool(kept.all()):
-                projections[site.index] = find_method(self._method)(
+            if method is not None and site.index not in done and not bool(kept.all()):
+                projections[site.index] = find_method(method)(
                     site.output_weight(), dense[0](site.index), kept, site.unit_width, RIDGE
                 )
             key = (tuple(calibrations), version, kept.numpy().tobytes())

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.data.text import TextSplits
@@ -16,7 +17,7 @@ from plasticity_env.envs.measurement import Indices
 from plasticity_env.envs.settings import Settings
 from plasticity_env.envs.workbench import Workbench
 from plasticity_env.growth.initial_weights import find_initial_weights
-from plasticity_env.model.plastic_model import Snapshot
+from plasticity_env.model.plastic_model import PlasticModel, Snapshot
 from plasticity_env.training.stream import FineTuner, control_arm
 
 MOVED = (
@@ -94,15 +95,18 @@ class Training:
         assert self._tuner is not None
         assert state.stream is not None
         model = self._bench.model
-        # revive first, so that a model whose active heads all change places never stands without any
+        # a model whose active heads all change places never stands without any: revived ones come first, and where only grown
+        # ones take over, one head stays until they are there
         model.revive(masks.revive)
-        model.prune(masks.prune)
+        late = _last_head(model, masks.prune)
+        model.prune(masks.prune & ~late)
         if bool(masks.grow.any()):
             generator = torch.Generator().manual_seed(1_000_003 * state.stream + state.step)
             weights = find_initial_weights(self._settings.growth_init)(state.measurement.signals.fisher)
             warmup = self._settings.grow_warmup_steps
             model.grow(masks.grow, warmup_steps=warmup, generator=generator, weights=weights)
             model.forget_moments(masks.grow, self._tuner.optimizer)
+        model.prune(late)
         self._bench.install(model.active, state.calibration)
         self._tuner.run(self._settings.train_steps)
         self._bench.own_change()
@@ -143,3 +147,12 @@ class Training:
         steps = self._settings.horizon * self._settings.train_steps
         order = torch.from_numpy(random.integers(len(blocks), size=(steps, self._settings.batch_size)))
         return FineTuner(self._bench.model, blocks, order, self._settings.learning_rate)
+
+
+def _last_head(model: PlasticModel, prune: Tensor) -> Tensor:
+    """(L, U) boolean: one of the heads to prune where they are all that there are; else none."""
+    late = torch.zeros_like(prune)
+    if not bool((model.active & ~prune)[:, : model.heads].any()):
+        layer, head = (model.active & prune)[:, : model.heads].nonzero()[0].tolist()
+        late[layer, head] = True
+    return late

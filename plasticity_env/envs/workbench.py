@@ -40,6 +40,7 @@ from plasticity_env.signals.moments import Moments
 from plasticity_env.signals.slopes import Projector
 
 Key = tuple[Hashable, ...]
+REMEMBERED = 2048  # measurements: those of many episodes, some 3 kB each on a small model
 
 
 class Workbench:
@@ -85,20 +86,19 @@ class Workbench:
         self.flop_table: CostTable = flop_table(self.model, text.block_size)
         self.parameter_table: CostTable = parameter_table(self.model)
         self._version = self.model.weight_version
-        self.memo: Memo[Measurement] = Memo(8192)
+        self.memo: Memo[Measurement] = Memo(REMEMBERED)
         self.prefix = PrefixCache(self.model, prefix_bytes)
         self._dense = self.model.snapshot(weights=True) if want_kl else None
         self._teachers: Memo[Tensor] = Memo(2)
-        self._times: Memo[float] = Memo(8192)
-        self._split_losses: Memo[float] = Memo(8192)
+        self._times: Memo[float] = Memo(REMEMBERED)
+        self._split_losses: Memo[float] = Memo(REMEMBERED)
         self._own = CarriedRepairs(self.model)
         self._way = find_repair(repair)
         self._parallel = self._way.method is not None and not self._way.sequential
         # a sequential repair rewrites weights layer by layer, which masks in one batch cannot share: one after the other
         self._carries = sharing.masks == 1 or self._way.sequential
         self._moments = DenseMoments(self.model, texts_kept(self.model, sharing), packed=sharing.masks > 1)
-        method, crossfit = self._way.method if self._parallel else None, self.crossfit
-        self._solver = SiteSolver(self.model, method, crossfit, self._moments)
+        self._solver = SiteSolver(self.model, self._way if self._parallel else None, self.crossfit, self._moments)
         few = sharing.tokens_per_pass is None and self.model.device.type == "cpu"
         self._tokens = CPU_TOKENS if few else sharing.tokens_per_pass
 
@@ -368,7 +368,7 @@ class Workbench:
             rows = chunk.flatten(0, 1).to(self.model.device)
             with (
                 self._side_by_side(active, projections, chunk.shape[1]),
-                self.prefix.resumed((("reward", requests[0].reward), number), len(chunks)),
+                self.prefix.resumed(("reward", requests[0].reward), number, len(chunks)),
             ):
                 if not self.want_kl:
                     loss = sequence_losses(self.model, rows)

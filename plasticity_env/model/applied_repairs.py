@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
+from plasticity_env.common.serials import next_serial
 from plasticity_env.model.layouts import Site
-
-_serials = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class OutputRepair:
         bias: (E,) what repair added to the bias, or None.
         base_bias: (E,) the bias before repair, or None where the projection has none.
         version: Weight version for which ``base`` was taken.
-        serial: A number of its own: no two repairs of a process share it.
+        serial: A number of its own: no two repairs share it.
     """
 
     base: Tensor
@@ -32,7 +30,7 @@ class OutputRepair:
     bias: Tensor | None
     base_bias: Tensor | None
     version: int
-    serial: int = field(init=False, default_factory=lambda: next(_serials))
+    serial: int = field(init=False, default_factory=next_serial)
 
 
 class AppliedRepairs:

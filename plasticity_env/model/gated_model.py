@@ -125,9 +125,47 @@ class GatedModel(nn.Module):
         else:
             self.model.config._attn_implementation = name  # type: ignore[union-attr]
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The wrapped model's forward, gates applied."""
-        return self.model(*args, **kwargs)
+    def forward(
+        self,
+        input_ids: Any = None,
+        *,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        past_key_values: Any = None,
+        inputs_embeds: Any = None,
+        labels: Any = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The wrapped model's forward, gates applied; what is None is left to its own defaults."""
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+            "use_cache": use_cache,
+        }
+        return self.model(**{name: value for name, value in given.items() if value is not None}, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """What this wrapper has not is the wrapped model's: ``generation_config``, ``can_generate``, ``num_parameters``, ..."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model" or name.startswith("__") or "model" not in self._modules:
+                raise
+            return getattr(self._modules["model"], name)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Write the masked model as a stock Hugging Face folder: output rows of each unit are multiplied by its gate.
+
+        Raises:
+            InputError: A repair added biases that the stock configuration does not know; `save_plastic` keeps those, and what
+                revival needs.
+        """
+        return self.model.save_pretrained(save_directory, *args, **kwargs)  # type: ignore[operator]
 
     def generate(self, *args: Any, assistant_model: Any = None, **kwargs: Any) -> Any:
         """The wrapped model's ``generate``, gates applied; an assistant model may be a wrapped one as well."""
@@ -147,22 +185,6 @@ class GatedModel(nn.Module):
                 "patterns come from plasticity_env.attention_maps, and an exported or compacted model takes other implementations"
             )
         self._attend_by(IMPLEMENTATION)
-
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """As the wrapped model's: layers are computed again in the backward pass, with the gates as they are then."""
-        self.model.gradient_checkpointing_enable(*args, **kwargs)  # type: ignore[operator]
-
-    def gradient_checkpointing_disable(self) -> None:
-        """As the wrapped model's."""
-        self.model.gradient_checkpointing_disable()  # type: ignore[operator]
-
-    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """As the wrapped model's; the later name of ``gradient_checkpointing_enable``."""
-        self.model.activation_checkpointing_enable(*args, **kwargs)  # type: ignore[operator]
-
-    def activation_checkpointing_disable(self) -> None:
-        """As the wrapped model's; the later name of ``gradient_checkpointing_disable``."""
-        self.model.activation_checkpointing_disable()  # type: ignore[operator]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The wrapped model's state_dict, with its own (stock) names and shapes."""

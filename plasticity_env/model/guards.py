@@ -91,6 +91,11 @@ def masked_weights(model: nn.Module) -> dict[str, Tensor]:
 def _refuse_unknown_biases(model: nn.Module, weights: dict[str, Tensor]) -> None:
     with torch.device("meta"):
         known = set(type(model)(copy.deepcopy(model.config)).state_dict())  # type: ignore[operator]
+    if any(".base_layer." in name for name in weights):
+        raise InputError(
+            "adapters lie around this model's projections, which a stock configuration does not know: save them by themselves, "
+            "or merge them into the weights (peft: merge_and_unload()) first"
+        )
     added = sorted(name for name in set(weights) - known if name.endswith(".bias"))
     if added:
         raise InputError(

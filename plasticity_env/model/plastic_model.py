@@ -6,7 +6,6 @@ new weights and a warm-up (grow). Nothing else. A pruned unit's gate is 0 and it
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.serials import next_serial
 from plasticity_env.model.applied_repairs import AppliedRepairs, OutputRepair
 from plasticity_env.model.compact.build import compact
 from plasticity_env.model.frozen_training import frozen_pieces, zero_moments
@@ -24,8 +24,6 @@ from plasticity_env.model.gated_model import GatedModel
 from plasticity_env.model.layouts import HeadSlice
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.unit_weights import Key, NewWeights, UnitWeights, random_weights
-
-_versions = itertools.count(1)  # of the whole process: copies of a model never share a number for different weights
 
 
 @dataclass(frozen=True)
@@ -271,7 +269,7 @@ class PlasticModel(GatedModel):
 
     def weights_changed(self) -> None:
         """Declare that parameters changed, so that measurements of older weights are not reused."""
-        self.weight_version = next(_versions)
+        self.weight_version = next_serial()  # copies, also in other processes, never share one for different weights
         self._stamp = self._counters()
 
     def notice_changes(self) -> None:
@@ -285,6 +283,10 @@ class PlasticModel(GatedModel):
         """How often each parameter was changed in place, as its tensor counts; our own edits go past the counters."""
         known = self._repairs.added_biases()
         return [p._version for p in self.model.parameters() if id(p) not in known and not p.is_inference()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.notice_changes()  # a copy's counters begin anew: it could not tell any more
+        return self.__dict__.copy()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

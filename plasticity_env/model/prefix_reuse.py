@@ -6,6 +6,7 @@ have changed, and the layers that do run see the same tensors as in a whole forw
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from plasticity_env.common.lru import ByteCache
 from plasticity_env.model.layer_stream import as_output, replaced
 from plasticity_env.model.layouts import transformer_layers
 from plasticity_env.model.plastic_model import PlasticModel
+
+BATCHES = (
+    8  # whose hidden states are kept: an episode reads two, and those of past episodes come back in a few searches only
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class _Entry:
 
 
 class PrefixCache:
-    """Hidden states of the last forward on each of some batches.
+    """Hidden states of the last forward on each of the `BATCHES` batches that were read last.
 
     Args:
         model: Run as it is: its gates, repairs and weights decide how far a forward can be reused.
@@ -60,6 +65,7 @@ class PrefixCache:
     def __init__(self, model: PlasticModel, limit: float) -> None:
         self._model, self.limit = model, limit
         self._cache: ByteCache[_Entry] = ByteCache(limit)
+        self._batches: OrderedDict[Hashable, int] = OrderedDict()  # of each its chunks; the one read last at the end
         self.reused = self.run = 0
 
     @property
@@ -70,21 +76,24 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget all hidden states."""
         self._cache.clear()
+        self._batches.clear()
 
     @contextmanager
-    def resumed(self, batch: Hashable, chunks: int = 1) -> Iterator[None]:
+    def resumed(self, batch: Hashable, chunk: int = 0, chunks: int = 1) -> Iterator[None]:
         """Let the one forward of the model inside start as late as it can, and keep what enters its layers.
 
         Args:
-            batch: Names the tokens of this forward; the same name must mean the same tokens.
-            chunks: How many forwards of this size will share the limit.
+            batch: Names the tokens of this forward and of the others that read the batch; the same name must mean the same
+                tokens.
+            chunk: Which of these forwards it is.
+            chunks: How many there are, which share the limit.
         """
         layers = transformer_layers(self._model.model)
         if not self.limit or torch.is_grad_enabled() or self._model.model.training or _watched(layers):
             yield
             return
         context, signatures = self._signatures()
-        known = self._cache.get(batch)
+        known = self._cache.get((batch, chunk))
         start = 0 if known is None else known.usable(context, signatures)
         hidden = {} if known is None else {i: state for i, state in known.hidden.items() if i <= start}
         step: list[int] = []  # which multiples of layers are kept, once their size is known
@@ -113,7 +122,13 @@ class PrefixCache:
         self.reused += start
         self.run += len(layers) - start
         entry = _Entry(context, signatures, hidden)
-        self._cache.put(batch, entry, sum(state.nbytes for state in hidden.values()))
+        self._cache.put((batch, chunk), entry, sum(state.nbytes for state in hidden.values()))
+        self._batches[batch] = max(chunks, self._batches.get(batch, 0))
+        self._batches.move_to_end(batch)
+        if len(self._batches) > BATCHES:
+            oldest, parts = self._batches.popitem(last=False)
+            for number in range(parts):
+                self._cache.drop((oldest, number))
 
     def _signatures(self) -> tuple[Hashable, tuple[Hashable, ...]]:
         model = self._model

@@ -32,8 +32,16 @@ class HeadSlice:
         return self.narrow(self.parameter.data)
 
 
+def without_adapter(module: nn.Module) -> nn.Module:
+    """The projection itself, where an adapter was put around it (PEFT keeps it as ``base_layer``)."""
+    while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
+        module = inner
+    return module
+
+
 def rows_of(module: nn.Module, start: int, length: int) -> list[HeadSlice]:
     """Some rows of a projection's output, weight and bias."""
+    module = without_adapter(module)
     dim = 1 if isinstance(module, Conv1D) else 0
     rows = [HeadSlice(parameter_of(module, "weight"), dim, start, length)]
     if module.bias is not None:
@@ -47,7 +55,7 @@ def parameter_of(module: nn.Module, name: str) -> nn.Parameter:
     Raises:
         InputError: It is quantised, packed, or no matrix.
     """
-    parameter = getattr(module, name)
+    parameter = getattr(without_adapter(module), name)
     plain = isinstance(parameter, nn.Parameter) and type(parameter.data) is Tensor
     if not plain or parameter.dtype not in PLAIN or (name == "weight" and parameter.ndim != 2):
         kind = str(getattr(parameter, "dtype", type(parameter).__name__)).removeprefix("torch.")
@@ -60,12 +68,14 @@ def parameter_of(module: nn.Module, name: str) -> nn.Parameter:
 
 def in_features(module: nn.Module) -> int:
     """Inputs of a projection."""
+    module = without_adapter(module)
     weight = parameter_of(module, "weight")
     return weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1]
 
 
 def out_features(module: nn.Module) -> int:
     """Outputs of a projection."""
+    module = without_adapter(module)
     weight = parameter_of(module, "weight")
     return weight.shape[1] if isinstance(module, Conv1D) else weight.shape[0]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plasticity_env.common.registries import Registry, by_name
+from plasticity_env.common.registries import Registered, Registry, by_name
 from plasticity_env.repair.methods import Method
 
 
 @dataclass(frozen=True)
-class Repair:
+class Repair(Registered):
     """A named way to repair.
 
     Attributes:
@@ -25,6 +25,11 @@ class Repair:
     sequential: bool = False
     mlp: bool = False
     weighted: bool = True
+
+    @classmethod
+    def registry(cls) -> Registry[Repair]:
+        """Where repairs are looked up."""
+        return REPAIRS
 
 
 REPAIRS: Registry[Repair] = Registry(

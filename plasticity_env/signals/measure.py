@@ -26,6 +26,7 @@ from plasticity_env.model.prefix_reuse import PrefixCache
 from plasticity_env.signals.attention_entropy import Kernel
 from plasticity_env.signals.batched_model import Projection, projected, weights_of
 from plasticity_env.signals.moments import Moments, Statistics
+from plasticity_env.signals.packed_signals import PackedSignals
 from plasticity_env.signals.recorder import PassOver, SignalRecorder
 from plasticity_env.signals.signal import SIGNALS, STANDARD, SWITCHES, Gathered
 from plasticity_env.signals.slopes import Projectors
@@ -195,14 +196,14 @@ def measure_many(
     if not bool(torch.isfinite(loss).all() and torch.isfinite(gradient).all()):
         raise InputError(DIVERGED)
     gathered = Gathered(model, gates, loss, gradient, weights_of(model, projections), recorder)
-    wanted = [*(signal.name for signal in STANDARD if signal.needs in on), *signals]
-    values = {name: gathered[name] for name in wanted}
+    wanted = (*(signal.name for signal in STANDARD if signal.needs in on), *signals)
+    values = torch.stack([gathered[name] for name in wanted], 1)  # (n, K, L, U)
     moments = recorder.statistics() if statistics else [None] * versions
     return [
         HeadSignals(
             loss=float(loss[index].mean()),
-            sequence_loss=loss[index],
-            values={name: value[index] for name, value in values.items()},
+            sequence_loss=loss[index].clone(),
+            values=PackedSignals(wanted, values[index].clone()),
             statistics=moments[index],
             tokens=recorder.tokens,
             kernel=recorder.kernel,
@@ -297,7 +298,7 @@ def mean_loss(
     check_ids(model, input_ids)
     chunks, losses = input_ids.split(batch_size), []
     for number, chunk in enumerate(chunks):
-        with nullcontext() if prefix is None else prefix.resumed((batch, number), len(chunks)):
+        with nullcontext() if prefix is None else prefix.resumed(batch, number, len(chunks)):
             losses.append(sequence_losses(model, chunk.to(model.device)))
     loss = float(torch.cat(losses).double().mean())
     if not math.isfinite(loss):

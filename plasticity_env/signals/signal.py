@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.registries import Registry, by_name
+from plasticity_env.common.registries import Registered, Registry, by_name
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.moment_sums import SiteSums
 from plasticity_env.signals.recorder import SignalRecorder
@@ -80,7 +80,7 @@ Compute = Callable[[Gathered], Tensor]
 
 
 @dataclass(frozen=True)
-class Signal:
+class Signal(Registered):
     """One measured signal; its columns, ranks and z-scores in an observation follow from this record.
 
     Attributes:
@@ -112,6 +112,11 @@ class Signal:
             raise InputError(f"a signal needs '' or one of {', '.join(SWITCHES)}, got {self.needs!r}")
         if not self.bounds[0] < self.bounds[1]:
             raise InputError(f"bounds of signal {self.name!r} must be (low, high) with low < high, got {self.bounds!r}")
+
+    @classmethod
+    def registry(cls) -> Registry[Signal]:
+        """Where signals are looked up."""
+        return SIGNALS
 
     @property
     def setting(self) -> str:

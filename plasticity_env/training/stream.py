@@ -21,11 +21,12 @@ class FineTuner:
     """
 
     def __init__(self, model: PlasticModel, blocks: Tensor, order: Tensor, learning_rate: float) -> None:
-        self.model = model
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-        self._trainer = PlasticityTrainer(
-            model, lambda step: blocks[order[step % len(order)]], optimizer=self.optimizer
-        )
+        self.model, self._blocks, self._order = model, blocks, order
+        trained = [
+            p for p in model.parameters() if p.requires_grad
+        ]  # not biases that a repair added, which come and go
+        self.optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.01)
+        self._trainer = PlasticityTrainer(model, self._batch, optimizer=self.optimizer)
 
     @property
     def taken(self) -> int:
@@ -35,6 +36,9 @@ class FineTuner:
     @taken.setter
     def taken(self, steps: int) -> None:
         self._trainer.taken = steps
+
+    def _batch(self, step: int) -> Tensor:
+        return self._blocks[self._order[step % len(self._order)]]
 
     def run(self, steps: int) -> float:
         """Take ``steps`` optimizer steps, wrapping round at the end of the stream; returns their mean loss in nats.

@@ -17,7 +17,7 @@ from plasticity_env.agents.benchmarks.bench_peers import prune_one_head_per_grou
 from plasticity_env.agents.benchmarks.bench_prefix import prefix_rows
 from plasticity_env.common.stopwatch import timed
 from plasticity_env.controllers.planners.taylor import taylor_importance
-from tests.conftest import build
+from tests.conftest import CONFIGS, build
 
 
 def test_compact_rows_set_time_beside_flops(monkeypatch):
@@ -78,6 +78,7 @@ def test_torch_pruning_removes_one_head_of_each_group():
     assert flops(pruned, 16) == flops(model, 16)
 
 
+@pytest.mark.parametrize("architecture", sorted(CONFIGS))
 def test_taylor_importance_ranks_heads_as_torch_pruning_does(architecture, ids):
     """On an architecture that it can trace; and by hand: |gradient x weight|, summed over what a head owns, over the mean."""
     pytest.importorskip("torch_pruning")

@@ -152,6 +152,7 @@ def test_a_run_repeats_and_goes_on_from_its_state():
     rest = learner(7)
     rest.load_state_dict(torch.load(file, weights_only=True))
     assert choice.edits.tolist() == expected[4]
+    assert rest.controller.info["lessons"] == half.controller.info["lessons"] == 4
     rest.learn(float(np.sin(4)))
     assert play(rest, range(5, 8)) == expected[5:]
     for name, value in whole.network.state_dict().items():

@@ -70,7 +70,7 @@ def compact_config(model_type: str) -> type[Any]:
         InputError: The architecture has no layout, or transformers no configuration of this type.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
-    from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoModelForCausalLM
 
     find_layout(model_type)
     key = PREFIX + model_type
@@ -88,7 +88,11 @@ def compact_config(model_type: str) -> type[Any]:
     body |= {"model_type": key, "dense_type": model_type, "__doc__": CompactConfig.__doc__}
     config_class: type[Any] = type(f"Compact{stock.__name__}", (stock,), body)
     AutoConfig.register(key, config_class)
-    AutoModelForCausalLM.register(config_class, type("Door", (Door,), {"config_class": config_class}))  # type: ignore[arg-type]
+    stock_name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type, stock.__name__)
+    door = type(
+        f"Compact{stock_name}", (Door,), {"config_class": config_class}
+    )  # pipelines look models up by these names
+    AutoModelForCausalLM.register(config_class, door)  # type: ignore[arg-type]
     return config_class
 
 

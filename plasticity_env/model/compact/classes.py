@@ -68,7 +68,7 @@ def compact_classes(model_type: str) -> tuple[type[PreTrainedConfig], type[PreTr
         InputError: The architecture has no layout, or transformers no causal LM of this type.
     """
     config_class = compact_config(model_type)
-    known = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
     if not issubclass(known, Door):
         return config_class, cast(type[PreTrainedModel], known)
     try:

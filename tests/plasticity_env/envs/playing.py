@@ -15,7 +15,8 @@ def play(env, seed, steps=3):
     trace = [(observation, 0.0, info)]
     for _ in range(steps):
         env.action_space.seed(int(random.integers(1 << 30)))
-        action = env.action_space.sample(mask=controllers.sample_mask(observation))
+        mask = None if env.unwrapped.kind == "head_rank" else controllers.sample_mask(observation)
+        action = env.action_space.sample(mask=mask)
         observation, reward, terminated, _, info = env.step(action)
         trace.append((observation, reward, info))
         if terminated:
@@ -29,3 +30,18 @@ def same(a, b):
     if isinstance(a, tuple | list):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return np.array_equal(a, b)
+
+
+def go_on_and_start_anew(env, episodes=2):
+    """The rest of an episode that has begun, then whole ones: where an environment trains, each must find the dense model."""
+    trace = []
+    random = np.random.default_rng(0)
+    for _ in range(2):
+        action = random.integers(0, 2, env.unwrapped.head_slots)
+        if env.unwrapped.kind == "head_edit":
+            action = int(random.integers(1, env.unwrapped.head_slots))
+        observation, reward, *_, info = env.step(action)
+        trace.append((dict(observation), reward, info))
+    for seed in range(episodes):
+        trace += [(dict(observation), reward, info) for observation, reward, info in play(env, seed)]
+    return trace

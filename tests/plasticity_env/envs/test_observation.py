@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from plasticity_env import validate
+from plasticity_env import InputError, validate
 from plasticity_env.envs.head_tokens import HeadState, head_tokens
-from plasticity_env.envs.observation import DRIFT_BOUND, head_columns
+from plasticity_env.envs.observation import DRIFT_BOUND, Observation, head_column, head_columns
 from tests.conftest import SMALL
 
 LAYER = ("layer_fisher_rank", "layer_residual_rank", "layer_mean_z")
@@ -93,6 +93,27 @@ def test_drift_is_the_clipped_log_ratio_to_the_start():
     assert (drift == 0).all()
     (drift,) = columns(active, now, now, 4, torch.ones(1, 1, 4), ("sensitivity_drift",), hide=True)
     assert drift[0, 3] == 0  # compressed: what is pruned is not seen
+
+
+@pytest.mark.parametrize("kept", [1, 2, 7, 20])
+def test_a_signed_signal_is_in_units_of_its_root_mean_square_over_the_active_units(kept):
+    random = torch.Generator().manual_seed(kept)
+    active = torch.zeros(20, dtype=torch.bool)
+    active[torch.randperm(20, generator=random)[:kept]] = True
+    active, gradient = active.view(5, 4), torch.randn(5, 4, generator=random).double()
+    state = HeadState(active[None], active[None].float(), np.zeros((1, 5, 4)), active[None].float(), 1, 4)
+    tokens = head_tokens(state, [Signals(fisher=gradient.square(), gate_gradient=gradient)], hide_pruned=False)[0]
+    found = tokens[:, head_columns(("gate_gradient_z",))[0]].reshape(5, 4)
+    expected = gradient / gradient[active].square().mean().sqrt()
+    assert found == pytest.approx(expected.clamp(-5, 5).numpy(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "way"), [("gate_gradient", True), ("fishers", False)])
+def test_a_column_that_is_not_there_is_refused_with_the_way_out_where_there_is_one(name, way):
+    shown = Observation("heads", {"heads": np.zeros((4, 60))})
+    with pytest.raises(InputError, match=f"unknown column of the observation {name!r}") as refused:
+        head_column(shown, name)
+    assert str(refused.value).endswith(f"; make the environment with signals=({name!r},)") == way
 
 
 LEAN = {"obs_signal": False, "residual_signal": True, "crossfit_signal": False}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from plasticity_env.envs.observation import head_column
 from tests.plasticity_env.envs.playing import play, same
+from tests.plasticity_env.envs.toy_models import toy_model, toy_text
 
 
 def test_two_seeded_runs_that_train_are_identical(make_env):
@@ -76,3 +78,40 @@ def test_grow_only_while_the_model_trains(make_env):
         observation, _, _, _, info = env.step(grow)
         assert info["invalid_actions"] == 1 - allowed
         assert head_column(observation, "active")[4] == allowed
+
+
+def make_toy(**values):
+    """An environment that trains a toy Llama, whose output projections have no biases of their own."""
+    more = {
+        "calibration_blocks": 2,
+        "reward_blocks": 2,
+        "max_length": 8,
+        "horizon": 4,
+        "train_steps": 1,
+        "batch_size": 2,
+    }
+    return gym.make("plasticity/Heads-v1", loaded=toy_model("llama"), text=toy_text(), **{**more, **values}).unwrapped
+
+
+def test_a_state_with_biases_that_a_repair_added_comes_back():
+    env = make_toy(repair="bias")
+    env.reset(seed=0)
+    env.step(np.array([1, 0, 0, 0]))
+    assert any(block.output.bias is not None for block in env.workbench.model.blocks)
+    state, fork = env.get_state(), env.fork()
+    wanted = env.step(np.array([0, 0, 1, 0]))[1]
+    env.set_state(state)
+    assert env.step(np.array([0, 0, 1, 0]))[1] == wanted
+    assert fork.step(np.array([0, 0, 1, 0]))[1] == wanted
+    env.go_on(seed=1)
+
+
+@pytest.mark.parametrize("init", ["random", "copy", "transfer"])
+def test_grown_heads_may_take_over_from_all_that_are_active(init):
+    env = make_toy(growth_init=init, max_sparsity=1.0)
+    env.reset(seed=0)
+    env.step(np.array([0, 1, 0, 1]))
+    *_, info = env.step(np.array([1, 3, 1, 3]))
+    assert env.model.active.tolist() == [[False, True], [False, True]]
+    assert info["active_heads"] == 2
+    assert info["invalid_actions"] == 0

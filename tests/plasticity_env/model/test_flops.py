@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from plasticity_env import PlasticModel, flops
+from plasticity_env import InputError, PlasticModel, flops
 from plasticity_env.model.flops import flop_table, parameter_table
 from tests.conftest import build
 
@@ -38,3 +38,10 @@ def test_dense_parameters_are_counted_once(architecture):
     model = PlasticModel(build(architecture))
     counted = sum(p.numel() for p in model.model.parameters())
     assert parameter_table(model).total(model.active) == counted
+
+
+@pytest.mark.parametrize("wrap", [PlasticModel, lambda stock: stock])
+@pytest.mark.parametrize("tokens", [0, -1])
+def test_a_sequence_without_a_token_is_refused(wrap, tokens):
+    with pytest.raises(InputError, match=f"seq_len {tokens} is too short"):
+        flops(wrap(build("gpt2")), tokens)

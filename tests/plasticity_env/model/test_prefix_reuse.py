@@ -9,7 +9,7 @@ import torch
 
 from plasticity_env import InputError, PlasticModel
 from plasticity_env.growth import UNetSkip
-from plasticity_env.model.prefix_reuse import PrefixCache
+from plasticity_env.model.prefix_reuse import BATCHES, PrefixCache
 from plasticity_env.repair import repair_sites
 from plasticity_env.signals.measure import gather, mean_loss
 from tests.conftest import SMALL, build
@@ -183,5 +183,22 @@ def test_a_training_environment_keeps_none(make_env):
 
 
 def test_a_negative_size_is_refused():
-    with pytest.raises(InputError, match="prefix_mb must be a number of at least 0"):
+    with pytest.raises(InputError, match=r"prefix_mb must lie in \[0, "):
         gym.make("plasticity/Heads-v1", **{**SMALL, "prefix_mb": -1})
+
+
+def test_only_the_batches_read_last_are_kept():
+    model = PlasticModel(_deep())
+    ids = torch.randint(0, 128, (4, 8), generator=torch.Generator().manual_seed(0))
+    cache = PrefixCache(model, BIG)
+    for name in range(3 * BATCHES):
+        mean_loss(model, ids, 2, cache, name)  # two forwards each
+        if name == BATCHES - 1:
+            full = cache.nbytes
+    assert cache.nbytes == full
+    cache.reused = 0
+    mean_loss(model, ids, 2, cache, 2 * BATCHES)  # the oldest that is left
+    assert cache.reused > 0
+    cache.reused = 0
+    mean_loss(model, ids, 2, cache, 2 * BATCHES - 1)
+    assert cache.reused == 0
