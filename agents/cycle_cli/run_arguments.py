@@ -42,6 +42,8 @@ class RunArguments(ExperimentSettings):
     and wikitext for any other"""
     dataset_config: str | None = None
     """configuration of a hub data set; unset with wikitext: wikitext-2-raw-v1"""
+    save_model: bool = True
+    """keep the final model as a checkpoint under models/"""
     quick_test: bool = False
     """other defaults: an embedded model and few steps, under a minute; flags that are given still count"""
     compare_strategies: bool = False

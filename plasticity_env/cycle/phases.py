@@ -154,16 +154,18 @@ class PlasticityCycle:
 
     def _fine_tuning(self, cycle: int) -> Details:
         steps, every = self.settings.training_steps, self.settings.decision_every
-        decisions = 0
+        decisions, cost = 0, 0.0
         for start in range(0, steps, every or max(1, steps)):
             if start:
+                before = self.arm.loss("test")
                 slots = self.arm.model.active
                 level = self.settings.level(cycle) if self.decider.grows else int((~slots).sum()) / slots.numel()
                 self._decide(cycle, "fine_tuning", level)
                 self._grow_asked(cycle, "fine_tuning")
                 decisions += 1
+                cost += max(0.0, self.arm.loss("test") - before)
             self._train(cycle, "fine_tuning", min(every or steps, steps - start))
-        return {"steps": steps, "decisions": decisions}
+        return {"steps": steps, "decisions": decisions, **({"decisions_cost": cost} if decisions else {})}
 
     def _evaluation(self, cycle: int) -> Details:
         self._settle()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention_maps import attention_maps
-from plasticity_env.plots.charts import save_png
+from plasticity_env.plots.charts import fitted, put_title, save_png
 from plasticity_env.plots.head_panels import (
     DECISIONS,
     decision_legend,
@@ -315,7 +315,7 @@ def _head_map(
         closed = ~head_mask(active, "active", shown.shape)
         draw_crosses(panel, closed)
         note = " ".join(filter(None, [f"{int(closed.sum())} of {closed.size} heads pruned (\u00d7)", note]))
-    panel.set_title(note, loc="left", fontsize=9)
+    panel.set_title(fitted(note, figure.get_figwidth() - 1.6, 9), loc="left", fontsize=9)
     head_axes(panel, shown.shape)
     return _finish(figure, title, save_path)
 
@@ -360,7 +360,7 @@ def _draw_pattern(panel: Axes, weights: np.ndarray, is_open: bool) -> Any:
 
 
 def _finish(figure: Figure, title: str, save_path: str | Path | None) -> Figure:
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    put_title(figure, title)
     if save_path is not None:
         save_png(figure, save_path)
     return figure
