@@ -115,12 +115,23 @@ def repair(arm: Arm) -> None:
     repair_model(arm.model, arm.settings.repair, arm.calibration(), arm.settings.batch_size)
 
 
-def grow_chosen(arm: Arm, mask: Tensor, generator: torch.Generator, fisher: Tensor | None) -> Tensor:
-    """Grow heads that a decider chose; returns those that grew ((L, H) boolean)."""
+def grow_chosen(
+    arm: Arm, mask: Tensor, generator: torch.Generator, fisher: Tensor | None, warmup_steps: int | None = None
+) -> Tensor:
+    """Grow heads that a decider chose; returns those that grew ((L, H) boolean).
+
+    Args:
+        arm: Whose model is edited.
+        mask: (L, H) boolean, the heads.
+        generator: Source of their weights.
+        fisher: (L, H) scores, which some initial weights read.
+        warmup_steps: Until their gates are open; None: as for heads that grow before a cycle's training.
+    """
     settings, model = arm.settings, arm.model
     mask = mask & ~model.active
     weights = find_initial_weights(settings.growth_init)(fisher)
-    model.grow(mask, settings.initial_scale, settings.gate_warmup_steps, generator, weights)
+    steps = settings.gate_warmup_steps if warmup_steps is None else warmup_steps
+    model.grow(mask, settings.initial_scale, steps, generator, weights)
     arm.trainer.grown(mask)
     return mask
 

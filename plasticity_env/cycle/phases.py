@@ -161,7 +161,7 @@ class PlasticityCycle:
                 slots = self.arm.model.active
                 level = self.settings.level(cycle) if self.decider.grows else int((~slots).sum()) / slots.numel()
                 self._decide(cycle, "fine_tuning", level)
-                self._grow_asked(cycle, "fine_tuning")
+                self._grow_asked(cycle, "fine_tuning", self.settings.gate_warmup(steps - start))
                 decisions += 1
                 cost += max(0.0, self.arm.loss("test") - before)
             self._train(cycle, "fine_tuning", min(every or steps, steps - start))
@@ -207,13 +207,13 @@ class PlasticityCycle:
         self._decision += 1
         return done
 
-    def _grow_asked(self, cycle: int, phase: str) -> Tensor:
+    def _grow_asked(self, cycle: int, phase: str, warmup_steps: int | None = None) -> Tensor:
         mask, self._waiting = self._waiting, None
         model = self.arm.model
         if mask is None or not self.settings.adaptive or not bool((mask & ~model.active).any()):
             return torch.zeros_like(model.active)
         signals = self._signals()
-        grown = grow_chosen(self.arm, mask, self.generator, signals.fisher)
+        grown = grow_chosen(self.arm, mask, self.generator, signals.fisher, warmup_steps)
         repair(self.arm)
         none = torch.zeros_like(grown)
         said, plain = self._growth_reasons, f"{self.decider.name} chose it"

@@ -69,7 +69,8 @@ class ExperimentSettings:
     initial_scale: float = 0.01
     """first value of a grown head's gate"""
     growth_warmup_steps: int = 50
-    """optimizer steps until a grown head's gate is 1; no more than training_steps, so that no gate is judged half open"""
+    """optimizer steps until a grown head's gate is 1; no more than there are until the next decision or the end of the
+    cycle's training, so that no gate is judged half open"""
     new_head_lr_multiplier: float = 3.0
     """learning rate of grown heads, in learning rates"""
     lr_warmup_steps: int = 0
@@ -169,8 +170,16 @@ class ExperimentSettings:
 
     @property
     def gate_warmup_steps(self) -> int:
-        """Steps until a grown head's gate is 1: as asked, but open when its cycle's training ends."""
-        return min(self.growth_warmup_steps, self.training_steps) if self.training_steps else self.growth_warmup_steps
+        """Steps until the gate of a head that grows before a cycle's training is 1: see `gate_warmup`."""
+        return self.gate_warmup(self.training_steps)
+
+    def gate_warmup(self, left: int) -> int:
+        """Steps until a grown head's gate is 1: as asked, but open when somebody decides or judges again.
+
+        Args:
+            left: Optimizer steps until the cycle's training ends.
+        """
+        return min(self.growth_warmup_steps, left, self.decision_every or left)
 
     def level(self, cycle: int) -> float:
         """Share of all slots that is pruned when the pruning of cycle 1, 2, ... is over."""
