@@ -3,6 +3,7 @@
 #             make test-matrix: on one and two threads, without and with AVX2, each time in a random order)
 # make lint   formatting, lint, import contracts, types
 # make newest, make oldest   the quick tests against the newest (oldest) versions that pyproject.toml allows, torch apart
+# make docs   the documentation, strictly, into site/ (opens without a network)
 # make bench  speed of a step beside its floor and the naive way
 # Each sets up what it needs in .venv; only Python 3.11+ and make must be there.
 PYTHON ?= python3
@@ -13,10 +14,10 @@ DEMO_CONFIG := scripts/configs/$(if $(QUICK),demo_quick,demo).yaml
 DEMO_FOLDER ?= runs/demo$(if $(QUICK),_quick,)
 
 # what the tests of other versions need; Ray is left out, since it holds Gymnasium at one version
-OTHERS := --constraint .venv-torch.txt --editable '.[rl,track,human]' pytest pytest-timeout pytest-xdist pytest-random-order hypothesis grimp \
+OTHERS := --constraint .venv-torch.txt --editable '.[rl,track,human]' pytest pytest-timeout pytest-xdist pytest-random-order hypothesis grimp sybil \
   nbformat nbclient ipykernel
 
-.PHONY: demo test test-slow test-all test-matrix newest oldest lint bench pictures clean setup
+.PHONY: demo test test-slow test-all test-matrix newest oldest lint docs bench pictures clean setup
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -59,6 +60,9 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 bench: $(STAMP)
 	$(BIN)/python scripts/benchmark.py step
 
@@ -66,4 +70,4 @@ pictures: $(STAMP)
 	$(BIN)/python scripts/make_pictures.py
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest .venv-torch.txt build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-torch.txt build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

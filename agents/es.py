@@ -40,7 +40,7 @@ class Generation:
     """What a generation was told, enough to repeat the search without playing it.
 
     Attributes:
-        fitness: Of each candidate, mean over scenarios of its loss rise over the reference's.
+        fitness: Fitness of each candidate, mean over scenarios of its loss rise over the reference's.
         steps: Environment steps that it took.
     """
 
@@ -53,7 +53,7 @@ def search(config: ESConfig, folder: Path | None) -> LinearSearch:
 
     Args:
         config: Arguments.
-        folder: Of the run; None: a new one under ``runs/``.
+        folder: Folder of the run; None: a new one under ``runs/``.
 
     Returns:
         The search that is over; its folder holds history and controller.

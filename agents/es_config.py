@@ -41,11 +41,11 @@ class ESConfig:
     sigma: float = 0.3
     """first step size"""
     seed: int = 0
-    """of everything"""
+    """seed of everything that is random"""
     settings: Annotated[Settings, flags(Settings, "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
         calibration_blocks=8, reward_blocks=8, device="auto"
     )
-    """of the environments"""
+    """arguments of the environments"""
 
     def __post_init__(self) -> None:
         if given(self, "features", "start_feature"):

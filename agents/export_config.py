@@ -21,7 +21,7 @@ class ExportConfig:
     settings: Annotated[Settings, flags(Settings, "model_name", *UNIT_ARGUMENTS, *MEASURING_ARGUMENTS)] = Settings(
         calibration_blocks=32, reward_blocks=1, device="auto"
     )
-    """of the environment that prunes; the model may be a checkpoint of a pruned one"""
+    """arguments of the environment that prunes; the model may be a checkpoint of a pruned one"""
     format: str = "masked"
     """masked (stock shapes), uniform (stock, smaller, as many heads in each layer) or compact (smallest, needs this package)"""
     output_path: Path | None = None

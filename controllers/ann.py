@@ -124,7 +124,7 @@ class ANNController(RankedController):
         """Refuse an environment that does not measure what the network was trained to read.
 
         Raises:
-            InputError: It does not.
+            InputError: The network does not fit.
         """
         if self._checked or (head_column(observation, "active") > 0.5).sum() < 2:
             return  # of one head alone, normalised columns tell nothing

@@ -15,7 +15,7 @@ def units_of(observation: Observation, random: np.random.Generator) -> Units:
     """What a score reads, from an observation.
 
     Args:
-        observation: Of any environment.
+        observation: Observation of any environment.
         random: Source of random scores.
     """
 

@@ -46,7 +46,7 @@ def save_tuned(path: Path, options: dict[str, Any], info: dict[str, Any]) -> Non
 
     Args:
         path: JSON file.
-        options: Of `PlasticityController`.
+        options: Options of `PlasticityController`.
         info: How they were found; for readers.
     """
     write_text(path, json.dumps({"format": FORMAT, "options": options, "info": info}, indent=1) + "\n")

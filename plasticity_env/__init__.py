@@ -17,11 +17,11 @@ import wrapt as _wrapt
 from plasticity_env.common.plugins import load_plugins as _load_plugins
 from plasticity_env.model.compact.auto_classes import register_when_imported as _register_compact_models
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
 
-# A forked worker (AsyncVectorEnv) inherits an OpenMP pool whose threads are gone, and would wait for them for ever; one
+# A forked worker (AsyncVectorEnv) inherits an OpenMP pool whose threads are gone, and would wait for them forever; one
 # thread a worker needs no pool, and is what several workers on one machine want.
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(

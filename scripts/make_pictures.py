@@ -1,6 +1,7 @@
-"""Make the README's pictures from a demo's run folder.
+"""Make the pictures of README and documentation.
 
 python scripts/make_pictures.py --demo runs/demo --output_dir docs/pictures
+python scripts/make_pictures.py --only episode
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def test_the_wheel_is_a_tool_of_its_own(installed: Path, tmp_path: Path) -> None
     assert example
     assert call(installed, "-c", example[1], folder=tmp_path)
     (tmp_path / "typed.py").write_text(TYPED, encoding="utf-8")
-    call(installed, "-m", "mypy", "--strict", "typed.py", folder=tmp_path)
+    (tmp_path / "shown.py").write_text(example[1], encoding="utf-8")
+    call(installed, "-m", "mypy", "--strict", "typed.py", "shown.py", folder=tmp_path)
     files = call(installed, "-m", "pip", "show", "--files", "plasticity-env", folder=tmp_path)
     assert "NOTICE" in files
     assert "plasticity_env/py.typed" in files

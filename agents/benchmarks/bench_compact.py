@@ -42,7 +42,7 @@ class CompactRow:
         dense_s, compact_s: Seconds of one forward.
         dense_perplexity, compact_perplexity: On the first tokens of the test split.
         peer: Whose removal of equally many heads is beside it; None where none was asked for.
-        peer_s, peer_flops_ratio, peer_perplexity: Of the peer's model.
+        peer_s, peer_flops_ratio, peer_perplexity: Seconds, FLOPs ratio and perplexity of the peer's model.
         compact_over_peer, compact_over_peer_range: Seconds, ours / the peer's.
         rounds: How many.
     """

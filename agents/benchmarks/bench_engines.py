@@ -74,7 +74,7 @@ def engine_rows(options: Options) -> Iterator[EngineRow]:
     """Every model, length and number of environments.
 
     Raises:
-        InputError: A number that is none, or Ray is not installed.
+        InputError: An option is not a usable number, or Ray is not installed.
     """
     environments = whole_numbers(options.envs, "envs", 1)
     runners = whole_numbers(options.runners, "runners", 0)
@@ -95,7 +95,7 @@ def bench_engines(
     """Time a sample in every engine.
 
     Args:
-        name: Of the model.
+        name: Name of the model.
         text: Its text, packed at the sequence length to measure.
         count: Environments, of every engine but the single one.
         runners: Numbers of Ray's env runners.

@@ -37,7 +37,7 @@ class Options:
     runners: str = "0,2"
     """numbers of Ray's env runners, separated by commas; empty leaves Ray out (engines)"""
     memory_share: float = 0.02
-    """of the model's bytes, what each environment may add (vector)"""
+    """share of the model's bytes that each environment may add (vector)"""
     processes: bool = True
     """also time Gymnasium's environments in processes of their own, one each (vector)"""
     test_tokens: int = 4096

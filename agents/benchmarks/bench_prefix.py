@@ -60,7 +60,7 @@ def bench_prefix(loaded: LoadedModel, options: Options, text: TextSplits, repair
         loaded: The model, dense; each way works on a copy.
         options: Tokens in a batch, rounds, clock, device.
         text: Packed at the sequence length to measure.
-        repair: Of the environment.
+        repair: Repair of the environment.
     """
     sequences = options.tokens // text.block_size
     walks = {

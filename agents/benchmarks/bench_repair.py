@@ -32,8 +32,8 @@ class RepairRow:
         bench, model, seq_len, tokens: What was measured: calibration tokens.
         heads, removed: Heads of the dense model, and how many of them are pruned.
         repair: Which; ``statistics`` and ``incremental`` are parts of a repair.
-        seconds: Of the repair, the statistics excluded.
-        pass_s: Of one measuring pass (signals of all heads, no OBS) over the same tokens.
+        seconds: Seconds of the repair, the statistics excluded.
+        pass_s: Seconds of one measuring pass (signals of all heads, no OBS) over the same tokens.
         over_pass, over_pass_range: Ratio of the two.
         delta_nll: Rise of the loss over the dense model's on the first test blocks, nats per token; None for parts.
         rounds: How many.
@@ -70,7 +70,7 @@ def bench_repair(loaded: LoadedModel, text: TextSplits, share: float, options: O
     Args:
         loaded: The model, dense; left so.
         text: Its text.
-        share: Of all heads, to prune.
+        share: Share of all heads, to prune.
         options: Calibration tokens, rounds.
 
     Raises:

@@ -98,7 +98,7 @@ def bench_step(
         loaded: The model; left dense.
         text: Its text, packed at the sequence length to measure.
         sequences: In the calibration and in the reward batch each, run as one batch.
-        repair: Of the environment.
+        repair: Repair of the environment.
         obs: Whether the step computes the OBS and the residual scores.
         crossfit: Whether it computes these cross-fitted as well.
         naive: Whether to time the naive way too.

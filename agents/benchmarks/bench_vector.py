@@ -36,7 +36,7 @@ class VectorRow:
         bench, model, num_envs, seq_len, sequences: What was measured: sequences in the calibration and in the reward batch
             of each environment.
         repair, scores: Repair, and whether OBS and residual scores are measured.
-        memory_share: Of the model's bytes, what an environment of the vector environment may add.
+        memory_share: Share of the model's bytes that an environment of the vector environment may add.
         vector_steps, single_steps, sync_steps, async_steps: Environment steps a second; async is Gymnasium's, one process
             an environment, None where it was left out.
         over_single, over_sync, over_async: The vector environment's steps a second over the others'.
@@ -105,11 +105,11 @@ def bench_vector(
     """Time N environments in one batch against N by themselves.
 
     Args:
-        name: Of the model; every environment loads a copy of its own, but for those in the vector environment.
+        name: Name of the model; every environment loads a copy of its own, but for those in the vector environment.
         text: Its text, packed at the sequence length to measure.
         num_envs: N.
         sequences: In the calibration and in the reward batch each.
-        repair, memory_share: Of the environments.
+        repair, memory_share: Repair and memory share of the environments.
         scores: Whether OBS and residual scores are measured (not cross-fitted).
         rounds: Rounds after one that does not count.
         device: Where the models lie.
@@ -177,7 +177,7 @@ class _Masks:
 
     Args:
         shape: (N, units).
-        seed: Of the masks.
+        seed: Seed of the masks.
     """
 
     def __init__(self, shape: tuple[int, int], seed: int) -> None:

@@ -49,8 +49,8 @@ class Look:
 
     Attributes:
         episodes: Played so far.
-        resident_mb: Of the process.
-        tensor_mb: Of all tensors' storages, each counted once.
+        resident_mb: Resident memory of the process, MB.
+        tensor_mb: Size of all tensors' storages in MB, each counted once.
         remembered: Measurements in the workbench's memo.
         prefix_mb: Hidden states that forwards may start from.
         objects: How many the garbage collector knows of each type.

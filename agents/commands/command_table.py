@@ -27,7 +27,7 @@ def find_command(name: str) -> Command[Any]:
     """Import a sub-command.
 
     Raises:
-        InputError: There is none of this name.
+        InputError: No command has this name.
     """
     if name not in command_names():
         raise unknown("command", name, command_names())

@@ -1,4 +1,4 @@
-"""``plasticity pages``: the README's pictures, made from a demo's run folder."""
+"""``plasticity pages``: the pictures of README and documentation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plasticity_env.agents.commands.command import Command
-from plasticity_env.common.arguments import fill
-from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.arguments import check_counts, fill
+from plasticity_env.common.errors import InputError, first_line, unknown
 from plasticity_env.common.files import replace_file
 
 
@@ -20,9 +20,57 @@ class PagesConfig:
     """run folder of a demo"""
     output_dir: Path = Path("docs/pictures")
     """where the pictures go"""
+    only: str = "all"
+    """all; demo (the pictures of a demo's run folder); episode (an animated one of an episode); or board (curves of a few
+    players of the leaderboard)"""
+    model_name: str = "bard-neox-5x6"
+    """episode: the language model that is pruned"""
+    controller: str = "ann"
+    """episode: name or folder of the controller"""
+    rounds: int = 12
+    """episode: decisions"""
+    share: float = 0.6
+    """episode: share of the heads that is pruned when it ends"""
+    cells: Path = Path("docs/leaderboard/cells.jsonl")
+    """board: the leaderboard's file"""
+    board: str = "SmolLM2-135M-Instruct.Q4_1"
+    """board: short name of the model"""
+    players: str = "ann@4,residual_gradient@4,flap@4,fisher@4,gradient@4,random@1"
+    """board: players with their rounds, separated by commas; at most six"""
+
+
+WHAT = ("all", "demo", "episode", "board")
 
 
 def main(config: PagesConfig) -> None:
+    """Draw the pictures of README and documentation."""
+    if config.only not in WHAT:
+        raise unknown("only", config.only, WHAT)
+    check_counts(config, rounds=1)
+    if config.only in ("all", "demo"):
+        _draw_demo(config)
+    if config.only in ("all", "board"):
+        _draw_board(config)
+    if config.only in ("all", "episode"):
+        _draw_episode(config)
+    print(f"pictures: {config.output_dir}")
+
+
+def _draw_board(config: PagesConfig) -> None:
+    from plasticity_env.agents.leaderboard.report.board_curves import board_curves_png
+    from plasticity_env.common.cli import words
+
+    board_curves_png(config.cells, config.board, words(config.players), config.output_dir / "board.png")
+
+
+def _draw_episode(config: PagesConfig) -> None:
+    from plasticity_env.agents.evaluation.animation import animation_frames, play_moments, write_gif
+
+    moments = play_moments(config.controller, config.model_name, config.rounds, config.share)
+    write_gif(animation_frames(moments), config.output_dir / "episode.gif")
+
+
+def _draw_demo(config: PagesConfig) -> None:
     """Draw the frontier, the learning curve, and the environment after the controller's last decision."""
     import yaml
 
@@ -60,7 +108,6 @@ def _draw(config: PagesConfig) -> None:
     frames = episode_frames(config.demo / "training" / "controller", trained, model)
     image = Image.fromarray(frames[-1][1])
     replace_file(config.output_dir / "environment.png", lambda path: image.save(path, "PNG"))
-    print(f"pictures: {config.output_dir}")
 
 
 COMMAND = Command("pages", PagesConfig, main)

@@ -21,7 +21,7 @@ class CompareConfig:
     """Arguments of a comparison."""
 
     controllers: str = "random,magnitude,entropy_high,entropy_low,gradient,fisher,obs,activation,plasticity"
-    """names or folders of saved controllers, separated by commas"""
+    """names or folders of saved controllers, separated by commas; mine=FOLDER calls one by a name of your own"""
     sparsities: str = "0.1,0.2,0.3,0.4,0.5"
     """shares of heads to prune, separated by commas"""
     flop_prices: str = ""
@@ -47,7 +47,7 @@ class CompareConfig:
     settings: Annotated[
         Settings, flags(Settings, "model_name", "mode", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS, hidden=("repair",))
     ] = Settings(reward_blocks=1, device="auto")  # scored on the test split: the reward batch decides nothing here
-    """of the environment, but for its repair"""
+    """arguments of the environment, but for its repair"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     output_dir: Path | None = None
     """folder for the results; unset: a new one under runs/"""

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,12 @@ def prepare(config: CompareConfig) -> tuple[list[Player], list[str], LoadedModel
     return players, repairs, loaded, text
 
 
-def compare(config: CompareConfig) -> Path:
+def compare(config: CompareConfig, after_each: Callable[[], None] | None = None) -> Path:
     """Play every controller with every repair; rows are written as they are measured.
 
     Args:
         config: Arguments.
+        after_each: Called when a controller has been played and its rows are in ``results.json``.
 
     Returns:
         The folder: ``results.json``, ``frontier.png``, ``table.txt``, ``metrics.jsonl``.
@@ -70,10 +72,10 @@ def compare(config: CompareConfig) -> Path:
         InputError: Arguments that cannot be used, before anything is written, or another process is at work in the folder.
     """
     with at_work_in(config.output_dir):
-        return _compare(config)
+        return _compare(config, after_each)
 
 
-def _compare(config: CompareConfig) -> Path:
+def _compare(config: CompareConfig, after_each: Callable[[], None] | None) -> Path:
     players, repairs, loaded, text = prepare(config)
     protocol = config.protocol()
     made = (controllers.make(name, **options) for name, options, _ in players)
@@ -97,6 +99,8 @@ def _compare(config: CompareConfig) -> Path:
                 written = results_json(arena, rows, cli.command(), cli.machine())
                 write_text(folder / "results.json", json.dumps(written, indent=1))
                 progress.advance(1, perplexity=rows[-1].test_ppl)
+                if after_each is not None:
+                    after_each()
         tracker.table("results", list(summarise(rows)[0]), [list(line.values()) for line in summarise(rows)])
     frontier_png(written, folder / "frontier.png")
     tables = comparison_tables(rows, written)
@@ -173,6 +177,10 @@ def _perplexity(line: dict[str, Any]) -> str:
 
 def _player(name: str, config: CompareConfig) -> Player:
     options: dict[str, Any] = {}
+    label, _, behind = name.rpartition("=")
+    if label and not Path(name).is_dir():
+        _player(behind, config)  # fails here as one without a label does
+        return behind, options, label.strip()
     label = None
     if name == "plasticity":
         options = _rule(config)

@@ -19,6 +19,7 @@ from plasticity_env.plots.charts import PALETTE
 from plasticity_env.plots.html import NOT_MEASURED, Cell, Figures, Plot, file_links, write_page
 from plasticity_env.plots.plotly_parts import head_axes
 
+SHOWN = 6  # curves of a figure; the others wait in its legend
 _NOT_MEASURED = {name: None for name in ("about", "command", "dense", "frontiers", "tables", "maps")}
 
 
@@ -31,6 +32,8 @@ def write_dashboard(
     frames: list[tuple[str, np.ndarray]],
     summary: list[tuple[str, str]],
     files: list[Path],
+    headline: str = "",
+    running: bool = False,
 ) -> None:
     """Write the dashboard of a run.
 
@@ -42,6 +45,8 @@ def write_dashboard(
         frames: Captions and pictures of the environment, (H, W, 3) uint8, in the order of the steps.
         summary: Names and values of the key facts.
         files: Files of the run, linked relative to ``path``.
+        headline: What was compared and who won, in a sentence or two.
+        running: Whether more is to come, so that the page loads itself again now and then.
 
     Raises:
         InputError: A frame is no (H, W, 3) uint8 picture.
@@ -55,6 +60,8 @@ def write_dashboard(
         title=title,
         data={"figures": figures, "frames": [{"caption": c, "src": _data_uri(c, picture)} for c, picture in frames]},
         facts=summary,
+        headline=headline,
+        running=running,
         **measured,
         curves=_learning(training or [], figures),
         frames=bool(frames),
@@ -108,11 +115,27 @@ def _frontiers(results: dict[str, Any], figures: Figures) -> list[Plot]:
     for repair in dict.fromkeys(point.repair for point in points):
         mine = [point for point in points if point.repair == repair]
         traces = []
+        drawn = _most_telling(results)
         for index, (name, colour) in enumerate(controller_colours(results).items()):
-            traces += _line(mine, name, colour, "solid" if index < len(PALETTE) else "dash")
+            line = _line(mine, name, colour, "solid" if index < len(PALETTE) else "dash")
+            traces += line if name in drawn else [{**trace, "visible": "legendonly"} for trace in line]
         mark = {"x": [1.0], "y": [dense], "mode": "markers", "name": "dense", "meta": "ink", "marker": {"size": 11}}
         cards.append(figures.add(([*traces, {"type": "scatter", **mark}], layout), f"repair: {repair}"))
     return cards
+
+
+def _most_telling(results: dict[str, Any]) -> list[str]:
+    """Names of the controllers that are drawn unless one asks for more: the networks, then the best rules."""
+    best = _by_loss(results["rows"])
+    return sorted(best, key=lambda name: not name.startswith("ann"))[:SHOWN]
+
+
+def _by_loss(rows: list[dict[str, Any]]) -> list[str]:
+    """Controllers by their mean rise of the test loss, lowest first; one that pruned nothing comes last."""
+    rises: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        rises[row["controller"]].append(row["delta_nll"] if row["flops_kept"] < 1 else math.inf)
+    return sorted(rises, key=lambda name: float(np.mean(rises[name])))
 
 
 def _line(points: list[FrontierPoint], controller: str, colour: str, dash: str) -> list[dict[str, Any]]:
@@ -217,12 +240,16 @@ def _maps(results: dict[str, Any], figures: Figures) -> dict[str, list[Plot]]:
     groups: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for row in results["rows"]:
         groups[setting_of(row)][row["controller"]].append(row["active"])
+    order = _by_loss(results["rows"])
     return {
         setting: [
             _heat_map(
-                1.0 - np.mean(np.array(active, dtype=float), axis=0), f"{controller}, {len(active)} rows", figures
+                1.0 - np.mean(np.array(controllers[name], dtype=float), axis=0),
+                f"{name}, {len(controllers[name])} rows",
+                figures,
             )
-            for controller, active in controllers.items()
+            for name in order
+            if name in controllers
         ]
         for setting, controllers in groups.items()
     }

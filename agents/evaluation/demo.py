@@ -30,6 +30,8 @@ from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers import ANNController
 from plasticity_env.envs.settings import bounds
 
+TRAINED = "ann (trained here)"
+
 
 def demo(config: DemoConfig) -> Path:
     """Train, compare, draw.
@@ -66,22 +68,42 @@ def _demo(config: DemoConfig, plan: TrainConfig, comparisons: dict[str, CompareC
     console.rule(f"1. Training {'a network from zero' if config.from_scratch else 'the shipped controller on'}")
     training = train(replace(plan, output_dir=folder / "training"))
     seconds = time.perf_counter() - started
-    trained = f",{training / 'controller'}"  # ranks heads alone
+    frames = episode_frames(training / "controller", plan, config.compare.settings.model_name)
+    page = write_demo_page(config, folder, seconds, frames, running=True)
+    print(f"first picture: {page}")
+    trained = f",{TRAINED}={training / 'controller'}"  # ranks heads alone
     console.rule("2. Controllers compared on plays that none of them saw")
     for name, comparison in comparisons.items():
         players = comparison.controllers + ("" if name == "held_out_units" else trained)
-        compare(replace(comparison, controllers=players, output_dir=folder / name))
-    page = write_demo_page(
-        config, folder, seconds, episode_frames(training / "controller", plan, config.compare.settings.model_name)
-    )
+        compare(
+            replace(comparison, controllers=players, output_dir=folder / name),
+            lambda: write_demo_page(config, folder, seconds, frames, running=True),
+        )
+    write_demo_page(config, folder, seconds, frames)
     console.rule("3. Done")
-    for name in comparisons:
-        print(verdict(_results(folder / name)))
-    print(f"dashboard: {page}")
+    print(conclusion({name: _results(folder / name) for name in comparisons}))
+    print(f"Open {page} in a browser.")
     return folder
 
 
-def write_demo_page(config: DemoConfig, folder: Path, seconds: float, frames: list[tuple[str, np.ndarray]]) -> Path:
+def conclusion(found: dict[str, dict[str, Any]]) -> str:
+    """What was compared, and who won by how much, in two sentences.
+
+    Args:
+        found: What each comparison wrote.
+    """
+    first = next(iter(found.values()))
+    names = dict.fromkeys(row["controller"] for row in first["rows"])
+    models = " and ".join(dict.fromkeys(results["model"] for results in found.values()))
+    compared = (
+        f"{len(names)} controllers pruned {models}, judged by the rise of the loss on test text that none of them read."
+    )
+    return f"{compared}\n{'; '.join(verdict(results) for results in found.values())}."
+
+
+def write_demo_page(
+    config: DemoConfig, folder: Path, seconds: float, frames: list[tuple[str, np.ndarray]], running: bool = False
+) -> Path:
     """Write ``dashboard.html`` and ``learning_curve.png`` from what the training and the comparisons left in the run folder.
 
     Args:
@@ -89,11 +111,14 @@ def write_demo_page(config: DemoConfig, folder: Path, seconds: float, frames: li
         folder: The run folder.
         seconds: How long the training took.
         frames: Captions and (H, W, 3) uint8 pictures of an episode.
+        running: Whether more is to come.
 
     Returns:
         The page.
     """
-    results = _results(folder / "comparison")
+    places = ("comparison", "held_out", "held_out_units")
+    found = {name: _results(folder / name) for name in places if (folder / name / "results.json").is_file()}
+    results = found.get("comparison")
     rows = _rows(folder / "training" / "metrics.jsonl")
     learning_curve_png(rows, folder / "learning_curve.png")
     page = folder / "dashboard.html"
@@ -111,8 +136,10 @@ def write_demo_page(config: DemoConfig, folder: Path, seconds: float, frames: li
         results=results,
         training=rows,
         frames=frames,
-        summary=_summary(config, config.training(), results, folder, seconds),
+        summary=_summary(config.training(), found, seconds),
         files=files,
+        headline=conclusion(found) if found else "",
+        running=running,
     )
     return page
 
@@ -122,7 +149,7 @@ def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tu
 
     Args:
         controller: Its folder.
-        config: Of the training; gives the environment's arguments.
+        config: Configuration of the training; gives the environment's arguments.
         model: On which model.
 
     Returns:
@@ -184,19 +211,19 @@ def verdict(results: dict[str, Any]) -> str:
     return f"{where}: mean rise of the test loss, nats: {said}; best rule {best} {rules[best]:.3f}"
 
 
-def _summary(
-    config: DemoConfig, plan: TrainConfig, results: dict[str, Any], folder: Path, seconds: float
-) -> list[tuple[str, str]]:
+def _summary(plan: TrainConfig, found: dict[str, dict[str, Any]], seconds: float) -> list[tuple[str, str]]:
     start = "from zero" if plan.start_from is None else f"on from {plan.start_from}"
     facts = [
         ("Trained on", ", ".join(cli.words(plan.model_name))),
         ("Training", f"{plan.agent}, {start}, {plan.ppo.total_timesteps} steps, {seconds:.0f} s"),
-        ("Compared on", f"{results['model']}, {results['dataset']}, {results['test_blocks']} test blocks"),
-        ("Dense test perplexity", f"{results['dense']['test_ppl']:.2f}"),
-        ("Machine", results["machine"]),
     ]
-    if config.held_out_model:
-        facts.append(("Held-out model", verdict(_results(folder / "held_out"))))
-        if config.held_out_units.controllers:
-            facts.append(("Held-out model", verdict(_results(folder / "held_out_units"))))
-    return facts
+    if "comparison" in found:
+        results = found["comparison"]
+        facts += [
+            ("Compared on", f"{results['model']}, {results['dataset']}, {results['test_blocks']} test blocks"),
+            ("Dense test perplexity", f"{results['dense']['test_ppl']:.2f}"),
+            ("Machine", results["machine"]),
+        ]
+    return facts + [
+        ("Held-out model", verdict(found[name])) for name in ("held_out", "held_out_units") if name in found
+    ]

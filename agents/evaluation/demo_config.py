@@ -17,26 +17,26 @@ class DemoConfig:
     """Arguments of the demo: those of the training and of the comparison, and where to write."""
 
     train: Annotated[TrainConfig, tyro.conf.Suppress] = field(default_factory=TrainConfig)
-    """of the training; given in the config file, section `train`"""
+    """arguments of the training; given in the config file, section `train`"""
     compare: Annotated[CompareConfig, tyro.conf.Suppress] = field(default_factory=CompareConfig)
-    """of the comparison; given in the config file, section `compare`"""
+    """arguments of the comparison; given in the config file, section `compare`"""
     held_out_model: str = "bard-neox-5x6"
     """a model that the training never sees, compared as well; empty to leave it out"""
     held_out: Annotated[CompareConfig, tyro.conf.Suppress] = field(
         default_factory=lambda: CompareConfig(controllers="")
     )
-    """of that comparison; given in the config file, section `held_out`; without controllers it is as `compare`"""
+    """arguments of that comparison; given in the config file, section `held_out`; without controllers it is as `compare`"""
     held_out_units: Annotated[CompareConfig, tyro.conf.Suppress] = field(
         default_factory=lambda: CompareConfig(controllers="")
     )
-    """of a comparison on it over heads and MLP blocks; given in the config file, section `held_out_units`; without
+    """arguments of a comparison on it over heads and MLP blocks; given in the config file, section `held_out_units`; without
     controllers it is left out"""
     from_scratch: bool = False
     """train a network from zero; else the shipped controller is trained on"""
     scratch_timesteps: int = 6000
     """environment steps of a training from zero"""
     scratch_rate: float = 0.03
-    """its learning rate"""
+    """learning rate of a training from zero"""
     folder: Path | None = None
     """where everything goes; unset: a new folder under runs/"""
 

@@ -40,12 +40,12 @@ class Row:
         sparsity: Share of heads (of units' FLOPs where MLP blocks are units) that was asked for; None where the controller
             chose by the price.
         flop_price: The price, where the controller chose by it.
-        seed: Of the calibration blocks.
+        seed: Seed of the calibration blocks.
         test_loss, test_ppl: On the test split, nats per token and perplexity.
         delta_nll: Rise of the loss over the dense model's.
         flops_kept: Share of the dense model's forward FLOPs.
         active_heads: How many.
-        seconds: Of the episode, measuring included, evaluation on the test split not.
+        seconds: Seconds that the episode took, with measuring, without evaluation on the test split.
         evaluations: Times the model was measured for the decision.
         active: (L, U) final mask.
     """
@@ -106,7 +106,7 @@ class Arena:
         env_id: Gymnasium id.
         loaded: The model.
         text: Its text.
-        settings: Of the environment; horizon, limits and rounds are the protocol's.
+        settings: Settings of the environment; horizon, limits and rounds are the protocol's.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Arena:
 
         Args:
             name: As `controllers.make` takes it.
-            options: Of the controller.
+            options: Options of the controller.
             label: Name in the table; the controller's own when None.
         """
         options = dict(options or {})

@@ -134,7 +134,7 @@ def _draw_panel(panel: Axes, results: dict[str, Any], points: list[FrontierPoint
     panel.plot([1.0], [dense], "o", color="black", markersize=7, clip_on=False, zorder=5)
     panel.annotate("dense", (1.0, dense), xytext=(4, -14), textcoords="offset points", fontsize=9)
     _label_ends(panel, ends)
-    panel.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}" if share <= 1.0001 else "")
+    panel.xaxis.set_major_formatter(lambda share, _: f"{round(100 * share, 1):g}%" if share <= 1.0001 else "")
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
 

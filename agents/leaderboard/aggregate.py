@@ -31,7 +31,7 @@ class Aggregate:
         boards: Results of each; a board without the reference is left out, and of several on one model and text all but the
             one with most cells, which would count as many models.
         reference: Whose rise of the loss is the unit.
-        replicates: Of the bootstrap.
+        replicates: Replicates of the bootstrap.
 
     Raises:
         InputError: No board has the reference.

@@ -34,12 +34,12 @@ class Board:
         calibration_blocks: Drawn by the seed; they score and repair.
         reward_blocks: Drawn by the seed; they pay (searches read them).
         test_blocks: Spread evenly over the test split; they decide nothing.
-        repair: Of every mask.
+        repair: Repair of every mask.
         units: "heads" or "heads+mlp".
         mlp_blocks: Blocks of neurons a layer, 0 with "heads".
         mode: "adaptive" or "compressed".
         flop_price: What controllers observe as price.
-        neuron_order: Of each layer, before they are cut into blocks; "stored" with "heads".
+        neuron_order: Order of the neurons of each layer, before they are cut into blocks; "stored" with "heads".
     """
 
     model: str
@@ -75,17 +75,17 @@ class Cell:
     Attributes:
         board: Where.
         player: Canonical name, see `players.Player`.
-        fingerprint: Of the player's weights or code; empty for a rule that its name says all about.
-        share: Of the units that had to go.
-        seed: Of calibration and reward blocks, and of the player's own randomness.
-        test_losses, dense_losses: Of each test block, nats per token; of what is left, and of the dense model.
+        fingerprint: Fingerprint of the player's weights or code; empty for a rule that its name says all about.
+        share: Share of the units that had to go.
+        seed: Seed of calibration and reward blocks, and of the player's own randomness.
+        test_losses, dense_losses: Loss of each test block, nats per token: of what is left, and of the dense model.
         flops_kept: Share of the dense model's forward FLOPs.
         kept: (L, U) final mask, 0 or 1.
         rounds: The masks after every round, a string a layer.
         evaluations: Forwards over a batch that the player would have paid alone (players share a memo); a measuring pass, with
             its backward, counts as three.
         forward_tokens, backward_tokens: That went through the model for these.
-        seconds: Of the episode as it was played, without the test text; what others had measured cost nothing.
+        seconds: Seconds of the episode as it was played, without the test text; what others had measured cost nothing.
         machine: Where it was played.
         validated: The episode was replayed by another process than the one that played it.
     """
@@ -143,7 +143,7 @@ def played(path: Path, boards: Container[Board], players: Container[str], seeds:
         asked: What was asked for, in words.
 
     Raises:
-        InputError: There are none.
+        InputError: The file holds no such cells.
     """
     found = [c for c in cell_file(path).read() if c.board in boards and c.player in players and c.seed < seeds]
     if not found:
@@ -160,7 +160,7 @@ def parse(data: dict[str, Any]) -> Cell:
     """A cell of its line's mapping.
 
     Raises:
-        KeyError, TypeError, ValueError: It is none.
+        KeyError, TypeError, ValueError: The mapping is not a cell's line.
     """
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
     values["board"], values["player"] = Board(**data["board"]), current_text(data["player"])

@@ -25,7 +25,7 @@ class Rules:
     """What a table is opened with; JSON-able, so that workers can open their own.
 
     Attributes:
-        settings: Of the environments; players bring the number of rounds.
+        settings: Settings of the environments; players bring the number of rounds.
         test_blocks: Blocks of the test split that are scored.
     """
 

@@ -29,7 +29,7 @@ class LeaderboardConfig:
     settings: Annotated[Settings, flags(Settings, "mode", "reward_blocks", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS)] = (
         replace(Rules().settings, device="auto")
     )
-    """of the environment"""
+    """arguments of the environment"""
     output: Path = Path("runs/leaderboard/cells.jsonl")
     """finished cells, one JSON line each; a second run goes on where the first was cut"""
     submissions: str = ""
@@ -43,7 +43,7 @@ class LeaderboardConfig:
     page: Path | None = None
     """the HTML page; unset: leaderboard.html beside the cells"""
     docs: Path | None = None
-    """a Markdown page whose figures are replaced, such as docs/leaderboard.md"""
+    """a Markdown page whose figures are replaced, such as docs/lab/leaderboard_tables.md"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:

@@ -64,7 +64,7 @@ class Player:
         """Who decides, fresh.
 
         Raises:
-            InputError: There is none of this name, or it cannot be used.
+            InputError: No player has this name, or this one cannot be used.
         """
         if self.is_entry_point:
             return _call(self.name, self.option)

@@ -23,7 +23,7 @@ from plasticity_env.envs.head_rank import HeadRankEnv
 from plasticity_env.envs.measurement import Measurement
 from plasticity_env.envs.observation import Observation
 from plasticity_env.envs.shared_arrays import PackedModel, pack
-from plasticity_env.model.loading import LoadedModel
+from plasticity_env.model.loading import LoadedModel, check_device
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import sequence_losses
 
@@ -47,7 +47,7 @@ class Table:
     """A model, dense and loaded once, on which any player is played.
 
     Args:
-        rules: Of all episodes.
+        rules: Rules of all episodes.
         packed: The model and its text, where they are at hand; else they are loaded by name.
 
     Attributes:
@@ -59,7 +59,7 @@ class Table:
 
     def __init__(self, rules: Rules, packed: PackedModel | None = None) -> None:
         self.rules, self.board, self.packed = rules, rules.board, packed and packed.key
-        self._opened = (None, None) if packed is None else packed.open(device=rules.settings.device)
+        self._opened = (None, None) if packed is None else packed.open(device=check_device(rules.settings.device))
         self._envs: dict[int, HeadRankEnv] = {}
         first = self.env(1)
         self.workbench = first.workbench
@@ -108,8 +108,8 @@ class Table:
 
         Args:
             player: Who.
-            share: Of the units, to prune.
-            seed: Of the blocks and of the player's randomness.
+            share: Share of the units, to prune.
+            seed: Seed of the blocks and of the player's randomness.
             maker: Who decides, where it is made already; the player's own when None.
 
         Raises:
@@ -181,7 +181,7 @@ class Table:
 
         Args:
             active: The mask.
-            seed: Of the calibration blocks.
+            seed: Seed of the calibration blocks.
             ids: (B, T) tokens; the test blocks when None.
         """
         self.workbench.install(active, tuple(self.blocks(seed)["calibration"]))

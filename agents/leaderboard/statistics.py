@@ -51,9 +51,9 @@ class Results:
     """The cells of one board that all of some players have: same shares, same seeds, same blocks.
 
     Args:
-        cells: Of one board; of a player with several fingerprints the last counts.
+        cells: Cells of one board; of a player with several fingerprints the last counts.
         players: Which to compare; all when None.
-        replicates: Of the bootstrap.
+        replicates: Replicates of the bootstrap.
 
     Raises:
         InputError: Nothing that all have, or dense losses that no one model has on one text.
@@ -122,7 +122,7 @@ class Results:
         """Shares of FLOPs kept that every player covers at every seed.
 
         Raises:
-            InputError: There are none.
+            InputError: The players have no such interval in common.
         """
         low, high = float(self.flops.min(1).max()), float(self.flops.max(1).min())
         if not self.has_areas:

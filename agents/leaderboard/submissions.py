@@ -41,7 +41,7 @@ class Request:
 
     Attributes:
         player: Its text.
-        rules: Of the board, as a mapping.
+        rules: Rules of the board, as a mapping.
         shares, seeds: To play.
         known: [fingerprint, share, seed] of cells that are there.
         answer: File for the episodes.
@@ -89,8 +89,8 @@ def play_submission(
     """Cells of a submission that are not known, each replayed here.
 
     Args:
-        player: Of `read_submission`.
-        rules: Of the board.
+        player: Player as `read_submission` returns it.
+        rules: Rules of the board.
         shares, seeds: To play.
         known: [fingerprint, share, seed] of cells that are there.
 

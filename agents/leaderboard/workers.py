@@ -27,9 +27,9 @@ class Job:
     """The missing cells of one player with one seed on one model.
 
     Attributes:
-        rules: Of the board.
+        rules: Rules of the board.
         player: Who.
-        seed: Of the blocks.
+        seed: Seed of the blocks.
         shares: To play.
     """
 
@@ -96,7 +96,7 @@ def play_all(jobs: Sequence[Job], workers: int = 1, ray_address: str | None = No
     Args:
         jobs: What to play.
         workers: Processes beside each other on this machine; each loads the models itself. With Ray, tasks at a time.
-        ray_address: Of a Ray cluster ("auto", "local", "host:port"); None plays without Ray.
+        ray_address: Address of a Ray cluster ("auto", "local", "host:port"); None plays without Ray.
 
     Raises:
         InputError: No workers, a job that cannot be played (what others have done is yielded before), a worker that died, or a

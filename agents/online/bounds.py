@@ -50,7 +50,7 @@ class PruneBounds:
         """Which side of the entropy threshold is pruned in this model.
 
         Args:
-            signals: Of it, on calibration text.
+            signals: Signals of the model, on calibration text.
             active: (L, H) boolean.
         """
         if self.prune_entropy != "auto":
@@ -70,9 +70,9 @@ class PruneBounds:
         """Apply the thresholds.
 
         Args:
-            signals: Of the model as it is.
+            signals: Signals of the model as it is.
             active: (L, H) boolean.
-            side: Of the entropy threshold.
+            side: Side of the entropy threshold.
         """
         scores = signals.fisher[active].double()
         cut = float(scores.quantile(self.importance_threshold)) if len(scores) else math.inf
@@ -94,7 +94,7 @@ class Bounded:
 
     Attributes:
         bounds: The thresholds.
-        side: Of the entropy threshold that is pruned.
+        side: Side of the entropy threshold that is pruned.
         cut: Fisher score at the importance quantile.
         on_side: (L, H) boolean, active heads on the prune side.
         unimportant: (L, H) boolean, active heads that are not protected.

@@ -32,7 +32,7 @@ class OnlineConfig:
     """How an online controller learns."""
 
     learning_rate: float = 0.01
-    """of Adam"""
+    """learning rate of Adam"""
     entropy_bonus: float = 0.01
     """weight of the policy's entropy"""
     baseline_decay: float = 0.8
@@ -40,7 +40,7 @@ class OnlineConfig:
     max_grad_norm: float = 1.0
     """gradients are clipped to this norm"""
     seed: int = 0
-    """of the sampled edits"""
+    """seed of the sampled edits"""
 
     def __post_init__(self) -> None:
         check_number("controller_lr", self.learning_rate, 0, LARGEST_RATE)
@@ -57,8 +57,8 @@ class Choice:
     Attributes:
         edits: (N,) 0 keep, 1 prune, 2 revive, 3 grow.
         probabilities: (N, 4) of each edit, 0 where it is not allowed.
-        log_prob: Of the joint choice, nats.
-        entropy: Of the policy here, mean over heads, nats.
+        log_prob: Log probability of the joint choice, nats.
+        entropy: Entropy of the policy here, mean over heads, nats.
     """
 
     edits: np.ndarray
@@ -75,7 +75,7 @@ class Lesson:
         reward: Nats.
         baseline: That it was compared with.
         advantage: As it was learned from.
-        log_prob: Of the choice that earned it, before the step.
+        log_prob: Log probability of the choice that earned it, before the step.
         log_prob_after: And after.
         grad_norm: Before clipping.
     """
@@ -114,7 +114,7 @@ class OnlineLearner:
         """Sample edits; the next `learn` is about them (about the latest, where several were sampled).
 
         Args:
-            observation: Of ``plasticity/Heads-v1``, an action mask of (N, 4).
+            observation: Observation of ``plasticity/Heads-v1``, an action mask of (N, 4).
         """
         actions, _ = self._policy(observation)
         edits = actions.sample(self.generator)  # (1, N)

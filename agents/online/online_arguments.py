@@ -49,13 +49,13 @@ class OnlineRunConfig:
     ] = ExperimentSettings(
         model_name="distilgpt2", dataset="", pruning_strategy=CONTROLLER, free_policy=True, decision_every=20
     )
-    """of the cycle; the network chooses how many heads are pruned, up to --pruning_level"""
+    """arguments of the cycle; the network chooses how many heads are pruned, up to --pruning_level"""
     entropy_threshold: float = 1.5
     """nats: only heads on the prune side of it may be pruned"""
     importance_threshold: float = 0.7
     """quantile of the active heads' Fisher scores: heads above it are protected from pruning"""
     controller_lr: float = 0.01
-    """of the controller's Adam; 0 decides without learning"""
+    """learning rate of the controller's Adam; 0 decides without learning"""
     entropy_bonus: float = 0.01
     """weight of the policy's entropy in what the controller maximises"""
     controller: Path | None = None

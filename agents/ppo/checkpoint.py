@@ -72,10 +72,10 @@ def check_arguments(path: Path, ours: Any, names: Iterable[str]) -> None:
     Args:
         path: YAML of the run's arguments; where there is none nothing is compared.
         ours: Arguments of this training, a dataclass.
-        names: Of those that must agree.
+        names: Names of those that must agree.
 
     Raises:
-        InputError: The file is none, or one of them differs.
+        InputError: The file is not a run's arguments, or an argument differs.
     """
     if not path.is_file():
         return

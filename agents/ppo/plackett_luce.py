@@ -62,7 +62,7 @@ def sample_scores(logits: Tensor, generator: torch.Generator | None = None) -> n
 
     Args:
         logits: (M, N) of pruning over keeping.
-        generator: Of the draws.
+        generator: Generator of the draws.
 
     Returns:
         (M, N) scores, higher = kept longer: the negative of the logits with Gumbel noise, whose order is Plackett-Luce.

@@ -361,7 +361,7 @@ def episode_metrics(env: gym.Env[Any, Any], episode_return: float, info: dict[st
     Args:
         env: The environment that it was played in.
         episode_return: Sum of its rewards.
-        info: Of its last step.
+        info: Info dictionary of its last step.
     """
     base: Any = env.unwrapped
     return {

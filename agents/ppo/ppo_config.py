@@ -25,7 +25,7 @@ class PPOConfig:
     num_steps: int = 16
     """steps of each environment in one rollout"""
     learning_rate: float = 1e-3
-    """of Adam; falls linearly to 0"""
+    """learning rate of Adam; falls linearly to 0"""
     gamma: float = 1.0
     """discount; 1 keeps the potential-based reward free of loops"""
     gae_lambda: float = 0.95
@@ -57,7 +57,7 @@ class PPOConfig:
     checkpoint_every: int = 1
     """updates between checkpoints"""
     seed: int = 1
-    """of network, rollouts and environments"""
+    """seed of network, rollouts and environments"""
     device: str = "auto"
     """where the network lives: auto, cpu, cuda, cuda:0, ..."""
 

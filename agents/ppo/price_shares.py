@@ -19,7 +19,7 @@ def price_shares(stage: Stage, controller: ANNController, seed: int = 0) -> list
     Args:
         stage: With the models.
         controller: Plays.
-        seed: Of the blocks.
+        seed: Seed of the blocks.
 
     Returns:
         (price, share) pairs, prices rising.

@@ -40,7 +40,7 @@ class Scenario:
         model: Name.
         mode: "adaptive" or "compressed".
         rounds: Decisions.
-        share: Of all units, pruned at the end.
+        share: Share of all units, pruned at the end.
         price: FLOP price that is observed.
         calibration, reward: Blocks of the text.
     """
@@ -108,7 +108,7 @@ class Stage:
 
     Args:
         models: Names.
-        settings: Of the environments, but for model, mode and horizon, which scenarios decide.
+        settings: Settings of the environments, but for model, mode and horizon, which scenarios decide.
         config: What is drawn.
         modes: Modes that are drawn.
 
@@ -153,9 +153,9 @@ class Stage:
 
         Args:
             random: Draws.
-            number: Of the scenario in the training, for the turns.
+            number: Number of the scenario in the training, for the turns.
             count: Scenarios of the update, which cut the range of shares in equal parts.
-            place: Of this scenario among them.
+            place: Place of this scenario among them.
         """
         model = self.models[number % len(self.models)]
         mode = self.modes[number // len(self.models) % len(self.modes)]

@@ -48,15 +48,15 @@ def map_tasks(
     raises is not: its exception is raised here, after which no further item starts.
 
     Args:
-        function: Of one item, or of ``(shared, item)`` where something is shared. It must be importable on the workers and
-            must not depend on which other items its process worked on.
+        function: Function of one item, or of ``(shared, item)`` where something is shared. It must be importable on the
+            workers and must not depend on which other items its process worked on.
         items: Picklable; they are read as workers get free.
         address: "local", "auto" or HOST:PORT.
         workers: Items at work at once.
         shared: Handed to every call, and put into the object store once: numpy arrays in it (see
             `plasticity_env.envs.shared_arrays`) are read where they lie, one copy a machine.
         retries: How often an item is tried again whose process died.
-        gpus: Of an accelerator that each call needs.
+        gpus: Share of an accelerator that each call needs.
 
     Yields:
         (item, result), in the order in which items finish.

@@ -53,10 +53,10 @@ class RLlibPPO:
 
     Args:
         envs: Environments to build others like: as many run in all, on the runners in turn (at least one on each).
-        config: Of PPO; RLlib has no per-decision ``target_kl`` and no ``factored_baseline``.
+        config: Configuration of PPO; RLlib has no per-decision ``target_kl`` and no ``factored_baseline``.
         capacity: Head slots; the largest model's when None.
         runners: Env runner processes; 0 samples in this process.
-        address: Of Ray: "local", "auto" or HOST:PORT.
+        address: Address of Ray: "local", "auto" or HOST:PORT.
         network: To go on with; a fresh one when None.
         folder: Where checkpoints go; None writes none.
         callback: Called after each iteration with the number of environment steps and the metrics.

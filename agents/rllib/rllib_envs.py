@@ -52,7 +52,7 @@ def describe(envs: list[gym.Env[Any, Any]]) -> tuple[list[EnvSpec], list[PackedM
     """What a runner needs to build environments like these, each model once.
 
     Args:
-        envs: Of this package, of one id; their models dense or carrying what an episode left.
+        envs: Environments of this package, of one id; their models dense or carrying what an episode left.
     """
     places: dict[str, int] = {}
     specs: list[EnvSpec] = []

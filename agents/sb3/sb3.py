@@ -113,8 +113,8 @@ class HeadExtractor(BaseFeaturesExtractor):
     """Runs the `HeadNetwork`; its features are the masked action logits and, last, the value.
 
     Args:
-        observation_space: Of a `PadHeads` environment.
-        config: Of the network.
+        observation_space: Observation space of a `PadHeads` environment.
+        config: Configuration of the network.
         one_edit: HeadEdit's single categorical instead of one per head.
         ranks: HeadRank's scores, keeping over pruning, instead of logits.
     """
@@ -184,7 +184,7 @@ def build(
 
     Args:
         envs: Environments of this package, of one id.
-        config: Of PPO; `target_kl` is per decision, as SB3's is per action.
+        config: Configuration of PPO; `target_kl` is per decision, as SB3's is per action.
         capacity: Head slots; the largest model's when None.
         maskable: MaskablePPO instead of PPO; it knows no scores, so not on HeadRank.
         network: To go on with; a fresh one when None.

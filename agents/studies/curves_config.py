@@ -38,7 +38,7 @@ class CurvesConfig:
     settings: Annotated[Settings, flags(Settings, "model_name", "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
         calibration_blocks=4, reward_blocks=4, max_length=64, device="auto"
     )
-    """of the environments"""
+    """arguments of the environments"""
     output_dir: Path = Path("runs/learning_curves")
     """folder; a study in it goes on"""
 

@@ -45,7 +45,7 @@ class Point:
 
     Attributes:
         agent: With its network, as asked for.
-        seed: Of the training.
+        seed: Seed of the training.
         steps: Environment steps behind it.
         rises: Rise of the loss on each held-out scenario, nats per token.
         rule: The reference rule's.
@@ -74,7 +74,7 @@ class HeldOut:
     """Fixed scenarios, and what the reference rule reaches on them.
 
     Args:
-        config: Of the study.
+        config: Configuration of the study.
     """
 
     def __init__(self, config: CurvesConfig) -> None:

@@ -32,10 +32,10 @@ class Tuned:
     """What a search found.
 
     Attributes:
-        options: Of `PlasticityController`.
+        options: Options of `PlasticityController`.
         ratio: Its rise of the loss over the reference's, mean over scenarios that had no say; below 1 is better.
         classic_ratio: The same of the rule's defaults.
-        best: Of each generation's best candidate, on the search's scenarios.
+        best: Fitness of each generation's best candidate, on the search's scenarios.
         steps: Environment steps, the reference's included.
     """
 

@@ -33,11 +33,11 @@ class TuningConfig:
     validation: int = 8
     """further scenarios that help to choose the result, and as many others on which it is compared with the rule's defaults"""
     seed: int = 0
-    """of everything"""
+    """seed of everything that is random"""
     settings: Annotated[Settings, flags(Settings, "reward_blocks", *MEASURING_ARGUMENTS)] = Settings(
         calibration_blocks=8, reward_blocks=8, device="auto"
     )
-    """of the environments"""
+    """arguments of the environments"""
 
     def __post_init__(self) -> None:
         check_counts(self, population=4, scenarios=1, generations=1, validation=1, seed=0)

@@ -43,7 +43,7 @@ class TrainConfig:
             train_rate="learning_rate",
         ),
     ] = Settings(horizon=4, calibration_blocks=8, reward_blocks=8)
-    """of the environments; HeadRank has --rounds instead of --horizon"""
+    """arguments of the environments; HeadRank has --rounds instead of --horizon"""
     envs_per_model: int = 4
     """environments over each language model"""
     capacity: int | None = None

@@ -13,7 +13,7 @@ environment's repair), never the test split.
 
 **Evaluation**, the unit of cost: one forward over the reward or the calibration batch. A measuring pass (forward and
 backward over the calibration batch) counts as 3, whoever makes it; so an episode of R rounds costs a controller 3 R
-evaluations. The linear algebra of repair counts for nobody.
+evaluations. The linear algebra of repair is not counted.
 """
 
 from __future__ import annotations
@@ -134,11 +134,11 @@ def make_planner(name: str, **options: Any) -> Planner:
     """Build a planner: ``greedy``, ``greedy:K``, ``greedy:all``, ``swap_search:BUDGET`` or ``torch_pruning``.
 
     Args:
-        name: Of `PLANNERS`, with a size behind a colon or without.
+        name: Name in `PLANNERS`, with a size behind a colon or without.
         **options: ``share`` and ``seed``, as `Planner` takes them.
 
     Raises:
-        InputError: Unknown name, or a size that is none.
+        InputError: The name is unknown, or the size is not a usable one.
     """
     kind, _, size = name.partition(":")
     if kind not in PLANNERS:

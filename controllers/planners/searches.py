@@ -116,7 +116,7 @@ class SwapSearch(Planner):
     def _relieved(
         self, child: Tensor, pruned: np.ndarray, preference: np.ndarray, trials: Trials, random: np.random.Generator
     ) -> Tensor:
-        """Revives on while too much is pruned: for one dear unit several cheap ones return."""
+        """Revives on while too much is pruned: for one expensive unit several cheap ones return."""
         cost = trials.cost.flatten()
         gone = pruned[~child[pruned].numpy()]
         if len(gone) and not bool((cost == cost[0]).all()):

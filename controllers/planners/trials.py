@@ -37,9 +37,9 @@ class Planner(ABC):
     """Chooses the mask on which an episode ends.
 
     Args:
-        share: Of all units (of their FLOPs where MLP blocks are units) to prune; None takes the episode's own target, which
+        share: Share of all units (of their FLOPs where MLP blocks are units) to prune; None takes the episode's own target, which
             only HeadRank has.
-        seed: Of its own randomness.
+        seed: Seed of its own randomness.
 
     Attributes:
         name: What it is called in tables.

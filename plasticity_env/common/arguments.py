@@ -180,7 +180,7 @@ def fill(instance: C, values: dict[str, Any], where: str = "the arguments") -> C
 
     Args:
         instance: What stays where nothing is given.
-        values: By name; lists are read as tuples and text as paths where a field wants them.
+        values: Values by name; lists are read as tuples and text as paths where a field wants them.
         where: Said in errors.
 
     Raises:
@@ -227,7 +227,7 @@ def check_counts(instance: Any, **least: int) -> None:
     """Refuse fields that are not whole numbers of at least so much; None is allowed where a field's type says so.
 
     Raises:
-        InputError: One of them is not.
+        InputError: A field is not a whole number, or is too small.
     """
     optional = {entry.name for entry in fields(instance) if "None" in str(entry.type)}
     for name, smallest in least.items():

@@ -22,7 +22,7 @@ def at_work_in(folder: Path | None) -> Iterator[None]:
     The folder is made, which tells whether anything can be written there; where the block leaves it empty, it goes again.
 
     Args:
-        folder: Of the run. None, for a folder of the program's own that nobody else can know: nothing is done.
+        folder: Folder of the run. None, for a folder of the program's own that nobody else can know: nothing is done.
 
     Raises:
         InputError: Another process is at work there.

@@ -32,7 +32,7 @@ def worker_pool(
     Args:
         workers: How many processes.
         start: Called in each as it begins; importable. None: nothing is.
-        arguments: Of ``start``.
+        arguments: Arguments of ``start``.
 
     Raises:
         InputError: One of the processes died; the sentence names it.
@@ -67,7 +67,7 @@ def deaths_named(processes: Sequence[BaseProcess]) -> Iterator[None]:
     ...     envs.step(actions)
 
     Once one of them dies the others are ended: they are of no use without it, and where they hold each other's pipes open
-    (the start method "fork"), whoever waits for its answer would wait for ever.
+    (the start method "fork"), whoever waits for its answer would wait forever.
 
     Args:
         processes: All of them.

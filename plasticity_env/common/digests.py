@@ -52,7 +52,7 @@ def check_manifest(folder: Path) -> bool:
     """Hold a folder's files against their digests; returns whether it carries any.
 
     Raises:
-        InputError: A file is missing or differs from what was written, or the manifest is none.
+        InputError: A file is missing or differs from what was written, or the manifest is not one.
     """
     path = folder / MANIFEST
     if not path.is_file():

@@ -49,7 +49,7 @@ def check_least(name: str, value: object, least: int) -> int:
     """Refuse what is not a whole number of at least ``least``; returns it as Python's own.
 
     Raises:
-        InputError: It is not.
+        InputError: The value is not one.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__") or not value >= least:  # type: ignore[operator]
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")

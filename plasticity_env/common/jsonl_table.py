@@ -20,7 +20,7 @@ class CellFile(Generic[C]):
 
     Args:
         path: JSON lines; made with the first cell.
-        parse: Makes a cell of a line's mapping; a mapping that is none makes it raise KeyError, TypeError or ValueError.
+        parse: Makes a cell of a line's mapping; on any other mapping it raises KeyError, TypeError or ValueError.
         kind: What the cells belong to, for the error: "this ablation".
     """
 

@@ -48,7 +48,7 @@ class Registry(dict[str, V], Generic[V]):
         """Look a thing up.
 
         Raises:
-            InputError: There is none of this name.
+            InputError: Nothing is registered under this name.
         """
         if not isinstance(name, str) or name not in self:
             raise unknown(self.kind, name, self, self._way_out)

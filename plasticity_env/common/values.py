@@ -65,14 +65,14 @@ def check_number(
 
     Args:
         name: Said in the error.
-        value: Of a field, or a user's.
+        value: Value of a field, or a user's.
         least: Smallest that is allowed.
         most: Largest that is allowed.
         above: Whether ``least`` itself is not.
         below: Whether ``most`` itself is not.
 
     Raises:
-        InputError: It is none.
+        InputError: The value is not a finite number in this range.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{name} must be a number, got {brief(value)}")
@@ -87,7 +87,7 @@ def check_text(name: str, value: object) -> str:
     """Refuse what is no text with something in it; returns it.
 
     Raises:
-        InputError: It is none.
+        InputError: The value is not a text, or an empty one.
     """
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{name} must be a name or a path, got {brief(value)}")

@@ -66,7 +66,7 @@ def prune_to(
         arm: Whose model is edited.
         decider: Who chooses.
         situation: Makes the situation for a level, of the model as it is then.
-        control_loss: Of the control arm on reward text.
+        control_loss: Loss of the control arm on reward text.
 
     Returns:
         What was done.

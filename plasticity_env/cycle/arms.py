@@ -173,7 +173,7 @@ class RecordedControl(ControlArm):
     """The control arm of a finished run with the same training, read from its record instead of trained again.
 
     Args:
-        folder: Of that run.
+        folder: Folder of that run.
 
     Raises:
         InputError: No run there.

@@ -36,7 +36,7 @@ class Situation:
 
     Attributes:
         model: As it is now; not to be edited.
-        signals: Of the model on calibration text.
+        signals: Signals of the model on calibration text.
         active: (L, H) boolean.
         cycle, cycles: Which of how many; cycles count from 1.
         step: Optimizer steps since the start.
@@ -44,7 +44,7 @@ class Situation:
         text: Its calibration split may be read; the test split may not.
         generator: Source of every random choice.
         costs: FLOPs per token.
-        loss, control_loss: Of both arms on reward text, nats per token.
+        loss, control_loss: Losses of both arms on reward text, nats per token.
         age: (L, H) integers, decisions since the head's last edit.
         decision, decisions: Number of this decision from 0 on, and how many the run plans.
         flop_price: Price of a nat of log FLOPs.

@@ -59,7 +59,7 @@ class NeuralPlasticityExperiment:
         control_from: Folder of a run with the same training, whose control arm is taken instead of trained.
 
     Attributes:
-        folder: Of the run.
+        folder: Folder of the run.
         cycle: The two arms and their phases.
         plan: (cycle, phase) in order.
         before_finished: Called at the end, before the run says that it is finished: writes what belongs to it.
@@ -122,7 +122,7 @@ class NeuralPlasticityExperiment:
         """Take a run up again where its last whole phase ended; call `run` on what is returned.
 
         Args:
-            folder: Of the run. One that is finished is only read.
+            folder: Folder of the run. One that is finished is only read.
             decider: As the run had it, where that was no strategy; made anew, what it remembers is in the checkpoint.
             say, text, progress, pages, keep_warm_start: As for a new run.
 
@@ -173,7 +173,7 @@ class NeuralPlasticityExperiment:
 
         Args:
             warm: Folder of a finished run with the same training that kept its warm start.
-            settings, folder, decider, say, text, progress, pages: Of the new run.
+            settings, folder, decider, say, text, progress, pages: As for any new run.
 
         Raises:
             InputError: No warm start there, or the folder is in use.

@@ -185,7 +185,7 @@ class RunRecord:
         """Read a run, finished or cut.
 
         Raises:
-            InputError: There is no run.
+            InputError: The folder holds no run.
         """
         folder = user_path(folder)
         if not (folder / CONFIG).is_file():

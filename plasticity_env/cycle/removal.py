@@ -25,7 +25,7 @@ class Removal:
         parameters, dense_parameters: How many.
         time_kept: Forward seconds over the dense model's, median of rounds side by side.
         logit_difference: Largest absolute difference from the masked model's logits.
-        batch, length: Of the forward that was timed.
+        batch, length: Batch and length of the forward that was timed.
     """
 
     flops: float

@@ -31,7 +31,7 @@ class Saved:
     Attributes:
         loaded: Model and tokenizer.
         state: Everything else, as it was handed to `save`.
-        position: Of the record (`RunWriter.position`).
+        position: Position of the record (`RunWriter.position`).
     """
 
     loaded: LoadedModel
@@ -50,11 +50,11 @@ def save(
     """Write a checkpoint and forget the one before.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         loaded: Model and tokenizer.
         state: Tensors and plain containers.
-        position: Of the record.
-        name: Of the checkpoint, for example "cycle1_pruning".
+        position: Position of the record.
+        name: Name of the checkpoint, for example "cycle1_pruning".
         keep: Never forget this one.
 
     Raises:
@@ -77,7 +77,7 @@ def load(folder: Path, device: str = "cpu", name: str | None = None) -> Saved:
     """Read a run's last checkpoint, or one that was kept.
 
     Raises:
-        InputError: There is none, or it is damaged.
+        InputError: The folder holds no checkpoint, or a damaged one.
     """
     pointer = _pointer(folder, name)
     if pointer is None:

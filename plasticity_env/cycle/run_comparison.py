@@ -36,7 +36,7 @@ class ComparisonRow:
         strategy: Name.
         pruned_heads, pruned_ppl: After the first cycle's pruning.
         active_heads, flops_kept, loss, ppl: At the end.
-        control_ppl: Of the control arm after the same training.
+        control_ppl: Perplexity of the control arm after the same training.
         delta_nll: loss minus the control arm's.
         recovered: Share of the loss that the last cycle's pruning cost that training brought back, or None.
     """
@@ -68,7 +68,7 @@ def compare_strategies(
     The first run trains the control arm; the others take it from its record, and their warm-up from its checkpoint.
 
     Args:
-        settings: Of all runs but for the strategy.
+        settings: Settings of all runs but for the strategy.
         folder: A new or empty folder; each strategy gets a folder in it.
         strategies: Names, the first one's run is made first.
         decider_for: Makes the decider that settings name.

@@ -22,8 +22,8 @@ class StepRow:
         phase: "warmup", "fine_tuning", or another that trains.
         step: Optimizer steps of this arm since the start, this one included.
         loss: Mean of the step's batch, nats per token.
-        grad_norm: Of all weights, before clipping.
-        learning_rate: Of the optimizer.
+        grad_norm: Gradient norm of all weights, before clipping.
+        learning_rate: Learning rate of the optimizer.
     """
 
     arm: str
@@ -95,7 +95,7 @@ class SignalsRow:
         cycle, phase, step: When.
         active: 1 where a head is active.
         gates: What its output is multiplied by.
-        signals: By name (see `SIGNALS`).
+        signals: Signals by name (see `SIGNALS`).
     """
 
     cycle: int
@@ -113,7 +113,7 @@ class Stabilisation:
     Attributes:
         window: Steps that are averaged.
         threshold: Least relative improvement from one window to the next that counts as one.
-        losses: Of every warm-up step, nats per token.
+        losses: Losses of every warm-up step, nats per token.
         smoothed: Means of whole windows.
         stabilised_at: Step, or None where the loss still fell when the steps were over.
         reason: A sentence.

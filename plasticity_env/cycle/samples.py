@@ -27,7 +27,7 @@ def write_on(
 
     Args:
         model: With its gates as they are.
-        tokenizer: Of the model.
+        tokenizer: Tokenizer of the model.
         prompt: (1, n) token ids.
         tokens: How many to write; fewer where the model's context ends.
         seed: Equal seeds draw alike, so that texts differ by the models only.

@@ -24,8 +24,8 @@ class StageRow:
     Attributes:
         cycle, phase: Which.
         steps: Optimizer steps that it took.
-        ppl_before, ppl_after: Of the experiment.
-        control_before, control_after: Of the control arm; None where it was not evaluated.
+        ppl_before, ppl_after: Perplexity of the experiment before and after the stage.
+        control_before, control_after: The same of the control arm; None where it was not evaluated.
         heads_before, heads_after: Active heads.
     """
 
@@ -49,7 +49,7 @@ class CycleRow:
         heads: Active ones at its end.
         flops_kept: Share of the dense model's FLOPs at its end.
         ppl_before, ppl_pruned, ppl_after: At its start, after its pruning and at its end.
-        control: Of the control arm at its end.
+        control: Perplexity of the control arm at its end.
         over_control: ppl_after / control.
         recovered: Share of the loss that pruning cost (over the control arm's) that is back at the end; None: no cost.
         better: Fall of log(over_control) since the end of the cycle before, nats; None in the first cycle.

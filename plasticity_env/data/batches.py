@@ -151,7 +151,7 @@ def as_batches(data: Any, batch_size: int = 8, seed: int = 0) -> Batches:
         batch_size, seed: For blocks.
 
     Raises:
-        InputError: None of these.
+        InputError: The data has another form.
     """
     if isinstance(data, Tensor):
         return BlockBatches(data, batch_size, seed)

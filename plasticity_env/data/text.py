@@ -123,7 +123,7 @@ def load_text(
 
     Args:
         dataset: Embedded name, path, or the name of a data set on the hub.
-        tokenizer: Of the model that will read the text.
+        tokenizer: Tokenizer of the model that will read the text.
         dataset_config: Configuration of a hub data set, for example ``"wikitext-2-raw-v1"``.
         block_size: T.
 

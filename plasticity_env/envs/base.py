@@ -42,7 +42,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         loaded: A model to work on instead of ``model_name`` (it becomes this environment's own).
         text: Text to use instead of ``dataset``.
         workbench: One of another environment that measures alike (model, text, repair, signals), to share its memo.
-        version: Of the id, to which columns and bounds of observations belong.
+        version: Version of the id, to which columns and bounds of observations belong.
         **settings: See `plasticity_env.envs.settings.Settings`.
     """
 

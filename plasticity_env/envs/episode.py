@@ -27,7 +27,7 @@ class Draw:
     Attributes:
         price: FLOP price.
         budget: Target share of dense FLOPs, or None.
-        share: Of all units, to be pruned when the horizon is over, or None.
+        share: Share of all units, to be pruned when the horizon is over, or None.
         calibration, reward: Blocks of the text.
         stream: Training stream, or None when the model is frozen.
     """
@@ -68,7 +68,7 @@ class EpisodeState(Draw):
         potential: Phi of the latest outcome.
         done: The agent stopped or the horizon is over.
         first_fisher: (L, U) Fisher scores when the episode began.
-        start_share: Of all units (or of their FLOPs), pruned when the episode began.
+        start_share: Share of all units (or of their FLOPs) that was pruned when the episode began.
     """
 
     step: int
@@ -135,9 +135,9 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
     """Draw what is not given.
 
     Args:
-        settings: Of the environment.
+        settings: Settings of the environment.
         text: Its text.
-        random: Of the environment; a fixed number of draws is taken from it whatever the options say.
+        random: Random generator of the environment; a fixed number of draws is taken from it whatever the options say.
         options: May fix ``flop_price``, ``flop_budget``, ``pruned_share``, ``calibration``, ``reward`` and ``stream``.
 
     Raises:

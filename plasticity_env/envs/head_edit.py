@@ -25,6 +25,7 @@ class HeadEditEnv(PlasticityEnv):
 
     ## Action Space
     `Discrete(1 + 3 * N)`, N = layers x heads:
+
     | Num | Action |
     |-----|--------|
     | 0 | stop: the episode ends here |

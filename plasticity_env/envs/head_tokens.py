@@ -40,7 +40,7 @@ def head_tokens(
         state: What the environments know.
         signals: What was measured of each mask.
         hide_pruned: Zero the signals of pruned heads (compressed mode: those heads are gone).
-        columns: Of the observation; those of the ids' first version when None.
+        columns: Columns of the observation; those of the ids' first version when None.
     """
     columns = Columns.of() if columns is None else columns
     units = _Units(state, signals)

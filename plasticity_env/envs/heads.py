@@ -25,6 +25,7 @@ class HeadsEnv(PlasticityEnv):
 
     ## Action Space
     `MultiDiscrete([4] * N)`, N = layers x heads, head h of layer l at index l * H + h:
+
     | Num | Action |
     |-----|--------|
     | 0 | keep |

@@ -24,7 +24,7 @@ def make_env(id: str = "plasticity/Heads-v1", **settings: Any) -> PlasticityEnv:
     """The environment itself, as `gymnasium.make` builds it but without its wrappers.
 
     Args:
-        id: Of the environment.
+        id: Id of the environment.
         **settings: See `plasticity_env.envs.settings.Settings`.
 
     Raises:

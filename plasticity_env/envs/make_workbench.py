@@ -19,7 +19,7 @@ def make_workbench(
     """Load what is not given, and put it onto a workbench.
 
     Args:
-        settings: Of the environment.
+        settings: Settings of the environment.
         loaded: A model to use instead of ``settings.model_name``.
         text: Text to use instead of ``settings.dataset``.
         sharing: How many masks it serves, and what these may take.

@@ -117,7 +117,7 @@ class Observation(dict[str, np.ndarray]):
     """``heads``, ``globals`` and ``action_mask``, with the kind of environment that shows them; else a dictionary like any other.
 
     Args:
-        kind: Of the environment.
+        kind: Kind of the environment.
         values: Arrays by name.
         extra: Names of the head columns behind those of its version, in order.
     """
@@ -154,11 +154,11 @@ class Columns:
     """The columns of an environment's observations: names, order and bounds.
 
     Attributes:
-        heads: Of the head tokens, those of asked-for signals behind those of the version.
-        globals: Of the global features.
+        heads: Columns of the head tokens, those of asked-for signals behind those of the version.
+        globals: Columns of the global features.
         extra: Names of the former.
-        sources: Of every column that is a signal's: the signal, and what is made of it ("" the raw value, "_z", "_rank" or
-            "_per_flop_z").
+        sources: Sources of every column that is a signal's: the signal, and what is made of it ("" the raw value, "_z",
+            "_rank" or "_per_flop_z").
     """
 
     heads: Bounds
@@ -225,7 +225,7 @@ class Columns:
         """One vector of an observation: `NETWORK_HEAD_FEATURES` of each unit in turn, `NETWORK_GLOBAL_FEATURES`, the action mask.
 
         Args:
-            observation: Of one environment, or of N with N in front of every shape.
+            observation: Observation of one environment, or of N with N in front of every shape.
 
         Returns:
             (..., D) float32; D belongs to the model, since it grows with the units.

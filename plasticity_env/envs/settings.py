@@ -175,7 +175,7 @@ class Settings:
         """Refuse a target, already known to be a number or a range, that `max_sparsity` would never let a ranking reach.
 
         Raises:
-            InputError: It is one.
+            InputError: The limits forbid the target.
         """
         if self.units == "heads" and bounds(share)[1] > self.max_sparsity:
             raise InputError(
@@ -210,7 +210,7 @@ def check_order_fits(neuron_order: str, units: str) -> None:
     """Refuse an order of neurons where no neurons are units.
 
     Raises:
-        InputError: It is one.
+        InputError: The order needs blocks of neurons as units.
     """
     if neuron_order != "stored" and units == "heads":
         raise InputError(f"neuron_order {neuron_order!r} is of MLP blocks: use it with units='heads+mlp'")
@@ -244,7 +244,7 @@ def check_range(name: str, value: float | Sequence[float], low: float, high: flo
     """Refuse a number or range that is not above ``low`` and at most ``high``.
 
     Raises:
-        InputError: It is not.
+        InputError: The value lies outside.
     """
     try:
         first, last = bounds(value)

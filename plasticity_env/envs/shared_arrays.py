@@ -30,14 +30,14 @@ class PackedModel:
     """What `pack` makes of a model and its text.
 
     Attributes:
-        name: Of the model.
+        name: Name of the model.
         config: Hugging Face configuration.
         tokenizer: That goes with it.
         mode: Pruning mode of the wrapper.
         mlp_blocks: Blocks of MLP neurons a layer that are units.
         neuron_order: How the neurons lie.
         weights: By stock name: array and the name of its type; tied weights are one array.
-        text_name, block_size: Of the text.
+        text_name, block_size: Name and block size of the text.
         blocks: (n, T) token ids of each split that was asked for.
         key: Its own, by which a process recognises what it has opened already.
     """

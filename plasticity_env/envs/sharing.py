@@ -21,7 +21,7 @@ class Sharing:
     Attributes:
         masks: How many are measured at a time, as a rule; one is carried by the model itself.
         tokens_per_pass: Tokens in one pass over the model; None takes 1024 on the CPU, all of them elsewhere.
-        memory_share: Of the model's bytes, what may be kept for each mask, beside what a single environment keeps in any
+        memory_share: Share of the model's bytes that may be kept for each mask, beside what a single environment keeps in any
             case (second moments of two calibration texts in float64). Packed they take about 3.5% of the model for each
             text; where there is no room they are gathered by one more forward whenever repair or residual scores want them.
     """

@@ -26,7 +26,7 @@ class SiteSolver:
         model: Whose sites they are.
         repair: Whose method repairs all sites at once, or None for no such repair.
         crossfit: Whether projectors are wanted of each half of the calibration blocks as well.
-        moments: Of the dense stream.
+        moments: Moments of the dense stream.
     """
 
     def __init__(self, model: PlasticModel, repair: Repair | None, crossfit: bool, moments: DenseMoments) -> None:

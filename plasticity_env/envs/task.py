@@ -43,9 +43,9 @@ class Task:
     """What the settings make of a model and its text; holds no state of an episode.
 
     Args:
-        settings: Of the environment.
+        settings: Settings of the environment.
         workbench: Read for the model's shape and costs only.
-        version: Of the environment's id, to which the columns of observations belong.
+        version: Version of the environment's id, to which the columns of observations belong.
     """
 
     def __init__(self, settings: Settings, workbench: Workbench, version: int = 0) -> None:
@@ -108,7 +108,7 @@ class Task:
         """Refuse targets that the limits let no episode reach.
 
         Args:
-            share: Of the units to prune, a number or a range; None where the task has no such target.
+            share: Share of the units to prune, a number or a range; None where the task has no such target.
             budget: Share of the dense FLOPs to reach, read where the reward wants one.
 
         Raises:
@@ -171,7 +171,7 @@ class Task:
         """Everything that an agent may see of n states.
 
         Args:
-            states: Of episodes of this task.
+            states: States of episodes of this task.
             scale: (L, U) warm-up scale of the gates; None where the model is frozen.
         """
         active = torch.stack([state.active for state in states])  # (n, L, U)

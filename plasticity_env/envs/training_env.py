@@ -30,7 +30,7 @@ class Training:
     """What an environment with ``train_steps`` > 0 does to its model between decisions.
 
     Args:
-        settings: Of the environment.
+        settings: Settings of the environment.
         workbench: Holds the model, dense at the moment.
     """
 

@@ -49,13 +49,13 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             one, its action ignored and its reward 0), "SameStep" or "Disabled".
         tokens_per_pass: Tokens in one pass over the model; None takes 1024 on the CPU, where larger passes leave the
             cache, and everything in one pass elsewhere.
-        memory_share: Of the model's bytes, what an environment may add to those of a single one. The second moments of
+        memory_share: Share of the model's bytes that an environment may add to those of a single one. The second moments of
             its calibration text, which repair and residual scores read, take about 3.5%; those for which there is no
             room are gathered by one more forward a step.
         render_mode: None, "ansi" or "rgb_array".
         loaded: A model to work on instead of ``model_name`` (it becomes this environment's own).
         text: Text to use instead of ``dataset``.
-        version: Of the id, to which columns and bounds of observations belong.
+        version: Version of the id, to which columns and bounds of observations belong.
         **settings: See `plasticity_env.envs.settings.Settings`; ``train_steps`` must be 0.
 
     Raises:

@@ -66,7 +66,7 @@ class Episodes:
             going_on: Which take a decision.
             edits: (N, L, U) of each, 0 keep, 1 prune, 2 revive, 3 grow; None when none takes one.
             starting: Which start, and the generator that draws what the options leave open.
-            options: Of `draw_episode`.
+            options: Options of `draw_episode`.
             stops: (N,) boolean, True where the agent ends the episode with this decision; None where none does.
 
         Returns:

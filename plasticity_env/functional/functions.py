@@ -182,7 +182,7 @@ def apply_pruning_mask(
     Args:
         model: A `PlasticModel`, or a Hugging Face causal LM, which is wrapped and edited in place.
         mask: (L, H) boolean, True = prune; (L, U) where MLP blocks are units too.
-        mode: Of a new wrapper: whether pruned heads may come back.
+        mode: Mode of a new wrapper: whether pruned heads may come back.
 
     Returns:
         The `PlasticModel`: keep it, it alone can revive what it pruned.

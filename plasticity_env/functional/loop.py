@@ -46,7 +46,8 @@ def train_with_plasticity(
         data: (n, T) packed blocks, a data loader, or a function of the micro-batch's number.
         steps: Optimizer steps, at least 0.
         on_step: Called after each.
-        settings: Of `create_plasticity_trainer`; new heads' rates decay over ``steps`` unless ``rate_decay_steps`` is said.
+        settings: Settings of `create_plasticity_trainer`; new heads' rates decay over ``steps``
+            unless ``rate_decay_steps`` is given.
 
     Returns:
         One record a step.
@@ -92,11 +93,11 @@ def run_plasticity_loop(
             ``input_ids`` and maybe ``attention_mask``. Padding counts nowhere.
         pruning_level: Share of all head slots that is pruned before training, in [0, 1).
         strategy: Name in `strategies.PRUNING_STRATEGIES`, or a strategy.
-        learning_rate: Of AdamW.
+        learning_rate: Learning rate of AdamW.
         training_steps: Optimizer steps.
         prune_entropy: With strategy ``"entropy"``: ``high``, ``low`` or ``auto``.
         repair: How the heads that stay make up for those that go, before training (`repair.REPAIRS`).
-        revival_ratio: Of the pruned heads, at most this share is revived after half the steps: those whose gate, opened a
+        revival_ratio: At most this share of the pruned heads is revived after half the steps: those whose gate, opened a
             little, lowers the loss most, and only where it does (-dL/dgate > 0 at gate 0). 0 revives none; none is revived
             in compressed mode.
         calibration_batches: Training batches that are measured.
@@ -242,7 +243,7 @@ def check_steps(steps: int) -> None:
     """Refuse a number of training steps below 0.
 
     Raises:
-        InputError: It is.
+        InputError: The number is below 0.
     """
     if steps < 0:
         raise InputError(f"training steps must be at least 0, got {steps!r}")

@@ -21,8 +21,8 @@ class Candidates:
     Use as the ``weights`` of `PlasticModel.grow`, so that what was measured is what grows.
 
     Attributes:
-        units: By (layer, unit), values in the order of ``model.pieces(layer, unit, "unit")``.
-        groups: By (layer, group), values in the order of ``model.pieces(layer, group, "group")``.
+        units: Weights of units by (layer, unit), values in the order of ``model.pieces(layer, unit, "unit")``.
+        groups: Weights of groups by (layer, group), values in the order of ``model.pieces(layer, group, "group")``.
     """
 
     units: dict[tuple[int, int], list[Tensor]]

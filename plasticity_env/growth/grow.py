@@ -153,7 +153,7 @@ def growable(model: PlasticModel) -> Tensor:
     """
     held_model(model)
     if model.mode is PruningMode.COMPRESSED:
-        raise InputError("cannot grow in compressed mode, where pruning is for ever; wrap with mode='adaptive'")
+        raise InputError("cannot grow in compressed mode, where pruning is permanent; wrap with mode='adaptive'")
     candidates = ~model.active
     candidates[:, model.heads :] = False
     if not bool(candidates.any()):

@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
     Attributes:
         kind: ``random``, ``active`` (an active unit's weights) or ``pruned`` (the saved weights of a pruned one).
-        layer, unit: Of that unit; None for random weights.
+        layer, unit: Layer and index of that unit; None for random weights.
     """
 
     kind: Literal["random", "active", "pruned"]
@@ -48,7 +48,7 @@ class InitialWeights(ABC):
     Attributes:
         name: In the registry.
         measures: Whether it needs ``usefulness``.
-        sources: By (layer, unit), for every unit that was asked for.
+        sources: Sources by (layer, unit), for every unit that was asked for.
 
     Raises:
         InputError: It measures and was given nothing.

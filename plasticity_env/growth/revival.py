@@ -18,9 +18,9 @@ def revive_attention_heads(
 
     Args:
         model: With pruned heads; edited in place.
-        share: Of *all* head slots, in (0, 1]; at least one head, at most those that are pruned.
+        share: Share of *all* head slots, in (0, 1]; at least one head, at most those that are pruned.
         input_ids: (B, T) calibration text.
-        generator: Of random choices, for a view of the model that is complete.
+        generator: Generator of random choices, for a view of the model that is complete.
 
     Returns:
         (L, U) boolean, True for the heads that came back.

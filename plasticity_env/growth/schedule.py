@@ -31,7 +31,7 @@ class WarmupSchedule:
         """The gate's scale after ``step`` training steps.
 
         Raises:
-            InputError: A negative step.
+            InputError: The step is negative.
         """
         if step < 0:
             raise InputError(f"step {step} is negative: steps are counted from growth on")

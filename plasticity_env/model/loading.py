@@ -123,7 +123,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: nn.Module, name: 
     """Refuse a tokenizer that is empty, or makes ids that a Hugging Face model has no embedding row for.
 
     Raises:
-        InputError: It is one.
+        InputError: The tokenizer does not fit.
     """
     rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if not tokenizer.vocab_size:
@@ -194,7 +194,7 @@ def check_positions(loaded: LoadedModel, length: int) -> None:
     """Refuse blocks that are longer than what a model has positions for.
 
     Raises:
-        InputError: They are.
+        InputError: The blocks are too long.
     """
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
     if limit is not None and length > int(limit):

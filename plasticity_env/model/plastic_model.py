@@ -37,7 +37,7 @@ class Snapshot:
         repairs: Repaired sites; ``weights`` hold them repaired.
         weights: A copy of all parameters, or None where the weights equal those of version ``version``.
         version: The model's weight version.
-        neuron_order: Of the weights.
+        neuron_order: Order of the neurons in the weights.
     """
 
     active: Tensor

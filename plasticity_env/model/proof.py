@@ -44,7 +44,7 @@ def refuse_meta(model: nn.Module) -> None:
     """Refuse a model some of whose parameters hold no values here.
 
     Raises:
-        InputError: There is one.
+        InputError: A parameter holds no values.
     """
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
@@ -58,7 +58,7 @@ def refuse_own_attention(model: nn.Module) -> None:
     """Refuse a model whose attention cannot be replaced, so that no gate could reach it.
 
     Raises:
-        InputError: It is one.
+        InputError: The attention cannot be replaced.
     """
     can_replace = getattr(type(model), "_can_set_attn_implementation", None)
     if can_replace is not None and not can_replace():

@@ -16,7 +16,7 @@ def as_plastic(model: nn.Module, mode: str | PruningMode = PruningMode.ADAPTIVE)
 
     Args:
         model: A `PlasticModel`, or a Hugging Face causal LM.
-        mode: Of a new wrapper.
+        mode: Mode of a new wrapper.
 
     Raises:
         InputError: The architecture has no layout, or another `PlasticModel` prunes this model.

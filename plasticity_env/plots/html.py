@@ -101,7 +101,7 @@ def file_links(files: Iterable[Path], page: Path, root: Path | None = None) -> l
 
     Args:
         files: Any files; those that are not there are named, not linked.
-        page: Of the links.
+        page: Page that holds the links.
         root: Names are relative to this folder, and sizes are given; None: names are relative to the page.
     """
     links = []

@@ -39,11 +39,11 @@ def picture(
     """Heads as cells, a row a layer: blue by the rank of their importance, grey when pruned, red when pruned just now.
 
     Args:
-        name: Of the model.
+        name: Name of the model.
         active: (L, H) boolean.
         edited: (L, H) boolean, edited by the latest action.
         importance: (L, H), any scale.
-        info: Of the environment.
+        info: Info dictionary of the environment.
 
     Returns:
         (height, width, 3) uint8; both are even, as most video formats want them.

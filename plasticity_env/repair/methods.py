@@ -22,7 +22,7 @@ def bias(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int = 1, ri
 
     Args:
         weight: (I, E) dense projection.
-        moments: Of its input, ``mean`` (n, I).
+        moments: Moments of its input, ``mean`` (n, I).
         kept: (n, I) boolean on the CPU, True for inputs that stay.
         unit_width, ridge: Not used.
     """
@@ -39,7 +39,7 @@ def scale(weight: Tensor, moments: Moments, kept: Tensor, unit_width: int, ridge
 
     Args:
         weight: (I, E) dense projection.
-        moments: Of its input, ``gram`` (n, I, I).
+        moments: Moments of its input, ``gram`` (n, I, I).
         kept: (n, I) boolean on the CPU, whole units.
         unit_width: Inputs of a unit.
         ridge: lambda as a share of the mean diagonal of C.
@@ -70,7 +70,7 @@ def least_squares(
 
     Args:
         weight: (I, E) dense projection.
-        moments: Of its input, ``gram`` (n, I, I).
+        moments: Moments of its input, ``gram`` (n, I, I).
         kept: (n, I) boolean on the CPU.
         unit_width: Not used.
         ridge: lambda as a share of the mean diagonal of G.

@@ -23,7 +23,7 @@ def repair_sites(
     Args:
         model: Its active mask is what is repaired for; repairs that the sites carry are taken back first.
         method: Name in `METHODS`, or a function like these.
-        statistics: Of the dense model; sites that it lacks are left as they are.
+        statistics: Statistics of the dense model; sites that it lacks are left as they are.
         sites: Indices in ``model.sites``; None for all. Sites with all units active are left as they are.
         ridge: lambda as a share of the mean diagonal.
 

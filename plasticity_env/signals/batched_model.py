@@ -33,7 +33,7 @@ def projected(model: PlasticModel, projections: Mapping[int, Projection]) -> Ite
 
     Args:
         model: Its weights are shared and not touched.
-        projections: By index in ``model.sites``.
+        projections: Projections by index in ``model.sites``.
     """
     sites = [model.sites[index] for index in projections]
     runs = [_runner(site, projection) for site, projection in zip(sites, projections.values(), strict=True)]

@@ -289,7 +289,7 @@ def mean_loss(
         model: Called with its current gates.
         input_ids: (B, T).
         batch_size: Sequences in one pass.
-        prefix: Of this model: reuses what did not change since the last call on the same batch.
+        prefix: Remembered hidden states of this model: reuses what did not change since the last call on the same batch.
         batch: Names the tokens for it.
 
     Raises:

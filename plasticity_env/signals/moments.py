@@ -27,7 +27,7 @@ class Moments:
         """Refuse statistics that are not finite.
 
         Raises:
-            InputError: They are not.
+            InputError: The statistics are not finite.
         """
         if not bool(torch.isfinite(self.gram).all() and torch.isfinite(self.mean).all()):
             raise InputError("repair statistics are not finite: check the calibration text and the model's precision")
@@ -47,7 +47,7 @@ class Statistics:
     """Moments of the dense stream at some sites of a model.
 
     Attributes:
-        sites: By index in ``PlasticModel.sites``.
+        sites: Moments by index in ``PlasticModel.sites``.
         tokens: Positions that counted.
     """
 

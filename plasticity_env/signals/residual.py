@@ -6,7 +6,7 @@ residual r_u = x_u - x_S A. Scoring the loss's slope along r_u instead of x_u gi
 removal *with* its repair: a unit may carry much of the loss and still be free to go, because others can speak for it.
 
 On the text that the regression was fitted on, the kept units predict better than elsewhere: with few tokens an input they
-learn by heart. So the score is measured cross-fitted as well: what the kept units cannot predict of u on one half of the text
+memorise it. So the score is measured cross-fitted as well: what the kept units cannot predict of u on one half of the text
 after they were fitted on the other half (cross-fitting, as in Chernozhukov et al. 2018).
 """
 
@@ -65,7 +65,7 @@ def model_projectors(model: PlasticModel, statistics: Statistics) -> dict[int, P
 
     Args:
         model: Its active units are the kept ones.
-        statistics: Of the dense stream.
+        statistics: Statistics of the dense stream.
     """
     active = model.active
     found = {}

@@ -59,7 +59,7 @@ class Score:
     """One score.
 
     Attributes:
-        name: Of the score, of the controller and the pruning strategy that prune by it, and of the leaderboard's player.
+        name: Name of the score, of the controller and the pruning strategy that prune by it, and of the leaderboard's player.
         reads: Signals that it is made of.
         formula: (N,) scores; the one signal that it reads when None.
         prunes: Which units go first, those of "lowest" or of "highest" score.

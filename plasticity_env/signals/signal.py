@@ -84,7 +84,7 @@ class Signal(Registered):
     """One measured signal; its columns, ranks and z-scores in an observation follow from this record.
 
     Attributes:
-        name: Of the signal, and of its raw column.
+        name: Name of the signal, and of its raw column.
         compute: (n, L, U) of n versions of a model, from what a pass gathered.
         scale: How its z-score reads it: "log" the log of its positive values, "plain" the values, "signed" the values in units
             of their root mean square, so that 0 stays 0.

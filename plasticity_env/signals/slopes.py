@@ -50,7 +50,7 @@ class SlopeSums:
     """Sums over what the taps of a measuring pass see, for n groups of sequences.
 
     Args:
-        sites: Of the model.
+        sites: Sites of the model.
         shape: (L, U) of the model.
         groups: n; a pass holds equally many sequences of each, group after group.
         device: Where to sum.
@@ -70,8 +70,8 @@ class SlopeSums:
         """Announce a chunk.
 
         Args:
-            projectors: Of each kind that is wanted, by site.
-            sequences: Of all groups.
+            projectors: Projectors of each kind that is wanted, by site.
+            sequences: Number of sequences of all groups.
             padding: (b, T), 1 for text; None when nothing is padded.
         """
         self._padding = padding
@@ -114,7 +114,7 @@ class SlopeSums:
         """(n, L, U) float32 on the CPU, by ``{kind}_{score}``, of the kinds that were tapped.
 
         Args:
-            tokens: Of each group, that counted.
+            tokens: Number of tokens of each group that counted.
         """
         found: dict[str, Tensor] = {}
         costs = self._kfac()

@@ -1,7 +1,7 @@
 """What units of one layer cost together: backward stepwise elimination under K-FAC.
 
-Scores of single units do not add up. Two heads that say the same are each free to go, for the other one speaks for it, and dear
-together. So units are taken out one after another: the cheapest goes, the others make up for it, and the next one is priced by
+Scores of single units do not add up. Two heads that say the same are each free to go, for the other one speaks for it, and
+expensive together. So units are taken out in turn: the cheapest goes, the others make up for it, and the next one is priced by
 what is left (the block elimination of OBS, Hassibi & Stork 1993, which ZipLM, Kurtic et al. 2023, does on a layer's output).
 Here the price is that of K-FAC (`plasticity_env.signals.slopes`): tr(E[r r^T] E[h h^T]) of the residual r that the unit has by
 now and the loss's gradient h in it, both as they stand after the eliminations before. Without a ridge, on the text

@@ -70,7 +70,7 @@ def output_path(asked: Path | None, step: str) -> Path:
     """Where a step writes: what was asked for, or a new folder under runs/; tried before anything is computed.
 
     Raises:
-        InputError: Something else lies there.
+        InputError: Something else is at this place.
         OSError: Nothing can be written there.
     """
     path = asked or Path("runs") / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"

@@ -172,7 +172,7 @@ class FineTuneConfig:
     model_name: str | None = None
     """what its model must be called; unset: whatever it is"""
     learning_rate: float = 5e-5
-    """of AdamW"""
+    """learning rate of AdamW"""
     new_head_lr_multiplier: float = 3.0
     """learning rate of new heads, in learning rates"""
     lr_warmup_steps: int = 0
@@ -190,7 +190,7 @@ class FineTuneConfig:
     distillation: float = 0.0
     """weight of the divergence from the dense model in what is minimised, in [0, 1]; 0 does without"""
     temperature: float = 1.0
-    """of distillation"""
+    """temperature of the distillation"""
     teacher: str | None = None
     """the dense model; unset: the one that the checkpoint is of, by its name"""
     save_steps: int = 500

@@ -48,7 +48,7 @@ def try_entropy_directions(
 
     Args:
         model: As it is.
-        signals: Of it.
+        signals: Signals of the model.
         candidates: (L, U) boolean, heads that may be pruned; those of them that are closed already are open in the trial
             unless it chooses them.
         count: How many of them are pruned.

@@ -2,7 +2,7 @@
 
 A block of neurons as they are stored is a sample of the whole layer: no block is cheap. Neurons may trade places, with their
 rows of the input projections and their row of the output projection, and the model computes what it did, but for the order of the
-sums. So the dear ones go to the front and the cheap ones to the back, and the last blocks hold what is missed least.
+sums. So the expensive ones go to the front and the cheap ones to the back, and the last blocks hold what is missed least.
 
 Two prices, both measured on the dense model in one pass over calibration text; x is a neuron's output at a token and g the loss's
 gradient in it:
@@ -72,7 +72,7 @@ def find_order(name: str) -> Callable[[NeuronSums], Tensor] | None:
     """What prices neurons, by the name of an order; None where they stay as they are stored.
 
     Raises:
-        InputError: There is none of that name.
+        InputError: No order has this name.
     """
     if name not in ORDERS:
         raise unknown("neuron order", name, ORDERS)

@@ -240,7 +240,7 @@ def entropy_correlation(signals: HeadSignals, heads: Tensor) -> float:
     """Rank correlation (Spearman) of normalised entropy and Fisher score, in [-1, 1]; 0 for fewer than three heads.
 
     Args:
-        signals: Of one model.
+        signals: Signals of one model.
         heads: (L, H) boolean, the heads that count.
     """
     width = heads.shape[1]
@@ -256,7 +256,7 @@ def entropy_direction(signals: HeadSignals, heads: Tensor) -> Literal["high", "l
     """Which entropy marks idle heads in this model: "high" where the Fisher score falls with entropy, else "low".
 
     Args:
-        signals: Of one model, on calibration text.
+        signals: Signals of one model, on calibration text.
         heads: (L, H) boolean, the heads that count; with fewer than three the answer is "high".
     """
     return "high" if int(heads.sum()) < 3 or entropy_correlation(signals, heads) < 0 else "low"

@@ -60,7 +60,7 @@ def dense_teacher(model: PlasticModel, snapshot: Snapshot | None = None) -> Plas
 
     Args:
         model: Copied, not touched.
-        snapshot: Of this model, with weights: its weights are the teacher's. None takes the present weights (pruned heads
+        snapshot: Snapshot of this model with weights: its weights are the teacher's. None takes the present weights (pruned heads
             count with those that they had when pruned).
     """
     teacher = copy.deepcopy(model)

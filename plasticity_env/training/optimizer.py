@@ -29,7 +29,7 @@ def get_plasticity_optimizer(
         learning_rate: Constant rate, above 0.
         weight_decay: Decoupled for AdamW, at least 0.
         kind: ``adamw`` or ``sgd``.
-        momentum: Of SGD.
+        momentum: Momentum of SGD.
 
     Raises:
         InputError: A rate out of range, an unknown kind, or nothing to train.

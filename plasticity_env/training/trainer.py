@@ -32,7 +32,7 @@ class TrainStep:
         step: Its number, from 1 on.
         loss: Next-token negative log-likelihood, nats per token, before the step.
         grad_norm: Norm of the weight gradient of what is minimised, before clipping.
-        learning_rate: Of the optimizer; heads may have a multiple of it.
+        learning_rate: Learning rate of the optimizer; heads may have a multiple of it.
         distillation: KL(teacher || student) in nats per token; None without distillation.
     """
 
@@ -52,7 +52,7 @@ class PlasticityTrainer:
     Args:
         model: Trained in place, weights in float32.
         batches: Gives the (B, T) token ids (or a `TokenBatch`) of micro-batch 0, 1, ...; must not depend on when it is asked.
-        learning_rate: Of the AdamW that is made when ``optimizer`` is None.
+        learning_rate: Learning rate of the AdamW that is made when ``optimizer`` is None.
         optimizer: Over the model's parameters.
         head_rates: Learning rates of single heads; None leaves all heads the optimizer's.
         accumulation: Micro-batches in one optimizer step, which is that of one batch of all of them: every token counts alike.
@@ -231,7 +231,7 @@ def create_plasticity_trainer(
     Args:
         model: Trained in place.
         data: (n, T) packed blocks, a data loader, or a function of the micro-batch's number.
-        learning_rate, weight_decay: Of AdamW.
+        learning_rate, weight_decay: Learning rate and weight decay of AdamW.
         batch_size, seed: For blocks: sequences in a micro-batch, and what fixes their order.
         new_head_multiplier, existing_head_multiplier, rate_warmup_steps, rate_decay_steps: See `HeadLRManager`.
         new_heads: (L, U) boolean, heads that are new from the start.

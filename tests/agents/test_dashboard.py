@@ -157,3 +157,33 @@ def test_page_works_in_a_browser(page: Path, tmp_path: Path, scheme: int) -> Non
     assert (found["up"], found["uplast"]) == ("taylor", "learned")
     assert (found["down"], found["downlast"]) == ("random", "learned")
     assert found["wide"] == "false"
+
+
+def many_controllers() -> dict[str, Any]:
+    """Eight rules, of which the later ones do better, a network that does worst, and one controller that prunes nothing."""
+    found = {**results(), "units": "heads"}
+    template = found["rows"][0]
+    rises = {**{f"rule{index}": 0.9 - index / 10 for index in range(8)}, "ann": 2.0}
+    found["rows"] = [
+        {**template, "repair": "none", "controller": name, "delta_nll": rise} for name, rise in rises.items()
+    ]
+    found["rows"].append({**template, "repair": "none", "controller": "keep_all", "delta_nll": 0.0, "flops_kept": 1.0})
+    return found
+
+
+def test_six_curves_are_drawn_and_maps_open_on_the_best_controller(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_dashboard(
+        path, title="t", results=many_controllers(), training=None, frames=[], summary=[], files=[], headline="Who won.",
+        running=True,
+    )  # fmt: skip
+    text = own_text(path)
+    data = json.loads(text.split('id="page-data">')[1].split("</script>")[0])
+    frontier = data["figures"]["figure-0"]["data"]
+    drawn = [trace["name"] for trace in frontier if trace.get("visible") != "legendonly" and trace["name"] != "dense"]
+    assert drawn == ["rule3", "rule4", "rule5", "rule6", "rule7", "ann"]
+    assert sum(trace.get("visible") == "legendonly" for trace in frontier) == 4
+    headings = re.findall(r"<h3>(\w+), \d+ rows</h3>", text)
+    assert (headings[0], headings[-1]) == ("rule7", "keep_all")
+    assert "<p>Who won.</p>" in text
+    assert 'http-equiv="refresh"' in text

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from markupsafe import escape
 from plotly.offline import get_plotlyjs
 
 from plasticity_env.agents.evaluation.compare_config import CompareConfig
 from plasticity_env.agents.evaluation.comparison import compare
-from plasticity_env.agents.evaluation.demo import verdict, write_demo_page
+from plasticity_env.agents.evaluation.demo import TRAINED, conclusion, verdict, write_demo_page
 from plasticity_env.agents.evaluation.demo_config import DemoConfig
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
+from plasticity_env.common.errors import InputError
+from plasticity_env.controllers import shipped_folder
 from tests.agents.test_dashboard import HOSTILE, results
 from tests.conftest import filled
 
@@ -34,6 +38,31 @@ def test_the_verdict_compares_means_with_the_best_rule():
         verdict({"model": "small", "units": "heads+mlp", "rows": rows[:3]})
         == "small, heads and MLP blocks: nothing to compare"
     )
+
+
+def test_the_last_words_say_what_was_compared_and_who_won():
+    rows = [_row("fisher", 0.2), _row("random", 0.5), _row(TRAINED, 0.1)]
+    said = conclusion({"comparison": {"model": "small", "units": "heads", "rows": rows}})
+    assert said.splitlines() == [
+        "3 controllers pruned small, judged by the rise of the loss on test text that none of them read.",
+        "small, heads: mean rise of the test loss, nats: ann (trained here) 0.100 (0.50 x); best rule fisher 0.200.",
+    ]
+
+
+def test_a_controller_may_be_given_a_name_of_ones_own(tmp_path):
+    small = {"calibration_blocks": 2, "test_blocks": 2, "max_length": 16, "seeds": 1, "sparsities": "0.2"}
+    shown = []
+    chosen = filled(
+        CompareConfig, controllers=f"mine={shipped_folder()},random", repair="none", env="head_rank", **small
+    )
+    compare(replace(chosen, output_dir=tmp_path), lambda: shown.append((tmp_path / "results.json").is_file()))
+    assert shown == [True, True]
+    assert [row["controller"] for row in json.loads((tmp_path / "results.json").read_text())["rows"]] == [
+        "mine",
+        "random",
+    ]
+    with pytest.raises(InputError, match="unknown controller 'nobody'"):
+        compare(replace(chosen, controllers="mine=nobody"))
 
 
 def test_the_demo_compares_the_second_shipped_network_on_the_held_out_model():

@@ -85,7 +85,7 @@ def intervals(found: dict[str, Estimate], title: str, marks: Sequence[float] = (
 
     Args:
         found: By player.
-        title: Of the axis.
+        title: Title of the axis.
         marks: Where vertical lines stand.
         whole: Figures are whole numbers.
     """
@@ -135,8 +135,8 @@ def head_map(shape: tuple[int, int], low: float, high: float, title: str) -> Fig
 
     Args:
         shape: (layers, units).
-        low, high: Of its colours; shares where high is at most 1.
-        title: Of its colours.
+        low, high: Ends of its colours; shares where high is at most 1.
+        title: Title of the colours.
     """
     bar = {"thickness": 9, "outlinewidth": 0, "xpad": 4, "nticks": 6, "title": {"text": title, "side": "right"}}
     if high <= 1:

@@ -59,7 +59,7 @@ def markdown(results: Results, versus: Sequence[str] = ()) -> str:
     """A row for each player, least area first: perplexity (mean ± spread over seeds) at each share, area, ratios, cost.
 
     Args:
-        results: Of one board.
+        results: Results of one board.
         versus: Players that areas are divided by as well.
     """
     best, own = results.best_rule(), [name for name in results.players if is_own_rule(name)]
@@ -154,7 +154,7 @@ def parts_of_docs(path: Path) -> tuple[str, str]:
     page = path.read_text(encoding="utf-8") if path.is_file() else ""
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
         raise InputError(
-            f"{str(path)!r} must be a page that holds {BEGIN!r} and {END!r}, each once: name docs/leaderboard.md"
+            f"{str(path)!r} must be a page that holds {BEGIN!r} and {END!r}, each once: name docs/lab/leaderboard_tables.md"
         )
     return page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END) :]
 

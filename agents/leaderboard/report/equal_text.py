@@ -50,7 +50,7 @@ def section(cells: Iterable[Cell]) -> list[str]:
     over those of the search of least area.
 
     Args:
-        cells: Of any boards.
+        cells: Cells of any boards.
     """
     cells, parts = list(cells), []
     named = titles(cell.board for cell in cells)

@@ -23,7 +23,7 @@ class SwapSearch:
         score: What prunes.
         swaps: Most swaps a decision.
         blocks: Blocks of the calibration split on which losses are measured.
-        seed: Of the score, where it draws.
+        seed: Seed of the score, where it draws.
 
     Attributes:
         evaluations: Masks measured so far.

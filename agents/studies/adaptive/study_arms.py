@@ -33,9 +33,9 @@ class Arm:
     Attributes:
         name: In cells and tables.
         env_id: The environment.
-        settings: Of the environment, beside the study's.
+        settings: Settings of the environment, beside the study's.
         decider: Makes what decides, afresh for a seed.
-        fingerprint: Of the network that decides; empty where the name says all.
+        fingerprint: Fingerprint of the network that decides; empty where the name says all.
     """
 
     name: str
@@ -141,7 +141,7 @@ def _rank(name: str, make: Callable[[], Controller], setting: Setting, **setting
 ARMS: dict[str, Kind] = {
     "control": Kind("nothing is pruned", _control),
     "once": Kind("the lowest-scored heads go at the first decision, all at once", _once, "score"),
-    "compressed": Kind("the lowest-scored heads go over the first stage, for ever", _compressed, "score"),
+    "compressed": Kind("the lowest-scored heads go over the first stage, permanently", _compressed, "score"),
     "rule": Kind(
         "the same, and at every decision pruned heads stand for choice beside the active ones", _rule, "score"
     ),

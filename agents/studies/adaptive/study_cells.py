@@ -15,7 +15,7 @@ class StageRecord:
     """One stage of one cell; losses in nats per token.
 
     Attributes:
-        domain: Of the text.
+        domain: Domain of the text.
         losses: On the stage's reward blocks, before the first and after each decision's training.
         masks: After each decision, a 1 for each active head and a 0 for each pruned one, layer after layer.
         flops_kept: Share of the dense model's FLOPs at the end.
@@ -48,7 +48,7 @@ class Cell:
         dense: Test loss on each domain before anything happens.
         stages: What happened.
         seconds: Wall clock.
-        fingerprint: Of the arm's network; empty where its name says all about it.
+        fingerprint: Fingerprint of the arm's network; empty where its name says all about it.
     """
 
     model: str

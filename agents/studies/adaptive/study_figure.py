@@ -25,7 +25,7 @@ def study_png(cells: Sequence[Cell], path: Path, shown: str | None = None, drawn
     from lowest to highest. Below, which heads of one arm are active when, for its first seed.
 
     Args:
-        cells: Of one model and setting.
+        cells: Cells of one model and setting.
         path: The picture.
         shown: The arm whose heads are drawn; the first that brings heads back when None.
         drawn: Arms that have a curve; all when None.

@@ -19,15 +19,15 @@ class Setting:
         stages: Domains of the stages in their order, separated by commas: "home" is the text that the model knows, "shift" the
             other one; pruned arms reach their share over the first one.
         decisions: In a stage, each followed by training.
-        share: Of all heads, pruned from the end of the first stage on.
+        share: Share of all heads, pruned from the end of the first stage on.
         train_steps: After each decision.
-        learning_rate: Of AdamW, constant.
+        learning_rate: Learning rate of AdamW, constant.
         batch_size: Sequences a step.
         block_size: Tokens a sequence.
-        repair: Of every mask.
+        repair: Repair of every mask.
         calibration_blocks, reward_blocks: Drawn anew for each stage, the same ones for all arms.
         test_blocks: First blocks of each text's test split; they decide nothing.
-        draws: Of other heads that are closed for comparison with those that came back.
+        draws: Number of draws of other heads that are closed for comparison with those that came back.
     """
 
     stages: str = "home,home,shift,shift,home,home"

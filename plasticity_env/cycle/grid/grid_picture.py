@@ -45,7 +45,7 @@ def recovery_png(cells: Iterable[GridCell], path: Path) -> None:
     Rows of panels differ in repair, learning rate, warm-up or cycles. What was not measured stays white.
 
     Args:
-        cells: Of one setting.
+        cells: Cells of one setting.
         path: The picture.
 
     Raises:

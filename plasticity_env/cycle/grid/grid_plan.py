@@ -23,8 +23,8 @@ class GridSetting:
         pruning_strategy: What chooses the heads to prune.
         training_steps: Optimizer steps of every arm, in all its cycles together.
         batch_size, max_length: Sequences a step, tokens a sequence.
-        learning_rate: Of AdamW.
-        initial_weights, initial_scale: Of grown heads.
+        learning_rate: Learning rate of AdamW.
+        initial_weights, initial_scale: Initial weights and initial scale of grown heads.
         rate_decay_steps: Steps in which the learning rate of heads that came back falls to that of the others.
         calibration_blocks: Blocks that score and repair.
         test_blocks: Blocks of the test split that losses are measured on.

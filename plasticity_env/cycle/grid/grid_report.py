@@ -29,7 +29,7 @@ class GridCells:
     """The cells of one setting, found by what they are compared with.
 
     Args:
-        cells: Of one setting.
+        cells: Cells of one setting.
     """
 
     def __init__(self, cells: Iterable[GridCell]) -> None:

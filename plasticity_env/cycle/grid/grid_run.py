@@ -48,7 +48,7 @@ class GridCell:
 
     Attributes:
         setting, arm, seed: Which.
-        slots, active_heads: Of the model, and how many are active at the end.
+        slots, active_heads: Head slots of the model, and how many are active at the end.
         came_back: Heads that came back in each cycle.
         flops_kept: Forward FLOPs at the end as a share of the dense model's.
         cycles: Losses of each.

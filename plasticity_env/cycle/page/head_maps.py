@@ -33,7 +33,7 @@ def signal_maps(record: RunRecord) -> tuple[list[tuple[str, Figure]], list[dict[
     """Maps of the heads by signal, and what each shows at every moment that was measured.
 
     Args:
-        record: Of the run.
+        record: Record of the run.
 
     Returns:
         Titles and figures in the order of ``SIGNAL_NAMES``, signals of other names after them; and a row a moment:

@@ -38,7 +38,7 @@ def head_pictures(record: RunRecord, dashboards: Path, pictures: Path) -> list[P
     """Draw the heads: all signals over the cycles, all stages, and each cycle's entropy, gradient and decisions.
 
     Args:
-        record: Of the run.
+        record: Record of the run.
         dashboards: Gets ``attention_heatmaps.png``.
         pictures: Gets ``active_heads_by_stage.png``, ``entropy_cycle_1.png``, ``gradient_cycle_1.png``,
             ``decisions_cycle_1.png``, ...

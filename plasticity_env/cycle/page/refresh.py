@@ -16,7 +16,7 @@ class Pages:
     """Brings a run's pages up to date.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         wanted: False writes none.
     """
 

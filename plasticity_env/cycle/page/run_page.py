@@ -31,7 +31,7 @@ def write_pages(folder: str | Path, final: bool = True) -> None:
     """Write what is looked at: ``dashboards/dashboard.html``, and when the run is over the pictures beside it.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         final: The run is over (finished, stopped or failed); False: only the page is written, which is quick.
 
     Raises:
@@ -48,7 +48,7 @@ def write_charts(record: RunRecord) -> list[Path]:
     """Write the pictures of a run under ``dashboards/`` and ``visualizations/``.
 
     Args:
-        record: Of the run.
+        record: Record of the run.
 
     Returns:
         Those that could be drawn from what was measured.
@@ -74,7 +74,7 @@ def write_dashboard(record: RunRecord, path: Path) -> None:
     """Write the page of a run.
 
     Args:
-        record: Of the run.
+        record: Record of the run.
         path: The HTML file, inside the run's folder.
     """
     figures = Figures()

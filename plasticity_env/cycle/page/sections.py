@@ -46,7 +46,7 @@ def sections(record: RunRecord, page: Path) -> dict[str, Any]:
     """What the template of the page names, figures excepted.
 
     Args:
-        record: Of the run.
+        record: Record of the run.
         page: The HTML file, from which files are linked.
     """
     command, files = record.config.get("command"), _files(record, page)
@@ -100,7 +100,7 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
 def _growth(settings: dict[str, Any]) -> dict[str, str]:
     """What grows heads, where that is not the growth strategy of the settings."""
     if settings.get("pruning_mode") == "compressed":
-        return {"growth_strategy": "none: pruning is for ever"}
+        return {"growth_strategy": "none: pruning is permanent"}
     return {"growth_strategy": "the controller's choice"} if settings.get("pruning_strategy") == CONTROLLER else {}
 
 

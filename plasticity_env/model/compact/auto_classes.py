@@ -64,7 +64,7 @@ def compact_config(model_type: str) -> type[Any]:
     """The configuration class of compacted models of an architecture, known to the Auto classes.
 
     Args:
-        model_type: Of the dense model.
+        model_type: Model type of the dense model.
 
     Raises:
         InputError: The architecture has no layout, or transformers no configuration of this type.

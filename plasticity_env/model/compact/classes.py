@@ -62,7 +62,7 @@ def compact_classes(model_type: str) -> tuple[type[PreTrainedConfig], type[PreTr
     """Configuration and model class of compacted models of an architecture, registered with the Auto classes.
 
     Args:
-        model_type: Of the dense model.
+        model_type: Model type of the dense model.
 
     Raises:
         InputError: The architecture has no layout, or transformers no causal LM of this type.

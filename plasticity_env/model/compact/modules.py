@@ -57,7 +57,7 @@ class LayerConfig:
     """A configuration as one layer's attention reads it: its own numbers of heads, all else as the model's says.
 
     Args:
-        config: Of the model.
+        config: Configuration of the model.
         **values: What this layer has of its own.
     """
 

@@ -25,8 +25,8 @@ class Sizes:
     """What every layer of a stock model has in common.
 
     Attributes:
-        heads, kv_heads, head_dim: Of the attention.
-        neurons: Of the MLP; None where the model has none whose neurons are counted (a mixture of experts).
+        heads, kv_heads, head_dim: Numbers of heads and KV heads, and the width of a head.
+        neurons: Number of neurons of the MLP; None where the model has none whose neurons are counted (a mixture of experts).
     """
 
     heads: int
@@ -134,10 +134,10 @@ def find_skeleton(config: Any, dense: Sizes, wanted: Sizes, names: set[str]) -> 
     """The first stock model of the wanted sizes that has a place for every tensor.
 
     Args:
-        config: Of the model.
+        config: Configuration of the model.
         dense: Its own sizes.
         wanted: What each layer of the stock model shall have.
-        names: Of the tensors to place.
+        names: Names of the tensors to place.
 
     Returns:
         The stock model on the meta device: names and shapes, no memory.

@@ -91,7 +91,7 @@ def test_nothing_is_loaded_and_text_stays_text(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"pruning_strategy": "controller"}, "the controller's choice"),
-        ({"pruning_mode": "compressed"}, "none: pruning is for ever"),
+        ({"pruning_mode": "compressed"}, "none: pruning is permanent"),
         ({"growth_strategy": "balanced"}, "balanced"),
     ],
 )

@@ -89,6 +89,37 @@ def test_revive_restores_the_weights_at_the_last_prune():
     assert torch.equal(where.data, trained)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])  # with a bias of its own, and without
+def test_a_repair_that_training_passed_is_taken_back_by_what_it_added(architecture):
+    model = PlasticModel(build(architecture))
+    site = model.sites[2]
+    before = site.output_weight().clone()
+    bias = None if site.output.bias is None else site.output.bias.data.clone()
+    noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
+    model.apply_repair(2, before + noise, noise[0])
+    with torch.no_grad():
+        site.output_weight().add_(0.25)
+        site.output.bias.add_(0.25)
+    model.weights_changed()
+    model.undo_repair()
+    torch.testing.assert_close(site.output_weight(), before + 0.25, atol=1e-5, rtol=1e-5)
+    if bias is None:
+        assert site.output.bias is None
+    else:
+        torch.testing.assert_close(site.output.bias.data, bias + 0.25, atol=1e-5, rtol=1e-5)
+
+
+def test_what_pruning_keeps_aside_is_handed_out_as_copies():
+    model = PlasticModel(build("llama"))
+    before = [piece.data.clone() for piece in model.pieces(0, 2, "unit")]
+    assert model.saved_weights(0, 2) is None
+    model.prune(heads((0, 2)))
+    saved = model.saved_weights(0, 2)
+    assert all(torch.equal(kept, weight) for kept, weight in zip(saved, before, strict=True))
+    saved[0].zero_()
+    assert torch.equal(model.saved_weights(0, 2)[0], before[0])
+
+
 def test_grow_starts_small_and_warms_up(architecture, ids):
     model = PlasticModel(build(architecture))
     model.prune(heads((0, 1), (1, 2)))

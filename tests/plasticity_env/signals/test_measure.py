@@ -239,3 +239,10 @@ def test_gradients_that_are_not_finite_are_an_error_where_the_loss_is(ids, monke
     monkeypatch.setattr(entropy, "_plain", lambda *args: (Broken.apply((o := inner(*args))[0]), *o[1:]))
     with pytest.raises(InputError, match="not finite"):
         measure(model, ids)
+
+
+def test_two_tokens_are_enough(ids):
+    model = PlasticModel(build("gpt2"))
+    logits = model(input_ids=ids[:, :2]).logits[:, 0]
+    loss = torch.nn.functional.cross_entropy(logits, ids[:, 1])
+    assert measure(model, ids[:, :2], obs=False).loss == pytest.approx(loss.item(), rel=1e-5)
