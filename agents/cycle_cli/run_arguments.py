@@ -16,6 +16,9 @@ STRATEGIES = "entropy,gradient,magnitude,random,combined,fisher,controller"
 QUICK = {
     "model_name": "bard-gpt2-4x4",
     "dataset": "shakespeare",
+    "pruning_strategy": "residual_stepwise",
+    "repair": "least_squares",
+    "growth_init": "revive",
     "batch_size": 4,
     "max_length": 64,
     "warmup_steps": 30,

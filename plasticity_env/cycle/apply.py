@@ -14,6 +14,7 @@ from torch import Tensor
 from plasticity_env.cycle.arms import Arm
 from plasticity_env.cycle.deciders import Decider, Decision, Situation, pruned_count
 from plasticity_env.cycle.run_rows import SIGNALS, PruningEvent
+from plasticity_env.cycle.run_settings import REVIVE
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals.measure import HeadSignals
@@ -129,6 +130,9 @@ def grow_chosen(
     """
     settings, model = arm.settings, arm.model
     mask = mask & ~model.active
+    if settings.growth_init == REVIVE:
+        model.revive(mask)
+        return mask
     weights = find_initial_weights(settings.growth_init)(fisher)
     steps = settings.gate_warmup_steps if warmup_steps is None else warmup_steps
     model.grow(mask, settings.initial_scale, steps, generator, weights)

@@ -16,6 +16,7 @@ from plasticity_env.model.modes import PruningMode
 from plasticity_env.strategies.thresholds import Thresholds
 
 CONTROLLER = "controller"  # the strategy that stands for a controller in the loop
+REVIVE = "revive"  # the growth_init of heads that come back as they were
 LEVELS = ("auto", "full", "gradual")
 NESTED: dict[str, Any] = {"tracking": TrackingOptions, "thresholds": Thresholds}  # settings in a dataclass of their own
 
@@ -65,7 +66,8 @@ class ExperimentSettings:
     growth_ratio: float = 0.5
     """share of the pruned heads that is grown back in each cycle (adaptive mode)"""
     growth_init: str = "random"
-    """what a grown head starts from: random, copy or transfer"""
+    """what a head that comes back starts from: random, copy or transfer (new weights behind a gate that opens slowly), or
+    revive: the weights that it had, its gate open at once"""
     initial_scale: float = 0.01
     """first value of a grown head's gate"""
     growth_warmup_steps: int = 50
@@ -145,7 +147,8 @@ class ExperimentSettings:
                 raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
             if self.growth_strategy not in GROWTH_STRATEGIES:
                 raise unknown("growth strategy", self.growth_strategy, GROWTH_STRATEGIES)
-            find_initial_weights(self.growth_init)
+            if self.growth_init != REVIVE:
+                find_initial_weights(self.growth_init)
         if given(self, "repair"):
             from plasticity_env.repair.registry import find_repair
 

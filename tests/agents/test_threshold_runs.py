@@ -7,9 +7,11 @@ import re
 import pytest
 
 from plasticity_env.agents.cycle_cli.deciding import decider_for
+from plasticity_env.agents.cycle_cli.plasticity_run import run_plasticity
+from plasticity_env.agents.cycle_cli.run_arguments import QUICK, RunArguments
 from plasticity_env.agents.evaluation import comparison, evaluation
 from plasticity_env.agents.evaluation.compare_config import CompareConfig
-from plasticity_env.common.arguments import parse
+from plasticity_env.common.arguments import fill, parse
 from plasticity_env.cycle.controller_decider import ControllerDecider
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
 from plasticity_env.cycle.run_settings import ExperimentSettings
@@ -68,3 +70,16 @@ def test_thresholds_that_are_given_are_played_as_they_are(flags, shares):
     assert [row.sparsity for row in rows] == shares
     if flags:
         assert rows[0].active_heads == 15  # 0.05 of 16 heads is one
+
+
+@pytest.mark.slow
+def test_the_quick_test_costs_little_and_its_revivals_help(tmp_path):
+    arguments = fill(RunArguments(), {**QUICK, "quick_test": True, "output_dir": tmp_path / "run", "sample_tokens": 0})
+    record = run_plasticity(arguments, say=lambda sentence: None)
+    edits = record.summary["edits"]
+    assert edits["prune"] > 0
+    assert edits["revive"] > 0
+    assert record.summary["ppl_over_control"] < 1.02
+    assert record.summary["final"]["flops_kept"] < 1
+    for cycle in record.summary["cycles"]:
+        assert cycle["growth"]["loss"] < cycle["pruning"]["loss"]

@@ -134,3 +134,16 @@ def test_the_maps_end_with_the_final_state(tmp_path, monkeypatch):
     pruned = [[head, layer] for layer, row in enumerate(last.active) for head, on in enumerate(row) if not on]
     assert crossed == pruned
     assert pruned
+
+
+def test_heads_come_back_with_the_weights_that_they_had(run_short):
+    record = run_short(growth_init="revive", repair="least_squares", pruning_level=0.5, training_steps=0)
+    edits = [event.edit for event in record.events]
+    assert (edits.count("prune"), edits.count("revive"), edits.count("grow")) == (8, 4, 0)
+    back = [event for event in record.events if event.edit == "revive"]
+    assert {event.phase for event in back} == {"growth"}
+    assert all("of 8 pruned heads of largest -dL/dgate" in event.reason for event in back)
+    found = {(row.phase): row for row in record.evaluations if (row.arm, row.split) == ("experiment", "test")}
+    assert found["growth"].active_heads == 12
+    assert found["growth"].loss < found["pruning"].loss
+    assert max(max(row) for row in record.signals[-1].gates) == 1.0
