@@ -44,7 +44,7 @@ def prepare(config: CompareConfig) -> tuple[list[Player], list[str], LoadedModel
         InputError: Arguments that cannot be used.
     """
     config.protocol()
-    controllers.make("plasticity", prune_entropy=config.prune_entropy)  # refuses a direction that there is not
+    controllers.make("plasticity", **_rule(config))  # refuses a direction that there is not
     players = [_player(name, config) for name in cli.words(config.controllers)]
     repairs = [find_repair(name).name for name in cli.words(config.repair)]
     labels = [label or name for name, _, label in players]
@@ -183,7 +183,7 @@ def _player(name: str, config: CompareConfig) -> Player:
         return behind, options, label.strip()
     label = None
     if name == "plasticity":
-        options["prune_entropy"] = config.prune_entropy
+        options = _rule(config)
     controller = controllers.make(name, **options)  # fails here, before anything is measured, if it cannot be made
     rules = [player for player in controllers.names() if player != controllers.ANNController.name]
     networks = [player for player in cli.words(config.controllers) if player not in rules]
@@ -192,6 +192,12 @@ def _player(name: str, config: CompareConfig) -> Player:
     elif name in networks and name != controller.name and len(networks) > 1:
         label = f"{controller.name} ({Path(name)})"
     return name, options, label
+
+
+def _rule(config: CompareConfig) -> dict[str, Any]:
+    """Options of the plasticity controller; without an aggressiveness of its own it is searched for."""
+    given = {} if config.aggressiveness is None else {"aggressiveness": config.aggressiveness}
+    return {"prune_entropy": config.prune_entropy, **given, **config.thresholds.options()}
 
 
 def _metrics(row: Row) -> dict[str, float]:
