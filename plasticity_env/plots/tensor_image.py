@@ -88,7 +88,7 @@ def safe_tensor_imshow(
     if on_current := isinstance(ax, str):
         import matplotlib.pyplot as plt
 
-        ax, title, colorbar = plt.gca(), ax, False
+        title, ax, colorbar = ax, plt.gca(), False
     array = to_array(tensor)
     while array.ndim > 2 and array.shape[0] == 1:
         array = array[0]
