@@ -44,7 +44,12 @@ def run_plasticity(arguments: RunArguments, say: Say, tables: Callable[[RunRecor
 
 def _run(run: NeuralPlasticityExperiment, tables: Callable[[RunRecord], object] | None) -> RunRecord:
     if tables is not None:
-        run.before_finished = lambda: tables(RunRecord.read(run.folder))
+        write = tables
+
+        def before_finished() -> None:
+            write(RunRecord.read(run.folder))
+
+        run.before_finished = before_finished
     return run.run()
 
 

@@ -177,10 +177,10 @@ def _perplexity(line: dict[str, Any]) -> str:
 
 def _player(name: str, config: CompareConfig) -> Player:
     options: dict[str, Any] = {}
-    label, _, behind = name.rpartition("=")
-    if label and not Path(name).is_dir():
-        _player(behind, config)  # fails here as one without a label does
-        return behind, options, label.strip()
+    called, _, behind = name.rpartition("=")
+    if called and not Path(name).is_dir():
+        _, options, _ = _player(behind, config)  # fails here as one without a label does
+        return behind, options, called.strip()
     label = None
     if name == "plasticity":
         options = _rule(config)
