@@ -4,6 +4,8 @@
 # make lint   formatting, lint, import contracts, types
 # make newest, make oldest   the quick tests against the newest (oldest) versions that pyproject.toml allows, torch apart
 # make docs   the documentation, strictly, into site/ (opens without a network)
+# make clients   what other libraries do with the package as they are: TorchRL, RLlib, PEFT, ONNX, ... (`make -k clients`: all, also after a failure;
+#             a second run goes on where the first one ended)
 # make bench  speed of a step beside its floor and the naive way
 # Each sets up what it needs in .venv; only Python 3.11+ and make must be there.
 PYTHON ?= python3
@@ -17,7 +19,7 @@ DEMO_FOLDER ?= runs/demo$(if $(QUICK),_quick,)
 OTHERS := --constraint .venv-torch.txt --editable '.[rl,track,human]' pytest pytest-timeout pytest-xdist pytest-random-order hypothesis grimp sybil \
   nbformat nbclient ipykernel
 
-.PHONY: demo test test-slow test-all test-matrix newest oldest lint docs bench pictures clean setup
+.PHONY: demo test test-slow test-all test-matrix newest oldest clients lint docs bench pictures clean setup
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -54,6 +56,20 @@ newest oldest:
 	.venv-$@/bin/python -m plasticity_env doctor
 	OMP_NUM_THREADS=1 .venv-$@/bin/python -m pytest -m 'not slow' -q -n auto --dist worksteal --ignore tests/test_house.py
 
+# One process a client, so that none disturbs another; a client whose file has passed is not run again until the package or the test changes.
+CLIENTS := .venv-clients
+clients: $(patsubst tests/clients/%.py,$(CLIENTS)/%.passed,$(wildcard tests/clients/test_*.py))
+
+$(CLIENTS)/.installed: tests/clients/requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/clients/requirements.txt
+	touch $@
+
+$(CLIENTS)/%.passed: tests/clients/%.py tests/clients/conftest.py $(CLIENTS)/.installed $(shell find plasticity_env agents controllers -name '*.py')
+	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -q $<
+	touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,4 +86,4 @@ pictures: $(STAMP)
 	$(BIN)/python scripts/make_pictures.py
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest .venv-torch.txt build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest $(CLIENTS) .venv-torch.txt build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

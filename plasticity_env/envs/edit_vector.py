@@ -6,14 +6,16 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from plasticity_env.envs.actions import whole_numbers
 from plasticity_env.envs.head_edit import EDIT_ORDER, HeadEditEnv, edit_mask, edit_vectors
+from plasticity_env.envs.observation import Observation
 from plasticity_env.envs.vector import HeadsVectorEnv
 
 
-class HeadEditVectorEnv(HeadsVectorEnv):
+class HeadEditVectorEnv(HeadsVectorEnv, VectorEnv[Observation, np.ndarray, np.ndarray]):  # skrl reads direct bases only
     """N environments `plasticity/HeadEdit-v1` over one frozen model; see `HeadsVectorEnv` for the arguments.
 
     ```python

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import wrapt
 from gymnasium import spaces
 
 from plasticity_env.common.errors import InputError, unknown
@@ -133,6 +134,22 @@ class Observation(dict[str, np.ndarray]):
     def row(self, index: int) -> Observation:
         """What one environment of several shows."""
         return Observation(self.kind, {name: values[index] for name, values in self.items()}, self.extra)
+
+    @classmethod
+    def register_with_jax(cls, tree_util: Any) -> None:
+        """Let JAX, and with it Minari's collector, look into an observation as into a plain dictionary.
+
+        Args:
+            tree_util: The module ``jax.tree_util``.
+        """
+        tree_util.register_pytree_node(
+            cls,
+            lambda shown: (tuple(shown.values()), (shown.kind, tuple(shown), shown.extra)),
+            lambda said, values: cls(said[0], dict(zip(said[1], values, strict=True)), said[2]),
+        )
+
+
+wrapt.register_post_import_hook(Observation.register_with_jax, "jax.tree_util")
 
 
 def kind_of(observation: Mapping[str, np.ndarray]) -> EnvKind:

@@ -7,14 +7,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from plasticity_env.envs.head_rank import HeadRankEnv, rank_mask
+from plasticity_env.envs.observation import Observation
 from plasticity_env.envs.ranking import BOUND, rank_edits, read_scores
 from plasticity_env.envs.vector import HeadsVectorEnv
 
 
-class HeadRankVectorEnv(HeadsVectorEnv):
+class HeadRankVectorEnv(HeadsVectorEnv, VectorEnv[Observation, np.ndarray, np.ndarray]):  # skrl reads direct bases only
     """N environments `plasticity/HeadRank-v1` over one frozen model; see `HeadsVectorEnv` for the arguments.
 
     ```python

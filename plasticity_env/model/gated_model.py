@@ -187,7 +187,12 @@ class GatedModel(nn.Module):
         self._attend_by(IMPLEMENTATION)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The wrapped model's state_dict, with its own (stock) names and shapes."""
+        """The wrapped model's state_dict, with its own (stock) names and shapes.
+
+        Asked by a module around this one (PEFT's, say), with the names that its modules have there, which is where it loads them.
+        """
+        if kwargs.get("prefix"):
+            return super().state_dict(*args, **kwargs)
         return self.model.state_dict(*args, **kwargs)
 
     @property

@@ -1,0 +1,47 @@
+"""A script in the manner of CleanRL's ``ppo.py``: flat arrays, `SyncVectorEnv`, statistics of episodes, one update."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+from torch.distributions import Categorical
+
+import plasticity_env  # noqa: F401
+from tests.conftest import SMALL
+
+
+def make_env():
+    return gym.wrappers.RecordEpisodeStatistics(gym.make("plasticity/HeadEdit-v1", observation="flat", **SMALL))
+
+
+def test_ppo_over_sync_vector_env_updates_its_network():
+    torch.manual_seed(0)
+    envs, steps = gym.vector.SyncVectorEnv([make_env] * 2), 8
+    (width,), actions = envs.single_observation_space.shape, envs.single_action_space.n
+    actor, critic = nn.Linear(width, actions), nn.Linear(width, 1)
+    optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=1e-3)
+    seen, _ = envs.reset(seed=1)
+    rows, returns = [], []
+    for _ in range(steps):
+        state = torch.tensor(seen)
+        policy = Categorical(logits=actor(state).detach())
+        action = policy.sample()
+        seen, reward, terminated, truncated, infos = envs.step(action.numpy())
+        rows.append((state, action, policy.log_prob(action), torch.tensor(reward, dtype=torch.float32)))
+        if "episode" in infos:
+            returns += infos["episode"]["r"][infos["_episode"]].tolist()
+        assert terminated.shape == truncated.shape == (2,)
+    assert len(returns) >= 2
+    assert np.isfinite(returns).all()
+    states, chosen, old, rewards = (torch.stack(column) for column in zip(*rows, strict=True))
+    policy = Categorical(logits=actor(states))
+    advantage = rewards - critic(states).squeeze(-1)
+    ratio = (policy.log_prob(chosen) - old).exp()
+    before = actor.weight.detach().clone()
+    clipped = torch.min(ratio * advantage.detach(), ratio.clamp(0.8, 1.2) * advantage.detach())
+    (advantage.square().mean() - clipped.mean() - 0.01 * policy.entropy().mean()).backward()
+    optimizer.step()
+    assert actor.weight.isfinite().all()
+    assert not torch.equal(actor.weight, before)
