@@ -54,5 +54,5 @@ def test_a_quick_run_leaves_its_files(tmp_path, run_here):
 def test_bad_input_is_one_sentence(tmp_path, run_here):
     result = run_here(SCRIPT, "--quick_test", "--controller_lr", -1, "--output_dir", tmp_path / "run")
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith("error: controller_lr must be at least 0, got -1.0")
+    assert result.stderr.splitlines()[-1].startswith("error: controller_lr must lie in [0, 100], got -1.0")
     assert not (tmp_path / "run").exists()
