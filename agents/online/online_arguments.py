@@ -47,7 +47,13 @@ class OnlineRunConfig:
         ExperimentSettings,
         flags(ExperimentSettings, *EXPERIMENT, finetuning_steps="training_steps", analyze_steps="analysis_steps"),
     ] = ExperimentSettings(
-        model_name="distilgpt2", dataset="", pruning_strategy=CONTROLLER, free_policy=True, decision_every=20
+        model_name="distilgpt2",
+        dataset="",
+        pruning_strategy=CONTROLLER,
+        free_policy=True,
+        decision_every=20,
+        repair="least_squares",
+        growth_init="revive",  # random weights behind an open gate cost more than they bring in so few steps
     )
     """arguments of the cycle; the network chooses how many heads are pruned, up to --pruning_level"""
     entropy_threshold: float = 1.5

@@ -15,6 +15,7 @@ from plasticity_env.controllers.shipped import shipped_folder
 from plasticity_env.envs.edits import GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.envs.observation import Observation
 
+RARE = 4.0  # logit of keeping a pruned head over either way back: a ranking knows nothing of them, so seldom at first
 START = "starts_from_ranking"  # in the controller's info: its bias waits for the first observation
 
 
@@ -37,7 +38,13 @@ def ranked_start(folder: Path | None = None) -> ANNController:
     network = HeadNetwork(replace(config))
     network.load_state_dict(ranking.network.state_dict())
     with torch.no_grad():
-        network.linear.bias[[REVIVE, GROW]] = -config.keep_bias  # a ranking knows nothing of these two: seldom at first
+        for values in (
+            network.linear.weight,
+            network.linear.bias,
+        ):  # keep: 0, so that ways back do not hang on the rank
+            values[PRUNE] -= values[KEEP].clone()
+            values[[KEEP, REVIVE, GROW]] = 0.0
+        network.linear.bias[[REVIVE, GROW]] = -RARE
     return ANNController(network.eval(), info={START: True})
 
 
