@@ -3,9 +3,9 @@
 #             make test-matrix: on one and two threads, without and with AVX2, each time in a random order)
 # make lint   formatting, lint, import contracts, types
 # make newest, make oldest   the quick tests against the newest (oldest) versions that pyproject.toml allows, torch apart
+# make docs   the documentation, strictly, into site/ (opens without a network)
 # make clients   what other libraries do with the package as they are: TorchRL, RLlib, PEFT, ONNX, ... (`make -k clients`: all, also after a failure;
 #             a second run goes on where the first one ended)
-# make docs   the documentation, strictly, into site/ (opens without a network)
 # make bench  speed of a step beside its floor and the naive way
 # Each sets up what it needs in .venv; only Python 3.11+ and make must be there.
 PYTHON ?= python3

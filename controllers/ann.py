@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from pickle import PickleError
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from plasticity_env.common.digests import checked_folder, write_manifest
+from plasticity_env.common.digests import checked_folder, load_archive, write_manifest
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file, write_text
 from plasticity_env.common.values import user_path
@@ -166,10 +167,11 @@ class ANNController(RankedController):
 
     @classmethod
     def load(cls, folder: str | Path, **options: Any) -> ANNController:
-        """Read what `save` wrote.
+        """Read what `save` wrote, or the ``controller.pt`` of an online run.
 
         Args:
-            folder: Where.
+            folder: Where; or a ``.pt`` file of the network's weights, read with ``weights_only=True``. The network's shape
+                is that of the folder ``controller`` beside the file, where there is one, else a fresh network's.
             **options: ``sparsity``, ``rounds``, ``deterministic`` of the controller.
 
         Raises:
@@ -177,6 +179,8 @@ class ANNController(RankedController):
                 are not finite.
         """
         folder = user_path(folder, "the folder of a controller")
+        if folder.suffix in (".pt", ".pth") and folder.is_file():
+            return cls._of_weights(folder, options)
         if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
             raise InputError(
                 f"no controller at {str(folder)!r}: give a folder with {WEIGHTS} and {CONFIG}, "
@@ -198,6 +202,27 @@ class ANNController(RankedController):
             raise InputError(
                 f"{str(folder)!r} does not hold a controller of the shape that it states ({reason})"
             ) from error
+        return found
+
+    @classmethod
+    def _of_weights(cls, path: Path, options: dict[str, Any]) -> ANNController:
+        beside, info = path.parent / "controller" / CONFIG, None
+        try:
+            config = NetworkConfig()
+            if beside.is_file():
+                description = json.loads(beside.read_text(encoding="utf-8"))
+                config, info = NetworkConfig.from_json(description["network"]), description.get("info")
+            network = HeadNetwork(config)
+            network.load_state_dict(load_archive(path))
+        except InputError:
+            raise
+        except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, PickleError) as error:
+            raise InputError(
+                f"{str(path)!r} holds no weights of a controller of the shape that is expected ({first_line(error)}): give "
+                "the controller's folder, which states its shape"
+            ) from error
+        found = cls(network.eval(), info=info, **options)
+        found._check_weights()
         return found
 
     def _check_weights(self) -> None:

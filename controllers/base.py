@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +24,14 @@ class Controller(ABC):
         name: What it is called in tables.
         signals: Registered signals that it reads beside the columns of every environment; the commands and the leaderboard
             make the environment with them.
+        reasons: Why the last decision edits a unit, a sentence by its flat number; empty where the controller gives none.
+        details: What else there is to tell of the last decision, JSON-able.
     """
 
     name: str = "controller"
     signals: tuple[str, ...] = ()
+    reasons: Mapping[int, str] = MappingProxyType({})
+    details: Mapping[str, Any] = MappingProxyType({})
 
     def reset(self, seed: int | None = None) -> None:
         """Forget the last episode; ``seed`` feeds the controller's own randomness."""

@@ -60,7 +60,7 @@ def make(name: str, **options: Any) -> Controller:
 
     Args:
         name: One of `names()`, ``ann:NAME`` for another of the `shipped()` controllers, ``ann:untrained`` for a fresh network,
-            ``constant:EDIT``, or the folder of a saved controller.
+            ``constant:EDIT``, or the folder of a saved controller (or the ``controller.pt`` of an online run).
         **options: Of its class: ``sparsity`` and ``rounds`` for scores, thresholds for ``plasticity`` and
             ``plasticity_tuned``, ``path`` for ``ann`` (the shipped controller without it), ``edit`` for ``constant``.
 
@@ -75,7 +75,7 @@ def make(name: str, **options: Any) -> Controller:
             return CONTROLLERS[kind](*([option] if option else []), **options)
     except TypeError as error:
         raise InputError(f"controller {name!r} does not take these options ({error})") from error
-    if user_path(name).is_dir():
+    if (path := user_path(name)).is_dir() or (path.suffix in (".pt", ".pth") and path.is_file()):
         return load(name, **options)
     raise unknown("controller", name, names(), ", or the folder of a saved controller")
 

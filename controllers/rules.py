@@ -8,9 +8,11 @@ from typing import Literal
 import numpy as np
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import check_number, plain_value
 from plasticity_env.controllers.base import Action, Controller, as_action, wants_scores
 from plasticity_env.envs.edits import KEEP, PRUNE, REVIVE
 from plasticity_env.envs.observation import Observation, head_column
+from plasticity_env.strategies.thresholds import Thresholds
 
 Direction = Literal["high", "low", "auto"]
 
@@ -20,7 +22,8 @@ class PlasticityController(Controller):
 
     A head is pruned when its entropy is on the prune side of its threshold *and* its gradient is low; it is revived when its
     entropy is on the other side *and* its gradient is high *and* it has been pruned for ``min_zeroed_epochs`` decisions.
-    Otherwise it stays as it is. Signals are averaged over the last ``history`` observations of the episode.
+    Otherwise it stays as it is. Signals are averaged over the last ``history`` observations of the episode. Each decision
+    leaves its numbers in ``reasons`` and the side that it pruned in ``details``.
 
     Thresholds are absolute (``entropy_threshold`` in nats, ``gradient_threshold`` in nats) where given, else quantiles over
     the active heads: ``aggressiveness`` a prunes where entropy lies in the a-share on the prune side and gradient in the
@@ -31,15 +34,15 @@ class PlasticityController(Controller):
     prune side of the entropy.
 
     Args:
-        prune_entropy: Which heads count as idle: those of "high" or of "low" entropy; "auto" measures: it prunes high
-            where entropy and Fisher score are negatively rank-correlated on the calibration text, else low.
+        prune_entropy: Which heads count as idle: those of "high" or of "low" entropy; "auto" measures at every decision:
+            high where entropy and Fisher score are negatively rank-correlated over all heads that are seen, else low.
         aggressiveness: a in [0, 1].
         gradient_power: The gradient's quantiles are those of a to this power: above 1 fewer heads count as quiet.
         entropy_weight: Say of the entropy in the order of heads on HeadRank; 0: the gradient alone.
         entropy_threshold: Absolute, nats.
         gradient_threshold: Absolute, nats of loss per unit of gate.
         min_zeroed_epochs: Decisions a head stays pruned at least.
-        max_prune_rate: Largest share of all heads pruned in one decision, lowest gradient first.
+        max_prune_rate: Largest share of all heads pruned in one decision, lowest gradient first; above 0 it allows one head.
         history: Observations that are averaged.
         revives: Whether to revive at all.
 
@@ -64,22 +67,16 @@ class PlasticityController(Controller):
     ) -> None:
         if prune_entropy not in ("high", "low", "auto"):
             raise InputError(f"prune_entropy must be 'high', 'low' or 'auto', got {prune_entropy!r}")
-        for option, value in (("aggressiveness", aggressiveness), ("max_prune_rate", max_prune_rate)):
-            if not 0 <= value <= 1:
-                raise InputError(f"{option} must lie in [0, 1], got {value!r}")
-        if history < 1 or min_zeroed_epochs < 0:
-            raise InputError(
-                f"history must be at least 1 and min_zeroed_epochs at least 0, got {history}, {min_zeroed_epochs}"
-            )
+        aggressiveness = check_number("aggressiveness", plain_value(aggressiveness), 0, 1)
         for option, value in (("gradient_power", gradient_power), ("entropy_weight", entropy_weight)):
-            if not 0 <= value < np.inf:
-                raise InputError(f"{option} must be at least 0, got {value!r}")
+            check_number(option, plain_value(value), 0)
+        checked = Thresholds(entropy_threshold, gradient_threshold, min_zeroed_epochs, max_prune_rate, history)
         self.prune_entropy, self.aggressiveness, self.entropy_weight = prune_entropy, aggressiveness, entropy_weight
         self.gradient_power = gradient_power
-        self.entropy_threshold, self.gradient_threshold = entropy_threshold, gradient_threshold
+        self.entropy_threshold, self.gradient_threshold = checked.entropy_threshold, checked.gradient_threshold
         self.min_zeroed_epochs, self.max_prune_rate, self.revives = min_zeroed_epochs, max_prune_rate, revives
-        self._entropy: deque[np.ndarray] = deque(maxlen=history)
-        self._gradient: deque[np.ndarray] = deque(maxlen=history)
+        self._entropy: deque[np.ndarray] = deque(maxlen=checked.history)
+        self._gradient: deque[np.ndarray] = deque(maxlen=checked.history)
         self.direction: Literal["high", "low"] | None = None if prune_entropy == "auto" else prune_entropy
         self.reset()
 
@@ -92,7 +89,7 @@ class PlasticityController(Controller):
 
     def act(self, observation: Observation) -> Action:
         active = head_column(observation, "active") > 0.5
-        if self.direction is None:
+        if self.prune_entropy == "auto":
             self.direction = measured_direction(observation)
         raw = self.entropy_threshold is not None
         self._entropy.append(head_column(observation, "entropy" if raw else "entropy_normalized").astype(np.float64))
@@ -102,22 +99,42 @@ class PlasticityController(Controller):
         edits = np.full(len(active), KEEP)
         mlp = head_column(observation, "is_mlp") > 0  # has no entropy: its gradient alone decides
         heads = active & ~mlp
-        idle = mlp | (side >= self._entropy_cut(side[heads], prune=True))
-        quiet = gradient <= self._gradient_cut(gradient[active], prune=True)
+        cuts = {
+            edit: (self._entropy_cut(side[heads], edit == PRUNE), self._gradient_cut(gradient[active], edit == PRUNE))
+            for edit in (PRUNE, REVIVE)
+        }
+        idle = mlp | (side >= cuts[PRUNE][0])
+        quiet = gradient <= cuts[PRUNE][1]
         candidates = np.flatnonzero(active & idle & quiet)
         limit = int(np.floor(self.max_prune_rate * len(active) + 1e-9))
+        limit = max(limit, 1) if self.max_prune_rate > 0 else 0
         edits[candidates[np.argsort(gradient[candidates], kind="stable")][:limit]] = PRUNE
         if self.revives:
-            busy = mlp | (side < self._entropy_cut(side[heads], prune=False))
-            loud = gradient > self._gradient_cut(gradient[active], prune=False)
+            busy = mlp | (side < cuts[REVIVE][0])
+            loud = gradient > cuts[REVIVE][1]
             rested = head_column(observation, "age") >= self.min_zeroed_epochs
             edits[~active & busy & loud & rested] = REVIVE
+        self.details = {"direction": self.direction}
+        self.reasons = {
+            unit: self._reason(None if mlp[unit] else entropy[unit], gradient[unit], *cuts[edits[unit]])
+            for unit in np.flatnonzero(edits != KEEP).tolist()
+        }
         if wants_scores(observation):
             order = rank_among(gradient, active)
             order[~mlp] -= self.entropy_weight * rank_among(side, heads)[~mlp]
             return as_action(observation, edits, -order)
         urgency = np.where(edits == PRUNE, -gradient, gradient)
         return as_action(observation, edits, urgency)
+
+    def _reason(self, entropy: float | None, gradient: float, entropy_cut: float, gradient_cut: float) -> str:
+        """The two comparisons behind an edit, in numbers."""
+        said = f"gradient {_compared(gradient, gradient_cut)}"
+        if entropy is not None:
+            unit = " nats" if self.entropy_threshold is not None else " of the highest possible"
+            cut = entropy_cut if self.direction == "high" else -entropy_cut
+            said = f"entropy {_compared(entropy, cut)}{unit} and {said}"
+        seen = len(self._gradient)
+        return said if seen == 1 else f"{said} (means of {seen} measurements)"
 
     def _entropy_cut(self, side: np.ndarray, prune: bool) -> float:
         if self.entropy_threshold is not None:
@@ -132,10 +149,14 @@ class PlasticityController(Controller):
 
 
 def measured_direction(observation: Observation) -> Literal["high", "low"]:
-    """Which entropy marks idle heads here: "high" where Fisher falls with entropy over the active heads, else "low"."""
-    active = (head_column(observation, "active") > 0.5) & (head_column(observation, "is_mlp") == 0)
-    entropy = head_column(observation, "entropy_normalized")[active]
-    fisher = head_column(observation, "fisher")[active]
+    """Which entropy marks idle heads here: "high" where Fisher falls with entropy over the heads that are seen, else "low".
+
+    A pruned head is seen where it may come back: its attention is computed and its score is that of the closed gate.
+    """
+    active = head_column(observation, "active") > 0.5
+    fisher, entropy = head_column(observation, "fisher"), head_column(observation, "entropy_normalized")
+    seen = (active | (fisher > 0)) & (head_column(observation, "is_mlp") == 0)
+    entropy, fisher = entropy[seen], fisher[seen]
     if len(entropy) < 3:
         return "high"
     ranks = [values.argsort(kind="stable").argsort(kind="stable") for values in (entropy, fisher)]
@@ -146,6 +167,14 @@ def rank_among(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
     """(N,) share of the counted entries that are smaller than each entry, in [0, 1]; 0 where nothing counts."""
     pool = np.sort(values[counted])
     return np.searchsorted(pool, values, side="left") / max(1, len(pool))
+
+
+def _compared(value: float, cut: float) -> str:
+    """ "0.004 < 0.009", in three digits, in more where these would hide the difference."""
+    same = bool(np.isclose(value, cut, rtol=1e-6, atol=0))  # observations are single precision
+    sign = "=" if same else ">" if value > cut else "<"
+    digits = next((count for count in range(3, 8) if not same and f"{value:.{count}g}" != f"{cut:.{count}g}"), 3)
+    return f"{value:.{digits}g} {sign} {cut:.{digits}g}"
 
 
 def _quantile(values: np.ndarray, share: float) -> float:

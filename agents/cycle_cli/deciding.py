@@ -32,6 +32,7 @@ def decider_for(settings: ExperimentSettings) -> Decider:
             settings.prune_entropy,  # type: ignore[arg-type]
             settings.aggressiveness,
             revives=settings.adaptive,
+            **settings.thresholds.options(),
         )
         return ControllerDecider(rule, settings.seed)
     if settings.free_policy:

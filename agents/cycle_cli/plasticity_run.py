@@ -20,8 +20,13 @@ from plasticity_env.cycle.run_settings import check_strategy, new_run_path
 Say = Callable[[str], None]
 
 
-def run_plasticity(arguments: RunArguments, say: Say) -> RunRecord:
+def run_plasticity(arguments: RunArguments, say: Say, tables: Callable[[RunRecord], object] | None = None) -> RunRecord:
     """Run the cycle, or go on with a run.
+
+    Args:
+        arguments: Of the run.
+        say: Called with sentences.
+        tables: Writes what else belongs into the folder, before the run says that it is finished.
 
     Raises:
         InputError: Arguments that cannot be used; nothing is written.
@@ -30,11 +35,22 @@ def run_plasticity(arguments: RunArguments, say: Say) -> RunRecord:
     _spare_threads(arguments)
     if arguments.resume is not None:
         settings = settings_of(arguments.resume)
-        return NeuralPlasticityExperiment.resume(arguments.resume, decider_for(settings), say).run()
+        return _run(NeuralPlasticityExperiment.resume(arguments.resume, decider_for(settings), say), tables)
     settings = arguments.settings()
     if arguments.output_dir is not None:
         refuse_used(arguments.output_dir)
-    return NeuralPlasticityExperiment(settings, arguments.output_dir, decider_for(settings), say).run()
+    return _run(NeuralPlasticityExperiment(settings, arguments.output_dir, decider_for(settings), say), tables)
+
+
+def _run(run: NeuralPlasticityExperiment, tables: Callable[[RunRecord], object] | None) -> RunRecord:
+    if tables is not None:
+        write = tables
+
+        def before_finished() -> None:
+            write(RunRecord.read(run.folder))
+
+        run.before_finished = before_finished
+    return run.run()
 
 
 def run_comparison(arguments: RunArguments, say: Say) -> tuple[Path, list[ComparisonRow]]:

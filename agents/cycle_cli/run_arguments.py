@@ -16,6 +16,9 @@ STRATEGIES = "entropy,gradient,magnitude,random,combined,fisher,controller"
 QUICK = {
     "model_name": "bard-gpt2-4x4",
     "dataset": "shakespeare",
+    "pruning_strategy": "residual_stepwise",
+    "repair": "least_squares",
+    "growth_init": "revive",
     "batch_size": 4,
     "max_length": 64,
     "warmup_steps": 30,
@@ -27,6 +30,7 @@ QUICK = {
     "reward_blocks": 16,
     "test_blocks": 16,
     "sample_tokens": 24,
+    "min_zeroed_epochs": 0,  # two cycles are two decisions: what the first prunes may come back in the second
 }
 
 
@@ -41,6 +45,8 @@ class RunArguments(ExperimentSettings):
     and wikitext for any other"""
     dataset_config: str | None = None
     """configuration of a hub data set; unset with wikitext: wikitext-2-raw-v1"""
+    save_model: bool = True
+    """keep the final model as a checkpoint under models/"""
     quick_test: bool = False
     """other defaults: an embedded model and few steps, under a minute; flags that are given still count"""
     compare_strategies: bool = False

@@ -25,10 +25,11 @@ def run_stages(arguments: StageArguments, say: Callable[[str], None]) -> RunReco
     """
     folder = arguments.resume or arguments.output_dir or new_run_path()
     try:
-        record = run_plasticity(replace(arguments, output_dir=folder), say)
+        record = run_plasticity(replace(arguments, output_dir=folder), say, write_stages)
     except KeyboardInterrupt:
         if (folder / CONFIG).is_file():
             write_stages(RunRecord.read(folder))
         raise
-    write_stages(record)
+    if not (folder / "metrics" / "stages.json").is_file():
+        write_stages(record)  # of a run that was finished without them
     return record

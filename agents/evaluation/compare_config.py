@@ -10,6 +10,7 @@ from plasticity_env.common import cli
 from plasticity_env.common.arguments import flags
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.envs.settings import MEASURING_ARGUMENTS, UNIT_ARGUMENTS, Settings
+from plasticity_env.strategies.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from plasticity_env.agents.evaluation.evaluation import Protocol
@@ -35,6 +36,10 @@ class CompareConfig:
     """heads, head_edit or head_rank (whose adaptive mode lets networks bring heads back)"""
     prune_entropy: str = "auto"
     """direction of the PlasticityController: high, low or auto"""
+    aggressiveness: float | None = None
+    """of the plasticity controller; unset: searched for, so that it prunes the shares that are asked for"""
+    thresholds: Annotated[Thresholds, flags(Thresholds)] = Thresholds()
+    """of the plasticity controller; with both thresholds or the aggressiveness given it prunes what they say, not a share"""
     test_blocks: int | None = 32
     """blocks of the test split that are scored; None for all"""
     spread_test: bool = False

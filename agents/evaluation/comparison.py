@@ -44,7 +44,7 @@ def prepare(config: CompareConfig) -> tuple[list[Player], list[str], LoadedModel
         InputError: Arguments that cannot be used.
     """
     config.protocol()
-    controllers.make("plasticity", prune_entropy=config.prune_entropy)  # refuses a direction that there is not
+    controllers.make("plasticity", **_rule(config))  # refuses a direction that there is not
     players = [_player(name, config) for name in cli.words(config.controllers)]
     repairs = [find_repair(name).name for name in cli.words(config.repair)]
     labels = [label or name for name, _, label in players]
@@ -58,7 +58,7 @@ def prepare(config: CompareConfig) -> tuple[list[Player], list[str], LoadedModel
     return players, repairs, loaded, text
 
 
-def compare(config: CompareConfig, after_each: Callable[[], None] | None = None) -> Path:
+def compare(config: CompareConfig, after_each: Callable[[], object] | None = None) -> Path:
     """Play every controller with every repair; rows are written as they are measured.
 
     Args:
@@ -75,7 +75,7 @@ def compare(config: CompareConfig, after_each: Callable[[], None] | None = None)
         return _compare(config, after_each)
 
 
-def _compare(config: CompareConfig, after_each: Callable[[], None] | None) -> Path:
+def _compare(config: CompareConfig, after_each: Callable[[], object] | None) -> Path:
     players, repairs, loaded, text = prepare(config)
     protocol = config.protocol()
     made = (controllers.make(name, **options) for name, options, _ in players)
@@ -177,13 +177,13 @@ def _perplexity(line: dict[str, Any]) -> str:
 
 def _player(name: str, config: CompareConfig) -> Player:
     options: dict[str, Any] = {}
-    label, _, behind = name.rpartition("=")
-    if label and not Path(name).is_dir():
-        _player(behind, config)  # fails here as one without a label does
-        return behind, options, label.strip()
-    label = None
+    called, _, behind = name.rpartition("=")
+    if called and not Path(name).is_dir():
+        _, options, _ = _player(behind, config)  # fails here as one without a label does
+        return behind, options, called.strip()
+    label: str | None = None
     if name == "plasticity":
-        options["prune_entropy"] = config.prune_entropy
+        options = _rule(config)
     controller = controllers.make(name, **options)  # fails here, before anything is measured, if it cannot be made
     rules = [player for player in controllers.names() if player != controllers.ANNController.name]
     networks = [player for player in cli.words(config.controllers) if player not in rules]
@@ -192,6 +192,12 @@ def _player(name: str, config: CompareConfig) -> Player:
     elif name in networks and name != controller.name and len(networks) > 1:
         label = f"{controller.name} ({Path(name)})"
     return name, options, label
+
+
+def _rule(config: CompareConfig) -> dict[str, Any]:
+    """Options of the plasticity controller; without an aggressiveness of its own it is searched for."""
+    given = {} if config.aggressiveness is None else {"aggressiveness": config.aggressiveness}
+    return {"prune_entropy": config.prune_entropy, **given, **config.thresholds.options()}
 
 
 def _metrics(row: Row) -> dict[str, float]:

@@ -145,7 +145,7 @@ class Arena:
         """
         options = dict(options or {})
         for seed in range(self.protocol.seeds):
-            if name == "keep_all" or (name == "constant" and not self._ranks):
+            if name == "keep_all" or (not self._ranks and (name == "constant" or _fixed(name, options))):
                 yield self._episode(controllers.make(name, **options), label, seed)
                 continue
             for sparsity in self.protocol.sparsities:
@@ -254,6 +254,14 @@ class Arena:
         active = self._roll(controller, seed, None)
         seconds, evaluations = time.perf_counter() - started, self.env.workbench.memo.misses - misses
         return self._row(controller, active, label, seed, sparsity, None, seconds, evaluations)
+
+
+def _fixed(name: str, options: dict[str, Any]) -> bool:
+    """Whether the rule of thresholds is told where they lie, so that no share can be asked of it."""
+    cuts = ("entropy_threshold", "gradient_threshold")
+    return name == PlasticityController.name and (
+        "aggressiveness" in options or all(options.get(cut) is not None for cut in cuts)
+    )
 
 
 def summarise(rows: list[Row]) -> list[dict[str, Any]]:

@@ -65,6 +65,7 @@ def _controller(config: PlayConfig) -> controllers.Controller:
     options: dict[str, Any] = {}
     if config.controller == "plasticity":
         options = {"aggressiveness": config.aggressiveness, "prune_entropy": config.prune_entropy}
+        options |= config.thresholds.options()
     elif config.sparsity is not None and config.env != "head_rank":
         options = {"sparsity": config.sparsity, "rounds": config.settings.horizon}
     return controllers.make(config.controller, **options)

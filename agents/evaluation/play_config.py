@@ -8,6 +8,7 @@ from typing import Annotated
 
 from plasticity_env.common.arguments import flags
 from plasticity_env.envs.settings import Settings
+from plasticity_env.strategies.thresholds import Thresholds
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class PlayConfig:
     """of the plasticity controller"""
     prune_entropy: str = "auto"
     """of the plasticity controller: high, low or auto"""
+    thresholds: Annotated[Thresholds, flags(Thresholds)] = Thresholds()
+    """of the plasticity controller"""
     env: str = "heads"
     """heads, head_edit or head_rank"""
     settings: Annotated[Settings, flags(Settings, hidden=("pruned_share", "observation", "signals"))] = Settings(

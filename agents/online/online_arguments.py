@@ -47,7 +47,13 @@ class OnlineRunConfig:
         ExperimentSettings,
         flags(ExperimentSettings, *EXPERIMENT, finetuning_steps="training_steps", analyze_steps="analysis_steps"),
     ] = ExperimentSettings(
-        model_name="distilgpt2", dataset="", pruning_strategy=CONTROLLER, free_policy=True, decision_every=20
+        model_name="distilgpt2",
+        dataset="",
+        pruning_strategy=CONTROLLER,
+        free_policy=True,
+        decision_every=20,
+        repair="least_squares",
+        growth_init="revive",  # random weights behind an open gate cost more than they bring in so few steps
     )
     """arguments of the cycle; the network chooses how many heads are pruned, up to --pruning_level"""
     entropy_threshold: float = 1.5
@@ -59,7 +65,9 @@ class OnlineRunConfig:
     entropy_bonus: float = 0.01
     """weight of the policy's entropy in what the controller maximises"""
     controller: Path | None = None
-    """folder of a trained controller to go on from; unset: a fresh network"""
+    """folder of a trained controller to go on from; unset: the shipped ranking, which learns online from there"""
+    from_scratch: bool = False
+    """begin with a fresh network instead"""
     output_dir: Path | None = None
     """a new folder; unset: runs/neural_plasticity/run_YYYYMMDD_HHMMSS"""
     resume: Path | None = None
@@ -74,7 +82,7 @@ class OnlineRunConfig:
         """The experiment's part, with the text filled in where none was named."""
         own = self.experiment
         dataset, config = text_or_default(own.model_name, own.dataset, own.dataset_config)
-        controller = str(self.controller or "a fresh network")
+        controller = str(self.controller or ("a fresh network" if self.from_scratch else "the shipped ranking"))
         return replace(own, dataset=dataset, dataset_config=config, controller=controller, tracking=self.tracking)
 
     def bounds(self) -> PruneBounds:
@@ -97,17 +105,19 @@ class OnlineRunConfig:
 
         from plasticity_env.agents.online.online import OnlineConfig, OnlineLearner
         from plasticity_env.agents.online.online_decider import OnlineDecider
+        from plasticity_env.agents.online.ranked_start import ranked_start
         from plasticity_env.controllers.ann import ANNController
         from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 
         config = OnlineConfig(self.controller_lr, self.entropy_bonus, seed=self.experiment.seed)
         if self.controller is not None:
+            if self.from_scratch:
+                raise InputError("--from_scratch begins with a fresh network: leave it out, or leave out --controller")
             controller = ANNController.load(self.controller)
             if "price_shares" in controller.info:
-                raise InputError(
-                    f"the controller in {str(self.controller)!r} ranks heads and does not decide how many go: give one that was "
-                    "trained with --env heads, or none for a fresh network"
-                )
+                controller = ranked_start(self.controller)
+        elif not self.from_scratch:
+            controller = ranked_start()
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.experiment.seed)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from plasticity_env.agents.online.bounds import Bounded, PruneBounds, Side
 from plasticity_env.agents.online.online import Choice, OnlineLearner
+from plasticity_env.agents.online.ranked_start import START, calibrate
 from plasticity_env.cycle.controller_decider import decision_of, first_fisher, observe
 from plasticity_env.cycle.deciders import Decider, Decision, Situation
 from plasticity_env.envs.edits import EDITS, PRUNE
@@ -26,6 +27,7 @@ class OnlineDecider(Decider):
     Attributes:
         history: One entry a decision: ``step``, counts of edits, the policy's entropy, what the bounds left, and, once it is
             paid, the lesson.
+        edits: A sentence for each edit of the latest decision.
     """
 
     needs_obs = True
@@ -42,6 +44,7 @@ class OnlineDecider(Decider):
         self.name = f"{learner.controller.name} (online)"
         self.side: Side | None = None
         self.history: list[dict[str, Any]] = []
+        self.edits: list[str] = []
         self._first: Tensor | None = None  # Fisher scores of the first observation
 
     def decide(self, situation: Situation) -> Decision:
@@ -54,6 +57,7 @@ class OnlineDecider(Decider):
         mask = observation["action_mask"].copy()
         mask[:, PRUNE] &= bounded.prunable.flatten().numpy().astype(mask.dtype)
         observation["action_mask"] = mask
+        calibrate(self.learner.controller, observation, situation.count - int((~situation.active).sum()))
         choice = self.learner.choose(observation)
         decision = decision_of(situation, choice.edits, "")
         reasons = {
@@ -63,6 +67,11 @@ class OnlineDecider(Decider):
         entry: dict[str, Any] = {"step": situation.step, "cycle": situation.cycle, **made, "log_prob": choice.log_prob}
         entry |= {"policy_entropy": choice.entropy, **bounded.details(), "bounds": bounded.sentence()}
         self.history.append(entry)
+        self.edits = [
+            f"{name} {layer}.{head}: {reasons[layer, head]}"
+            for name, edit in decision.edits
+            for layer, head in edit.nonzero().tolist()
+        ]
         self._changed()
         return replace(decision, reasons=reasons, details={**decision.details, **entry})
 
@@ -84,6 +93,8 @@ class OnlineDecider(Decider):
         self.learner.load_state_dict(state["learner"])
         self.side, self.history = state["side"], [dict(entry) for entry in state["history"]]
         self._first = state.get("first")
+        if self.history:
+            self.learner.controller.info.pop(START, None)  # what was loaded is calibrated
 
     def _changed(self) -> None:
         if self.on_change is not None:

@@ -86,7 +86,8 @@ class _Files:
         sentence = f"step {last['step']}: paid {last['reward']:+.4f} nats" if "reward" in last else _decided(last)
         self.run.cycle.writer.log(f"controller, {sentence}")
         if self.config.verbose:
-            _say(f"  {sentence}")
+            for line in [sentence, *([] if "reward" in last else decider.edits)]:
+                _say(f"  {line}")
         self._write(decider)
 
     def close(self, decider: OnlineDecider) -> None:
@@ -125,7 +126,11 @@ def _read_arguments(config: OnlineRunConfig) -> OnlineRunConfig:
     if not path.is_file():
         return config
     try:
-        begun = fill(OnlineRunConfig(), json.loads(path.read_text(encoding="utf-8")), str(path))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values.setdefault(
+            "from_scratch", values.get("controller") is None
+        )  # as all runs began before there was a choice
+        begun = fill(OnlineRunConfig(), values, str(path))
         return replace(begun, resume=config.resume, verbose=config.verbose)
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}): the run in its folder cannot go on") from error

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,7 +51,9 @@ class ControllerDecider(Decider):
     def decide(self, situation: Situation) -> Decision:
         observation = observe(situation, first_fisher(self._seen[0]) if self._seen else None)
         self._seen.append(observation)
-        return decision_of(situation, self.controller.act(observation), f"{self.name} chose it")
+        action = self.controller.act(observation)
+        decision = decision_of(situation, action, f"{self.name} chose it", getattr(self.controller, "reasons", {}))
+        return replace(decision, details={**decision.details, **getattr(self.controller, "details", {})})
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": [{name: torch.from_numpy(value) for name, value in seen.items()} for seen in self._seen]}
@@ -126,18 +131,23 @@ def _shown(values: dict[str, np.ndarray]) -> Observation:
     return Observation("heads", values)
 
 
-def decision_of(situation: Situation, action: Any, reason: str) -> Decision:
+def decision_of(
+    situation: Situation, action: Any, reason: str, reasons: Mapping[int, str] = MappingProxyType({})
+) -> Decision:
     """A controller's (N,) edits as a decision that breaks no limit.
 
     Args:
         situation: In which it acted.
         action: 0 keep, 1 prune, 2 revive, 3 grow for each head.
-        reason: Of every edit.
+        reason: Of every edit that has none of its own.
+        reasons: Of edits, by the head's flat number.
     """
     active = situation.active
     edits = torch.as_tensor(np.asarray(action)).view(active.shape)
     masks, dropped = resolve(active, edits, limits_of(situation), situation.costs, situation.signals.fisher)
     asked = {name: int((edits == number).sum()) for number, name in enumerate(EDITS) if number}
     wheres: Tensor = masks.prune | masks.revive | masks.grow
-    reasons = {(layer, head): reason for layer, head in wheres.nonzero().tolist()}
-    return Decision(masks.prune, masks.revive, masks.grow, reasons, {"asked": asked, "dropped": dropped})
+    said = {
+        (layer, head): reasons.get(layer * active.shape[1] + head, reason) for layer, head in wheres.nonzero().tolist()
+    }
+    return Decision(masks.prune, masks.revive, masks.grow, said, {"asked": asked, "dropped": dropped})

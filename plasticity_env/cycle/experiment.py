@@ -315,10 +315,11 @@ class NeuralPlasticityExperiment:
         self._writer.summary(summary)
         if self.before_finished:
             self.before_finished()
-        self._writer.status("finished", finished=_now())
-        self._pages.update(final=True)
+        self._pages.draw()
         self._pages.track(self._tracker, self.cycle.step)
         self._tracker.close()
+        self._writer.status("finished", finished=_now())
+        self._pages.finish()  # all other files are there now, so that the page lists them
         self._writer.close()
         # last, so that a run that is killed in between is finished again from it
         checkpoint.forget(self.folder, keep=WARM_START if self._keep_warm_start else None)

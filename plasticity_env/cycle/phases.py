@@ -16,11 +16,12 @@ from plasticity_env.cycle.arms import SPLITS_SHOWN, Arm, ControlArm, RecordedCon
 from plasticity_env.cycle.deciders import Decider, Decision, Situation, pruned_count
 from plasticity_env.cycle.record import RunWriter
 from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, SIGNALS, EvaluationRow, Sample, SignalsRow, StepRow
-from plasticity_env.cycle.run_settings import ExperimentSettings
+from plasticity_env.cycle.run_settings import REVIVE, ExperimentSettings
 from plasticity_env.cycle.samples import prompt_ids, write_on
 from plasticity_env.cycle.stabilisation import stabilisation
 from plasticity_env.data.text import Split, TextSplits
 from plasticity_env.growth.grow import grow_attention_heads_gradually
+from plasticity_env.growth.revival import revive_attention_heads
 from plasticity_env.model.flops import flop_table
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.signals.measure import HeadSignals
@@ -134,6 +135,8 @@ class PlasticityCycle:
         if count == 0:
             return {"grown": 0, "reason": f"growth_ratio {settings.growth_ratio:g} of {pruned} pruned heads is none"}
         signals = self._signals()
+        if settings.growth_init == REVIVE:
+            return self._revival(cycle, count, pruned, signals)
         grown_ = grow_attention_heads_gradually(
             model,
             count / model.active.numel(),
@@ -152,18 +155,32 @@ class PlasticityCycle:
         self._note(Decision(none, none, grown_.mask, reasons), signals, cycle, "growth", settings.growth_strategy)
         return {"grown": grown_.added_count, "strategy": settings.growth_strategy, "pruned_before": pruned}
 
+    def _revival(self, cycle: int, count: int, pruned: int, signals: HeadSignals) -> Details:
+        """Open so many pruned heads again with the weights that they had, those that the loss asks for most."""
+        slots = self.arm.model.active.numel()
+        revived = revive_attention_heads(self.arm.model, count / slots, self.arm.calibration(), self.generator)
+        repair(self.arm)
+        none, reasons = torch.zeros_like(revived), {}
+        for layer, head in revived.nonzero().tolist():
+            gain = float(signals.revive[layer, head])
+            reasons[layer, head] = f"among the {count} of {pruned} pruned heads of largest -dL/dgate: {gain:.3g} nats"
+        self._note(Decision(none, revived, none, reasons), signals, cycle, "growth", "revival")
+        return {"grown": 0, "revived": int(revived.sum()), "pruned_before": pruned}
+
     def _fine_tuning(self, cycle: int) -> Details:
         steps, every = self.settings.training_steps, self.settings.decision_every
-        decisions = 0
+        decisions, cost = 0, 0.0
         for start in range(0, steps, every or max(1, steps)):
             if start:
+                before = self.arm.loss("test")
                 slots = self.arm.model.active
                 level = self.settings.level(cycle) if self.decider.grows else int((~slots).sum()) / slots.numel()
                 self._decide(cycle, "fine_tuning", level)
-                self._grow_asked(cycle, "fine_tuning")
+                self._grow_asked(cycle, "fine_tuning", self.settings.gate_warmup(steps - start))
                 decisions += 1
+                cost += max(0.0, self.arm.loss("test") - before)
             self._train(cycle, "fine_tuning", min(every or steps, steps - start))
-        return {"steps": steps, "decisions": decisions}
+        return {"steps": steps, "decisions": decisions, **({"decisions_cost": cost} if decisions else {})}
 
     def _evaluation(self, cycle: int) -> Details:
         self._settle()
@@ -205,13 +222,13 @@ class PlasticityCycle:
         self._decision += 1
         return done
 
-    def _grow_asked(self, cycle: int, phase: str) -> Tensor:
+    def _grow_asked(self, cycle: int, phase: str, warmup_steps: int | None = None) -> Tensor:
         mask, self._waiting = self._waiting, None
         model = self.arm.model
         if mask is None or not self.settings.adaptive or not bool((mask & ~model.active).any()):
             return torch.zeros_like(model.active)
         signals = self._signals()
-        grown = grow_chosen(self.arm, mask, self.generator, signals.fisher)
+        grown = grow_chosen(self.arm, mask, self.generator, signals.fisher, warmup_steps)
         repair(self.arm)
         none = torch.zeros_like(grown)
         said, plain = self._growth_reasons, f"{self.decider.name} chose it"

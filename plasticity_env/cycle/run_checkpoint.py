@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,15 @@ def forget(folder: Path, keep: str | None = None) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+    with suppress(OSError):  # nothing was kept: no empty folder is left
+        (folder / "models").rmdir()
+
+
+def going(folder: Path) -> list[Path]:
+    """The files of checkpoints that `forget` removes when a run is over."""
+    models = folder / "models"
+    places = [path for path in models.glob("resume*") if path.is_dir() and not (models / f"{path.name}.json").is_file()]
+    return [folder / POINTER, *(file for place in places for file in place.rglob("*"))]
 
 
 def forget_older(folder: Path) -> None:

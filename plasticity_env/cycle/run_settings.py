@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from plasticity_env.common.arguments import check_counts, fill, given, plain
+from plasticity_env.common.arguments import check_counts, fill, flags, given, plain
 from plasticity_env.common.errors import unknown
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.common.values import LARGEST_RATE, check_number, check_text, plain_value
 from plasticity_env.common.wandb_run import check_mode
 from plasticity_env.model.modes import PruningMode
+from plasticity_env.strategies.thresholds import Thresholds
 
 CONTROLLER = "controller"  # the strategy that stands for a controller in the loop
+REVIVE = "revive"  # the growth_init of heads that come back as they were
 LEVELS = ("auto", "full", "gradual")
+NESTED: dict[str, Any] = {"tracking": TrackingOptions, "thresholds": Thresholds}  # settings in a dataclass of their own
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,13 @@ class ExperimentSettings:
     growth_ratio: float = 0.5
     """share of the pruned heads that is grown back in each cycle (adaptive mode)"""
     growth_init: str = "random"
-    """what a grown head starts from: random, copy or transfer"""
+    """what a head that comes back starts from: random, copy or transfer (new weights behind a gate that opens slowly), or
+    revive: the weights that it had, its gate open at once"""
     initial_scale: float = 0.01
     """first value of a grown head's gate"""
     growth_warmup_steps: int = 50
-    """optimizer steps until a grown head's gate is 1; no more than training_steps, so that no gate is judged half open"""
+    """optimizer steps until a grown head's gate is 1; no more than there are until the next decision or the end of the
+    cycle's training, so that no gate is judged half open"""
     new_head_lr_multiplier: float = 3.0
     """learning rate of grown heads, in learning rates"""
     lr_warmup_steps: int = 0
@@ -88,6 +93,8 @@ class ExperimentSettings:
     """with pruning_strategy controller: plasticity (thresholds), ann (the shipped network), or the folder of another"""
     aggressiveness: float = 0.4
     """of the plasticity controller: share on the idle side of each of its thresholds"""
+    thresholds: Annotated[Thresholds, flags(Thresholds)] = Thresholds(min_zeroed_epochs=1)
+    """of the plasticity controller"""
     free_policy: bool = False
     """a trained controller chooses how much to prune (pruning_level is its limit); else it prunes to pruning_level"""
     flop_price: float = 4.0
@@ -116,7 +123,7 @@ class ExperimentSettings:
 
     def __post_init__(self) -> None:
         for entry in fields(ExperimentSettings):
-            if entry.name != "tracking":
+            if entry.name not in NESTED:
                 object.__setattr__(self, entry.name, plain_value(getattr(self, entry.name)))  # as JSON can hold it
         for name in ("model_name", "device", "controller"):
             check_text(name, getattr(self, name))
@@ -140,7 +147,8 @@ class ExperimentSettings:
                 raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
             if self.growth_strategy not in GROWTH_STRATEGIES:
                 raise unknown("growth strategy", self.growth_strategy, GROWTH_STRATEGIES)
-            find_initial_weights(self.growth_init)
+            if self.growth_init != REVIVE:
+                find_initial_weights(self.growth_init)
         if given(self, "repair"):
             from plasticity_env.repair.registry import find_repair
 
@@ -165,8 +173,16 @@ class ExperimentSettings:
 
     @property
     def gate_warmup_steps(self) -> int:
-        """Steps until a grown head's gate is 1: as asked, but open when its cycle's training ends."""
-        return min(self.growth_warmup_steps, self.training_steps) if self.training_steps else self.growth_warmup_steps
+        """Steps until the gate of a head that grows before a cycle's training is 1: see `gate_warmup`."""
+        return self.gate_warmup(self.training_steps)
+
+    def gate_warmup(self, left: int) -> int:
+        """Steps until a grown head's gate is 1: as asked, but open when somebody decides or judges again.
+
+        Args:
+            left: Optimizer steps until the cycle's training ends.
+        """
+        return min(self.growth_warmup_steps, left, self.decision_every or left)
 
     def level(self, cycle: int) -> float:
         """Share of all slots that is pruned when the pruning of cycle 1, 2, ... is over."""
@@ -185,9 +201,9 @@ class ExperimentSettings:
             InputError: A value that cannot be used.
         """
         known = {name: value for name, value in values.items() if name in _names()}
-        if isinstance(tracking := known.get("tracking"), dict):
-            options = TrackingOptions.__dataclass_fields__
-            known["tracking"] = {name: value for name, value in tracking.items() if name in options}
+        for name, kind in NESTED.items():
+            if isinstance(part := known.get(name), dict):
+                known[name] = {option: value for option, value in part.items() if option in kind.__dataclass_fields__}
         return fill(cls(), known, "the run's settings")
 
 

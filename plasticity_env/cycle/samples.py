@@ -14,9 +14,10 @@ TOP_K = 50
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, test_blocks: torch.Tensor) -> torch.Tensor:
     """(1, n) tokens of a prompt; the first words of the test text where it is empty."""
     if not prompt:
-        return test_blocks[:1, : min(PROMPT_TOKENS, test_blocks.shape[1])]
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [0]
-    return torch.tensor([ids], dtype=torch.long)  # type: ignore[arg-type]
+        ids = test_blocks[0]
+        return ids[None, : _whole_words(tokenizer, ids, min(PROMPT_TOKENS, len(ids)))]
+    words = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [0]
+    return torch.tensor([words], dtype=torch.long)  # type: ignore[arg-type]
 
 
 def write_on(
@@ -51,6 +52,15 @@ def write_on(
         )
     model.train(training)
     return str(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def _whole_words(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, most: int) -> int:
+    """Number of first tokens, at most ``most``, after which a new word begins; ``most`` where the text shows no such place."""
+    for count in range(min(most, len(ids) - 1), 0, -1):
+        before, after = (str(tokenizer.decode(ids[:stop])) for stop in (count, count + 1))
+        if after[len(before) :][:1].isspace() or before[-1:].isspace():
+            return count
+    return most
 
 
 def _pad(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -18,8 +18,9 @@ def summarise(record: RunRecord) -> dict[str, Any]:
     Returns:
         JSON-able: ``baseline``, ``warmup``, ``final`` and ``control`` (the control arm beside ``final``), each with loss,
         ppl, flops_kept, active_heads and sparsity; ``ppl_over_control`` at the end; ``cycles``, one entry a cycle with
-        the same after each phase and ``recovered``, the share of the loss that pruning cost (over the control arm's)
-        that is back at the cycle's end; None where pruning cost nothing.
+        the same after each phase and ``recovered``, the share of the loss that pruning cost (over the control arm's, what
+        decisions within fine-tuning cost included) that is back at the cycle's end; None where pruning cost nothing, or
+        where such decisions were made and what they cost was not measured.
     """
     table: dict[tuple[str, int, str], EvaluationRow] = {
         (row.arm, row.cycle, row.phase): row for row in record.evaluations if row.split == SPLIT
@@ -30,6 +31,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
     last = experiment[-1]
     control = table.get((CONTROL, last.cycle, last.phase), last)
     cycles = sorted({row.cycle for row in experiment if row.cycle})
+    later = {row.cycle: _later_cost(row.details) for row in record.phases if row.phase == "fine_tuning"}
     named = {phase: _row(table.get((EXPERIMENT, 0, phase))) for phase in ("baseline", "warmup")}
     return {
         **named,
@@ -37,13 +39,18 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "control": _row(control),
         "ppl_over_control": math.exp(last.loss - control.loss),
         "final_phase": last.phase,
-        "cycles": [_cycle(table, cycle) for cycle in cycles],
+        "cycles": [_cycle(table, cycle, later.get(cycle, 0.0)) for cycle in cycles],
         "edits": {edit: sum(event.edit == edit for event in record.events) for edit in ("prune", "revive", "grow")},
         "seconds": sum(row.seconds for row in record.phases),
     }
 
 
-def _cycle(table: dict[tuple[str, int, str], EvaluationRow], cycle: int) -> dict[str, Any]:
+def _later_cost(details: dict[str, Any]) -> float | None:
+    """What the decisions within a fine-tuning cost, nats; None where it was not measured (runs of earlier versions)."""
+    return details.get("decisions_cost") if details.get("decisions") else 0.0
+
+
+def _cycle(table: dict[tuple[str, int, str], EvaluationRow], cycle: int, later_cost: float | None) -> dict[str, Any]:
     own = {phase: _row(table.get((EXPERIMENT, cycle, phase))) for phase in CYCLE_PHASES}
     there = [phase for phase in CYCLE_PHASES if own[phase] is not None]
     control = _row(table.get((CONTROL, cycle, there[-1]))) if there else None
@@ -54,8 +61,8 @@ def _cycle(table: dict[tuple[str, int, str], EvaluationRow], cycle: int) -> dict
     ]
     if all(mine is not None and other is not None for mine, other in ends):
         cost, left = (mine.loss - other.loss for mine, other in ends)  # type: ignore[union-attr]
-        if cost > 0:
-            found["recovered"] = 1 - left / cost
+        if later_cost is not None and cost + later_cost > 0:
+            found["recovered"] = 1 - left / (cost + later_cost)
     return found
 
 

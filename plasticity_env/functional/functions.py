@@ -7,7 +7,7 @@ batches are such ids or mappings with ``input_ids`` and maybe ``attention_mask``
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +24,7 @@ from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.model.wrapping import as_plastic, plastic_view
 from plasticity_env.signals.measure import DIVERGED, measure
 from plasticity_env.signals.text_loss import Data, evaluate_model, read_batches, summed_loss
+from plasticity_env.signals.weights_entropy import entropy_of_weights
 from plasticity_env.strategies.entropy_direction import try_entropy_directions
 from plasticity_env.strategies.pruning import (
     PRUNING_STRATEGIES,
@@ -41,13 +42,20 @@ GRADIENT_KINDS = ("weight", "gate")
 
 
 def calculate_head_entropy(
-    model: nn.Module, data: Data, *, normalized: bool = False, batch_size: int = 8, max_batches: int | None = None
+    model: nn.Module | Tensor | Sequence[Tensor],
+    data: Data | None = None,
+    *,
+    normalized: bool = False,
+    batch_size: int = 8,
+    max_batches: int | None = None,
 ) -> Tensor:
     """Attention entropy of every head, mean over the queries that see at least two keys.
 
     Args:
-        model: Measured as it is; pruned heads are measured too.
-        data: Text.
+        model: Measured as it is; pruned heads are measured too. Or attention weights instead of a model: a sequence of
+            (B, H, T, T), one a layer, as a model called with ``output_attentions=True`` returns them; (B, L, H, T, T) as
+            `attention_maps` does; or (B, H, T, T) of one layer. All their queries count.
+        data: Text, for a model.
         normalized: Divide each query's entropy by the log of how many keys it sees, so that it lies in [0, 1].
         batch_size: Sequences in one pass, where ``data`` are token ids.
         max_batches: Read no more than these.
@@ -56,8 +64,14 @@ def calculate_head_entropy(
         (L, H) float32 on the CPU; nats, or a share of the largest possible.
 
     Raises:
-        InputError: An unknown architecture, no text, or a model whose loss is not finite.
+        InputError: An unknown architecture, no text, a model whose loss is not finite, or weights that are no attention.
     """
+    if not isinstance(model, nn.Module):
+        if data is not None:
+            raise InputError("attention weights are measured already: hand over data with a model only")
+        return entropy_of_weights(model, normalized)
+    if data is None:
+        raise InputError("a model is measured on text: hand over data, (sequences, tokens) or a data loader")
     name = "entropy_normalized" if normalized else "entropy"
     return _mean_signal(model, data, name, batch_size, max_batches)
 
@@ -114,7 +128,9 @@ def generate_pruning_mask(
         source: A model, whose heads a strategy ranks; or one value a head, (L, H).
         level: Share of all head slots that are pruned afterwards, in [0, 1), rounded to whole heads; heads that are pruned
             already count. One head of the model always stays.
-        strategy: With a model: a name in `strategies.PRUNING_STRATEGIES` or a strategy; None is ``"fisher"``.
+        strategy: With a model: a name in `strategies.PRUNING_STRATEGIES` or a strategy; None is ``"fisher"``. With values:
+            the name of what they measure, which says the end that goes first: the end of ``prune_entropy`` for "entropy",
+            the lowest for all others but "random", which reads no values.
         data: With a model: calibration text, for strategies that measure.
         active: With values: (L, H) boolean, the heads that are active; None is all.
         prune: With values: whether the lowest or the highest go first.
@@ -134,11 +150,10 @@ def generate_pruning_mask(
         raise InputError(f"the pruning level must lie in [0, 1), got {level!r}: 0.2 prunes a fifth of all heads")
     generator = generator or torch.Generator().manual_seed(0)
     if not isinstance(source, nn.Module):
+        values = torch.as_tensor(source)
         if strategy is not None:
-            raise InputError(
-                "values rank the heads themselves: hand over a strategy with a model, or prune='low' | 'high'"
-            )
-        return _mask_of_values(torch.as_tensor(source), level, active, prune)
+            values, prune = _named_values(values, strategy, prune, prune_entropy, generator)
+        return _mask_of_values(values, level, active, prune)
     chosen = find_strategy(PRUNING_STRATEGIES, "fisher" if strategy is None else strategy, "pruning")
     if strategy == "entropy":
         chosen = AttentionEntropyStrategy(prune_entropy)
@@ -239,6 +254,25 @@ def _mask_of_values(values: Tensor, level: float, active: Tensor | None, prune: 
     mask = torch.zeros(values.numel(), dtype=torch.bool)
     mask[order[: _count(level, active)]] = True
     return mask.view(values.shape)
+
+
+def _named_values(
+    values: Tensor, strategy: str | Strategy, prune: str, prune_entropy: str, generator: torch.Generator
+) -> tuple[Tensor, Literal["low", "high"]]:
+    """Values by the name of what they measure: what ranks the heads, and which end of it goes."""
+    chosen = find_strategy(PRUNING_STRATEGIES, strategy, "pruning")
+    if not isinstance(strategy, str) or prune != "low":
+        raise InputError("values rank the heads themselves: say what they measure by name, or prune='low' | 'high'")
+    if chosen.name == "random":
+        return torch.rand(values.shape, generator=generator), "low"
+    if chosen.name != "entropy":
+        return values, "low"
+    if prune_entropy not in ("low", "high"):
+        raise InputError(
+            f"values of entropy cannot tell which end to prune: say prune_entropy='high' or 'low', got {prune_entropy!r} "
+            "(which tries both on a model)"
+        )
+    return values, prune_entropy  # type: ignore[return-value]
 
 
 def _count(level: float, active: Tensor) -> int:

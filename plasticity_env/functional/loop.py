@@ -109,7 +109,8 @@ def run_plasticity_loop(
         on_step: Called after each optimizer step.
 
     Returns:
-        ``grad_norm_values`` (L, H) norms of each head's weight gradient before pruning; ``pruned_heads`` and
+        ``grad_norm_values`` (L, H) norms of each head's weight gradient before pruning; ``gate_gradient_values`` (L, H) mean
+        |dL/dgate| then, which is what strategy ``"gradient"`` ranks by; ``pruned_heads`` and
         ``revived_heads``, lists of (layer, head); ``baseline``, ``pruned`` and ``final`` metrics as `evaluate_model` gives
         them, and ``control`` (None unless asked for); ``training``, one dict a step; ``active`` (L, U); ``model``.
 
@@ -153,6 +154,7 @@ def run_plasticity_loop(
     teacher = Distillation.from_dense(plastic, weight=distillation) if distillation else None
     result: dict[str, Any] = {
         "grad_norm_values": calculate_head_gradients(plastic, seen, batch_size=batch_size),
+        "gate_gradient_values": calculate_head_gradients(plastic, seen, kind="gate", batch_size=batch_size),
         "baseline": evaluate(plastic),
         "control": None,
     }

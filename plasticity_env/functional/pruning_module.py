@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.data.text import pack
+from plasticity_env.data.text import load_text, pack
 from plasticity_env.functional.functions import apply_pruning_mask
 from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.model.modes import PruningMode
@@ -90,6 +90,21 @@ class PruningModule:
             InputError: A head that the model has not, or the mode is compressed.
         """
         self.model.revive(~self.model.active if heads is None else self._mask(heads))
+
+    @property
+    def active_heads(self) -> list[tuple[int, int]]:
+        """(layer, head) of every open head."""
+        heads = self.model.active[:, : self.num_heads]
+        return [(layer, head) for layer, head in heads.nonzero().tolist()]
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """The model's weights by name; the tensors themselves, no copies."""
+        return dict(self.model.named_parameters())
+
+    def calibration_ids(self, blocks: int = 16, max_length: int = 128) -> Tensor:
+        """(blocks, max_length) token ids to measure heads on: the calibration split of the embedded Shakespeare text."""
+        return load_text("shakespeare", self.tokenizer, block_size=max_length).blocks("calibration")[:blocks]
 
     def evaluate(self, data: str | Data, max_length: int = 128, batch_size: int = 8) -> dict[str, float]:
         """Loss and perplexity as the model is.

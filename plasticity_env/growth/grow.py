@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.growth.candidates import Candidates
 from plasticity_env.growth.initial_weights import InitialWeights, Source, find_initial_weights
 from plasticity_env.growth.schedule import WarmupSchedule
+from plasticity_env.growth.starting_point import Heads, HoldsModel, held_model, started_from
 from plasticity_env.growth.visibility import mean_log_visible
 from plasticity_env.model.applied_repairs import OutputRepair
 from plasticity_env.model.modes import PruningMode
@@ -45,12 +47,14 @@ class GrowthResult(_Grown):
 
 
 def grow_attention_heads_gradually(
-    model: PlasticModel,
+    model: PlasticModel | HoldsModel,
     growth_percentage: float = 0.1,
     strategy: str | Strategy = "gradient_sensitivity",
     initial_scale: float = 0.01,
     warmup_steps: int = 100,
     *,
+    params: Mapping[str, Tensor] | None = None,
+    active_heads: Heads | None = None,
     input_ids: Tensor | None = None,
     initial_weights: str | type[InitialWeights] = "random",
     batch_size: int = 8,
@@ -64,12 +68,16 @@ def grow_attention_heads_gradually(
     new heads write. Call ``model.advance_warmup()`` after each training step (`FineTuner` does).
 
     Args:
-        model: With pruned heads; edited in place.
+        model: With pruned heads; edited in place. Or a `PruningModule` that holds it.
         growth_percentage: Share of *all* head slots to grow, in (0, 1]; at least one head, at most those that are pruned.
         strategy: Name in `GROWTH_STRATEGIES`, or a strategy.
         initial_scale: First value of the new gates, in (0, 1].
         warmup_steps: Training steps until they are 1.
-        input_ids: (B, T) calibration text; needed unless neither the strategy nor the initial weights measure.
+        params: Weights by name, as ``model.named_parameters()`` has them, that the model is given first; None leaves its own.
+        active_heads: The heads that are active before growing, (layer, head) pairs or (L, H) boolean: all others are pruned
+            first. None takes the model as it is.
+        input_ids: (B, T) calibration text; needed unless neither the strategy nor the initial weights measure. A
+            `PruningModule` brings its own (``calibration_ids()``).
         initial_weights: Name in `INITIAL_WEIGHTS`, or a class of your own.
         batch_size: Sequences in one measuring pass; no result depends on it.
         generator: Source of weights and random choices; seed 0 when None.
@@ -79,20 +87,41 @@ def grow_attention_heads_gradually(
 
     Raises:
         InputError: Not a `PlasticModel`, no pruned heads, compressed mode, a share or scale out of range, an unknown name,
-            or nothing to measure on; the model is left untouched.
+            nothing to measure on, weights that are not the model's, or an ``active_heads`` that names a pruned head; the
+            model is left untouched.
     """
+    model, holder = held_model(model)
     chosen = find_strategy(GROWTH_STRATEGIES, strategy, "growth")
     kind = find_initial_weights(initial_weights)
     schedule = WarmupSchedule(initial_scale, warmup_steps)
+    if (chosen.measures or kind.measures) and input_ids is None and holder is not None:
+        input_ids = holder.calibration_ids()
+    options = _Options(chosen, kind, schedule, growth_percentage, batch_size, generator)
+    with started_from(model, params, active_heads):
+        return _grow(model, options, input_ids)
+
+
+@dataclass(frozen=True)
+class _Options:
+    strategy: Strategy
+    weights: type[InitialWeights]
+    schedule: WarmupSchedule
+    share: float
+    batch_size: int
+    generator: torch.Generator | None
+
+
+def _grow(model: PlasticModel, options: _Options, input_ids: Tensor | None) -> GrowthResult:
+    chosen, kind, batch_size = options.strategy, options.weights, options.batch_size
     candidates = growable(model)
-    count = growth_count(model, growth_percentage, int(candidates.sum()))
+    count = growth_count(model, options.share, int(candidates.sum()))
     for needs, what in (
         (chosen.measures, f"strategy {chosen.name!r}"),
         (kind.measures, f"initial weights {kind.name!r}"),
     ):
         if needs and input_ids is None:
             raise InputError(f"{what} measures: hand it input_ids, (sequences, tokens) of calibration text")
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = options.generator or torch.Generator().manual_seed(0)
     fisher = _measure(model, input_ids, batch_size).fisher if kind.measures else None
     initial = kind(fisher)
     made = Candidates.make(model, candidates, initial, generator)
@@ -104,7 +133,8 @@ def grow_attention_heads_gradually(
             view = replace(view, signals=signals, log_visible=visible)
     mask = chosen.select(view, candidates, count)
     before = _repaired_rows(model)
-    model.grow(mask, initial_scale, warmup_steps, generator, weights=made)
+    schedule = options.schedule
+    model.grow(mask, schedule.initial_scale, schedule.warmup_steps, generator, weights=made)
     _keep_repairs(model, before)
     heads = [(layer, head) for layer, head in mask.nonzero().tolist()]
     result = GrowthResult(model, len(heads), heads, schedule)
@@ -121,10 +151,7 @@ def growable(model: PlasticModel) -> Tensor:
     Raises:
         InputError: Not a `PlasticModel`, compressed mode, or no head is pruned.
     """
-    if not isinstance(model, PlasticModel):
-        raise InputError(
-            f"cannot grow heads in a {type(model).__name__}: wrap it with PlasticModel(model) and prune heads first"
-        )
+    held_model(model)
     if model.mode is PruningMode.COMPRESSED:
         raise InputError("cannot grow in compressed mode, where pruning is permanent; wrap with mode='adaptive'")
     candidates = ~model.active

@@ -26,6 +26,7 @@ from plasticity_env.model.loading_remarks import remarks_held_back
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
+DEFAULT_MODEL = "bard-gpt2-4x4"  # of the embedded ones
 LOADING = threading.Lock()  # transformers patches torch for the whole process while it builds a model
 
 
@@ -101,9 +102,10 @@ def load_model(
             if extra:
                 _forget_quantization(hf_model)
     except Exception as error:  # a strange file makes the library fail in many unrelated ways
+        set_aside = [other for other in embedded_models() if other != DEFAULT_MODEL]
         raise InputError(
-            f"cannot load model {name_or_path!r}{_guess(name_or_path)} ({first_line(error)}); without a network use an "
-            f"embedded model ({', '.join(embedded_models())}), a folder or a GGUF file"
+            f"cannot load model {name_or_path!r}{_guess(name_or_path)} ({first_line(error)}); without a network use the "
+            f"embedded {DEFAULT_MODEL} (others: {', '.join(set_aside)}), a folder or a GGUF file"
         ) from error
     check_tokenizer(tokenizer, hf_model, name_or_path)
     hf_model.to(device)  # type: ignore[arg-type]

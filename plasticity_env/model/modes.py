@@ -8,10 +8,14 @@ from plasticity_env.common.errors import InputError
 
 
 class PruningMode(StrEnum):
-    """ADAPTIVE: pruned units may come back. COMPRESSED: pruning is for ever."""
+    """ADAPTIVE: pruned units may come back. COMPRESSED: pruning is permanent. Names are read in any case."""
 
     ADAPTIVE = "adaptive"
     COMPRESSED = "compressed"
+
+    @classmethod
+    def _missing_(cls, value: object) -> PruningMode | None:
+        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
 
     @classmethod
     def parse(cls, value: str | PruningMode) -> PruningMode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,17 @@ def plain_log_ticks(panel: Axes, axis: str = "y") -> None:
     chosen.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
     chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     chosen.set_minor_formatter(NullFormatter())
+
+
+def fitted(text: str, inches: float, size: float) -> str:
+    """Text broken into lines that fit into a width, for letters of ``size`` points."""
+    most = max(12, int(inches * 72 / (0.58 * size)))  # letters of the usual sans serif fonts are narrower than this
+    return "\n".join(textwrap.fill(line, most) for line in text.split("\n"))
+
+
+def put_title(figure: Figure, text: str, size: float = 12) -> None:
+    """A title at the left above a figure, broken into as many lines as its width asks for."""
+    figure.suptitle(fitted(text, 0.98 * figure.get_figwidth(), size), x=0.01, ha="left", fontsize=size)
 
 
 def save_png(figure: Figure | SubFigure, path: str | Path) -> None:

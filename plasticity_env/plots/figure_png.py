@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plasticity_env.plots.charts import save_png
+from plasticity_env.plots.charts import fitted, save_png
 from plasticity_env.plots.html import Figure, environment
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def figure_png(figure: Figure, path: Path, heading: str, room: str, sheet: str, 
 
     (traces, layout), colour = figure, _colours(room, sheet)
     height = layout["height"] / _PIXELS
-    whole = height + _TOP + _BOTTOM
+    said = fitted(heading, 0.98 * width, 12)
+    top = _TOP + 0.2 * said.count("\n")
+    whole = height + top + _BOTTOM
     drawing = Drawing(figsize=(width, whole), dpi=160)
     panels: dict[str, Axes] = {}
     for name, axis in layout.items():
@@ -79,7 +81,7 @@ def figure_png(figure: Figure, path: Path, heading: str, room: str, sheet: str, 
         drawing.legend(
             handles.values(), handles, loc="lower center", ncols=min(8, len(handles)), fontsize=8, frameon=False
         )
-    drawing.suptitle(heading, x=0.01, ha="left", fontsize=12)
+    drawing.suptitle(said, x=0.01, y=1 - 0.08 / whole, va="top", ha="left", fontsize=12)
     save_png(drawing, path)
 
 

@@ -135,3 +135,22 @@ def head_mask(mask: Any, name: str, shape: tuple[int, ...] | None = None) -> np.
         wanted = "(layers, heads)" if shape is None else str(shape)
         raise InputError(f"the mask {name!r} must be boolean {wanted}, got {array.dtype} {array.shape}")
     return array
+
+
+def marked_heads(heads: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Heads as a boolean (L, H) array, from such a mask or from (layer, head) pairs.
+
+    Raises:
+        InputError: A head that is not there, or a mask of another shape.
+    """
+    if isinstance(heads, Tensor) or (isinstance(heads, np.ndarray) and heads.ndim == 2 and heads.dtype == bool):
+        return head_mask(heads, "pruned_heads", shape)
+    mask = np.zeros(shape, dtype=bool)
+    for pair in heads:
+        layer, head = (int(index) for index in pair)
+        if not (0 <= layer < shape[0] and 0 <= head < shape[1]):
+            raise InputError(
+                f"there is no head {head} in layer {layer}: layers are 0 to {shape[0] - 1}, heads 0 to {shape[1] - 1}"
+            )
+        mask[layer, head] = True
+    return mask

@@ -49,7 +49,7 @@ def to_array(values: Any) -> np.ndarray:
 
 def safe_tensor_imshow(
     tensor: Any,
-    ax: Axes | None = None,
+    ax: Axes | str | None = None,
     *,
     title: str = "",
     xlabel: str = "",
@@ -61,13 +61,16 @@ def safe_tensor_imshow(
     colorbar: bool = True,
     annotate: bool = False,
     save_path: str | Path | None = None,
-) -> Figure | SubFigure:
+) -> Any:
     """Show a tensor as colours; what is not finite is grey, and the title says how much of it there is.
+
+    Called as ``safe_tensor_imshow(tensor, "title")`` it draws on pyplot's current axes, as ``plt.imshow`` does, without a
+    colour bar, and returns the image, which ``plt.colorbar`` takes.
 
     Args:
         tensor: A number, (N,) drawn as one row, (M, N), or (C, M, N): a panel each channel side by side; axes of size 1 in
             front are dropped. Any device and type, gradient or not.
-        ax: Draw here instead of on a new figure; not with three axes.
+        ax: Draw here instead of on a new figure; not with three axes. A title, where it is text.
         title, xlabel, ylabel: Words.
         label: What the colours mean, beside the colour bar.
         cmap: A colour map of matplotlib.
@@ -77,11 +80,17 @@ def safe_tensor_imshow(
         save_path: Write the figure there as well, as PNG.
 
     Returns:
-        The figure, outside pyplot's global state.
+        The figure, outside pyplot's global state; with a title in the place of ``ax``, the image.
 
     Raises:
         InputError: Nothing to draw, too many axes, or values that are no real numbers.
     """
+    on_current = isinstance(ax, str)
+    if isinstance(ax, str):
+        import matplotlib.pyplot as plt
+
+        title, colorbar = ax, False
+        ax = plt.gca()
     array = to_array(tensor)
     while array.ndim > 2 and array.shape[0] == 1:
         array = array[0]
@@ -119,7 +128,7 @@ def safe_tensor_imshow(
         figure.colorbar(image, ax=axes, label=label, shrink=0.9, pad=0.02, aspect=20 * tall)
     if save_path is not None:
         save_png(figure, save_path)
-    return figure
+    return image if on_current else figure
 
 
 def missing_note(array: np.ndarray) -> str:

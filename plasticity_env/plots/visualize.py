@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention_maps import attention_maps
-from plasticity_env.plots.charts import save_png
+from plasticity_env.plots.charts import fitted, put_title, save_png
 from plasticity_env.plots.head_panels import (
     DECISIONS,
     decision_legend,
@@ -27,6 +27,7 @@ from plasticity_env.plots.head_panels import (
     head_figure,
     head_mask,
     head_values,
+    marked_heads,
 )
 from plasticity_env.plots.metric_curves import arm_colours, arms_of_metrics, draw_metric
 from plasticity_env.plots.tensor_image import (
@@ -77,6 +78,7 @@ def visualize_head_gradients(
     gradients: Any,
     *,
     active: Any = None,
+    pruned_heads: Any = None,
     kind: Literal["weight", "gate"] = "weight",
     title: str = "How much the loss depends on each head",
     save_path: str | Path | None = None,
@@ -86,6 +88,7 @@ def visualize_head_gradients(
     Args:
         gradients: (L, H), as `calculate_head_gradients` returns it.
         active: (L, H) boolean; heads that are not active are marked with a cross.
+        pruned_heads: The same the other way round: (layer, head) pairs, or (L, H) boolean, True for the heads to mark.
         kind: What was measured, for the colour bar.
         title: Above the picture.
         save_path: Write a PNG there as well.
@@ -94,14 +97,19 @@ def visualize_head_gradients(
         The figure.
 
     Raises:
-        InputError: Values that are not (L, H).
+        InputError: Values that are not (L, H), a head that is not there, or both ``active`` and ``pruned_heads``.
     """
     label = "norm of weight gradient" if kind == "weight" else "mean |dL/dgate| (nats)"
+    if pruned_heads is not None:
+        if active is not None:
+            raise InputError("active and pruned_heads say the same of each head: hand over one of them")
+        active = ~marked_heads(pruned_heads, head_values(gradients).shape)
     return _head_map(gradients, active, title, label, "magma", (0.0, None), save_path)
 
 
 def visualize_pruning_decisions(
-    pruned: Any,
+    decided: Any,
+    pruned: Any = None,
     *,
     values: Any = None,
     active: Any = None,
@@ -114,7 +122,9 @@ def visualize_pruning_decisions(
     """Draw what a decision does to every head, beside what it was decided by.
 
     Args:
-        pruned: (L, H) boolean, True for the heads that are pruned now.
+        decided: (L, H) boolean, True for the heads that are pruned now; or, where ``pruned`` says that, the values that
+            the decision was made by.
+        pruned: (L, H) boolean or (layer, head) pairs, the heads that are pruned now.
         values: (L, H) that the decision was made by, drawn to the left; None leaves it out.
         active: (L, H) boolean, the heads that were active before; None is all.
         revived, grown: (L, H) boolean, True for the heads that come back with old or with new weights.
@@ -128,7 +138,13 @@ def visualize_pruning_decisions(
     Raises:
         InputError: Masks of different shapes, or of other types than boolean.
     """
-    pruned = head_mask(pruned, "pruned")
+    if pruned is None:
+        pruned = head_mask(decided, "pruned")
+    elif values is not None:
+        raise InputError("the values stand first, before the mask: leave values= out")
+    else:
+        values = decided
+        pruned = marked_heads(pruned, head_values(values).shape)
     shape = pruned.shape
     before = np.ones(shape, bool) if active is None else head_mask(active, "active", shape)
     states = np.where(before, 0, 1)
@@ -299,7 +315,7 @@ def _head_map(
         closed = ~head_mask(active, "active", shown.shape)
         draw_crosses(panel, closed)
         note = " ".join(filter(None, [f"{int(closed.sum())} of {closed.size} heads pruned (\u00d7)", note]))
-    panel.set_title(note, loc="left", fontsize=9)
+    panel.set_title(fitted(note, figure.get_figwidth() - 1.6, 9), loc="left", fontsize=9)
     head_axes(panel, shown.shape)
     return _finish(figure, title, save_path)
 
@@ -344,7 +360,7 @@ def _draw_pattern(panel: Axes, weights: np.ndarray, is_open: bool) -> Any:
 
 
 def _finish(figure: Figure, title: str, save_path: str | Path | None) -> Figure:
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    put_title(figure, title)
     if save_path is not None:
         save_png(figure, save_path)
     return figure

@@ -8,14 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from plasticity_env import InputError
+from plasticity_env import InputError, controllers, load_plastic
 from plasticity_env.agents.online.bounds import PruneBounds
 from plasticity_env.agents.online.online_arguments import OnlineRunConfig
 from plasticity_env.agents.online.online_run import run_online
+from plasticity_env.agents.online.ranked_start import calibrate, ranked_start
 from plasticity_env.common.arguments import fill
+from plasticity_env.cycle import ExperimentSettings, NeuralPlasticityExperiment
+from plasticity_env.cycle.deciders import Decider, Decision
+from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
 from tests.conftest import filled
 
 
@@ -173,3 +178,74 @@ def test_bad_input_writes_nothing(values, said, config, tmp_path):
     with pytest.raises(InputError, match=said):
         run_online(fill(config, {"output_dir": tmp_path / "run", **values}))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_shipped_ranking_is_where_learning_begins():
+    """As many heads as are wanted are expected to go, and the order is that of the ranking."""
+    start, ranking = ranked_start(), controllers.make("ann")
+    random = np.random.default_rng(0)
+    heads = np.zeros((16, len(HEAD_FEATURES)), dtype=np.float32)
+    heads[:, [list(HEAD_FEATURES).index(name) for name in ranking.network.config.head_features]] = random.normal(
+        size=(16, 10)
+    )
+    mask = np.ones((16, 4), dtype=np.int8)
+    mask[4:, 1] = random.random(12) < 0.7
+    globals_ = np.zeros(len(GLOBAL_FEATURES), dtype=np.float32)
+    seen = Observation("heads", {"heads": heads, "globals": globals_, "action_mask": mask})
+    calibrate(start, seen, 3)
+    logits = start.network(torch.from_numpy(heads)[None], torch.from_numpy(globals_)[None]).edits[0]
+    margin = (logits[:, 1] - logits[:, 0]).detach()
+    assert float(margin[mask[:, 1] > 0].sigmoid().sum()) == pytest.approx(3, abs=1e-3)
+    importance = ranking.importance(Observation("head_rank", {**seen, "action_mask": np.ones(16, dtype=np.int8)}))
+    assert margin.argsort(descending=True).tolist() == importance.argsort().tolist()
+    before = start.network.linear.bias.clone()
+    calibrate(start, seen, 9)  # once only: from then on it learns
+    assert torch.equal(start.network.linear.bias, before)
+    edits = logits.detach().softmax(-1)
+    pruned = torch.from_numpy(mask[:, 1] == 0)
+    back = edits[:, 2:].sum(1) / (edits[:, 2:].sum(1) + edits[:, 0])  # of a pruned head: keep, revive or grow
+    assert float(back.max()) < 0.1  # whatever its rank
+    assert bool(pruned.any())
+
+
+def test_where_a_run_begins_is_the_users_choice(config, whole):
+    assert config.decider().learner.network.config.context == "linear"
+    fresh = replace(config, from_scratch=True).decider().learner.network
+    assert fresh.config.context == "deep_sets"
+    assert whole[0].settings["controller"] == "the shipped ranking"
+    with pytest.raises(InputError, match="leave it out, or leave out --controller"):
+        replace(config, from_scratch=True, controller=Path("x")).decider()
+
+
+@pytest.mark.parametrize(("warmup", "every", "steps"), [(50, 2, 6), (50, 0, 3), (1, 2, 3), (50, 4, 6), (50, 2, 0)])
+def test_no_figure_and_no_saved_model_holds_a_half_open_gate(warmup, every, steps, tmp_path, small_text):
+    """A head grows at every decision: when somebody decides, evaluates or saves again its gate is open."""
+
+    class GrowsAndPrunes(Decider):
+        name, grows, gates = "grows and prunes", True, []
+
+        def decide(self, situation):
+            self.gates.append(situation.model.gates)
+            active, none = situation.active, torch.zeros_like(situation.active)
+            prune, grow = none.clone(), none.clone()
+            prune[0, len(self.gates) % 4] = active[0, len(self.gates) % 4]
+            grow[0] = ~active[0]
+            return Decision(prune, none, grow)
+
+    decider = GrowsAndPrunes()
+    decider.gates = []
+    settings = ExperimentSettings(
+        **{"warmup_steps": 1, "training_steps": steps, "decision_every": every, "growth_warmup_steps": warmup},
+        **{"cycles": 2, "analysis_steps": 1, "batch_size": 2, "max_length": 32, "reward_blocks": 2, "test_blocks": 2},
+        **{"sample_tokens": 0, "save_model": True, "checkpoints": False, "pruning_level": 0.5},
+    )
+    record = NeuralPlasticityExperiment(
+        settings, tmp_path / "run", decider, text=small_text, progress=False, pages=False
+    ).run()
+    assert sum(event.edit == "grow" for event in record.events) > 0
+    for gates in decider.gates:
+        assert set(gates.flatten().tolist()) <= {0.0, 1.0}
+    for row in record.signals:
+        assert set(np.array(row.gates).flatten().tolist()) <= {0.0, 1.0}
+    final = load_plastic(record.folder / "models" / "final").model
+    assert torch.equal(final.gates, final.active.float())

@@ -6,8 +6,8 @@ import json
 
 import torch
 
-from plasticity_env import load_plastic
-from plasticity_env.controllers import ANNController, HeadNetwork, NetworkConfig
+from plasticity_env import controllers, load_plastic
+from plasticity_env.controllers import ANNController
 from plasticity_env.cycle import RunRecord
 
 SCRIPT = "adaptive_neural_plasticity.py"
@@ -31,7 +31,7 @@ def test_a_quick_run_leaves_its_files(tmp_path, run_here):
     for name in ("experiment.log", "metrics.json", "metrics/steps.jsonl", "warmup/stabilisation.json"):
         assert (folder / name).stat().st_size > 0
     weights = torch.load(folder / "controller.pt", weights_only=True)
-    HeadNetwork(NetworkConfig()).load_state_dict(weights)
+    assert controllers.make(str(folder / "controller.pt")).network.config.context == "linear"  # the shipped ranking's
     controller = ANNController.load(folder / "controller")
     assert all(torch.equal(value, weights[name]) for name, value in controller.network.state_dict().items())
     record = RunRecord.read(folder)
@@ -54,5 +54,5 @@ def test_a_quick_run_leaves_its_files(tmp_path, run_here):
 def test_bad_input_is_one_sentence(tmp_path, run_here):
     result = run_here(SCRIPT, "--quick_test", "--controller_lr", -1, "--output_dir", tmp_path / "run")
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith("error: controller_lr must be at least 0, got -1.0")
+    assert result.stderr.splitlines()[-1].startswith("error: controller_lr must lie in [0, 100], got -1.0")
     assert not (tmp_path / "run").exists()

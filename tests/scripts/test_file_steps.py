@@ -6,6 +6,7 @@ import gzip
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -309,3 +310,15 @@ def test_a_file_of_something_else_is_not_overwritten(tmp_path):
     with pytest.raises(InputError, match="something else"):
         prune_heads(PruneConfig(model_name="bard-gpt2-4x4", output_path=path))
     assert path.read_bytes() == before
+
+
+def test_entropy_says_what_the_best_strategy_costs_instead(there):
+    config = PruneConfig(GPT2, 0.3, "entropy", output_path=Path("by_entropy"), text=step_text())
+    path, said = prune_heads(config)
+    other, plain = prune_heads(replace(config, strategy="residual_stepwise", output_path=Path("by_stepwise")))
+    told = load_checkpoint(path).notes["history"][-1]["result"]["instead"]
+    found = load_checkpoint(other).notes["history"][-1]["result"]["after"]
+    assert told["strategy"] == "residual_stepwise"
+    assert told["loss"] == pytest.approx(found["loss"], abs=1e-5)
+    assert said[-1].startswith(f"--strategy residual_stepwise would give {found['perplexity']:.2f} (")
+    assert not any("instead" in line for line in plain)

@@ -24,7 +24,7 @@ from plasticity_env.cycle.page.story import (
 )
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_rows import SignalsRow
-from plasticity_env.plots.charts import blank_figure, save_png
+from plasticity_env.plots.charts import blank_figure, fitted, put_title, save_png
 from plasticity_env.plots.head_panels import DECISIONS, decision_legend, draw_decisions, small_map
 from plasticity_env.plots.visualize import visualize_head_entropy, visualize_head_gradients
 
@@ -47,7 +47,8 @@ def head_pictures(record: RunRecord, dashboards: Path, pictures: Path) -> list[P
         The pictures that could be drawn.
     """
     moments, measured = moments_of(record), first_of_cycles(record.signals)
-    drawn = [signals_png(record, measured, dashboards / "attention_heatmaps.png")]
+    final = [row for row in record.signals[-1:] if row not in measured]
+    drawn = [signals_png(record, measured, dashboards / "attention_heatmaps.png", final)]
     if len(moments) > 1:
         heading = headline(record, "active heads by stage")
         drawn.append(states_png(_evenly(moments, _MOST_STAGES), heading, pictures / "active_heads_by_stage.png"))
@@ -71,16 +72,27 @@ def head_pictures(record: RunRecord, dashboards: Path, pictures: Path) -> list[P
     return [path for path in drawn if path is not None]
 
 
-def signals_png(record: RunRecord, rows: Sequence[SignalsRow], path: Path) -> Path | None:
-    """Draw entropy, gradient, activity and importance of every head, a column a cycle, pruned heads crossed out."""
-    names = [name for name in HEAT_SIGNALS if any(name in row.signals for row in rows)]
+def signals_png(
+    record: RunRecord, rows: Sequence[SignalsRow], path: Path, final: Sequence[SignalsRow] = ()
+) -> Path | None:
+    """Draw entropy, gradient, activity and importance of every head, a column a cycle, pruned heads crossed out.
+
+    Args:
+        record: Of the run.
+        rows: What the pruning of each cycle found.
+        path: Of the picture.
+        final: What was measured last, in a column of its own: the heads as the run leaves them.
+    """
+    names = [name for name in HEAT_SIGNALS if any(name in row.signals for row in (*rows, *final))]
     if not names:
         return None
-    rows = _evenly(rows, _MOST_COLUMNS)
+    found = _evenly(rows, _MOST_COLUMNS - len(final))
+    rows = [*found, *final]
     figure = blank_figure(1.6 + 2.1 * len(rows) + 0.6 * (len(rows) < 3), 0.9 + 2.0 * len(names))
     panels = figure.subplots(len(names), len(rows), squeeze=False)
-    for panel, row in zip(panels[0], rows, strict=True):
-        panel.set_title(f"cycle {row.cycle}" if row.cycle else phase_name(row.phase), fontsize=9)
+    heads_of = [f"cycle {row.cycle}" if row.cycle else phase_name(row.phase) for row in found]
+    for panel, name in zip(panels[0], [*heads_of, *("at the end" for _ in final)], strict=True):
+        panel.set_title(name, fontsize=9)
     for line, name in zip(panels, names, strict=True):
         shape = np.array(rows[0].active).shape
         grids = [grid_of(row.signals[name]) if name in row.signals else np.full(shape, np.nan) for row in rows]
@@ -97,8 +109,9 @@ def signals_png(record: RunRecord, rows: Sequence[SignalsRow], path: Path) -> Pa
         bar.ax.minorticks_off()
     for panel in panels[-1]:
         panel.set_xlabel("head", fontsize=8)
-    said = headline(record, "heads as pruning found them" if len(rows) > 1 else "heads")
-    figure.suptitle(said, x=0.01, ha="left", fontsize=12)
+    said = headline(record, "heads as pruning found them" if len(found) > 1 else "heads")
+    said += " and as they are at the end" if final else ""
+    put_title(figure, said)
     save_png(figure, path)
     return path
 
@@ -108,14 +121,16 @@ def states_png(moments: Sequence[Moment], heading: str, path: Path) -> Path:
     layers, heads = moments[0].states.shape
     columns = min(5, len(moments))
     lines = -(-len(moments) // columns)
-    figure = blank_figure(max(4.4, 2.1 * columns + 0.4), (0.95 + min(2.6, 0.35 + 0.3 * layers)) * lines + 0.9)
+    width = max(4.4, 2.1 * columns + 0.4)
+    figure = blank_figure(width, (0.95 + min(2.6, 0.35 + 0.3 * layers)) * lines + 0.9)
     panels = figure.subplots(lines, columns, squeeze=False)
     for panel, moment in zip(panels.flat, moments, strict=False):
         draw_decisions(panel, _STATES[moment.states])
         counts = {edit: sum(event.edit == edit for event in moment.edits) for edit in EDITS}
         said = "".join(f"{count} {DONE[edit]}, " for edit, count in counts.items() if count)
         name = f"{moment_name(moment.cycle, moment.phase)}, step {moment.step}"
-        panel.set_title(f"{name}\n{said}{moment.active} of {layers * heads} active", fontsize=7.5, loc="left")
+        words = f"{name}\n{said}{moment.active} of {layers * heads} active"
+        panel.set_title(fitted(words, width / columns - 0.35, 7.5), fontsize=7.5, loc="left")
     for panel in panels.flat[len(moments) :]:
         panel.set_axis_off()
     for panel in panels[:, 0]:
@@ -125,7 +140,7 @@ def states_png(moments: Sequence[Moment], heading: str, path: Path) -> Path:
     handles = decision_legend(DECISIONS)
     place: dict[str, Any] = {"loc": "outside lower center", "ncols": 5 if columns > 3 else 3, "frameon": False}
     figure.legend(handles=handles, fontsize=8, **place)
-    figure.suptitle(heading, x=0.01, ha="left", fontsize=12)
+    put_title(figure, heading)
     save_png(figure, path)
     return path
 

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from plasticity_env.common.tracking import Tracker
-from plasticity_env.cycle.page.run_page import write_pages
+from plasticity_env.cycle.page.run_page import write_charts, write_pages
+from plasticity_env.cycle.record import RunRecord
 
 SHARE = 0.2  # of the time that pages may take from a run
 
@@ -31,6 +32,16 @@ class Pages:
         write_pages(self.folder, final)
         self._last = time.monotonic()
         self._took = self._last - started
+
+    def draw(self) -> None:
+        """Write the pictures beside the page of a run that is over."""
+        if self.wanted:
+            write_charts(RunRecord.read(self.folder))
+
+    def finish(self) -> None:
+        """Write the page alone, for the last time."""
+        if self.wanted:
+            write_pages(self.folder, final=False)
 
     def track(self, tracker: Tracker, step: int) -> None:
         """Send the pictures where the numbers go."""

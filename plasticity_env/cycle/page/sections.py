@@ -21,8 +21,10 @@ from plasticity_env.cycle.page.story import (
     shown_split,
 )
 from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.run_checkpoint import going
 from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow, PruningEvent, Sample
 from plasticity_env.cycle.run_settings import CONTROLLER
+from plasticity_env.cycle.summary import summarise
 from plasticity_env.plots.html import NOT_MEASURED, Cell, Link, file_links
 
 _SETTINGS = {
@@ -134,6 +136,7 @@ def verdict(record: RunRecord) -> str:
 def cycle_rows(record: RunRecord) -> list[list[Cell]]:
     """A row a cycle: perplexity before, pruned, grown, trained, and the control arm's."""
     mine = evaluations_of(record, EXPERIMENT)
+    recovered = {found["cycle"]: found["recovered"] for found in summarise(record).get("cycles", [])}
     rows = []
     for cycle in cycles_of(record):
         earlier = [row for row in mine if row.cycle < cycle]
@@ -150,7 +153,7 @@ def cycle_rows(record: RunRecord) -> list[list[Cell]]:
                 Cell(str(cycle), cycle),
                 *(_ppl(row) for row in (earlier[-1] if earlier else None, pruned, grown, tuned, control)),
                 _number(gap, "+.1%", side),
-                _number(_recovered(record, pruned, tuned), ".0%"),
+                _number(recovered.get(cycle), ".0%"),
                 _number(held[-1].active_heads, "d"),
                 _number(held[-1].flops_kept, ".1%"),
             ]
@@ -214,8 +217,10 @@ def _samples(record: RunRecord) -> dict[str, list[Sample]]:
 
 
 def _files(record: RunRecord, page: Path) -> list[Link]:
-    """Links to everything in the run's folder that is not hidden."""
+    """Links to everything in the run's folder that is not hidden; what a finished run is about to forget is left out."""
     found = [file for file in sorted(record.folder.rglob("*")) if file.is_file() and file != page]
+    if record.config.get("status") == "finished":
+        found = [file for file in found if file not in set(going(record.folder))]
     return file_links(
         (f for f in found if not any(part.startswith(".") for part in f.relative_to(record.folder).parts)),
         page,
@@ -240,16 +245,6 @@ def _number(value: float | None, form: str, side: str = "") -> Cell:
     if value is None or not math.isfinite(value):
         return _MISSING
     return Cell(f"{value:{form}}", value, f"number{side}")
-
-
-def _recovered(record: RunRecord, pruned: EvaluationRow | None, tuned: EvaluationRow | None) -> float | None:
-    """Share of the loss that pruning cost, over the control arm's, that was back after training."""
-    if pruned is None or tuned is None:
-        return None
-    before, after = reference(record, pruned), reference(record, tuned)
-    if before is None or after is None or not pruned.loss > before.loss:
-        return None
-    return 1 - (tuned.loss - after.loss) / (pruned.loss - before.loss)
 
 
 def _detail(value: Any) -> str:

@@ -16,7 +16,7 @@ MARK = "<!-- plasticity-env writes this file anew with the model; take this line
 _TEXT = """{mark}
 # A compacted `{dense_type}` model
 
-What was pruned, attention heads and blocks of MLP neurons, is gone from these weights.
+What was pruned, attention heads and blocks of MLP neurons, is gone from these weights with all that only it used.
 Of {dense_heads} heads in {layers} layers, {heads} are left (by layer: {by_layer}).
 
 ## Load it

@@ -95,7 +95,7 @@ def write_gguf(path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no-such-user/no-such-model", "without a network use an embedded model"),
+        ("no-such-user/no-such-model", "without a network use the embedded bard-gpt2-4x4 \\(others"),
         ("/no/such/folder", "no model at"),
         ("./missing.gguf", "no GGUF file"),
     ],
