@@ -44,12 +44,11 @@ def run_plasticity(arguments: RunArguments, say: Say, tables: Callable[[RunRecor
 
 def _run(run: NeuralPlasticityExperiment, tables: Callable[[RunRecord], object] | None) -> RunRecord:
     if tables is not None:
-        write = tables
 
-        def before_finished() -> None:
-            write(RunRecord.read(run.folder))
+        def write_tables() -> None:
+            tables(RunRecord.read(run.folder))
 
-        run.before_finished = before_finished
+        run.before_finished = write_tables
     return run.run()
 
 

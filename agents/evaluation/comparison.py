@@ -58,7 +58,7 @@ def prepare(config: CompareConfig) -> tuple[list[Player], list[str], LoadedModel
     return players, repairs, loaded, text
 
 
-def compare(config: CompareConfig, after_each: Callable[[], None] | None = None) -> Path:
+def compare(config: CompareConfig, after_each: Callable[[], object] | None = None) -> Path:
     """Play every controller with every repair; rows are written as they are measured.
 
     Args:
@@ -75,7 +75,7 @@ def compare(config: CompareConfig, after_each: Callable[[], None] | None = None)
         return _compare(config, after_each)
 
 
-def _compare(config: CompareConfig, after_each: Callable[[], None] | None) -> Path:
+def _compare(config: CompareConfig, after_each: Callable[[], object] | None) -> Path:
     players, repairs, loaded, text = prepare(config)
     protocol = config.protocol()
     made = (controllers.make(name, **options) for name, options, _ in players)
@@ -177,11 +177,11 @@ def _perplexity(line: dict[str, Any]) -> str:
 
 def _player(name: str, config: CompareConfig) -> Player:
     options: dict[str, Any] = {}
-    called, _, behind = name.rpartition("=")
-    if called and not Path(name).is_dir():
+    label: str | None = None
+    own, _, behind = name.rpartition("=")
+    if own and not Path(name).is_dir():
         _, options, _ = _player(behind, config)  # fails here as one without a label does
-        return behind, options, called.strip()
-    label = None
+        return behind, options, own.strip()
     if name == "plasticity":
         options = _rule(config)
     controller = controllers.make(name, **options)  # fails here, before anything is measured, if it cannot be made

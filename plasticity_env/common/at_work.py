@@ -61,6 +61,7 @@ def _alone(place: Path, lock_file: Path, how: str) -> Iterator[None]:
     try:
         with naming(place):
             key.parent.mkdir(parents=True, exist_ok=True)
+            key.touch()  # an error here says that nothing can be written; of a lock it would only be "taken"
             _acquire(lock, place, how)
         held.add(key)
         yield

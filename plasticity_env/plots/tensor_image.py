@@ -85,12 +85,10 @@ def safe_tensor_imshow(
     Raises:
         InputError: Nothing to draw, too many axes, or values that are no real numbers.
     """
-    on_current = isinstance(ax, str)
-    if isinstance(ax, str):
+    if on_current := isinstance(ax, str):
         import matplotlib.pyplot as plt
 
-        title, colorbar = ax, False
-        ax = plt.gca()
+        title, ax, colorbar = ax, plt.gca(), False
     array = to_array(tensor)
     while array.ndim > 2 and array.shape[0] == 1:
         array = array[0]

@@ -66,7 +66,7 @@ def test_what_an_agent_cannot_do_is_said_before_anything_is_loaded(lazy, tmp_pat
         register_agent(Agent("ppo", "nowhere:nothing"))
     with pytest.raises(InputError, match="did you mean 'heads'"):
         register_agent(Agent("other", "nowhere:nothing", envs=("head",)))
-    with pytest.raises(InputError, match=r"nowhere is not installed: pip install -e '.\[ray\]'"):
+    with pytest.raises(InputError, match=r"nowhere is not installed: pip install 'plasticity-env\[ray\]'"):
         Agent("other", "nowhere:nothing", package=("nowhere", "ray")).learner(TrainConfig(), [])
     assert not lazy
 

@@ -311,9 +311,9 @@ def test_scenarios_have_one_of_the_asked_numbers_of_calibration_blocks():
         ({"rounds": "0"}, "rounds must be whole numbers of at least 1"),
         ({"rounds": "1.5"}, "rounds must be whole numbers"),
         ({"calibration_sizes": "4,0"}, "calibration_sizes must be whole numbers of at least 1"),
-        ({"group_size": 1}, "group_size must be at least 2"),
+        ({"group_size": 1}, "group_size must be a whole number of at least 2"),
         ({"warm_start": "fishr"}, "fisher"),
-        ({"warm_scale": 0.0}, "warm_scale must be positive"),
+        ({"warm_scale": 0.0}, "warm_scale must lie in"),
     ],
 )
 def test_what_cannot_be_played_is_refused(changes, said):

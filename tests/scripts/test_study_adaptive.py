@@ -47,10 +47,10 @@ def test_it_writes_page_and_picture_and_goes_on_where_it_was_cut(study, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--seeds", 0, "--stages", "home"), "seeds must be at least 1, got 0"),
+        (("--seeds", 0, "--stages", "home"), "seeds must be a whole number of at least 1, got 0"),
         ((), "do not fit"),
         (("--stages", "home", "--arms", "rulez"), "did you mean 'rule'"),
-        (("--share", 2), "share must lie between 0 and 1"),
+        (("--share", 2), "share must lie in (0, 1)"),
     ],
 )
 def test_bad_input_is_one_sentence(study, tmp_path, arguments, message):
