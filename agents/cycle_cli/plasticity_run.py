@@ -44,11 +44,12 @@ def run_plasticity(arguments: RunArguments, say: Say, tables: Callable[[RunRecor
 
 def _run(run: NeuralPlasticityExperiment, tables: Callable[[RunRecord], object] | None) -> RunRecord:
     if tables is not None:
+        write = tables
 
-        def write_tables() -> None:
-            tables(RunRecord.read(run.folder))
+        def before_finished() -> None:
+            write(RunRecord.read(run.folder))
 
-        run.before_finished = write_tables
+        run.before_finished = before_finished
     return run.run()
 
 

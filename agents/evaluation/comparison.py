@@ -177,11 +177,11 @@ def _perplexity(line: dict[str, Any]) -> str:
 
 def _player(name: str, config: CompareConfig) -> Player:
     options: dict[str, Any] = {}
-    label: str | None = None
-    own, _, behind = name.rpartition("=")
-    if own and not Path(name).is_dir():
+    called, _, behind = name.rpartition("=")
+    if called and not Path(name).is_dir():
         _, options, _ = _player(behind, config)  # fails here as one without a label does
-        return behind, options, own.strip()
+        return behind, options, called.strip()
+    label: str | None = None
     if name == "plasticity":
         options = _rule(config)
     controller = controllers.make(name, **options)  # fails here, before anything is measured, if it cannot be made

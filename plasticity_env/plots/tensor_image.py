@@ -85,10 +85,12 @@ def safe_tensor_imshow(
     Raises:
         InputError: Nothing to draw, too many axes, or values that are no real numbers.
     """
-    if on_current := isinstance(ax, str):
+    on_current = isinstance(ax, str)
+    if isinstance(ax, str):
         import matplotlib.pyplot as plt
 
-        title, ax, colorbar = ax, plt.gca(), False
+        title, colorbar = ax, False
+        ax = plt.gca()
     array = to_array(tensor)
     while array.ndim > 2 and array.shape[0] == 1:
         array = array[0]
