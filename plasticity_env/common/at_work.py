@@ -61,8 +61,14 @@ def _alone(place: Path, lock_file: Path, how: str) -> Iterator[None]:
     try:
         with naming(place):
             key.parent.mkdir(parents=True, exist_ok=True)
+            fresh = not key.exists()
             key.touch()  # an error here says that nothing can be written; of a lock it would only be "taken"
-            _acquire(lock, place, how)
+            try:
+                _acquire(lock, place, how)
+            except OSError:
+                if fresh:
+                    key.unlink(missing_ok=True)
+                raise
         held.add(key)
         yield
     finally:

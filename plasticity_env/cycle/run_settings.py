@@ -138,8 +138,11 @@ class ExperimentSettings:
         check_counts(self, **_COUNTS)
 
     def _check_names(self) -> None:
-        if given(self, "prune_entropy", "growth_strategy", "growth_init"):
+        if given(self, "growth_init") and self.growth_init != REVIVE:
             from plasticity_env.growth.initial_weights import find_initial_weights
+
+            find_initial_weights(self.growth_init)
+        if given(self, "prune_entropy", "growth_strategy"):
             from plasticity_env.strategies.growing import GROWTH_STRATEGIES
             from plasticity_env.strategies.pruning import DIRECTIONS
 
@@ -147,9 +150,7 @@ class ExperimentSettings:
                 raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
             if self.growth_strategy not in GROWTH_STRATEGIES:
                 raise unknown("growth strategy", self.growth_strategy, GROWTH_STRATEGIES)
-            if self.growth_init != REVIVE:
-                find_initial_weights(self.growth_init)
-        if given(self, "repair"):
+        if given(self, "repair") and self.repair != "least_squares":  # the default of some commands
             from plasticity_env.repair.registry import find_repair
 
             find_repair(self.repair)

@@ -157,7 +157,7 @@ def checkpoint(tmp_path, tokenizer=None, **pruned):
         ({"uniform_heads": 2}, "--uniform_heads is for --format uniform"),
         ({"uniform_heads": 2, "format": "uniform", "pruning_level": 0.5}, "instead of --pruning_level"),
         ({"rounds": 2, "format": "uniform"}, "prunes in one round"),
-        ({"model_name": "nobody/nothing"}, "embedded model"),
+        ({"model_name": "nobody/nothing"}, "embedded bard-gpt2-4x4"),
         ({"device": "cuda:7"}, "device"),
         ({"uniform_heads": 3, "format": "uniform"}, "GPT2Config of width 128: nearest are 2 or 4"),
         ({"uniform_heads": 9, "format": "uniform"}, "nearest are 4;"),
