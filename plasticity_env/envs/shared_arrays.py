@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedToken
 from transformers.initialization import no_init_weights
 
 from plasticity_env.data.text import Split, TextSplits
-from plasticity_env.model.loading import LoadedModel
+from plasticity_env.model.loading import LoadedModel, check_device
 from plasticity_env.model.plastic_model import PlasticModel
 
 
@@ -84,7 +84,7 @@ class PackedModel:
                 parameter.data = parameter.data.clone()
             for buffer in hf_model.buffers():
                 buffer.data = buffer.data.clone()
-        model = PlasticModel(hf_model.eval().to(device), self.mode, self.mlp_blocks)  # type: ignore[arg-type]
+        model = PlasticModel(hf_model.eval().to(check_device(device)), self.mode, self.mlp_blocks)  # type: ignore[arg-type]
         model.neuron_order = self.neuron_order
         if not writable:
             for site in model.sites:
