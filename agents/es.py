@@ -24,6 +24,7 @@ from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
+from plasticity_env.common.packages import require
 from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers.ann import ANNController
@@ -84,6 +85,7 @@ class LinearSearch:
     """
 
     def __init__(self, config: ESConfig, folder: Path) -> None:
+        require("cma", "rl")
         import cma
 
         self.config, self.folder = config, folder

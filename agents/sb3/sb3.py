@@ -12,8 +12,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from sb3_contrib import MaskablePPO
-from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPolicy
 from stable_baselines3 import PPO as StablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import MultiInputActorCriticPolicy
@@ -24,6 +22,7 @@ from plasticity_env.agents.ppo.padding import Batch, environment_action, pad
 from plasticity_env.agents.ppo.ppo import Callback, Metrics, episode_metrics, means
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.packages import missing, require
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.envs.edits import EDITS, KEEP, PRUNE
@@ -160,10 +159,14 @@ class _HeadPolicy(MultiInputActorCriticPolicy):
         _use_parts(self, lr_schedule)
 
 
-class _MaskedHeadPolicy(MaskableMultiInputActorCriticPolicy):
-    def _build(self, lr_schedule: Any) -> None:
-        super()._build(lr_schedule)
-        _use_parts(self, lr_schedule)
+if missing("sb3_contrib", "rl") is None:  # it comes with an extra; `build` says so where it is asked for
+    from sb3_contrib import MaskablePPO
+    from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPolicy
+
+    class _MaskedHeadPolicy(MaskableMultiInputActorCriticPolicy):
+        def _build(self, lr_schedule: Any) -> None:
+            super()._build(lr_schedule)
+            _use_parts(self, lr_schedule)
 
 
 def _use_parts(policy: Any, lr_schedule: Any) -> None:
@@ -197,6 +200,8 @@ def build(
     slots = max(env.observation_space["heads"].shape[0] for env in envs)  # type: ignore[index]
     padded = [PadHeads(env, capacity or slots) for env in envs]
     vector = DummyVecEnv([lambda env=env: env for env in padded])  # type: ignore[misc]
+    if maskable:
+        require("sb3_contrib", "rl")
     if maskable and padded[0].ranks:
         raise InputError("MaskablePPO masks choices, and an action of plasticity/HeadRank-v1 is scores: use PPO there")
     batch = config.num_steps * len(envs)

@@ -22,6 +22,7 @@ from plasticity_env.agents.studies.tuning_config import TuningConfig
 from plasticity_env.common.arguments import plain
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.packages import require
 from plasticity_env.common.progress import Progress
 from plasticity_env.controllers.rules import PlasticityController
 from plasticity_env.controllers.tuned_rule import save_tuned
@@ -96,6 +97,7 @@ class ThresholdSearch:
         Args:
             report: Called with environment steps and metrics after each generation.
         """
+        require("cma", "rl")
         import cma
 
         config = self.config

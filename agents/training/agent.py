@@ -115,9 +115,23 @@ AGENTS: Registry[Agent] = Registry(
         (
             Agent("ppo", f"{_OURS}:native_ppo", checkpoint=_TRAINED, scenarios=True),
             Agent("sb3_ppo", f"{_OURS}:sb3_ppo", reads=("capacity",)),
-            Agent("sb3_maskable_ppo", f"{_OURS}:sb3_maskable_ppo", ("heads", "head_edit"), reads=("capacity",)),
+            Agent(
+                "sb3_maskable_ppo",
+                f"{_OURS}:sb3_maskable_ppo",
+                ("heads", "head_edit"),
+                reads=("capacity",),
+                package=("sb3_contrib", "rl"),
+            ),
             Agent("rllib_ppo", f"{_OURS}:rllib_ppo", checkpoint=_TRAINED, reads=SPECIAL, package=("ray.rllib", "ray")),
-            Agent("es", f"{_OURS}:es", ("head_rank",), checkpoint="history.json", scenarios=True, network=False),
+            Agent(
+                "es",
+                f"{_OURS}:es",
+                ("head_rank",),
+                checkpoint="history.json",
+                scenarios=True,
+                network=False,
+                package=("cma", "rl"),
+            ),
         )
     ),
 )

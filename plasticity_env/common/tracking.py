@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import LineFile, naming, write_text
+from plasticity_env.common.packages import missing
 from plasticity_env.common.wandb_run import WandbRun, resolve_mode, use_writable_home
 
 
@@ -106,7 +108,11 @@ class Tracker:
         if resume and self.rows_path.exists():
             self._drop_rows(lambda row: False)
         self._rows = LineFile(self.rows_path)
-        self._tensorboard = _TensorBoard(folder / "tensorboard", resume) if options.tensorboard else None
+        lacking = missing("tensorboard", "track") if options.tensorboard else None
+        if lacking:
+            print(f"{lacking}; metrics.jsonl is written all the same", file=sys.stderr)
+        wanted = options.tensorboard and not lacking
+        self._tensorboard = _TensorBoard(folder / "tensorboard", resume) if wanted else None
         try:
             self._wandb = self._open_wandb(config, options) if options.track else None
         except BaseException:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from plasticity_env.common.packages import require
+
 _CELL, _GAP, _MARGIN, _TOP = 26, 3, 46, 62
 _BACK, _INK, _MUTED = (250, 250, 248), (32, 33, 36), (120, 122, 128)
 _LOW, _HIGH = np.array([222, 235, 247]), np.array([8, 69, 148])  # unimportant to important
@@ -97,6 +99,7 @@ def show(owner: Any, frame: np.ndarray | None, fps: int) -> None:
             _showing.discard(id(owner))
             _close_window()
         return
+    require("pygame", "human")
     import pygame
 
     global _opened
