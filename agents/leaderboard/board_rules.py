@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plasticity_env.data.documents import EMBEDDED
 from plasticity_env.envs.settings import Settings, bounds
 
 if TYPE_CHECKING:
@@ -51,4 +52,6 @@ class Rules:
             own.mode,
             bounds(own.flop_price)[0],
             own.neuron_order,
+            "leading" if own.dataset in EMBEDDED else own.text_split,
+            own.moment_blocks,
         )

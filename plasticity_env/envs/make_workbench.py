@@ -50,6 +50,7 @@ def make_workbench(
         want_latency=find_reward(settings.reward).needs_latency,
         residual=settings.residual_signal,
         crossfit=settings.crossfit_signal,
+        apart=settings.moment_blocks > 0,
         signals=settings.signals,
         prefix_bytes=0 if settings.train_steps or sharing.masks > 1 else settings.prefix_mb * 2**20,
         sharing=sharing,
@@ -67,8 +68,13 @@ def load_model_and_text(
     if loaded is None:
         loaded = load_model(settings.model_name, device=settings.device, mlp_blocks=settings.blocks_of_neurons)
     if text is None:
-        name, config, length = settings.dataset, settings.dataset_config, settings.max_length
-        text = load_text(name, loaded.tokenizer, dataset_config=config, block_size=length)
+        text = load_text(
+            settings.dataset,
+            loaded.tokenizer,
+            dataset_config=settings.dataset_config,
+            block_size=settings.max_length,
+            text_split=settings.text_split,
+        )
     return loaded, text
 
 
@@ -78,12 +84,14 @@ def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> N
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
     if longest is not None and text.block_size > longest:
         raise InputError(f"max_length {text.block_size} exceeds the {longest} positions of {loaded.name!r}")
-    for split, wanted in (("calibration", settings.calibration_blocks), ("reward", settings.reward_blocks)):
-        there = len(text.blocks(split))  # type: ignore[arg-type]
-        if wanted > there:
+    asked = {"calibration": ("calibration_blocks", "moment_blocks"), "reward": ("reward_blocks",)}
+    for split, names in asked.items():
+        there, counts = len(text.blocks(split)), {name: getattr(settings, name) for name in names}  # type: ignore[arg-type]
+        if sum(counts.values()) > there:
+            said = " and ".join(f"{name} {count}" for name, count in counts.items() if count)
             raise InputError(
-                f"{split}_blocks {wanted} is more than the {there} blocks of {text.block_size} tokens in the {split} "
-                f"split of {text.name!r}: ask for fewer or use a longer text"
+                f"{said} {'is' if ' and ' not in said else 'are'} more than the {there} blocks of {text.block_size} tokens in "
+                f"the {split} split of {text.name!r}: ask for fewer or use a longer text"
             )
     if loaded.model.mlp_blocks != settings.blocks_of_neurons:
         raise InputError(

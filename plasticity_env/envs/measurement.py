@@ -17,13 +17,20 @@ class Request:
 
     Attributes:
         active: (L, U) boolean.
-        calibration: Blocks that score and repair.
+        calibration: Blocks that score.
         reward: Blocks that pay.
+        moments: Calibration blocks that repairs and projectors are fitted on, forward only; empty: those that score.
     """
 
     active: Tensor
     calibration: Indices
     reward: Indices
+    moments: Indices = ()
+
+    @property
+    def fitted(self) -> Indices:
+        """Blocks that repairs and projectors are fitted on."""
+        return self.moments or self.calibration
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,16 @@ import numpy as np
 from plasticity_env.common.arguments import check_counts, given, plain
 from plasticity_env.common.errors import InputError, UnexpectedArgumentError, unknown
 from plasticity_env.common.values import LARGEST_RATE, brief, check_number, check_text, plain_value
+from plasticity_env.data.documents import TEXT_SPLITS
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.model.modes import PruningMode
 
 UNITS = ("heads", "heads+mlp")
 OBSERVATIONS = ("dict", "flat")
 # names of arguments that belong together: what text is read, what the units are, how they are measured
-TEXT_ARGUMENTS = ("dataset", "dataset_config", "max_length")
+TEXT_ARGUMENTS = ("dataset", "dataset_config", "text_split", "max_length")
 UNIT_ARGUMENTS = ("units", "mlp_blocks", "neuron_order")
-MEASURING_ARGUMENTS = (*TEXT_ARGUMENTS, "repair", "calibration_blocks", "batch_size", "device")
+MEASURING_ARGUMENTS = (*TEXT_ARGUMENTS, "repair", "calibration_blocks", "moment_blocks", "batch_size", "device")
 # what ranges must lie above, and their largest value
 LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0), "pruned_share": (0.0, 0.99)}
 
@@ -32,6 +33,9 @@ class Settings:
         model_name: An embedded name, a Hugging Face folder or hub name, or a GGUF file.
         dataset: Text: shakespeare, a path, or a hub data set.
         dataset_config: Configuration of a hub data set.
+        text_split: How a text without splits of its own is split: documents (each is dealt as a whole, by a hash, and draws
+            take blocks of as many as they can), or leading (64 blocks of calibration, 64 of reward, then test and train), as
+            version 0 of the environments does. The embedded text is split by play in any case.
         mode: adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent).
         reward: Name in the reward registry.
         flop_price: Price of a nat of log FLOPs: a number, or a range sampled log-uniformly at reset.
@@ -52,7 +56,10 @@ class Settings:
         mlp_blocks: Equal blocks into which each layer's neurons are cut, with units="heads+mlp".
         neuron_order: Order of a layer's neurons before they are cut, with units="heads+mlp": stored (as the model has them),
             token_fisher or kfac (most important first; see `plasticity_env.strategies.neuron_order`).
-        calibration_blocks: Blocks of text that score and repair, drawn at reset.
+        calibration_blocks: Blocks of text that score units, and repair where moment_blocks is 0, drawn at reset.
+        moment_blocks: Blocks of text beside these that repairs and residuals are fitted on, which takes forwards only, drawn at
+            reset. Scores are then prices on text that the fit did not read, and crossfit scores are the residual ones. 0 fits
+            on the calibration blocks.
         reward_blocks: Blocks of text that rewards are measured on, drawn at reset.
         batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
         max_length: Tokens a block.
@@ -73,6 +80,7 @@ class Settings:
     model_name: str = "bard-gpt2-4x4"
     dataset: str = "shakespeare"
     dataset_config: str | None = None
+    text_split: str = "documents"
     mode: str = "adaptive"
     reward: str = "ppl_per_flop"
     flop_price: float | tuple[float, float] = (1.0, 16.0)
@@ -91,6 +99,7 @@ class Settings:
     mlp_blocks: int = 8
     neuron_order: str = "stored"
     calibration_blocks: int = 16
+    moment_blocks: int = 0
     reward_blocks: int = 16
     batch_size: int = 8
     max_length: int = 128
@@ -109,6 +118,7 @@ class Settings:
         for name in (
             "model_name",
             "dataset",
+            "text_split",
             "mode",
             "reward",
             "repair",
@@ -132,7 +142,11 @@ class Settings:
             if name != "pruned_share" or self.pruned_share is not None:
                 check_range(name, getattr(self, name), above, most)
         check_counts(self, horizon=1, train_steps=0, train_streams=1, grow_warmup_steps=0, min_heads_per_layer=0)
-        check_counts(self, mlp_blocks=1, calibration_blocks=1, reward_blocks=1, batch_size=1, max_length=2)
+        check_counts(
+            self, mlp_blocks=1, calibration_blocks=1, moment_blocks=0, reward_blocks=1, batch_size=1, max_length=2
+        )
+        if self.text_split not in TEXT_SPLITS:
+            raise unknown("text_split", self.text_split, TEXT_SPLITS)
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
         if self.observation not in OBSERVATIONS:
@@ -216,13 +230,19 @@ def check_order_fits(neuron_order: str, units: str) -> None:
         raise InputError(f"neuron_order {neuron_order!r} is of MLP blocks: use it with units='heads+mlp'")
 
 
-def settings_for(default_share: tuple[float, float] | None, values: dict[str, Any]) -> Settings:
-    """Settings of an environment whose target share is ``default_share`` unless given; None where it has no such target.
+def settings_for(default_share: tuple[float, float] | None, values: dict[str, Any], version: int = 1) -> Settings:
+    """Settings of an environment.
+
+    Args:
+        default_share: Its target share unless one is given; None where it has no such target.
+        values: Keyword arguments.
+        version: Version of the id: 0 splits texts as it always did.
 
     Raises:
         InputError: A name or value that is not known, or a target for an environment that has none.
     """
-    settings = Settings.read({"pruned_share": default_share, **values})
+    of_version = {"text_split": "leading"} if version == 0 else {}
+    settings = Settings.read({"pruned_share": default_share, **of_version, **values})
     if default_share is None and settings.pruned_share is not None:
         raise InputError("pruned_share is the target of plasticity/HeadRank-v1: this environment has none")
     if default_share is not None and settings.pruned_share is None:

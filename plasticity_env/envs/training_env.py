@@ -107,7 +107,7 @@ class Training:
             model.grow(masks.grow, warmup_steps=warmup, generator=generator, weights=weights)
             model.forget_moments(masks.grow, self._tuner.optimizer)
         model.prune(late)
-        self._bench.install(model.active, state.calibration)
+        self._bench.install(model.active, state.fitted)
         self._tuner.run(self._settings.train_steps)
         self._bench.own_change()
 

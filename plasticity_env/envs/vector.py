@@ -79,7 +79,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     ) -> None:
         _check(num_envs, autoreset_mode, tokens_per_pass, memory_share, render_mode)
         self.num_envs, self.render_mode = num_envs, render_mode
-        self.settings = settings_for(self.default_share, settings)
+        self.settings = settings_for(self.default_share, settings, version)
         if self.settings.train_steps:
             raise InputError(
                 f"train_steps {self.settings.train_steps} needs weights of its own in every environment: use "

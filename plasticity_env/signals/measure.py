@@ -148,6 +148,7 @@ def measure_many(
     statistics: bool = False,
     projectors: Projectors | None = None,
     crossfit: tuple[Projectors, Projectors] | None = None,
+    held_out: bool = False,
     signals: Sequence[str] = (),
 ) -> list[HeadSignals]:
     """Measure n versions of a model, each on its own text, in passes that carry all of them.
@@ -162,6 +163,7 @@ def measure_many(
         obs, statistics: As `measure` takes them.
         projectors: (1, I, I), or (n, I, I) of each version, of `residual_projector` by site.
         crossfit: Two of these, as `measure` takes them.
+        held_out: The projectors were fitted on other text, so that residual scores are cross-fitted scores as well.
         signals: As `measure` takes them.
 
     Returns:
@@ -172,11 +174,18 @@ def measure_many(
     """
     gates, projections = gates.to(model.device), projections or {}
     versions, sequences, tokens = input_ids.shape
-    on = {"", *(what for what, asked in (("obs", obs), ("residual", projectors), ("crossfit", crossfit)) if asked)}
+    on = {
+        "",
+        *(
+            what
+            for what, asked in (("obs", obs), ("residual", projectors), ("crossfit", crossfit or held_out))
+            if asked
+        ),
+    }
     for name in signals:
         if (needs := SIGNALS.find(name).needs) not in on:
             raise InputError(f"signal {name!r} needs signals measured with {SWITCHES[needs]}")
-    recorder = SignalRecorder(model, obs or statistics, versions)
+    recorder = SignalRecorder(model, obs or statistics, versions, held_out=held_out, one_text=crossfit is None)
     losses, gradients = [], []
     middle = sequences // 2 if crossfit else 0
     with frozen(model), projected(model, projections):

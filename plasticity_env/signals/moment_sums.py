@@ -47,6 +47,11 @@ class SiteSums:
             self._moments[layer] += units.transpose(2, 3) @ units
             self._mean[layer] += rows.view(self._groups, -1, rows.shape[-1]).sum(1, dtype=torch.float64)
 
+    def outer(self, layer: int) -> Tensor:
+        """(n, I, I) sums of outer products of what one layer's projection read so far; only with ``full``."""
+        assert self._full
+        return self._moments[layer]
+
     def moments(self, tokens: int) -> list[Moments]:
         """Second moments (n, I, I) and means (n, I) of each layer; only with ``full``."""
         assert self._full
