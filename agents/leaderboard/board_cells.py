@@ -23,6 +23,7 @@ DETAILS = {  # fields of a board that its title leaves out
     "flop_price": "FLOP price {:g}",
     "text_split": "text split by {}",
     "moment_blocks": "{} moment blocks",
+    "labels": "slopes of {} labels",
 }
 
 
@@ -42,6 +43,7 @@ class Board:
         mode: "adaptive" or "compressed".
         flop_price: What controllers observe as price.
         neuron_order: Order of the neurons of each layer, before they are cut into blocks; "stored" with "heads".
+        labels: Whose next tokens slopes are taken of, the text's own ("data") or "sampled" ones.
         moment_blocks: Drawn by the seed beside the calibration blocks; they repair. 0: those do.
         text_split: How the text was split; "leading" for text that comes in splits, and for cells that do not say.
     """
@@ -60,6 +62,7 @@ class Board:
     neuron_order: str = "stored"
     text_split: str = "leading"
     moment_blocks: int = 0
+    labels: str = "data"
 
     @property
     def what(self) -> str:

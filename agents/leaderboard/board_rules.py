@@ -51,7 +51,8 @@ class Rules:
             own.blocks_of_neurons,
             own.mode,
             bounds(own.flop_price)[0],
-            own.neuron_order,
+            own.order,
             "leading" if own.dataset in EMBEDDED else own.text_split,
             own.moment_blocks,
+            own.labels,
         )

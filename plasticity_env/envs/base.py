@@ -65,6 +65,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         if workbench is not None and not isinstance(workbench, Workbench):
             raise InputError(f"workbench must be that of another environment, got {brief(workbench)}")
         self.workbench: Workbench = workbench or make_workbench(self.settings, loaded, text)
+        self.settings = self.settings.settled(self.workbench.model.neuron_order)
         self.version, self._task = version, Task(self.settings, self.workbench, version)
         self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
         self.head_slots = self._task.slots

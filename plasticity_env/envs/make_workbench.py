@@ -34,11 +34,13 @@ def make_workbench(
     loaded, text = load_model_and_text(settings, loaded, text)
     _check_sizes(settings, loaded, text)
     if settings.blocks_of_neurons:
-        order_neurons(loaded.model, text, settings.neuron_order, settings.batch_size)
-        if loaded.model.neuron_order != settings.neuron_order:
+        as_it_is = settings.neuron_order == "auto" and loaded.model.neuron_order != "stored"
+        order = loaded.model.neuron_order if as_it_is else settings.order
+        order_neurons(loaded.model, text, order, settings.batch_size)
+        if loaded.model.neuron_order != order:
             raise InputError(
                 f"the model's neurons are in the order {loaded.model.neuron_order!r}, the environment wants "
-                f"{settings.neuron_order!r}: say neuron_order={loaded.model.neuron_order!r}, or load the model anew"
+                f"{order!r}: say neuron_order={loaded.model.neuron_order!r}, or load the model anew"
             )
     return Workbench(
         loaded,
@@ -51,6 +53,7 @@ def make_workbench(
         residual=settings.residual_signal,
         crossfit=settings.crossfit_signal,
         apart=settings.moment_blocks > 0,
+        sampled=settings.labels == "sampled",
         signals=settings.signals,
         prefix_bytes=0 if settings.train_steps or sharing.masks > 1 else settings.prefix_mb * 2**20,
         sharing=sharing,

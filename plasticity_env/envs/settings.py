@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,19 @@ from plasticity_env.model.modes import PruningMode
 
 UNITS = ("heads", "heads+mlp")
 OBSERVATIONS = ("dict", "flat")
+LABELS = ("data", "sampled")
 # names of arguments that belong together: what text is read, what the units are, how they are measured
 TEXT_ARGUMENTS = ("dataset", "dataset_config", "text_split", "max_length")
 UNIT_ARGUMENTS = ("units", "mlp_blocks", "neuron_order")
-MEASURING_ARGUMENTS = (*TEXT_ARGUMENTS, "repair", "calibration_blocks", "moment_blocks", "batch_size", "device")
+MEASURING_ARGUMENTS = (
+    *TEXT_ARGUMENTS,
+    "repair",
+    "calibration_blocks",
+    "moment_blocks",
+    "labels",
+    "batch_size",
+    "device",
+)
 # what ranges must lie above, and their largest value
 LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0), "pruned_share": (0.0, 0.99)}
 
@@ -54,8 +63,9 @@ class Settings:
         min_heads_per_layer: Fewest active heads of a layer.
         units: What can be pruned: heads, or heads+mlp for blocks of MLP neurons as well (shares are then of the units' FLOPs).
         mlp_blocks: Equal blocks into which each layer's neurons are cut, with units="heads+mlp".
-        neuron_order: Order of a layer's neurons before they are cut, with units="heads+mlp": stored (as the model has them),
-            token_fisher or kfac (most important first; see `plasticity_env.strategies.neuron_order`).
+        neuron_order: Order of a layer's neurons before they are cut, with units="heads+mlp": kfac or token_fisher (most
+            important first; see `plasticity_env.strategies.neuron_order`), stored (as the model has them), or auto: kfac, but
+            in version 0 of the environments and for a model whose neurons are in an order already.
         calibration_blocks: Blocks of text that score units, and repair where moment_blocks is 0, drawn at reset.
         moment_blocks: Blocks of text beside these that repairs and residuals are fitted on, which takes forwards only, drawn at
             reset. Scores are then prices on text that the fit did not read, and crossfit scores are the residual ones. 0 fits
@@ -65,6 +75,8 @@ class Settings:
         max_length: Tokens a block.
         obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
         residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
+        labels: Whose next tokens slopes are taken of: data (the text's own) or sampled (drawn from the model itself: the true
+            Fisher, which is the Hessian of the KL divergence to the model as it is). Losses are those of the text in any case.
         crossfit_signal: Measure them cross-fitted as well (two more matrices a site); only with the residual scores.
         observation: dict (heads, globals and action mask, as controllers read them), or flat: one vector of the columns that
             networks learn from, unit by unit, then the global features, then the action mask (see
@@ -97,7 +109,7 @@ class Settings:
     min_heads_per_layer: int = 0
     units: str = "heads"
     mlp_blocks: int = 8
-    neuron_order: str = "stored"
+    neuron_order: str = "auto"
     calibration_blocks: int = 16
     moment_blocks: int = 0
     reward_blocks: int = 16
@@ -106,6 +118,7 @@ class Settings:
     obs_signal: bool = True
     residual_signal: bool = True
     crossfit_signal: bool = True
+    labels: str = "data"
     observation: str = "dict"
     signals: tuple[str, ...] = ()
     prefix_mb: float = 256.0
@@ -126,6 +139,7 @@ class Settings:
             "neuron_order",
             "units",
             "observation",
+            "labels",
             "device",
         ):
             check_text(name, getattr(self, name))
@@ -147,11 +161,14 @@ class Settings:
         )
         if self.text_split not in TEXT_SPLITS:
             raise unknown("text_split", self.text_split, TEXT_SPLITS)
+        if self.labels not in LABELS:
+            raise unknown("labels", self.labels, LABELS)
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
         if self.observation not in OBSERVATIONS:
             raise unknown("observation", self.observation, OBSERVATIONS)
-        check_order_fits(self.neuron_order, self.units)
+        if self.neuron_order != "auto":
+            check_order_fits(self.neuron_order, self.units)
         check_number("max_sparsity", self.max_sparsity, 0, 1)
         check_number("prefix_mb", self.prefix_mb, 0, 1e9)
         check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
@@ -171,7 +188,7 @@ class Settings:
         if given(self, "neuron_order"):
             from plasticity_env.strategies.neuron_order import find_order
 
-            find_order(self.neuron_order)
+            find_order(self.order)
 
     def _check_signals(self) -> None:
         names = (self.signals,) if isinstance(self.signals, str) else self.signals
@@ -211,6 +228,19 @@ class Settings:
         return cls(**values)
 
     @property
+    def order(self) -> str:
+        """Order of a layer's neurons: what ``neuron_order`` says, or what "auto" comes to."""
+        if self.neuron_order != "auto":
+            return self.neuron_order
+        return "kfac" if self.units == "heads+mlp" else "stored"
+
+    def settled(self, order: str) -> Settings:
+        """The same, with the order that a model's neurons have come to in the place of "auto"."""
+        if self.neuron_order != "auto":
+            return self
+        return replace(self, neuron_order=order if self.units == "heads+mlp" else "stored")
+
+    @property
     def blocks_of_neurons(self) -> int:
         """MLP blocks a layer that are units: 0 with units="heads"."""
         return self.mlp_blocks if self.units == "heads+mlp" else 0
@@ -241,7 +271,7 @@ def settings_for(default_share: tuple[float, float] | None, values: dict[str, An
     Raises:
         InputError: A name or value that is not known, or a target for an environment that has none.
     """
-    of_version = {"text_split": "leading"} if version == 0 else {}
+    of_version = {"text_split": "leading", "neuron_order": "stored"} if version == 0 else {}
     settings = Settings.read({"pruned_share": default_share, **of_version, **values})
     if default_share is None and settings.pruned_share is not None:
         raise InputError("pruned_share is the target of plasticity/HeadRank-v1: this environment has none")

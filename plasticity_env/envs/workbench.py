@@ -51,10 +51,10 @@ class Workbench:
         text: Splits packed at the model's block size.
         repair: Repair method applied to every mask before it is measured.
         obs: Whether signals include the OBS score.
-        residual: Whether signals include the residual scores.
-        crossfit: Whether these include the cross-fitted ones.
+        residual, crossfit: Whether signals include the residual scores, and the cross-fitted ones as well.
         apart: Whether repairs and projectors are fitted on blocks of their own, so that all residual scores are held out.
         batch_size: Sequences in one pass.
+        sampled: Whether slopes are taken of tokens that the model draws, not of the text's own.
         want_kl: Whether measurements include the KL divergence to the dense model.
         want_latency: Whether measurements include the time that is left of a forward when pruned units are removed.
         signals: Names of registered signals that are measured besides the standard ones.
@@ -74,14 +74,14 @@ class Workbench:
         residual: bool = False,
         crossfit: bool = False,
         apart: bool = False,
+        sampled: bool = False,
         want_latency: bool = False,
         prefix_bytes: float = 0.0,
         signals: Sequence[str] = (),
         sharing: Sharing = ALONE,
     ) -> None:
         self.model: PlasticModel = loaded.model
-        self.tokenizer = loaded.tokenizer
-        self.name, self.text = loaded.name, text
+        self.tokenizer, self.name, self.text = loaded.tokenizer, loaded.name, text
         self.repair, self.obs, self.signals = repair, obs, tuple(signals)
         self.batch_size, self.want_kl = batch_size, want_kl
         self.residual, self.crossfit, self.want_latency = residual, residual and crossfit, want_latency
@@ -92,15 +92,14 @@ class Workbench:
         self.prefix = PrefixCache(self.model, prefix_bytes)
         self._dense = self.model.snapshot(weights=True) if want_kl else None
         self._teachers: Memo[Tensor] = Memo(2)
-        self._times: Memo[float] = Memo(REMEMBERED)
-        self._split_losses: Memo[float] = Memo(REMEMBERED)
+        self._times, self._split_losses = Memo[float](REMEMBERED), Memo[float](REMEMBERED)
         self._own = CarriedRepairs(self.model)
         self._way = find_repair(repair)
         self._parallel = self._way.method is not None and not self._way.sequential
         # a sequential repair rewrites weights layer by layer, which masks in one batch cannot share: one after the other
         self._carries = sharing.masks == 1 or self._way.sequential
         self._moments = DenseMoments(self.model, texts_kept(self.model, sharing), packed=sharing.masks > 1)
-        halves = self.crossfit and not apart
+        self._sampled, halves = sampled, self.crossfit and not apart
         self._solver = SiteSolver(self.model, self._way if self._parallel else None, halves, self._moments)
         few = sharing.tokens_per_pass is None and self.model.device.type == "cpu"
         self._tokens = CPU_TOKENS if few else sharing.tokens_per_pass
@@ -297,6 +296,7 @@ class Workbench:
             projectors=projectors[0] if projectors else None,
             crossfit=(projectors[2], projectors[1]) if len(projectors) > 1 else None,
             held_out=apart and self.crossfit,
+            sampled=self._sampled,
             signals=self.signals,
         )
         for calibration, seen in zip(fitted, signals, strict=True):

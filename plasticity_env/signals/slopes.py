@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.model.layouts import Site
+from plasticity_env.signals.linalg import outer_sums
 from plasticity_env.signals.stepwise import eliminate
 
 KINDS = ("residual", "crossfit")
@@ -110,10 +111,10 @@ class SlopeSums:
         if self._padding is not None:
             cut = cut * self._padding.reshape(1, -1, 1)
         part = len(self._parts) - 1
-        outer = back.mT @ back
+        outer = outer_sums(back)
         self._gradients[site.index] = self._gradients[site.index] + outer if site.index in self._gradients else outer
         if self._inputs_of is None:
-            key, outer = (part, site.index), cut.mT @ cut
+            key, outer = (part, site.index), outer_sums(cut)
             self._inputs[key] = self._inputs[key] + outer if key in self._inputs else outer
         for kind, projectors in self._parts[-1].items():
             residual = cut @ projectors[site.index].matrix  # columns of pruned units are 0

@@ -29,7 +29,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plasticity_env.signals.linalg import alike, unit_corners
+from plasticity_env.signals.linalg import alike, congruence, unit_corners
 
 
 def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int
         b, x = (matrix[site, row, column].to(inverse.dtype) for matrix in (inverse, moment))
         h = gradient[site, row, column]
         units = (inside[:, ::unit_width] // unit_width).to(inverse.device)  # (k, s) their numbers
-        alone[site[:, 0], units], in_turn[site[:, 0], units] = _in_turn(b, b @ x @ b, h, unit_width)
+        alone[site[:, 0], units], in_turn[site[:, 0], units] = _in_turn(b, congruence(b, x), h, unit_width)
     return alone, in_turn
 
 

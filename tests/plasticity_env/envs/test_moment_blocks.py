@@ -9,8 +9,9 @@ import torch
 
 from plasticity_env import InputError, load_model, load_text
 from plasticity_env.envs.replay import validate
+from plasticity_env.envs.settings import LABELS
 from plasticity_env.repair import repair_sites
-from plasticity_env.signals.measure import gather, mean_loss, measure
+from plasticity_env.signals.measure import gather, log_probs, mean_loss, measure, measure_many
 from plasticity_env.signals.residual import model_projectors
 
 SETTINGS = {"max_length": 32, "calibration_blocks": 4, "moment_blocks": 24, "reward_blocks": 4, "horizon": 3}
@@ -116,3 +117,65 @@ def test_texts_split_by_document_are_drawn_over_documents(tmp_path):
     documents = load_text(path, model.tokenizer, block_size=32).documents("calibration")
     assert documents is not None
     assert len(documents[list(state_of(new.unwrapped).calibration)].unique()) == 4
+
+
+def test_slopes_of_sampled_labels_are_those_of_the_models_own_tokens():
+    """At every token they average to 0 over draws; the loss stays the text's, and the same text draws the same tokens."""
+    settings = {"max_length": 32, "calibration_blocks": 8, "reward_blocks": 2}
+    data, sampled = (gym.make("plasticity/Heads-v1", labels=labels, **settings).unwrapped for labels in LABELS)
+    for env in (data, sampled):
+        env.reset(seed=0)
+    ours, theirs = (state_of(env).measurement.signals for env in (data, sampled))
+    assert ours.loss == pytest.approx(theirs.loss, rel=1e-6)
+    assert torch.equal(ours.entropy, theirs.entropy)
+    assert not torch.allclose(ours.fisher, theirs.fisher, rtol=0.05)
+    again = gym.make("plasticity/Heads-v1", labels="sampled", **settings).unwrapped
+    again.reset(seed=0)
+    torch.testing.assert_close(state_of(again).measurement.signals.fisher, theirs.fisher, rtol=1e-3, atol=1e-9)
+
+
+def test_the_true_fisher_is_the_curvature_of_the_divergence():
+    """Mean squared slopes of sampled labels against the second derivative of KL(model at gate 1 || model at gate g) in g."""
+    loaded = load_model("bard-gpt2-4x4")
+    model = loaded.model
+    ids = load_text("shakespeare", loaded.tokenizer, block_size=2).blocks("test")[
+        :4096
+    ]  # one token each: slopes of tokens
+    gates = torch.ones(1, *model.shape)
+    (seen,) = measure_many(model, ids[None], gates, batch_size=512, obs=False, sampled=True)
+    head, step = int(seen.fisher.flatten().argmax()), 0.05
+    with torch.no_grad():
+        before = log_probs(model, ids)
+        curvature = 0.0
+        for sign in (1, -1):
+            gate = gates[0].clone()
+            gate.view(-1)[head] += sign * step
+            with model.using(gate):
+                after = log_probs(model, ids)
+            curvature += float((before.exp() * (before - after)).sum(-1).mean()) / step**2
+    assert float(seen.fisher.flatten()[head]) == pytest.approx(curvature, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labels": "true"}, "unknown labels 'true'"),
+        ({"text_split": "half"}, "unknown text_split 'half'"),
+        ({"moment_blocks": -1}, "moment_blocks must be"),
+    ],
+)
+def test_values_are_checked(settings, message):
+    with pytest.raises(InputError, match=message):
+        gym.make("plasticity/Heads-v1", **settings)
+
+
+def test_neurons_are_in_order_unless_one_says_otherwise():
+    common = {"units": "heads+mlp", "mlp_blocks": 2, "max_length": 32, "calibration_blocks": 2, "reward_blocks": 2}
+    assert gym.make("plasticity/Heads-v1", **common).unwrapped.settings.neuron_order == "kfac"
+    assert gym.make("plasticity/Heads-v0", **common).unwrapped.settings.neuron_order == "stored"
+    loaded = load_model("bard-gpt2-4x4", mlp_blocks=2)
+    gym.make("plasticity/Heads-v1", loaded=loaded, neuron_order="token_fisher", **common)
+    assert gym.make("plasticity/Heads-v1", loaded=loaded, **common).unwrapped.settings.neuron_order == "token_fisher"
+    assert (
+        gym.make("plasticity/Heads-v1", max_length=32, calibration_blocks=2).unwrapped.settings.neuron_order == "stored"
+    )
