@@ -72,6 +72,24 @@ class TextSplits:
         """(n,) number of the document that each block of a split begins in; None where documents are not told apart."""
         return self._documents.get(split)
 
+    def some(self, split: Split, count: int | None) -> Tensor:
+        """(n, T) blocks that stand for a split: evenly over it where its documents are told apart, else its first ones.
+
+        Args:
+            split: Which.
+            count: How many, at most as many as there are; None for all.
+        """
+        blocks = self.blocks(split)
+        most = None if count is None else min(count, len(blocks))
+        return some_blocks(blocks, most, spread=self.documents(split) is not None)
+
+    def drawn(self, split: Split, count: int, seed: int) -> Tensor:
+        """(n, T) blocks of a split that a seed draws, over as many documents as it has where these are told apart."""
+        if self.documents(split) is not None:
+            return self.blocks(split)[self.draw(split, count, np.random.default_rng(seed))]
+        blocks = self.blocks(split)
+        return blocks[torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed))[:count]]
+
     def draw(self, split: Split, count: int, random: np.random.Generator, without: Sequence[int] = ()) -> list[int]:
         """Draw blocks of a split without replacement, over as many documents as it has where these are told apart.
 

@@ -71,14 +71,11 @@ class StepText:
                 f"calibration_blocks {self.calibration_blocks} is more than the {len(blocks)} of {text.name!r} at max_length "
                 f"{self.max_length}: ask for fewer or use a longer text"
             )
-        import torch
-
-        random = torch.Generator().manual_seed(seed)
-        return blocks[torch.randperm(len(blocks), generator=random)[: self.calibration_blocks]]
+        return text.drawn("calibration", self.calibration_blocks, seed)
 
     def test(self, text: TextSplits) -> Tensor:
         """(n, T) test blocks."""
-        return text.blocks("test")[: self.test_blocks]
+        return text.some("test", self.test_blocks)
 
 
 @dataclass(frozen=True)
