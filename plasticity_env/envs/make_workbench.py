@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.plugins import check_plugins
 from plasticity_env.common.values import brief
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.rewards import find_reward
@@ -27,6 +28,7 @@ def make_workbench(
     Raises:
         InputError: Nothing of that name, or model, text and settings do not fit each other.
     """
+    check_plugins()
     if loaded is not None and not isinstance(loaded, LoadedModel):
         raise InputError(f"loaded must be what load_model returns, got {brief(loaded)}")
     if text is not None and not isinstance(text, TextSplits):
