@@ -328,7 +328,10 @@ def test_a_module_in_the_environment_that_fails_is_an_input_error_wherever_names
     monkeypatch.setenv("PLASTICITY_PLUGINS", "failing_plugin")
     plugins.load_plugins()
     try:
-        for call in (lambda: plasticity_env.load_model, lambda: gym.make("plasticity/Heads-v1", **SMALL)):
+        for call in (
+            lambda: plasticity_env.__getattr__("load_model"),
+            lambda: gym.make("plasticity/Heads-v1", **SMALL),
+        ):
             with pytest.raises(InputError, match="names 'failing_plugin', which cannot be imported"):
                 call()
         assert plasticity_env.__version__
