@@ -41,13 +41,19 @@ class LeaderboardConfig:
     ray_address: str | None = None
     """play as Ray tasks on this cluster: auto, local or an address"""
     page: Path | None = None
-    """the HTML page; unset: leaderboard.html beside the cells"""
+    """the HTML page; unset: leaderboard.html beside cells.jsonl, in a folder NAME_board beside a file NAME.jsonl"""
     docs: Path | None = None
     """a Markdown page whose figures are replaced, such as docs/lab/leaderboard_tables.md"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:
         check_counts(self, seeds=1, test_blocks=1, workers=1)
+
+    @property
+    def place(self) -> Path:
+        """Where page, table and W&B's identity lie: beside cells.jsonl; other files of a folder have a folder each."""
+        output = self.output
+        return output.parent if output.name == "cells.jsonl" else output.with_name(f"{output.stem}_board")
 
     def rules(self, model_name: str) -> Rules:
         """Of one model's board."""
