@@ -47,7 +47,9 @@ def test_a_second_run_plays_only_what_is_new(played: LeaderboardConfig, capsys: 
     lines.write_text(before[:-40])  # the last cell was cut off
     page = played.output.with_name("leaderboard.html").read_text()
     leaderboard(replace(config, output=lines))
-    assert played.output.with_name("leaderboard.html").read_text() == page  # each file of a folder has a page of its own
+    assert (
+        played.output.with_name("leaderboard.html").read_text() == page
+    )  # each file of a folder has a page of its own
     assert "gradient" in lines.with_name("more_board").joinpath("leaderboard.html").read_text()
     assert lines.with_name("more_board").joinpath("leaderboard.jsonl").is_file()
     added = cell_file(lines).read()[7:]
