@@ -40,7 +40,7 @@ def make_workbench(
         if loaded.model.neuron_order != settings.neuron_order:
             raise InputError(
                 f"the model's neurons are in the order {loaded.model.neuron_order!r}, the environment wants "
-                f"{settings.neuron_order!r}: say neuron_order={loaded.model.neuron_order!r}, or load the model anew"
+                f"{settings.neuron_order!r}: set neuron_order={loaded.model.neuron_order!r}, or load the model again"
             )
     return Workbench(
         loaded,
@@ -94,5 +94,5 @@ def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> N
         )
     if settings.min_heads_per_layer > loaded.model.heads:
         raise InputError(
-            f"min_heads_per_layer {settings.min_heads_per_layer} exceeds the {loaded.model.heads} heads a layer"
+            f"min_heads_per_layer {settings.min_heads_per_layer} exceeds the {loaded.model.heads} heads per layer"
         )

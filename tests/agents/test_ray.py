@@ -284,7 +284,7 @@ def test_no_worker_is_refused():
 
 @pytest.mark.parametrize("address", ["nonsense", "host:port", "ray://127.0.0.1:10001", "127.0.0.1:99999", ""])
 def test_what_is_no_address_is_refused(address):
-    with pytest.raises(InputError, match="is no address: use local"):
+    with pytest.raises(InputError, match="is not an address: use local"):
         check_address(address)
 
 
