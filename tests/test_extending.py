@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+import plasticity_env
 from plasticity_env import (
     InputError,
     Layout,
@@ -43,6 +44,7 @@ from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.training.agent import AGENTS
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.agents.training.train_run import train
+from plasticity_env.common import plugins
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.planners import PLANNERS, actions_to, make_planner
@@ -302,11 +304,41 @@ def test_modules_in_the_environment_register_everywhere():
         "import gymnasium as gym; from plasticity_env import controllers; "
         "assert 'toy_score' in controllers.names(); assert 'toy_controller' in controllers.names()"
     )
-    for name, said in (("tests.extensions", ""), ("no_such_module", "PLASTICITY_PLUGINS names 'no_such_module'")):
-        env = {**os.environ, "PLASTICITY_PLUGINS": name}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-        assert (done.returncode == 0) == (not said), done.stderr
-        assert said in done.stderr
+    env = {**os.environ, "PLASTICITY_PLUGINS": "tests.extensions"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["prune", "--help"]])
+def test_a_module_in_the_environment_that_is_missing_is_one_sentence(words):
+    env = {**os.environ, "PLASTICITY_PLUGINS": "json, no_such_module"}
+    line = [sys.executable, "-m", "plasticity_env", *words]
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: PLASTICITY_PLUGINS names 'no_such_module', which cannot be imported")
+
+
+@pytest.mark.parametrize("text", ["import gone", "def (", "1 / 0"])
+def test_a_module_in_the_environment_that_fails_is_an_input_error_wherever_names_are_looked_up(
+    text, tmp_path, monkeypatch
+):
+    (tmp_path / "failing_plugin.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PLASTICITY_PLUGINS", "failing_plugin")
+    plugins.load_plugins()
+    try:
+        for call in (
+            lambda: plasticity_env.__getattr__("load_model"),
+            lambda: gym.make("plasticity/Heads-v1", **SMALL),
+        ):
+            with pytest.raises(InputError, match="names 'failing_plugin', which cannot be imported"):
+                call()
+        assert plasticity_env.__version__
+    finally:
+        monkeypatch.setenv("PLASTICITY_PLUGINS", "")
+        plugins.load_plugins()
+    assert plasticity_env.load_model
 
 
 def test_networks_read_no_column_that_comes_and_goes():

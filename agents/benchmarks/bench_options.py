@@ -25,7 +25,7 @@ class Options:
     models: str = ""
     """models, separated by commas; unset: all embedded ones"""
     lengths: str = "256"
-    """tokens a sequence, separated by commas"""
+    """tokens per sequence, separated by commas"""
     tokens: int = 2048
     """tokens in a batch"""
     dataset: str = "shakespeare"
@@ -45,11 +45,11 @@ class Options:
     test_tokens: int = 4096
     """tokens that perplexity is measured on (compact)"""
     rounds: int = 7
-    """counted rounds"""
+    """rounds that are counted, after a warm-up"""
     clock: Clock = "wall"
     """seconds by the wall, or "cpu": processor seconds on one thread, for a machine that does other work (not vector, entropy)"""
     device: str = "auto"
-    """auto, cpu, cuda, ..."""
+    """device to run on: auto, cpu, cuda, ..."""
 
     def check(self) -> list[int]:
         """The lengths as numbers.

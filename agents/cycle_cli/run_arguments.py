@@ -56,7 +56,7 @@ class RunArguments(ExperimentSettings):
     output_dir: Path | None = None
     """a new folder; unset: runs/neural_plasticity/run_YYYYMMDD_HHMMSS"""
     resume: Path | None = None
-    """go on with the run (or comparison) in this folder; all other flags of the experiment are read from it"""
+    """continue the run (or comparison) in this folder; all other flags of the experiment are read from it"""
 
     def settings(self) -> ExperimentSettings:
         """The experiment's part, with the text filled in where none was named.

@@ -65,13 +65,13 @@ class OnlineRunConfig:
     entropy_bonus: float = 0.01
     """weight of the policy's entropy in what the controller maximises"""
     controller: Path | None = None
-    """folder of a trained controller to go on from; unset: the shipped ranking, which learns online from there"""
+    """folder of a trained controller to start from; unset: the shipped ranking"""
     from_scratch: bool = False
-    """begin with a fresh network instead"""
+    """start with a fresh network instead"""
     output_dir: Path | None = None
     """a new folder; unset: runs/neural_plasticity/run_YYYYMMDD_HHMMSS"""
     resume: Path | None = None
-    """go on with the run in this folder, with the arguments that it was started with"""
+    """continue the run in this folder, with the arguments that it was started with"""
     quick_test: bool = False
     """other defaults: an embedded model and few steps, under a minute; flags that are given still count"""
     verbose: bool = False

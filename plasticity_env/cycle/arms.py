@@ -209,5 +209,5 @@ class RecordedControl(ControlArm):
 
     def _missing(self, what: str) -> InputError:
         return InputError(
-            f"the control arm of {str(self._folder)!r} lacks {what}: it ran with other settings, or was cut"
+            f"the control arm of {str(self._folder)!r} lacks {what}: it ran with other settings, or was interrupted"
         )

@@ -40,7 +40,7 @@ class TextSplits:
 
     Attributes:
         name: What the text is called in reports.
-        block_size: T, tokens a block.
+        block_size: T, tokens per block.
     """
 
     name: str

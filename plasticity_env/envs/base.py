@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity_env.common.child_processes import daemon_ends_with_parent
 from plasticity_env.common.errors import InputError, check_least, unknown
 from plasticity_env.common.values import brief
 from plasticity_env.data.text import SPLITS, TextSplits
@@ -60,6 +61,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise InputError(f"unknown render_mode {render_mode!r}: use 'ansi', 'rgb_array' or 'human'")
+        daemon_ends_with_parent()  # AsyncVectorEnv and SubprocVecEnv do not see to it themselves
         self.render_mode = render_mode
         self.settings = settings_for(self.default_share, settings, version)
         if workbench is not None and not isinstance(workbench, Workbench):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.plugins import check_plugins
 from plasticity_env.common.values import brief
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.envs.rewards import find_reward
@@ -27,6 +28,7 @@ def make_workbench(
     Raises:
         InputError: Nothing of that name, or model, text and settings do not fit each other.
     """
+    check_plugins()
     if loaded is not None and not isinstance(loaded, LoadedModel):
         raise InputError(f"loaded must be what load_model returns, got {brief(loaded)}")
     if text is not None and not isinstance(text, TextSplits):
@@ -40,7 +42,7 @@ def make_workbench(
         if loaded.model.neuron_order != order:
             raise InputError(
                 f"the model's neurons are in the order {loaded.model.neuron_order!r}, the environment wants "
-                f"{order!r}: say neuron_order={loaded.model.neuron_order!r}, or load the model anew"
+                f"{order!r}: set neuron_order={loaded.model.neuron_order!r}, or load the model again"
             )
     return Workbench(
         loaded,
@@ -103,5 +105,5 @@ def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> N
         )
     if settings.min_heads_per_layer > loaded.model.heads:
         raise InputError(
-            f"min_heads_per_layer {settings.min_heads_per_layer} exceeds the {loaded.model.heads} heads a layer"
+            f"min_heads_per_layer {settings.min_heads_per_layer} exceeds the {loaded.model.heads} heads per layer"
         )

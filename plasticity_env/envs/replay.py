@@ -61,7 +61,7 @@ class EpisodeRecord:
             rewards = tuple(float(reward) for reward in data["rewards"])
             record = cls(data["env_id"], dict(data["kwargs"]), dict(data["options"]), actions, rewards)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{str(path)!r} is no episode record ({first_line(error)})") from error
+            raise InputError(f"{str(path)!r} is not an episode record ({first_line(error)})") from error
         _check_id(record)
         return record
 

@@ -51,13 +51,13 @@ class Settings:
         flop_budget: Share of dense FLOPs to reach under the "budget" reward: a number, or a range sampled uniformly.
         pruned_share: HeadRank only: share of all heads (with units="heads+mlp": of the units' FLOPs) that is pruned when the
             horizon is over: a number, or a range sampled uniformly at reset.
-        horizon: Decisions an episode.
+        horizon: Decisions per episode.
         train_steps: Fine-tuning steps of the language model between decisions; 0 freezes it.
         learning_rate: Learning rate of those steps.
         train_streams: Fixed streams of training text, each with its control arm, that resets draw from.
         grow_warmup_steps: Fine-tuning steps until a grown head's gate is 1.
         growth_init: What a grown head starts from: random, copy or transfer (see `plasticity_env.growth`).
-        repair: How the units that stay make up for those that go: none, bias, scale, least_squares, sequential or
+        repair: How the remaining units make up for the pruned ones: none, bias, scale, least_squares, sequential or
             sequential_mlp; the controls of the last two end in _unweighted (see `plasticity_env.repair`).
         max_sparsity: Largest share of heads that may be pruned, in [0, 1].
         min_heads_per_layer: Fewest active heads of a layer.
@@ -72,7 +72,7 @@ class Settings:
             on the calibration blocks.
         reward_blocks: Blocks of text that rewards are measured on, drawn at reset.
         batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
-        max_length: Tokens a block.
+        max_length: Tokens per block.
         obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
         residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
         labels: Whose next tokens slopes are taken of: data (the text's own) or sampled (drawn from the model itself: the true
@@ -85,7 +85,7 @@ class Settings:
             `plasticity_env.signals.signal`).
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; those of the eight batches read last are kept, 0 always runs whole forwards.
-            The loss is the same. The vector environment has no use for it.
+            The loss is the same. The vector environment does not use it.
         device: Device to run on: auto (CUDA where there is one), cpu, cuda, cuda:0, ...
     """
 
@@ -242,7 +242,7 @@ class Settings:
 
     @property
     def blocks_of_neurons(self) -> int:
-        """MLP blocks a layer that are units: 0 with units="heads"."""
+        """MLP blocks per layer that are units: 0 with units="heads"."""
         return self.mlp_blocks if self.units == "heads+mlp" else 0
 
     def kwargs(self) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def check_order_fits(neuron_order: str, units: str) -> None:
         InputError: The order needs blocks of neurons as units.
     """
     if neuron_order != "stored" and units == "heads":
-        raise InputError(f"neuron_order {neuron_order!r} is of MLP blocks: use it with units='heads+mlp'")
+        raise InputError(f"neuron_order {neuron_order!r} orders MLP blocks: use it with units='heads+mlp'")
 
 
 def settings_for(default_share: tuple[float, float] | None, values: dict[str, Any], version: int = 1) -> Settings:
@@ -283,7 +283,7 @@ def settings_for(default_share: tuple[float, float] | None, values: dict[str, An
 def bounds(value: float | Sequence[float]) -> tuple[float, float]:
     """A number or a range as (low, high)."""
     if isinstance(value, bool):
-        raise TypeError("a truth is no number")
+        raise TypeError("a bool is not a number")
     if isinstance(value, int | float | np.number):
         return float(value), float(value)
     low, high = value

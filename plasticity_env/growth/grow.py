@@ -120,7 +120,7 @@ def _grow(model: PlasticModel, options: _Options, input_ids: Tensor | None) -> G
         (kind.measures, f"initial weights {kind.name!r}"),
     ):
         if needs and input_ids is None:
-            raise InputError(f"{what} measures: hand it input_ids, (sequences, tokens) of calibration text")
+            raise InputError(f"{what} measures: pass it input_ids, (sequences, tokens) of calibration text")
     generator = options.generator or torch.Generator().manual_seed(0)
     fisher = _measure(model, input_ids, batch_size).fisher if kind.measures else None
     initial = kind(fisher)

@@ -59,7 +59,7 @@ class InitialWeights(ABC):
 
     def __init__(self, usefulness: Tensor | None = None) -> None:
         if self.measures and usefulness is None:
-            raise InputError(f"initial weights {self.name!r} need the units' Fisher scores: hand over calibration text")
+            raise InputError(f"initial weights {self.name!r} need the units' Fisher scores: pass calibration text")
         self.usefulness = usefulness
         self.sources: dict[tuple[int, int], Source] = {}
 

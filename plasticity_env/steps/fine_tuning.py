@@ -151,4 +151,6 @@ def _distillation(config: FineTuneConfig, checkpoint: Checkpoint) -> Distillatio
 def _refuse_other(before: dict[str, Any], now: dict[str, Any]) -> None:
     for key, value in before.items():
         if key not in _FREE and now.get(key) != value:
-            raise InputError(f"the interrupted run had {key} {value!r}, not {now.get(key)!r}: resume it with the same")
+            raise InputError(
+                f"the interrupted run had {key} {value!r}, not {now.get(key)!r}: resume it with the same value"
+            )
