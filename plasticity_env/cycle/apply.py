@@ -15,7 +15,7 @@ from plasticity_env.cycle.arms import Arm
 from plasticity_env.cycle.deciders import Decider, Decision, Situation, pruned_count
 from plasticity_env.cycle.run_rows import SIGNALS, PruningEvent
 from plasticity_env.cycle.run_settings import REVIVE
-from plasticity_env.growth.initial_weights import find_initial_weights
+from plasticity_env.growth.initial_weights import find_initial_weights, plant, starting
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals.measure import HeadSignals
 
@@ -133,9 +133,10 @@ def grow_chosen(
     if settings.growth_init == REVIVE:
         model.revive(mask)
         return mask
-    weights = find_initial_weights(settings.growth_init)(fisher)
+    kind = find_initial_weights(settings.growth_init)
+    initial = starting(kind, model, fisher, arm.calibration(), settings.batch_size)
     steps = settings.gate_warmup_steps if warmup_steps is None else warmup_steps
-    model.grow(mask, settings.initial_scale, steps, generator, weights)
+    plant(model, mask, initial, settings.initial_scale, steps, generator)
     arm.trainer.grown(mask)
     return mask
 
