@@ -80,6 +80,16 @@ class LemonWeights(InitialWeights):
         values[output] = torch.zeros_like(values[output])
         return values
 
+    def promise(self, model: PlasticModel) -> Tensor | None:
+        """(L, U) the original's Fisher score over the place of the duplicate among its duplicates: useful heads come first."""
+        assert self.usefulness is not None
+        ranks, duplicates = torch.zeros(model.shape), dict.fromkeys(self.sources.values(), 0)
+        for where, source in sorted(self.sources.items()):
+            if source.layer is not None and source.unit is not None:
+                duplicates[source] += 1
+                ranks[where] = self.usefulness[source.layer, source.unit] / duplicates[source]
+        return ranks
+
     def share_rows(self, model: PlasticModel, layer: int, rows: Tensor, mask: Tensor) -> None:
         copies: dict[int, list[int]] = {}
         for unit in mask[layer].nonzero().flatten().tolist():
