@@ -28,13 +28,14 @@ QUICK = {
     "reward_blocks": 8,
     "test_blocks": 8,
     "growth_warmup_steps": 2,
+    "growth_trial_steps": 2,
     "sample_tokens": 12,
 }
 
 
 EXPERIMENT = words(  # arguments of the experiment that are arguments of such a run
     "model_name,dataset,dataset_config,device,batch_size,max_length,warmup_steps,cycles,pruning_level,pruning_mode,"
-    "prune_entropy,learning_rate,decision_every,flop_price,repair,growth_init,growth_warmup_steps,new_head_lr_multiplier,"
+    "prune_entropy,learning_rate,decision_every,flop_price,repair,growth_init,growth_warmup_steps,growth_trial_steps,new_head_lr_multiplier,"
     "reward_blocks,test_blocks,sample_tokens,seed,"
 )
 
@@ -53,6 +54,7 @@ class OnlineRunConfig:
         free_policy=True,
         decision_every=20,
         repair="least_squares",
+        growth_trial_steps=5,
         growth_init="revive",  # random weights behind an open gate cost more than they bring in so few steps
     )
     """arguments of the cycle; the network chooses how many heads are pruned, up to --pruning_level"""

