@@ -60,7 +60,7 @@ class Setting:
     """steps before heads come back"""
     gate_steps: int = 100
     """steps until the gate of a new head is open, where it opens slowly"""
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     """learning rate of AdamW"""
     batch_size: int = 2
     """sequences in a batch"""
