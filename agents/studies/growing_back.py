@@ -56,7 +56,7 @@ class Setting:
     """share of all heads that they bring back"""
     steps: int = 1000
     """optimizer steps in all"""
-    grow_at: int = 200
+    grow_at: int = 500
     """steps before heads come back"""
     gate_steps: int = 100
     """steps until the gate of a new head is open, where it opens slowly"""

@@ -16,7 +16,7 @@ from tests.plasticity_env.growth.test_grow import heads, pruned
 
 KEEPS = sorted(name for name, kind in INITIAL_WEIGHTS.items() if not kind.gradual)
 GONE = ((0, 0), (0, 1), (1, 2))  # a whole KV group of layer 0, half of one of layer 1, under grouped heads
-REFUSED = {"lemon": ("stablelm", "cohere", "gpt_oss", "olmo2", "falcon_alibi"), "gradmax": ("olmo2",)}
+REFUSED = {"lemon": ("stablelm_norms", "cohere", "gpt_oss", "olmo2", "falcon_alibi"), "gradmax": ("olmo2",)}
 
 
 @pytest.mark.parametrize("initial", KEEPS)
