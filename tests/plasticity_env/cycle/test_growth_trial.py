@@ -76,11 +76,15 @@ def test_both_continuations_are_what_training_on_would_have_been(short, small_te
 
 
 def test_a_run_says_what_its_trial_measured(run_short):
-    cheap = run_short("cheap", growth_init="revive", growth_trial_steps=1, flop_price=1e-6, training_steps=1)
+    cheap = run_short(
+        "cheap", growth_init="revive", growth_trial_steps=1, flop_price=1e-6, training_steps=1, warmup_steps=1
+    )
     events = [event for event in cheap.events if event.phase == "growth"]
     assert len(events) == 2
     assert all("kept on trial: 2 heads gain" in event.reason for event in events)
-    dear = run_short("dear", growth_init="random", growth_trial_steps=1, flop_price=1e3, training_steps=1)
+    dear = run_short(
+        "dear", growth_init="random", growth_trial_steps=1, flop_price=1e3, training_steps=1, warmup_steps=1
+    )
     (phase,) = [row for row in dear.phases if row.phase == "growth"]
     assert phase.details["grown"] == 0
     assert phase.details["trial"].startswith("taken back on trial: 2 heads gain")
@@ -102,7 +106,7 @@ class Grower(StrategyDecider):
 
 
 def test_what_a_decider_asks_for_is_on_trial_too(run_short):
-    settings = {"growth_trial_steps": 1, "training_steps": 2, "decision_every": 1, "flop_price": 1e3}
+    settings = {"growth_trial_steps": 1, "training_steps": 2, "decision_every": 1, "flop_price": 1e3, "warmup_steps": 1}
     record = run_short("asked", Grower("fisher"), growth_init="lemon", **settings)
     assert not [event for event in record.events if event.edit == "grow"]
     (tuning,) = [row for row in record.phases if row.phase == "fine_tuning"]

@@ -136,7 +136,10 @@ def test_the_difference_inside_in_plain_numbers(architecture, parts):
     with torch.no_grad():
         wanted = {}
         for part, found in (("hidden", hidden_states), ("attention", attention_outputs)):
-            pairs = [(a[:, :-1].numpy(), b[:, :-1].numpy()) for a, b in zip(found(model), found(distillation.teacher), strict=True)]
+            pairs = [
+                (a[:, :-1].numpy(), b[:, :-1].numpy())
+                for a, b in zip(found(model), found(distillation.teacher), strict=True)
+            ]
             wanted[part] = np.mean([((a - b) ** 2).sum(-1).mean() / (b**2).sum(-1).mean() for a, b in pairs])
     (step,) = PlasticityTrainer(model, lambda _: IDS, distillation=distillation, learning_rate=1e-4).run(1)
     for part in ("hidden", "attention"):
