@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -19,10 +21,10 @@ class GradMaxWeights(InitialWeights):
 
     GradMax (Evci et al. 2022, "GradMax: Growing neural networks using gradient information") for an attention head. With the
     attention pattern A of an active head of the layer, the layer's input X and the gradient G of the loss in what attention
-    writes, a head with values X V has the gradient V^T M in its output rows, M = (A X)^T G. Under a norm of V it is largest for
-    the left singular vectors of M with the largest singular values. V has the Frobenius norm that the layer's value
-    projection gives a head. Zero rows leave the model's function as it is, so the gate opens at once, and the rows that training
-    moves do what a trained gate in front of fixed rows would.
+    writes, a head with values X V has the gradient V^T M in its output rows, M = (A X)^T G. Among V with orthogonal columns of
+    equal length its norm is largest for the left singular vectors of M with the largest singular values. V has the Frobenius norm
+    that the layer's value projection gives a KV group. Zero rows leave the model's function as it is, so the gate opens at once,
+    and the rows that training moves do what a trained gate in front of fixed rows would.
 
     The n-th new head of a layer takes the n-th most useful pattern (highest Fisher, at most four), and the next singular vectors
     once these are used up. A dead KV group takes keys of a living one and values for its first head. A head of a living group
@@ -110,6 +112,7 @@ class GradMaxWeights(InitialWeights):
         return values
 
 
+@dataclass(frozen=True)
 class _Choice:
     """What one slot grows with.
 
@@ -121,8 +124,11 @@ class _Choice:
         again: Another new head of its KV group has the same pattern.
     """
 
-    def __init__(self, unit: int, pattern: Pattern, values: Tensor | None, gradient: float, again: bool) -> None:
-        self.unit, self.pattern, self.values, self.gradient, self.again = unit, pattern, values, gradient, again
+    unit: int
+    pattern: Pattern
+    values: Tensor | None
+    gradient: float
+    again: bool
 
 
 def _choices(

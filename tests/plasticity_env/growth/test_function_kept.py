@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -71,7 +73,7 @@ def test_shares_of_a_head_add_up_to_what_it_wrote_and_none_are_equal(architectur
 def test_shares_fall_and_add_up_to_one(copies):
     found = shares(copies)
     assert sum(found) == pytest.approx(1.0)
-    assert all(a > b > 0 for a, b in zip(found, found[1:], strict=False))
+    assert all(a > b > 0 for a, b in pairwise(found))
 
 
 def test_duplicates_take_the_most_useful_heads_of_their_group_in_turn():
@@ -140,6 +142,19 @@ def test_an_empty_layer_grows_random_heads_that_write_nothing(initial, ids):
     result = grow_attention_heads_gradually(model, 0.25, input_ids=ids, initial_weights=initial)
     assert set(result.sources.values()) == {Source("random")}
     assert mean_loss(model, ids) == pytest.approx(before, rel=1e-6)
+
+
+@pytest.mark.parametrize("initial", KEEPS)
+def test_mlp_blocks_write_nothing_at_first(initial, ids):
+    model = PlasticModel(build("llama"), mlp_blocks=4)
+    gone = heads((0, 1), (0, 5), shape=model.shape)
+    model.prune(gone)
+    before = mean_loss(model, ids)
+    start = starting(INITIAL_WEIGHTS[initial], model, measure(model, ids, obs=False).fisher, ids)
+    plant(model, gone, start, 0.01, 100, None)
+    assert bool(model.active.all())
+    assert bool((model.gates == 1).all())
+    assert mean_loss(model, ids) == pytest.approx(before, rel=1e-5)
 
 
 @pytest.mark.parametrize("initial", KEEPS)

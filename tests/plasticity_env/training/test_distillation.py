@@ -130,7 +130,7 @@ def attention_outputs(model):
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("parts", [("hidden",), ("attention",), ("logits", "hidden", "attention")])
 def test_the_difference_inside_in_plain_numbers(architecture, parts):
-    """Squared distance over the teacher's mean squared norm, layer by layer, beside hidden states as the stock model gives them."""
+    """Squared distance over the teacher's mean squared norm, layer by layer, beside hidden states of the stock model."""
     model = pruned(architecture)
     distillation = Distillation.from_dense(model, parts=parts, weight=0.3)
     with torch.no_grad():
