@@ -28,7 +28,6 @@ QUICK = {
     "reward_blocks": 8,
     "test_blocks": 8,
     "growth_warmup_steps": 2,
-    "growth_trial_steps": 2,
     "sample_tokens": 12,
 }
 
@@ -54,7 +53,6 @@ class OnlineRunConfig:
         free_policy=True,
         decision_every=20,
         repair="least_squares",
-        growth_trial_steps=5,
         growth_init="revive",  # random weights behind an open gate cost more than they bring in so few steps
     )
     """arguments of the cycle; the network chooses how many heads are pruned, up to --pruning_level"""
