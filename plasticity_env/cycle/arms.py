@@ -70,8 +70,10 @@ class Arm:
 
     def distil_from(self, teacher: PlasticModel | None) -> None:
         """Also learn from a teacher, as much as the settings say; None: from the text alone."""
-        weight = self.settings.distillation
-        self.trainer.distillation = None if teacher is None or not weight else Distillation(teacher, weight)
+        weight, parts = self.settings.distillation, tuple(self.settings.distil.split("+"))
+        self.trainer.distillation = (
+            None if teacher is None or not weight else Distillation(teacher, weight, parts=parts)
+        )
 
     def teacher(self) -> PlasticModel | None:
         """A frozen copy of this model, unpruned, where the settings want to distil from one."""

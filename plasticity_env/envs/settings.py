@@ -56,7 +56,7 @@ class Settings:
         learning_rate: Learning rate of those steps.
         train_streams: Fixed streams of training text, each with its control arm, that resets draw from.
         grow_warmup_steps: Fine-tuning steps until a grown head's gate is 1.
-        growth_init: What a grown head starts from: random, copy or transfer (see `plasticity_env.growth`).
+        growth_init: What a grown head starts from: random, copy, transfer, lemon or gradmax (see `plasticity_env.growth`).
         repair: How the remaining units make up for the pruned ones: none, bias, scale, least_squares, sequential or
             sequential_mlp; the controls of the last two end in _unweighted (see `plasticity_env.repair`).
         max_sparsity: Largest share of heads that may be pruned, in [0, 1].
