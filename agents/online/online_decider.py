@@ -49,8 +49,10 @@ class OnlineDecider(Decider):
 
     def decide(self, situation: Situation) -> Decision:
         if self.side is None:
-            self.side = self.bounds.side(situation.signals, situation.active)
-        bounded = self.bounds.measure(situation.signals, situation.active, self.side)
+            heads = situation.active.clone()
+            heads[:, situation.model.heads :] = False
+            self.side = self.bounds.side(situation.signals, heads)
+        bounded = self.bounds.measure(situation.signals, situation.active, self.side, situation.model.heads)
         observation = observe(situation, self._first)
         if self._first is None:
             self._first = first_fisher(observation)
@@ -105,7 +107,7 @@ class OnlineDecider(Decider):
         edit = int(choice.edits[slot])
         text = f"the network chose to {EDITS[edit]} it with probability {choice.probabilities[slot, edit]:.2f}"
         if edit == PRUNE:
-            threshold = self.bounds.entropy_threshold
+            threshold = self.bounds.entropy_threshold if bool(bounded.is_head[layer, head]) else None
             sign = (
                 "" if threshold is None else f"entropy {'>=' if bounded.side == 'high' else '<='} {threshold:g} nats, "
             )
