@@ -16,6 +16,7 @@ from plasticity_env.envs.edits import GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.envs.observation import Observation
 
 RARE = 4.0  # logit of keeping a pruned head over either way back: a ranking knows nothing of them, so seldom at first
+SHARP = 3.0  # the ranking's logits times this: few units far down the ranking are pruned to see what that does
 START = "starts_from_ranking"  # in the controller's info: its bias waits for the first observation
 
 
@@ -45,6 +46,7 @@ def ranked_start(folder: Path | None = None, mlp_blocks: bool = False) -> ANNCon
             network.linear.bias,
         ):  # keep: 0, so that ways back do not hang on the rank
             values[PRUNE] -= values[KEEP].clone()
+            values[PRUNE] *= SHARP
             values[[KEEP, REVIVE, GROW]] = 0.0
         network.linear.bias[[REVIVE, GROW]] = -RARE
     return ANNController(network.eval(), info={START: True})

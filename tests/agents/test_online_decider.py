@@ -17,10 +17,12 @@ from plasticity_env.agents.online.bounds import PruneBounds
 from plasticity_env.agents.online.online_arguments import OnlineRunConfig
 from plasticity_env.agents.online.online_run import run_online
 from plasticity_env.agents.online.ranked_start import calibrate, ranked_start
+from plasticity_env.agents.online.returns import Returns
 from plasticity_env.common.arguments import fill
 from plasticity_env.cycle import ExperimentSettings, NeuralPlasticityExperiment
 from plasticity_env.cycle.deciders import Decider, Decision
 from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
+from plasticity_env.model.flops import CostTable
 from plasticity_env.signals.measure import mean_loss
 from tests.conftest import filled
 
@@ -55,6 +57,18 @@ def test_blocks_of_neurons_are_bounded_by_importance_alone():
     bounded = PruneBounds(1.5, 0.5, "high").measure(found, ACTIVE, "high", heads=2)
     assert bounded.prunable.tolist() == [[True, True, True], [False, False, False]]
     assert bounded.sentence().endswith("2 with Fisher <= 0.25 (the 0.5 quantile): 2 may be pruned, and 1 of 2 MLP blocks")
+
+
+def test_a_unit_comes_back_only_where_it_gains_more_than_its_flops_cost():
+    costs = CostTable(60.0, 10.0, 0.0, 1)  # three heads of ten stay: 90 FLOPs of which each pruned one would add 10
+    active = torch.tensor([[True, True, False], [False, True, False]])
+    price = 4 * math.log(100 / 90)
+    gain = torch.tensor([[0.0, 0.0, price + 0.01], [price - 0.01, 0.0, -1.0]])
+    situation = SimpleNamespace(active=active, costs=costs, flop_price=4.0, signals={"revive": gain})
+    returns = Returns.of(situation)
+    assert returns.worth.tolist() == [[False, False, True], [False, False, False]]
+    assert returns.sentence() == "; 1 of 3 pruned units are worth their FLOPs (the best gains 0.43 nats and costs 0.42)"
+    assert replace(returns, active=torch.ones_like(active)).sentence() == ""
 
 
 def test_auto_prunes_the_side_that_matters_less():
