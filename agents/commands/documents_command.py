@@ -10,7 +10,6 @@ from plasticity_env.agents.commands.command import Command
 from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.files import write_text
 
-
 MARK = "<!-- tables: made by scripts/play_documents.py -->"
 
 

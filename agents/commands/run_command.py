@@ -8,7 +8,12 @@ from plasticity_env.agents.cycle_cli.run_arguments import QUICK, RunArguments
 
 def main(config: RunArguments) -> None:
     """Run the plasticity cycle: warm up, then measure, prune, grow and fine-tune in cycles, beside a control arm."""
-    from plasticity_env.agents.cycle_cli.plasticity_run import conclusion, other_strategy, run_comparison, run_plasticity
+    from plasticity_env.agents.cycle_cli.plasticity_run import (
+        conclusion,
+        other_strategy,
+        run_comparison,
+        run_plasticity,
+    )
     from plasticity_env.cycle.run_comparison import table_of
 
     if config.compare_strategies:

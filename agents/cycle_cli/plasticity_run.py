@@ -109,4 +109,6 @@ def other_strategy(settings: Mapping[str, Any]) -> str | None:
     if all(settings.get(name) == QUICK[name] for name in own) or settings.get("pruning_strategy") == CONTROLLER:
         return None
     flags = " ".join(f"--{name} {QUICK[name]}" for name in own)
-    return f"{settings.get('pruning_strategy')} pruned, as asked; this package's own choice at the same level is {flags}"
+    return (
+        f"{settings.get('pruning_strategy')} pruned, as asked; this package's own choice at the same level is {flags}"
+    )

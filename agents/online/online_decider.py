@@ -70,7 +70,11 @@ class OnlineDecider(Decider):
         }
         made = {name: int(edit.sum()) for name, edit in decision.edits}
         entry: dict[str, Any] = {"step": situation.step, "cycle": situation.cycle, **made, "log_prob": choice.log_prob}
-        entry |= {"policy_entropy": choice.entropy, **bounded.details(), "bounds": f"{bounded.sentence()}{returns.sentence()}"}
+        entry |= {
+            "policy_entropy": choice.entropy,
+            **bounded.details(),
+            "bounds": f"{bounded.sentence()}{returns.sentence()}",
+        }
         self.history.append(entry)
         self.edits = [
             f"{name} {layer}.{head}: {reasons[layer, head]}"

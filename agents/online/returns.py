@@ -1,7 +1,7 @@
 """What may come back: units whose measured gain exceeds the price of their FLOPs, before anything is paid for them.
 
-The gain is that of the first order: what the loss falls by, in nats, as a closed gate opens (``revive``, -dL/dgate at 0). The price
-is what the environment's reward takes for the FLOPs: flop_price times the rise of the log of all FLOPs.
+The gain is that of the first order: what the loss falls by, in nats, as a closed gate opens (``revive``, -dL/dgate at 0). The
+price is what the environment's reward takes for the FLOPs: flop_price times the rise of the log of all FLOPs.
 """
 
 from __future__ import annotations

@@ -53,10 +53,14 @@ def test_only_unimportant_heads_on_the_prune_side_may_go():
 
 def test_blocks_of_neurons_are_bounded_by_importance_alone():
     """Their quantile is their own; entropy, which they have not, asks nothing of them."""
-    found = signals([[2.0, 2.0, 0.0], [1.0, 2.0, 0.0]], [[0.1, 0.2, 7.0], [0.3, 0.4, 9.0]])  # two heads, one block a layer
+    found = signals(
+        [[2.0, 2.0, 0.0], [1.0, 2.0, 0.0]], [[0.1, 0.2, 7.0], [0.3, 0.4, 9.0]]
+    )  # two heads, one block a layer
     bounded = PruneBounds(1.5, 0.5, "high").measure(found, ACTIVE, "high", heads=2)
     assert bounded.prunable.tolist() == [[True, True, True], [False, False, False]]
-    assert bounded.sentence().endswith("2 with Fisher <= 0.25 (the 0.5 quantile): 2 may be pruned, and 1 of 2 MLP blocks")
+    assert bounded.sentence().endswith(
+        "2 with Fisher <= 0.25 (the 0.5 quantile): 2 may be pruned, and 1 of 2 MLP blocks"
+    )
 
 
 def test_a_unit_comes_back_only_where_it_gains_more_than_its_flops_cost():

@@ -53,7 +53,18 @@ def test_train(tmp_path, run_here):
     """A controller that was trained in compressed mode prunes what is exported."""
     done = run_here(
         "train_controller.py",
-        *("--mode", "compressed", "--total_timesteps", 16, "--reward_blocks", 4, "--envs_per_model", 2, "--num_steps", 4),
+        *(
+            "--mode",
+            "compressed",
+            "--total_timesteps",
+            16,
+            "--reward_blocks",
+            4,
+            "--envs_per_model",
+            2,
+            "--num_steps",
+            4,
+        ),
         *("--num_minibatches", 2, "--max_length", 32, "--calibration_blocks", 4, "--model_name", MODEL),
         *("--output_dir", "trained"),
     )

@@ -31,8 +31,8 @@ def said(row: ActRow, act: Act) -> str:
     """A row in a sentence: what came out, and whose flags they were."""
     beside = "the dense model" if row.control is None else "its control arm"
     return (
-        f"{row.act}, seed {row.seed}: perplexity {row.ppl:.2f}, {row.over:+.1%} over {beside}, {row.flops_kept:.1%} of the FLOPs, "
-        f"{row.pruned} pruned, {row.revived} revived, {row.grown} grown ({act.says()})"
+        f"{row.act}, seed {row.seed}: perplexity {row.ppl:.2f}, {row.over:+.1%} over {beside}, "
+        f"{row.flops_kept:.1%} of the FLOPs, {row.pruned} pruned, {row.revived} revived, {row.grown} grown ({act.says()})"
     )
 
 
@@ -58,7 +58,10 @@ def _cells(act: Act, rows: Sequence[ActRow]) -> list[str]:
         f"{statistics.fmean(control):.2f}" if control else "-",
         f"{statistics.fmean(over):+.1%}{spread}",
         f"{statistics.fmean(row.flops_kept for row in rows):.1%}",
-        *(f"{statistics.fmean(values):.3g}" for values in zip(*((r.pruned, r.revived, r.grown) for r in rows), strict=True)),
+        *(
+            f"{statistics.fmean(values):.3g}"
+            for values in zip(*((r.pruned, r.revived, r.grown) for r in rows), strict=True)
+        ),
         f"{statistics.fmean(row.seconds for row in rows) / 60:.1f}",
         goal_met(act, rows),
     ]

@@ -153,9 +153,7 @@ ACTS = (
     Act(
         "run, compressed, our strategy",
         BESIDE,
-        (
-            f"run --model_name {MODEL} {_OWN} --pruning_level 0.2 --pruning_mode compressed --output_dir {PLACE}/run",
-        ),
+        (f"run --model_name {MODEL} {_OWN} --pruning_level 0.2 --pruning_mode compressed --output_dir {PLACE}/run",),
         beside="run, compressed",
     ),
     _steps("prune, grow, tune: entropy", DOCUMENT, "entropy", grow=True),
