@@ -174,7 +174,8 @@ class StrategyDecider(Decider):
         over = situation.adaptive and situation.reconsider
         candidates = torch.ones_like(active) if over else active
         wanted = count if over else max(0, count - int((~active).sum()))
-        view = HeadView(candidates, situation.model.heads, situation.generator, situation.signals)
+        costs = situation.costs.marginal(active) if situation.model.mlp_blocks else None
+        view = HeadView(candidates, situation.model.heads, situation.generator, situation.signals, costs=costs)
         strategy, details = self._directed(situation, candidates, wanted)
         chosen = strategy.select(view, candidates, wanted)
         rule = f"{self.name} ({details['direction']} first)" if details else self.name

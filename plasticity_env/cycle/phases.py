@@ -166,7 +166,8 @@ class PlasticityCycle:
                 _, trial = self._grow_asked(cycle, "fine_tuning", self.settings.gate_warmup(steps - start))
                 trials += [] if trial is None else [str(trial)]
                 decisions += 1
-                cost += max(0.0, self.arm.loss("test") - before)
+                with self.arm.model.grown_gates():
+                    cost += max(0.0, self.arm.loss("test") - before)
             self._train(cycle, "fine_tuning", min(every or steps, steps - start))
         told: Details = {"decisions_cost": cost} if decisions else {}
         if trials:
@@ -282,7 +283,14 @@ class PlasticityCycle:
         return signals
 
     def evaluate(self, cycle: int, phase: str) -> dict[str, float]:
-        """Write what both arms are worth on reward and test text; returns the same by name, for tracking."""
+        """Write what both arms are worth on reward and test text; returns the same by name, for tracking.
+
+        Heads that grow count in full, in FLOPs and in perplexity: their gates are open while they are judged.
+        """
+        with self.arm.model.grown_gates():
+            return self._evaluate(cycle, phase)
+
+    def _evaluate(self, cycle: int, phase: str) -> dict[str, float]:
         model = self.arm.model
         heads, dense = model.active.numel(), self.costs.total(torch.ones_like(model.active))
         flops, active = self.costs.total(model.active), int(model.active.sum())

@@ -36,7 +36,11 @@ class ExperimentSettings:
     prune_entropy: str = "auto"
     """which heads the entropy strategy prunes first: those of high or of low entropy; auto tries both on calibration text"""
     pruning_level: float = 0.2
-    """share of all head slots that is pruned when a cycle's pruning is over, in [0, 1)"""
+    """share of all head slots (with --mlp_blocks of all units) that is pruned when a cycle's pruning is over, in [0, 1)"""
+    mlp_blocks: int = 0
+    """blocks of MLP neurons a layer that are pruned beside the heads, scores then counting per FLOP; 0: heads alone"""
+    neuron_order: str = "stored"
+    """with --mlp_blocks, order of a layer's neurons before they are cut: stored, token_fisher or kfac (cheap ones together)"""
     pruning_mode: str = "adaptive"
     """adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent, rows are removed at the end)"""
     level_schedule: str = "auto"
@@ -166,6 +170,10 @@ class ExperimentSettings:
             find_repair(self.repair)
 
     def _check_ranges(self) -> None:
+        if given(self, "neuron_order"):
+            from plasticity_env.strategies.neuron_order import find_order
+
+            find_order(self.neuron_order)
         for name in ("growth_ratio", "aggressiveness", "distillation"):
             check_number(name, getattr(self, name), 0, 1)
         for name in ("portion", "initial_scale"):
@@ -225,6 +233,7 @@ _COUNTS = {
     "analysis_steps": 1,
     "training_steps": 0,
     "decision_every": 0,
+    "mlp_blocks": 0,
     "growth_warmup_steps": 0,
     "growth_trial_steps": 0,
     "lr_warmup_steps": 0,
