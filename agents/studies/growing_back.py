@@ -72,7 +72,9 @@ class Setting:
     """sequences of test text"""
 
     def __post_init__(self) -> None:
-        check_counts(self, steps=1, grow_at=0, gate_steps=0, batch_size=1, length=2, calibration_blocks=1, test_blocks=1)
+        check_counts(
+            self, steps=1, grow_at=0, gate_steps=0, batch_size=1, length=2, calibration_blocks=1, test_blocks=1
+        )
         check_number("pruned_share", self.pruned_share, 0, 1, above=True, below=True)
         check_number("grown_share", self.grown_share, 0, 1, above=True, below=True)
         check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
@@ -190,7 +192,9 @@ class Bench:
         self.whole, self.loss = flops(self.model, setting.length), self._loss()
         self._dense = self.model.snapshot()
         self._teacher = None if distil == NONE else dense_teacher(self.model)
-        self._states: dict[int, tuple[Snapshot, dict[str, Any], float]] = {}  # before heads come back, by how many are pruned
+        self._states: dict[
+            int, tuple[Snapshot, dict[str, Any], float]
+        ] = {}  # before heads come back, by how many are pruned
 
     def measured(self, arm: str) -> Cell:
         """Play one arm."""
