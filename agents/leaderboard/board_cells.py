@@ -65,6 +65,11 @@ class Board:
     labels: str = "data"
 
     @property
+    def read_blocks(self) -> int:
+        """Blocks of calibration text that a draw reads in all."""
+        return self.calibration_blocks + self.moment_blocks
+
+    @property
     def what(self) -> str:
         """The units, and the order of the neurons where it is not the stored one."""
         return self.units + ("" if self.neuron_order == "stored" else f" in {self.neuron_order} order")

@@ -156,13 +156,14 @@ class Trials:
         )
 
     def slopes(self) -> tuple[PlasticModel, Tensor]:
-        """The model, dense and without repair, and the (n, T) calibration tokens, for somebody who takes gradients of the
-        weights himself: billed as one measuring pass.
+        """The model, dense and without repair, and the (n, T) calibration tokens (moment blocks too), for somebody who takes
+        gradients of the weights himself: billed as one measuring pass.
         """
         model = self._bench.model
         model.set_active(torch.ones_like(self.start))
         model.undo_repair()
         self._bill.evaluations += MEASURING_PASS
-        self._bill.forward_tokens += self._tokens[0]
-        self._bill.backward_tokens += self._tokens[0]
-        return model, self._bench.blocks("calibration", self._state.calibration)
+        read = self._bench.blocks("calibration", (*self._state.calibration, *self._state.moments))
+        self._bill.forward_tokens += read.numel()
+        self._bill.backward_tokens += read.numel()
+        return model, read
