@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.plugins import check_plugins
-from plasticity_env.common.values import brief
+from plasticity_env.common.values import brief, user_path
 from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.envs.measurement import Reading
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.envs.settings import Settings
 from plasticity_env.envs.sharing import ALONE, Sharing
 from plasticity_env.envs.workbench import Workbench
 from plasticity_env.model.loading import LoadedModel, check_tokenizer, load_model
+from plasticity_env.signals.moment_files import MomentFiles
 from plasticity_env.strategies.neuron_order import order_neurons
 
 
@@ -54,12 +56,22 @@ def make_workbench(
         want_latency=find_reward(settings.reward).needs_latency,
         residual=settings.residual_signal,
         crossfit=settings.crossfit_signal,
-        apart=settings.moment_blocks > 0,
-        sampled=settings.labels == "sampled",
+        reading=Reading(
+            apart=settings.moment_blocks > 0,
+            sampled=settings.labels == "sampled",
+            files=_files(settings, loaded),
+        ),
         signals=settings.signals,
         prefix_bytes=0 if settings.train_steps or sharing.masks > 1 else settings.prefix_mb * 2**20,
         sharing=sharing,
     )
+
+
+def _files(settings: Settings, loaded: LoadedModel) -> MomentFiles | None:
+    """Where moments are kept; nowhere while weights change."""
+    if settings.moment_cache is None or settings.train_steps:
+        return None
+    return MomentFiles(user_path(settings.moment_cache, "moment_cache"), loaded.model)
 
 
 def load_model_and_text(

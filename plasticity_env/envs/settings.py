@@ -26,6 +26,7 @@ MEASURING_ARGUMENTS = (
     "repair",
     "calibration_blocks",
     "moment_blocks",
+    "moment_cache",
     "labels",
     "batch_size",
     "device",
@@ -75,6 +76,8 @@ class Settings:
         max_length: Tokens per block.
         obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
         residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
+        moment_cache: A folder that keeps what is gathered from the text that repairs are fitted on, for other processes, seeds
+            and players, while the model is frozen: one file a text (SmolLM2-135M: 40 MB for its heads, 330 MB with MLP blocks).
         labels: Whose next tokens slopes are taken of: data (the text's own) or sampled (drawn from the model itself: the true
             Fisher, which is the Hessian of the KL divergence to the model as it is). Losses are those of the text in any case.
         crossfit_signal: Measure them cross-fitted as well (two more matrices a site); only with the residual scores.
@@ -112,6 +115,7 @@ class Settings:
     neuron_order: str = "auto"
     calibration_blocks: int = 16
     moment_blocks: int = 0
+    moment_cache: str | None = None
     reward_blocks: int = 16
     batch_size: int = 8
     max_length: int = 128
@@ -143,6 +147,8 @@ class Settings:
             "device",
         ):
             check_text(name, getattr(self, name))
+        if self.moment_cache is not None:
+            check_text("moment_cache", self.moment_cache)
         if self.dataset_config is not None:
             check_text("dataset_config", self.dataset_config)
         for name in ("obs_signal", "residual_signal", "crossfit_signal"):

@@ -22,7 +22,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.lru import Memo
 from plasticity_env.data.text import Split, TextSplits, some_blocks
 from plasticity_env.envs.carried_repairs import CarriedRepairs
-from plasticity_env.envs.measurement import Indices, Measurement, Request
+from plasticity_env.envs.measurement import Indices, Measurement, Reading, Request
 from plasticity_env.envs.sharing import ALONE, CPU_TOKENS, Sharing, texts_kept
 from plasticity_env.envs.site_solver import SiteSolver
 from plasticity_env.model.compact.timing import time_kept
@@ -52,9 +52,8 @@ class Workbench:
         repair: Repair method applied to every mask before it is measured.
         obs: Whether signals include the OBS score.
         residual, crossfit: Whether signals include the residual scores, and the cross-fitted ones as well.
-        apart: Whether repairs and projectors are fitted on blocks of their own, so that all residual scores are held out.
+        reading: How calibration text is read.
         batch_size: Sequences in one pass.
-        sampled: Whether slopes are taken of tokens that the model draws, not of the text's own.
         want_kl: Whether measurements include the KL divergence to the dense model.
         want_latency: Whether measurements include the time that is left of a forward when pruned units are removed.
         signals: Names of registered signals that are measured besides the standard ones.
@@ -73,8 +72,7 @@ class Workbench:
         want_kl: bool,
         residual: bool = False,
         crossfit: bool = False,
-        apart: bool = False,
-        sampled: bool = False,
+        reading: Reading = Reading(),  # noqa: B008  frozen
         want_latency: bool = False,
         prefix_bytes: float = 0.0,
         signals: Sequence[str] = (),
@@ -98,8 +96,8 @@ class Workbench:
         self._parallel = self._way.method is not None and not self._way.sequential
         # a sequential repair rewrites weights layer by layer, which masks in one batch cannot share: one after the other
         self._carries = sharing.masks == 1 or self._way.sequential
-        self._moments = DenseMoments(self.model, texts_kept(self.model, sharing), packed=sharing.masks > 1)
-        self._sampled, halves = sampled, self.crossfit and not apart
+        self._moments = DenseMoments(self.model, texts_kept(self.model, sharing), sharing.masks > 1, reading.files)
+        self._sampled, halves = reading.sampled, self.crossfit and not reading.apart
         self._solver = SiteSolver(self.model, self._way if self._parallel else None, halves, self._moments)
         few = sharing.tokens_per_pass is None and self.model.device.type == "cpu"
         self._tokens = CPU_TOKENS if few else sharing.tokens_per_pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,7 +196,10 @@ class PlasticityTrainer:
         targets = batch.targets  # (B, T)
         extra = text_mask_inputs(self.model, mask)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed_precision):
-            with nullcontext({}) if taught is None else taught.hear(self.model) as heard:
+            hearing: AbstractContextManager[dict[str, list[Tensor]]] = (
+                nullcontext({}) if taught is None else taught.hear(self.model)
+            )
+            with hearing as heard:
                 logits = self.model(input_ids=ids, use_cache=False, **extra).logits  # (B, T, V)
             lesson = None if taught is None else taught.teach(ids, mask)
         nats = F.cross_entropy(not_half(logits).flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
