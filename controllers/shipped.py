@@ -7,6 +7,7 @@ from pathlib import Path
 from plasticity_env.common.errors import InputError, unknown
 
 DEFAULT = "ranker"  # what "ann" is
+UNITS = "units"  # where MLP blocks are units beside the heads
 UNTRAINED = "untrained"
 LAB = "docs/lab/controllers"  # of the repository: networks that an experiment made and that no longer ship
 FORMER = ("cma_es", "crossfit", "in_sample", "tokens", "units_in_sample", "units_ordered")

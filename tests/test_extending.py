@@ -50,6 +50,7 @@ from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.planners import PLANNERS, actions_to, make_planner
 from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES, head_column
 from plasticity_env.envs.rewards import REWARDS
+from plasticity_env.growth import INITIAL_WEIGHTS
 from plasticity_env.model.layout_table import LAYOUTS, find_layout
 from plasticity_env.repair import REPAIRS
 from plasticity_env.signals.scores import SCORES
@@ -65,7 +66,7 @@ RANK = {**SMALL, "pruned_share": 0.5}
 
 
 REGISTRIES = (
-    *(SIGNALS, SCORES, REWARDS, REPAIRS, GROWTH_STRATEGIES, PRUNING_STRATEGIES.maps[0]),
+    *(SIGNALS, SCORES, REWARDS, REPAIRS, GROWTH_STRATEGIES, INITIAL_WEIGHTS, PRUNING_STRATEGIES.maps[0]),
     *(controllers.CONTROLLERS, PLANNERS, AGENTS, LAYOUTS),
 )
 
@@ -180,8 +181,9 @@ def test_strategies_of_ones_own_prune_and_grow(ids):
     mask = select_for_pruning(model, 2, "toy_strategy")
     assert mask.nonzero().tolist() == [[1, 2], [1, 3]]
     model.prune(torch.tensor([[True, False, False, False], [True, False, False, False]]))
-    result = grow_attention_heads_gradually(model, 0.1, "toy_growth", input_ids=ids)
+    result = grow_attention_heads_gradually(model, 0.1, "toy_growth", input_ids=ids, initial_weights="toy_weights")
     assert result.mask.nonzero().tolist() == [[1, 0]]
+    assert str(result.sources[1, 0]) == "active unit 0 of layer 1"
 
 
 def test_a_reward_and_a_repair_play(make, small_text):

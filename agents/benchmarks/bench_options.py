@@ -34,6 +34,8 @@ class Options:
     """shares of heads to remove, separated by commas (compact)"""
     envs: str = "1,4,16"
     """numbers of environments, separated by commas (vector, engines)"""
+    mlp_blocks: str = "0,8"
+    """blocks of MLP neurons a layer, separated by commas; 0: heads alone are units (price)"""
     runners: str = "0,2"
     """numbers of Ray's env runners, separated by commas; empty leaves Ray out (engines)"""
     memory_share: float = 0.02

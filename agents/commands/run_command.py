@@ -8,7 +8,12 @@ from plasticity_env.agents.cycle_cli.run_arguments import QUICK, RunArguments
 
 def main(config: RunArguments) -> None:
     """Run the plasticity cycle: warm up, then measure, prune, grow and fine-tune in cycles, beside a control arm."""
-    from plasticity_env.agents.cycle_cli.plasticity_run import conclusion, run_comparison, run_plasticity
+    from plasticity_env.agents.cycle_cli.plasticity_run import (
+        conclusion,
+        other_strategy,
+        run_comparison,
+        run_plasticity,
+    )
     from plasticity_env.cycle.run_comparison import table_of
 
     if config.compare_strategies:
@@ -18,6 +23,8 @@ def main(config: RunArguments) -> None:
         record = run_plasticity(config, say=print)
         folder = record.folder
         print("\n".join(conclusion(record)))
+        if (other := other_strategy(record.settings)) is not None:
+            print(other)
         print(f"page: {folder / 'dashboards' / 'dashboard.html'}")
     print(f"run: {folder}")
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from plasticity_env.agents.cycle_cli.deciding import decider_for
-from plasticity_env.agents.cycle_cli.run_arguments import RunArguments
+from plasticity_env.agents.cycle_cli.run_arguments import QUICK, RunArguments
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_checks import refuse_used, settings_of
 from plasticity_env.cycle.run_comparison import ComparisonRow, compare_strategies
-from plasticity_env.cycle.run_settings import check_strategy, new_run_path
+from plasticity_env.cycle.run_settings import CONTROLLER, check_strategy, new_run_path
 
 Say = Callable[[str], None]
 
@@ -81,9 +82,10 @@ def conclusion(record: RunRecord) -> list[str]:
     """What a run came to, in sentences."""
     found = record.summary
     final, control, baseline = found["final"], found["control"], found["baseline"]
+    units = "units" if record.settings.get("mlp_blocks") else "heads"
     said = [
         f"test perplexity {baseline['ppl']:.2f} before anything, {final['ppl']:.2f} at the end, control arm {control['ppl']:.2f}",
-        f"{final['active_heads']} heads ({final['sparsity']:.1%} pruned), {final['flops_kept']:.1%} of the FLOPs",
+        f"{final['active_heads']} {units} ({final['sparsity']:.1%} pruned), {final['flops_kept']:.1%} of the FLOPs",
         "edits: " + ", ".join(f"{count} {edit}" for edit, count in found["edits"].items()),
     ]
     for cycle in found["cycles"]:
@@ -95,3 +97,18 @@ def conclusion(record: RunRecord) -> list[str]:
             f"{cycle['evaluation']['ppl']:.2f}, {back}"
         )
     return said
+
+
+def other_strategy(settings: Mapping[str, Any]) -> str | None:
+    """What this package would have taken at the same level, in a sentence; None where that was asked for.
+
+    Args:
+        settings: Of a run, as its record holds them.
+    """
+    own = ("pruning_strategy", "repair", "growth_init")
+    if all(settings.get(name) == QUICK[name] for name in own) or settings.get("pruning_strategy") == CONTROLLER:
+        return None
+    flags = " ".join(f"--{name} {QUICK[name]}" for name in own)
+    return (
+        f"{settings.get('pruning_strategy')} pruned, as asked; this package's own choice at the same level is {flags}"
+    )

@@ -45,6 +45,9 @@ class RunArguments(ExperimentSettings):
     and wikitext for any other"""
     dataset_config: str | None = None
     """configuration of a hub data set; unset with wikitext: wikitext-2-raw-v1"""
+    growth_init: str = "revive"
+    """what a head that comes back starts from: revive (the weights that it had, its gate open at once), random, copy or transfer
+    (new weights behind a gate that opens slowly), lemon or gradmax (new weights that leave the model's function as it is)"""
     save_model: bool = True
     """keep the final model as a checkpoint under models/"""
     quick_test: bool = False

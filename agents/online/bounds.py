@@ -5,6 +5,7 @@ A head may be pruned only where both hold:
   with "low". "auto" measures at the first decision: the side whose heads matter less (lower mean Fisher score) is pruned.
 - **importance**: its Fisher score is at most the ``importance_threshold`` quantile of the active heads' Fisher scores, so that
   with 0.7 the most important 30% of what is left are protected.
+Blocks of MLP neurons have no entropy: importance alone bounds them, and its quantile is theirs as that of heads is the heads'.
 Reviving and growing are not bounded by them.
 """
 
@@ -14,6 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError, unknown
@@ -66,17 +68,19 @@ class PruneBounds:
             means[side] = float(signals.fisher[there].double().mean()) if bool(there.any()) else math.inf
         return "high" if means["high"] <= means["low"] else "low"
 
-    def measure(self, signals: HeadSignals, active: Tensor, side: Side) -> Bounded:
+    def measure(self, signals: HeadSignals, active: Tensor, side: Side, heads: int | None = None) -> Bounded:
         """Apply the thresholds.
 
         Args:
             signals: Signals of the model as it is.
             active: (L, H) boolean.
             side: Side of the entropy threshold.
+            heads: Columns of the mask that are heads, blocks of MLP neurons come after them; None: all.
         """
-        scores = signals.fisher[active].double()
-        cut = float(scores.quantile(self.importance_threshold)) if len(scores) else math.inf
-        unimportant = active & (signals.fisher.double() <= cut)
+        is_head = torch.zeros_like(active)
+        is_head[:, :heads] = True
+        cut, block_cut = (self._cut(signals.fisher[active & kind]) for kind in (is_head, ~is_head))
+        unimportant = active & (signals.fisher.double() <= torch.where(is_head, cut, block_cut))
         on_side = active.clone()
         if self.entropy_threshold is not None:
             beyond = (
@@ -84,8 +88,13 @@ class PruneBounds:
                 if side == "high"
                 else signals.entropy <= self.entropy_threshold
             )
-            on_side &= beyond
-        return Bounded(self, side, cut, on_side, unimportant, int(active.sum()))
+            on_side &= beyond | ~is_head
+        return Bounded(self, side, float(cut), on_side, unimportant, is_head, active)
+
+    def _cut(self, scores: Tensor) -> Tensor:
+        """Fisher score at the quantile; infinite where there is none."""
+        endless = torch.tensor(math.inf, dtype=torch.float64)
+        return scores.double().quantile(self.importance_threshold) if len(scores) else endless
 
 
 @dataclass(frozen=True)
@@ -95,10 +104,11 @@ class Bounded:
     Attributes:
         bounds: The thresholds.
         side: Side of the entropy threshold that is pruned.
-        cut: Fisher score at the importance quantile.
-        on_side: (L, H) boolean, active heads on the prune side.
-        unimportant: (L, H) boolean, active heads that are not protected.
-        active: How many heads are active.
+        cut: Fisher score at the importance quantile of the heads.
+        on_side: (L, U) boolean, active heads on the prune side, and all active blocks.
+        unimportant: (L, U) boolean, active units that are not protected.
+        is_head: (L, U) boolean; the rest are blocks of MLP neurons.
+        active: (L, U) boolean.
     """
 
     bounds: PruneBounds
@@ -106,11 +116,12 @@ class Bounded:
     cut: float
     on_side: Tensor
     unimportant: Tensor
-    active: int
+    is_head: Tensor
+    active: Tensor
 
     @property
     def prunable(self) -> Tensor:
-        """(L, H) boolean, heads that may be pruned."""
+        """(L, U) boolean, units that may be pruned."""
         return self.on_side & self.unimportant
 
     def sentence(self) -> str:
@@ -119,16 +130,22 @@ class Bounded:
         parts = []
         if self.bounds.entropy_threshold is not None:
             sign = ">=" if self.side == "high" else "<="
-            parts.append(f"{int(self.on_side.sum())} with entropy {sign} {self.bounds.entropy_threshold:g} nats")
-        parts.append(f"{int(self.unimportant.sum())} with Fisher <= {self.cut:.3g} (the {quantile:g} quantile)")
-        return f"of {self.active} active heads {', '.join(parts)}: {int(self.prunable.sum())} may be pruned"
+            parts.append(f"{self._heads(self.on_side)} with entropy {sign} {self.bounds.entropy_threshold:g} nats")
+        parts.append(f"{self._heads(self.unimportant)} with Fisher <= {self.cut:.3g} (the {quantile:g} quantile)")
+        blocks = self.active & ~self.is_head
+        more = f", and {int((blocks & self.prunable).sum())} of {int(blocks.sum())} MLP blocks" if blocks.any() else ""
+        heads = self._heads(self.active)
+        return f"of {heads} active heads {', '.join(parts)}: {self._heads(self.prunable)} may be pruned{more}"
+
+    def _heads(self, mask: Tensor) -> int:
+        return int((mask & self.is_head).sum())
 
     def details(self) -> dict[str, Any]:
         """JSON-able."""
         return {
             "prune_entropy": self.side,
             "fisher_cut": self.cut,
-            "on_prune_side": int(self.on_side.sum()),
-            "unprotected": int(self.unimportant.sum()),
+            "on_prune_side": self._heads(self.on_side),
+            "unprotected": self._heads(self.unimportant),
             "prunable": int(self.prunable.sum()),
         }

@@ -33,9 +33,9 @@ QUICK = {
 
 
 EXPERIMENT = words(  # arguments of the experiment that are arguments of such a run
-    "model_name,dataset,dataset_config,device,batch_size,max_length,warmup_steps,cycles,pruning_level,pruning_mode,"
-    "prune_entropy,learning_rate,decision_every,flop_price,repair,growth_init,growth_warmup_steps,new_head_lr_multiplier,"
-    "reward_blocks,test_blocks,sample_tokens,seed,"
+    "model_name,dataset,dataset_config,device,batch_size,max_length,warmup_steps,cycles,pruning_level,mlp_blocks,"
+    "neuron_order,pruning_mode,prune_entropy,learning_rate,decision_every,flop_price,repair,growth_init,"
+    "growth_warmup_steps,growth_trial_steps,new_head_lr_multiplier,reward_blocks,test_blocks,sample_tokens,seed,"
 )
 
 
@@ -51,11 +51,17 @@ class OnlineRunConfig:
         dataset="",
         pruning_strategy=CONTROLLER,
         free_policy=True,
-        decision_every=20,
+        pruning_level=0.15,
+        mlp_blocks=8,  # at 90% of the FLOPs, pruning heads alone costs several times as much
+        neuron_order="kfac",
+        warmup_steps=100,
+        training_steps=100,
+        decision_every=25,
         repair="least_squares",
         growth_init="revive",  # random weights behind an open gate cost more than they bring in so few steps
     )
-    """arguments of the cycle; the network chooses how many heads are pruned, up to --pruning_level"""
+    """arguments of the cycle; the network chooses how many units are pruned, up to --pruning_level. Units are heads and, unless
+    --mlp_blocks 0 is given, blocks of MLP neurons: where heads alone are pruned, the same FLOPs cost more perplexity"""
     entropy_threshold: float = 1.5
     """nats: only heads on the prune side of it may be pruned"""
     importance_threshold: float = 0.7
@@ -117,7 +123,7 @@ class OnlineRunConfig:
             if "price_shares" in controller.info:
                 controller = ranked_start(self.controller)
         elif not self.from_scratch:
-            controller = ranked_start()
+            controller = ranked_start(mlp_blocks=self.experiment.mlp_blocks > 0)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.experiment.seed)

@@ -11,9 +11,10 @@ from torch import Tensor
 from plasticity_env.agents.online.bounds import Bounded, PruneBounds, Side
 from plasticity_env.agents.online.online import Choice, OnlineLearner
 from plasticity_env.agents.online.ranked_start import START, calibrate
+from plasticity_env.agents.online.returns import Returns
 from plasticity_env.cycle.controller_decider import decision_of, first_fisher, observe
 from plasticity_env.cycle.deciders import Decider, Decision, Situation
-from plasticity_env.envs.edits import EDITS, PRUNE
+from plasticity_env.envs.edits import EDITS, GROW, PRUNE, REVIVE
 
 
 class OnlineDecider(Decider):
@@ -21,7 +22,7 @@ class OnlineDecider(Decider):
 
     Args:
         learner: The policy, trained in place.
-        bounds: What it may prune.
+        bounds: What it may prune; what may come back is measured (`Returns`).
         on_change: Called after each decision and after each lesson.
 
     Attributes:
@@ -49,13 +50,17 @@ class OnlineDecider(Decider):
 
     def decide(self, situation: Situation) -> Decision:
         if self.side is None:
-            self.side = self.bounds.side(situation.signals, situation.active)
-        bounded = self.bounds.measure(situation.signals, situation.active, self.side)
+            heads = situation.active.clone()
+            heads[:, situation.model.heads :] = False
+            self.side = self.bounds.side(situation.signals, heads)
+        bounded = self.bounds.measure(situation.signals, situation.active, self.side, situation.model.heads)
         observation = observe(situation, self._first)
         if self._first is None:
             self._first = first_fisher(observation)
         mask = observation["action_mask"].copy()
         mask[:, PRUNE] &= bounded.prunable.flatten().numpy().astype(mask.dtype)
+        returns = Returns.of(situation)
+        mask[:, [REVIVE, GROW]] &= returns.worth.flatten().numpy().astype(mask.dtype)[:, None]
         observation["action_mask"] = mask
         calibrate(self.learner.controller, observation, situation.count - int((~situation.active).sum()))
         choice = self.learner.choose(observation)
@@ -65,7 +70,11 @@ class OnlineDecider(Decider):
         }
         made = {name: int(edit.sum()) for name, edit in decision.edits}
         entry: dict[str, Any] = {"step": situation.step, "cycle": situation.cycle, **made, "log_prob": choice.log_prob}
-        entry |= {"policy_entropy": choice.entropy, **bounded.details(), "bounds": bounded.sentence()}
+        entry |= {
+            "policy_entropy": choice.entropy,
+            **bounded.details(),
+            "bounds": f"{bounded.sentence()}{returns.sentence()}",
+        }
         self.history.append(entry)
         self.edits = [
             f"{name} {layer}.{head}: {reasons[layer, head]}"
@@ -105,7 +114,7 @@ class OnlineDecider(Decider):
         edit = int(choice.edits[slot])
         text = f"the network chose to {EDITS[edit]} it with probability {choice.probabilities[slot, edit]:.2f}"
         if edit == PRUNE:
-            threshold = self.bounds.entropy_threshold
+            threshold = self.bounds.entropy_threshold if bool(bounded.is_head[layer, head]) else None
             sign = (
                 "" if threshold is None else f"entropy {'>=' if bounded.side == 'high' else '<='} {threshold:g} nats, "
             )

@@ -21,6 +21,7 @@ from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_checks import refuse_used
 from plasticity_env.cycle.run_settings import new_run_path
+from plasticity_env.growth.settling import settle_gates
 from plasticity_env.model.checkpoints import save_plastic
 
 WEIGHTS, FOLDER, HISTORY, MODEL, ARGUMENTS = (
@@ -97,6 +98,7 @@ class _Files:
         self._write(decider)
         decider.learner.controller.save(self.folder / FOLDER)
         loaded = self.run.loaded
+        settle_gates(loaded.model)  # a run that is cut may be within a warm-up
         save_plastic(loaded.model, self.folder / MODEL, loaded.tokenizer, loaded.name)
 
     def read(self, decider: OnlineDecider) -> None:
@@ -130,6 +132,8 @@ def _read_arguments(config: OnlineRunConfig) -> OnlineRunConfig:
         values.setdefault(
             "from_scratch", values.get("controller") is None
         )  # as all runs began before there was a choice
+        for name, value in (("mlp_blocks", 0), ("neuron_order", "stored")):  # and when heads were all that is pruned
+            values.get("experiment", values).setdefault(name, value)
         begun = fill(OnlineRunConfig(), values, str(path))
         return replace(begun, resume=config.resume, verbose=config.verbose)
     except (ValueError, TypeError, AttributeError) as error:

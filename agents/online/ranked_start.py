@@ -11,24 +11,27 @@ import torch
 from plasticity_env.common.errors import InputError
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import HeadNetwork
-from plasticity_env.controllers.shipped import shipped_folder
+from plasticity_env.controllers.shipped import DEFAULT, UNITS, shipped_folder
 from plasticity_env.envs.edits import GROW, KEEP, PRUNE, REVIVE
 from plasticity_env.envs.observation import Observation
 
 RARE = 4.0  # logit of keeping a pruned head over either way back: a ranking knows nothing of them, so seldom at first
+SHARP = 3.0  # the ranking's logits times this: few units far down the ranking are pruned to see what that does
 START = "starts_from_ranking"  # in the controller's info: its bias waits for the first observation
 
 
-def ranked_start(folder: Path | None = None) -> ANNController:
+def ranked_start(folder: Path | None = None, mlp_blocks: bool = False) -> ANNController:
     """A policy over all edits with the weights of a ranking; `calibrate` fits its bias to the first observation.
 
     Args:
-        folder: Of a controller that was trained on HeadRank with a linear network; None: the shipped ranking.
+        folder: Of a controller that was trained on HeadRank with a linear network; None: a shipped ranking.
+        mlp_blocks: Whether blocks of MLP neurons are units too: the shipped ranking is then the one that was trained on both.
 
     Raises:
         InputError: No such controller, or another kind of network.
     """
-    ranking = ANNController.load(shipped_folder() if folder is None else folder)
+    shipped = shipped_folder(UNITS if mlp_blocks else DEFAULT)
+    ranking = ANNController.load(shipped if folder is None else folder)
     config = ranking.network.config
     if config.context != "linear":
         raise InputError(
@@ -43,6 +46,7 @@ def ranked_start(folder: Path | None = None) -> ANNController:
             network.linear.bias,
         ):  # keep: 0, so that ways back do not hang on the rank
             values[PRUNE] -= values[KEEP].clone()
+            values[PRUNE] *= SHARP
             values[[KEEP, REVIVE, GROW]] = 0.0
         network.linear.bias[[REVIVE, GROW]] = -RARE
     return ANNController(network.eval(), info={START: True})

@@ -174,7 +174,8 @@ class StrategyDecider(Decider):
         over = situation.adaptive and situation.reconsider
         candidates = torch.ones_like(active) if over else active
         wanted = count if over else max(0, count - int((~active).sum()))
-        view = HeadView(candidates, situation.model.heads, situation.generator, situation.signals)
+        costs = situation.costs.marginal(active) if situation.model.mlp_blocks else None
+        view = HeadView(candidates, situation.model.heads, situation.generator, situation.signals, costs=costs)
         strategy, details = self._directed(situation, candidates, wanted)
         chosen = strategy.select(view, candidates, wanted)
         rule = f"{self.name} ({details['direction']} first)" if details else self.name
@@ -191,7 +192,7 @@ class StrategyDecider(Decider):
         direction = getattr(self.strategy, "direction", None)
         if direction != "auto":
             return self.strategy, {} if direction is None else {"direction": direction}
-        ids = situation.text.blocks("calibration")[:TRIAL_BLOCKS]
+        ids = situation.text.some("calibration", TRIAL_BLOCKS)
         trial = try_entropy_directions(situation.model, situation.signals, candidates, count, ids)
         told = {"direction": trial.direction, "loss_high": trial.high, "loss_low": trial.low}
         return AttentionEntropyStrategy(trial.direction), told

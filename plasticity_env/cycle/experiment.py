@@ -36,6 +36,7 @@ from plasticity_env.cycle.summary import CYCLE_PHASES, summarise
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.model.checkpoints import save_plastic
 from plasticity_env.model.loading import LoadedModel, load_model
+from plasticity_env.strategies.neuron_order import order_neurons
 from plasticity_env.training import TrainStep
 
 Say = Callable[[str], None]
@@ -85,7 +86,9 @@ class NeuralPlasticityExperiment:
         self.settings = settings
         self.folder = new_run_path() if folder is None else user_path(folder, "a run folder")
         decider = decider or strategy_decider(settings)
-        self.loaded = loaded or load_model(settings.model_name, mode=settings.pruning_mode, device=settings.device)
+        self.loaded = loaded or load_model(
+            settings.model_name, mode=settings.pruning_mode, device=settings.device, mlp_blocks=settings.mlp_blocks
+        )
         self.text = text or load_text(
             settings.dataset,
             self.loaded.tokenizer,
@@ -93,6 +96,8 @@ class NeuralPlasticityExperiment:
             block_size=settings.max_length,
         )
         check_run(self.loaded, self.text, settings)
+        if settings.mlp_blocks:
+            order_neurons(self.loaded.model, self.text, settings.neuron_order, settings.batch_size)
         self.cycle = PlasticityCycle(settings, self.loaded, self.text, decider, control_from)
         self.plan = [*START, *((c, phase) for c in range(1, settings.cycles + 1) for phase in CYCLE_PHASES)]
         self._say, self._progress, self._keep_warm_start = say, progress, keep_warm_start
@@ -282,8 +287,9 @@ class NeuralPlasticityExperiment:
             active = self.loaded.model.active.int().tolist()
             self._writer.cycle_file(phase, cycle, {**asdict(row(details)), "after": found, "active": active})
         self._tracker.log(found, self.cycle.step)
+        units = "units" if self.settings.mlp_blocks else "heads"
         self._tell(
-            f"{_title(cycle, phase)}: step {self.cycle.step}, {found['active_heads']:.0f} heads, test perplexity "
+            f"{_title(cycle, phase)}: step {self.cycle.step}, {found['active_heads']:.0f} {units}, test perplexity "
             f"{found[f'{EXPERIMENT}/test_ppl']:.2f} (control {found[f'{CONTROL}/test_ppl']:.2f})"
         )
         self._writer.summary(self._summary())

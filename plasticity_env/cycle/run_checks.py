@@ -43,10 +43,13 @@ def check_run(loaded: LoadedModel, text: TextSplits, settings: ExperimentSetting
     """Refuse a model or text that would only fail after the folder exists.
 
     Raises:
-        InputError: MLP blocks, another pruning mode, a split without text, or blocks too long for the model.
+        InputError: Other MLP blocks, another pruning mode, a split without text, or blocks too long for the model.
     """
-    if loaded.model.mlp_blocks:
-        raise InputError("the experiment prunes attention heads: load the model with mlp_blocks=0")
+    if loaded.model.mlp_blocks != settings.mlp_blocks:
+        raise InputError(
+            f"the model was loaded with mlp_blocks={loaded.model.mlp_blocks} and the settings say {settings.mlp_blocks}: "
+            "load it with as many"
+        )
     if loaded.model.mode != settings.pruning_mode:
         raise InputError(
             f"the model is in {loaded.model.mode} mode and the settings say {settings.pruning_mode}: load it with that mode"

@@ -36,7 +36,11 @@ class ExperimentSettings:
     prune_entropy: str = "auto"
     """which heads the entropy strategy prunes first: those of high or of low entropy; auto tries both on calibration text"""
     pruning_level: float = 0.2
-    """share of all head slots that is pruned when a cycle's pruning is over, in [0, 1)"""
+    """share of all head slots (with --mlp_blocks of all units) that is pruned when a cycle's pruning is over, in [0, 1)"""
+    mlp_blocks: int = 0
+    """blocks of MLP neurons a layer that are pruned beside the heads, scores then counting per FLOP; 0: heads alone"""
+    neuron_order: str = "stored"
+    """with --mlp_blocks, order of a layer's neurons before they are cut: stored, token_fisher or kfac (cheap ones together)"""
     pruning_mode: str = "adaptive"
     """adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent, rows are removed at the end)"""
     level_schedule: str = "auto"
@@ -66,8 +70,11 @@ class ExperimentSettings:
     growth_ratio: float = 0.5
     """share of the pruned heads that is grown back in each cycle (adaptive mode)"""
     growth_init: str = "random"
-    """what a head that comes back starts from: random, copy or transfer (new weights behind a gate that opens slowly), or
-    revive: the weights that it had, its gate open at once"""
+    """what a head that comes back starts from: random, copy or transfer (new weights behind a gate that opens slowly), lemon or
+    gradmax (new weights that leave the model's function as it is), or revive: the weights that it had, its gate open at once"""
+    growth_trial_steps: int = 0
+    """heads come back on trial: only where after so many optimizer steps the loss on reward text is lower than without them by
+    more than their FLOPs cost at flop_price; 0: without a trial"""
     initial_scale: float = 0.01
     """first value of a grown head's gate"""
     growth_warmup_steps: int = 50
@@ -88,7 +95,10 @@ class ExperimentSettings:
     mixed_precision: bool = False
     """forward and backward in bfloat16"""
     distillation: float = 0.0
-    """weight of the divergence from the model at the end of the warm-up in fine-tuning; 0: next-token loss alone"""
+    """weight of the differences from the model at the end of the warm-up in fine-tuning; 0: next-token loss alone"""
+    distil: str = "logits"
+    """what of it is compared: logits, hidden (states after each layer), attention (what each layer's attention writes), or
+    several joined by +, as logits+hidden; parts count alike"""
     controller: str = "plasticity"
     """with pruning_strategy controller: plasticity (thresholds), ann (the shipped network), or the folder of another"""
     aggressiveness: float = 0.4
@@ -142,6 +152,10 @@ class ExperimentSettings:
             from plasticity_env.growth.initial_weights import find_initial_weights
 
             find_initial_weights(self.growth_init)
+        if given(self, "distil"):
+            from plasticity_env.training.distillation import distilled_parts
+
+            distilled_parts(self.distil)
         if given(self, "prune_entropy", "growth_strategy"):
             from plasticity_env.strategies.growing import GROWTH_STRATEGIES
             from plasticity_env.strategies.pruning import DIRECTIONS
@@ -156,6 +170,10 @@ class ExperimentSettings:
             find_repair(self.repair)
 
     def _check_ranges(self) -> None:
+        if given(self, "neuron_order"):
+            from plasticity_env.strategies.neuron_order import find_order
+
+            find_order(self.neuron_order)
         for name in ("growth_ratio", "aggressiveness", "distillation"):
             check_number(name, getattr(self, name), 0, 1)
         for name in ("portion", "initial_scale"):
@@ -215,7 +233,9 @@ _COUNTS = {
     "analysis_steps": 1,
     "training_steps": 0,
     "decision_every": 0,
+    "mlp_blocks": 0,
     "growth_warmup_steps": 0,
+    "growth_trial_steps": 0,
     "lr_warmup_steps": 0,
     "lr_decay_steps": 1,
     "accumulation": 1,

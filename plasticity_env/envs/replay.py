@@ -16,6 +16,7 @@ from plasticity_env.common.values import user_path
 from plasticity_env.envs.settings import Settings
 
 NAMESPACE = "plasticity/"
+OLDER = {"text_split": "leading"}  # of records that are older than the setting
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def validate(record: EpisodeRecord, rel_tol: float = 1e-5, env: gym.Env[Any, Any
     if env is None:
         _check_id(record)
         Settings.read(record.kwargs)  # an environment has other arguments, which a record has no say in
-        env = gym.make(record.env_id, **record.kwargs)
+        env = gym.make(record.env_id, **{**OLDER, **record.kwargs})
     env.reset(seed=0, options=record.options)
     rewards = []
     for action in record.actions:

@@ -71,14 +71,11 @@ class StepText:
                 f"calibration_blocks {self.calibration_blocks} is more than the {len(blocks)} of {text.name!r} at max_length "
                 f"{self.max_length}: ask for fewer or use a longer text"
             )
-        import torch
-
-        random = torch.Generator().manual_seed(seed)
-        return blocks[torch.randperm(len(blocks), generator=random)[: self.calibration_blocks]]
+        return text.drawn("calibration", self.calibration_blocks, seed)
 
     def test(self, text: TextSplits) -> Tensor:
         """(n, T) test blocks."""
-        return text.blocks("test")[: self.test_blocks]
+        return text.some("test", self.test_blocks)
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,8 @@ class ExpandConfig:
     warmup_steps: int = 100
     """optimizer steps until the initial scale has grown to 1"""
     initial_weights: str = "random"
-    """what a new head starts from: random, copy (of the layer's most useful head) or transfer (from the mirrored layer)"""
+    """what a new head starts from: random, copy (of the layer's most useful head), transfer (from the mirrored layer), lemon (a
+    duplicate that shares what the original writes) or gradmax (values of the steepest gradient)"""
     output_path: Path | None = None
     """a folder, or a .pth file; unset: a folder under runs/"""
     seed: int = 0
@@ -188,7 +186,10 @@ class FineTuneConfig:
     mixed_precision: bool = False
     """forward and backward in bfloat16"""
     distillation: float = 0.0
-    """weight of the divergence from the dense model in what is minimised, in [0, 1]; 0 turns it off"""
+    """weight of the differences from the dense model in what is minimised, in [0, 1]; 0 turns it off"""
+    distil: str = "logits"
+    """what of it is compared: logits, hidden (states after each layer), attention (what each layer's attention writes), or
+    several joined by +, as logits+hidden; parts count alike"""
     temperature: float = 1.0
     """temperature of the distillation"""
     teacher: str | None = None
@@ -213,5 +214,9 @@ class FineTuneConfig:
         for name in ("new_head_lr_multiplier", "temperature"):
             check_number(name, getattr(self, name), 0, 1e6, above=True)
         check_number("distillation", self.distillation, 0, 1)
+        if given(self, "distil"):
+            from plasticity_env.training.distillation import distilled_parts
+
+            distilled_parts(self.distil)
         if self.resume and self.output_path is None:
             raise InputError("--resume needs the --output_path of the interrupted run")

@@ -37,6 +37,7 @@ class HeadView:
         generator: Source of every random choice.
         signals: What was measured, (L, U) tensors; None for strategies that do not measure.
         log_visible: (L,) mean log of the number of visible keys, nats; None where nothing was measured for growth.
+        costs: (L, U) FLOPs that a unit costs: scores then count per FLOP; None: units cost alike.
     """
 
     active: Tensor
@@ -44,6 +45,7 @@ class HeadView:
     generator: torch.Generator
     signals: HeadSignals | None = None
     log_visible: Tensor | None = None
+    costs: Tensor | None = None
 
     @property
     def measured(self) -> HeadSignals:
@@ -131,7 +133,8 @@ class ScoreStrategy(PriorityStrategy):
         self.needs, self.signals = record.needs, record.signals
 
     def priority(self, view: HeadView) -> Tensor:
-        return _score(self.name, view)
+        priority = _score(self.name, view)  # minus the importance
+        return priority if view.costs is None else priority / view.costs
 
 
 class AttentionEntropyStrategy(PriorityStrategy):

@@ -17,10 +17,13 @@ from plasticity_env.agents.online.bounds import PruneBounds
 from plasticity_env.agents.online.online_arguments import OnlineRunConfig
 from plasticity_env.agents.online.online_run import run_online
 from plasticity_env.agents.online.ranked_start import calibrate, ranked_start
+from plasticity_env.agents.online.returns import Returns
 from plasticity_env.common.arguments import fill
 from plasticity_env.cycle import ExperimentSettings, NeuralPlasticityExperiment
 from plasticity_env.cycle.deciders import Decider, Decision
 from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
+from plasticity_env.model.flops import CostTable
+from plasticity_env.signals.measure import mean_loss
 from tests.conftest import filled
 
 
@@ -46,6 +49,30 @@ def test_only_unimportant_heads_on_the_prune_side_may_go():
     some[0] = False  # quantiles are over what is active
     left = PruneBounds(None, 0.5, "high").measure(found, some, "high")
     assert left.prunable.tolist() == [[False] * 3, [True, True, False]]
+
+
+def test_blocks_of_neurons_are_bounded_by_importance_alone():
+    """Their quantile is their own; entropy, which they have not, asks nothing of them."""
+    found = signals(
+        [[2.0, 2.0, 0.0], [1.0, 2.0, 0.0]], [[0.1, 0.2, 7.0], [0.3, 0.4, 9.0]]
+    )  # two heads, one block a layer
+    bounded = PruneBounds(1.5, 0.5, "high").measure(found, ACTIVE, "high", heads=2)
+    assert bounded.prunable.tolist() == [[True, True, True], [False, False, False]]
+    assert bounded.sentence().endswith(
+        "2 with Fisher <= 0.25 (the 0.5 quantile): 2 may be pruned, and 1 of 2 MLP blocks"
+    )
+
+
+def test_a_unit_comes_back_only_where_it_gains_more_than_its_flops_cost():
+    costs = CostTable(60.0, 10.0, 0.0, 1)  # three heads of ten stay: 90 FLOPs of which each pruned one would add 10
+    active = torch.tensor([[True, True, False], [False, True, False]])
+    price = 4 * math.log(100 / 90)
+    gain = torch.tensor([[0.0, 0.0, price + 0.01], [price - 0.01, 0.0, -1.0]])
+    situation = SimpleNamespace(active=active, costs=costs, flop_price=4.0, signals={"revive": gain})
+    returns = Returns.of(situation)
+    assert returns.worth.tolist() == [[False, False, True], [False, False, False]]
+    assert returns.sentence() == "; 1 of 3 pruned units are worth their FLOPs (the best gains 0.43 nats and costs 0.42)"
+    assert replace(returns, active=torch.ones_like(active)).sentence() == ""
 
 
 def test_auto_prunes_the_side_that_matters_less():
@@ -77,6 +104,7 @@ def config(tmp_path_factory):
         analyze_steps=2,
         cycles=1,
         pruning_level=0.5,
+        mlp_blocks=0,
         reward_blocks=4,
         test_blocks=4,
         growth_warmup_steps=1,
@@ -249,3 +277,66 @@ def test_no_figure_and_no_saved_model_holds_a_half_open_gate(warmup, every, step
         assert set(np.array(row.gates).flatten().tolist()) <= {0.0, 1.0}
     final = load_plastic(record.folder / "models" / "final").model
     assert torch.equal(final.gates, final.active.float())
+
+
+def test_the_row_after_growth_is_of_open_gates(tmp_path, small_text):
+    """Growth is not shown as free: grown heads count in full, in FLOPs and in perplexity."""
+    settings = ExperimentSettings(
+        **{"warmup_steps": 0, "training_steps": 3, "cycles": 1, "pruning_level": 0.5, "growth_ratio": 1.0},
+        **{"pruning_strategy": "random", "analysis_steps": 1, "batch_size": 2, "max_length": 32, "reward_blocks": 2},
+        **{"test_blocks": 2, "sample_tokens": 0, "checkpoints": False},
+    )
+    for initial in ("random", "copy", "transfer"):
+        run = NeuralPlasticityExperiment(
+            replace(settings, growth_init=initial), tmp_path / initial, text=small_text, progress=False, pages=False
+        )
+        judged, grow = [], run.cycle._growth
+
+        def growth(cycle, run=run, judged=judged, grow=grow):
+            details = grow(cycle)
+            model, gates = run.loaded.model, run.loaded.model.gates
+            assert bool(((gates > 0) & (gates < 1)).any())  # the warm-up begins
+            with model.using(model.active.float()):
+                judged.append(mean_loss(model, small_text.blocks("test")[:2]))
+            return details
+
+        run.cycle._growth = growth
+        record = run.run()
+        (row,) = [
+            row for row in record.evaluations if (row.arm, row.phase, row.split) == ("experiment", "growth", "test")
+        ]
+        assert row.loss == pytest.approx(judged[0], abs=1e-6)
+        assert row.flops_kept == 1.0
+
+
+def test_ctrl_c_within_a_warm_up_saves_open_gates(config, tmp_path, monkeypatch):
+    """The model that is kept computes what the stopped one did."""
+    from plasticity_env.agents.online.online_decider import OnlineDecider
+    from plasticity_env.cycle.phases import PlasticityCycle
+
+    def decide(decider, situation):
+        active, none = situation.active, torch.zeros_like(situation.active)
+        prune = none.clone()
+        prune[0, 1:3] = active.all()
+        return Decision(prune, none, ~active)
+
+    train, seen = PlasticityCycle._train, {}
+
+    def trained(cycle, number, phase, steps):
+        for _ in range(steps):
+            train(cycle, number, phase, 1)
+            model = cycle.arm.model
+            if bool(((model.gates > 0) & (model.gates < 1)).any()):
+                ids = cycle.text.blocks("test")[:2]
+                seen.update(ids=ids, logits=model(input_ids=ids).logits.detach())
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(OnlineDecider, "decide", decide)
+    monkeypatch.setattr(PlasticityCycle, "_train", trained)
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_online(fill(config, {"output_dir": folder, "growth_init": "random", "growth_warmup_steps": 2}))
+    kept = load_plastic(folder / "pruned_model").model
+    assert torch.equal(kept.gates, kept.active.float())
+    with torch.no_grad():
+        assert torch.allclose(kept(input_ids=seen["ids"]).logits, seen["logits"], atol=1e-4)

@@ -82,19 +82,19 @@ def legend(names: Iterable[str]) -> str:
     return "\n".join(f"- `{kind}`: {ARMS[kind].what}." for kind in ARMS if kind in kinds)
 
 
-def renewed(page: str, tables: str) -> str:
+def renewed(page: str, tables: str, begin: str = BEGIN) -> str:
     """A page with what lies between its marks replaced; the tables between marks are appended where it has none.
 
     Raises:
         InputError: One mark without the other.
     """
-    block = f"{BEGIN}\n{tables}\n{END}"
-    if BEGIN not in page and END not in page:
+    block = f"{begin}\n{tables}\n{END}"
+    if begin not in page and END not in page:
         return f"{page.rstrip()}\n\n{block}\n".lstrip()
-    before, begin, rest = page.partition(BEGIN)
+    before, found, rest = page.partition(begin)
     _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"the page holds only one of the marks {BEGIN!r} and {END!r}, in this order")
+    if not found or not end:
+        raise InputError(f"the page holds only one of the marks {begin!r} and {END!r}, in this order")
     return before + block + after
 
 

@@ -1,0 +1,1 @@
+"""Every command line of the original documents, played on embedded models, in one table."""
