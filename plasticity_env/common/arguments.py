@@ -13,10 +13,18 @@ from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 from plasticity_env.common.command_words import checked
 from plasticity_env.common.errors import InputError, unknown
@@ -125,7 +133,54 @@ def _view_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
     known = {spec.name: spec for spec in whole.fields}
     shown = tuple(replace(known[name], name=flag) for flag, name in view.fields.items())
     return StructConstructorSpec(
-        lambda **values: replace(default, **{view.fields[flag]: value for flag, value in values.items()}), shown
+        lambda **values: replace(default, **{view.fields[flag]: _plain_range(value) for flag, value in values.items()}),
+        shown,
+    )
+
+
+class _Range(tuple[float, ...]):
+    """The default of a number or range, where the parser would load typeguard to see that a plain tuple fits."""
+
+
+_under_way: list[type] = []  # dataclasses whose fields the parser's own rule is reading
+
+
+@_REGISTRY.struct_rule
+def _light_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """A dataclass as the parser reads it, but with types that it can check without typeguard: an eighth of --help."""
+    if not is_dataclass(info.type) or info.type in _under_way:
+        return None
+    _under_way.append(info.type)
+    try:
+        spec = ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _under_way.remove(info.type)
+    return None if spec is None else replace(spec, fields=tuple(map(_light, spec.fields)))
+
+
+def _light(spec: StructFieldSpec) -> StructFieldSpec:
+    if spec.type == float | tuple[float, float]:
+        default = _Range(spec.default) if isinstance(spec.default, tuple) else spec.default
+        return replace(spec, type=_Range, default=default)
+    if isinstance(spec.type, UnionType):
+        return replace(spec, type=Union[get_args(spec.type)])  # noqa: UP007
+    return spec
+
+
+def _plain_range(value: Any) -> Any:
+    return tuple(value) if isinstance(value, _Range) else value
+
+
+@_REGISTRY.primitive_rule
+def _range_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    if info.type is not _Range:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=(1, 2),
+        metavar="FLOAT|{FLOAT FLOAT}",
+        instance_from_str=lambda words: float(words[0]) if len(words) == 1 else tuple(map(float, words)),
+        is_instance=lambda value: isinstance(value, float | int | tuple),
+        str_from_instance=lambda value: [str(part) for part in (value if isinstance(value, tuple) else (value,))],
     )
 
 

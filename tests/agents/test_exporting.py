@@ -155,7 +155,7 @@ def checkpoint(tmp_path, tokenizer=None, **pruned):
         ({"calibration_blocks": 0}, "calibration_blocks must be a whole number of at least 1"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"uniform_heads": 2}, "--uniform_heads is for --format uniform"),
-        ({"uniform_heads": 2, "format": "uniform", "pruning_level": 0.5}, "instead of --pruning_level"),
+        ({"uniform_heads": 2, "format": "uniform", "pruning_level": 0.5}, "replaces --pruning_level"),
         ({"rounds": 2, "format": "uniform"}, "prunes in one round"),
         ({"model_name": "nobody/nothing"}, "embedded bard-gpt2-4x4"),
         ({"device": "cuda:7"}, "device"),

@@ -177,8 +177,8 @@ def test_many_heads_are_shown_in_part():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: safe_tensor_imshow(torch.empty(0)), "no picture"),
-        (lambda: safe_tensor_imshow(torch.zeros(2, 2, 2, 2)), "no picture"),
+        (lambda: safe_tensor_imshow(torch.empty(0)), "are not a picture"),
+        (lambda: safe_tensor_imshow(torch.zeros(2, 2, 2, 2)), "are not a picture"),
         (lambda: safe_tensor_imshow(torch.zeros(2, dtype=torch.complex64)), "complex64"),
         (lambda: safe_tensor_imshow(torch.eye(2).to_sparse()), "to_dense"),
         (lambda: safe_tensor_imshow("words"), "real numbers"),
