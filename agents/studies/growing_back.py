@@ -92,7 +92,7 @@ class GrowingBackConfig:
     """none, or what is distilled from the dense model with weight 0.5: logits, hidden, attention, joined by +"""
     seeds: int = 3
     """seeds 0, 1, ..."""
-    output: Path = Path("docs/growing_back/cells.jsonl")
+    output: Path = Path("runs/growing_back/cells.jsonl")
     """finished cells, one JSON line each"""
     report: bool = False
     """only print the tables of what is finished"""
