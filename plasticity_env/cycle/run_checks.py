@@ -8,8 +8,9 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import LOCK
 from plasticity_env.cycle.deciders import Decider, StrategyDecider
 from plasticity_env.cycle.record import RunRecord
-from plasticity_env.cycle.run_settings import CONTROLLER, ExperimentSettings
+from plasticity_env.cycle.run_settings import CONTROLLER, REVIVE, ExperimentSettings
 from plasticity_env.data.text import SPLITS, TextSplits
+from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.loading import LoadedModel, check_positions
 
 
@@ -43,7 +44,8 @@ def check_run(loaded: LoadedModel, text: TextSplits, settings: ExperimentSetting
     """Refuse a model or text that would only fail after the folder exists.
 
     Raises:
-        InputError: Other MLP blocks, another pruning mode, a split without text, or blocks too long for the model.
+        InputError: Other MLP blocks, another pruning mode, initial weights that do not fit the architecture, a split without text, or
+            blocks too long for the model.
     """
     if loaded.model.mlp_blocks != settings.mlp_blocks:
         raise InputError(
@@ -54,6 +56,8 @@ def check_run(loaded: LoadedModel, text: TextSplits, settings: ExperimentSetting
         raise InputError(
             f"the model is in {loaded.model.mode} mode and the settings say {settings.pruning_mode}: load it with that mode"
         )
+    if settings.adaptive and settings.growth_init != REVIVE:
+        find_initial_weights(settings.growth_init).check(loaded.model)
     for split in SPLITS:
         text.blocks(split)
     check_positions(loaded, settings.max_length)

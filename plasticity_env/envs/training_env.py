@@ -32,10 +32,15 @@ class Training:
     Args:
         settings: Settings of the environment.
         workbench: Holds the model, dense at the moment.
+
+    Raises:
+        InputError: The initial weights of grown heads do not fit the architecture.
     """
 
     def __init__(self, settings: Settings, workbench: Workbench) -> None:
         self._settings, self._bench = settings, workbench
+        if settings.train_steps > 0:
+            find_initial_weights(settings.growth_init).check(workbench.model)
         self._dense: Snapshot = workbench.model.snapshot(weights=settings.train_steps > 0)
         self._arms: dict[int, tuple[TextSplits, Indices, tuple[float, ...]]] = {}  # by stream; forks share them
         self._tuner: FineTuner | None = None

@@ -97,7 +97,7 @@ def grow_attention_heads_gradually(
     schedule = WarmupSchedule(initial_scale, warmup_steps)
     if not kind.gradual:
         schedule = WarmupSchedule(1.0, 0)
-    if (chosen.measures or kind.measures) and input_ids is None and holder is not None:
+    if (chosen.measures or kind.measures or kind.reads_text) and input_ids is None and holder is not None:
         input_ids = holder.calibration_ids()
     options = _Options(chosen, kind, schedule, growth_percentage, batch_size, generator)
     with started_from(model, params, active_heads):
@@ -121,7 +121,7 @@ def _grow(model: PlasticModel, options: _Options, input_ids: Tensor | None) -> G
     kind.check(model)
     for needs, what in (
         (chosen.measures, f"strategy {chosen.name!r}"),
-        (kind.measures, f"initial weights {kind.name!r}"),
+        (kind.measures or kind.reads_text, f"initial weights {kind.name!r}"),
     ):
         if needs and input_ids is None:
             raise InputError(f"{what} measures: pass it input_ids, (sequences, tokens) of calibration text")

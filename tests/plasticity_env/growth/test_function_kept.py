@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from plasticity_env import InputError, PlasticModel, measure
+from plasticity_env.cycle import ExperimentSettings
+from plasticity_env.cycle.run_checks import check_run
+from plasticity_env.envs.training_env import Training
 from plasticity_env.growth import INITIAL_WEIGHTS, grow_attention_heads_gradually
 from plasticity_env.growth.base import Source
 from plasticity_env.growth.initial_weights import plant, starting
@@ -49,6 +53,16 @@ def test_the_function_is_the_same_under_a_repair(initial, ids):
         before = model(ids).logits
         grow_attention_heads_gradually(model, 1.0, input_ids=ids, initial_weights=initial)
         assert torch.allclose(model(ids).logits, before, rtol=0, atol=1e-6 * float(before.abs().max()))
+
+
+@pytest.mark.parametrize("initial", KEEPS)
+def test_a_run_and_an_environment_refuse_the_architecture_before_they_begin(initial):
+    model = PlasticModel(build("olmo2"))
+    settings = ExperimentSettings(growth_init=initial)
+    with pytest.raises(InputError, match=f"'{initial}' cannot hold in Olmo2ForCausalLM"):
+        check_run(SimpleNamespace(model=model), None, settings)
+    with pytest.raises(InputError, match=f"'{initial}' cannot hold in Olmo2ForCausalLM"):
+        Training(SimpleNamespace(growth_init=initial, train_steps=1), SimpleNamespace(model=model))
 
 
 def output_rows(model, layer, head):
