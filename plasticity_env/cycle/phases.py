@@ -130,7 +130,8 @@ class PlasticityCycle:
         if self.decider.grows:
             grown = self._grow_asked(cycle, "growth")
             return {"grown": int(grown.sum()), "reason": f"as {self.decider.name} asked"}
-        pruned = int((~model.active).sum())
+        heads = model.active[:, : model.heads]  # blocks of MLP neurons come back by a decision alone
+        pruned = int((~heads).sum())
         count = round(settings.growth_ratio * pruned)
         if count == 0:
             return {"grown": 0, "reason": f"growth_ratio {settings.growth_ratio:g} of {pruned} pruned heads is none"}
@@ -139,7 +140,7 @@ class PlasticityCycle:
             return self._revival(cycle, count, pruned, signals)
         grown_ = grow_attention_heads_gradually(
             model,
-            count / model.active.numel(),
+            count / heads.numel(),
             settings.growth_strategy,
             settings.initial_scale,
             settings.gate_warmup_steps,
@@ -157,7 +158,7 @@ class PlasticityCycle:
 
     def _revival(self, cycle: int, count: int, pruned: int, signals: HeadSignals) -> Details:
         """Open so many pruned heads again with the weights that they had, those that the loss asks for most."""
-        slots = self.arm.model.active.numel()
+        slots = self.arm.model.shape[0] * self.arm.model.heads
         revived = revive_attention_heads(self.arm.model, count / slots, self.arm.calibration(), self.generator)
         repair(self.arm)
         none, reasons = torch.zeros_like(revived), {}
