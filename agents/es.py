@@ -131,7 +131,7 @@ class LinearSearch:
             compared = (name for name in flat(self.config) if name != "generations")
             changed = first_change(self.config, data["config"], compared)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{str(path)!r} is no history of a search: choose another --output_dir") from error
+            raise InputError(f"{str(path)!r} is not the history of a search: choose another --output_dir") from error
         if changed is not None:
             name, theirs, mine = changed
             raise InputError(

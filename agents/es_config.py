@@ -29,11 +29,11 @@ class ESConfig:
     features: tuple[str, ...] = FEATURES
     """columns of the observation that the score is linear in"""
     start_feature: str = "residual_fisher_z"
-    """the search starts at this feature alone"""
+    """feature that the search starts from, alone"""
     reference: str = "fisher"
     """rule whose loss on the same scenario is the unit"""
     population: int = 12
-    """candidates a generation"""
+    """candidates per generation"""
     scenarios: int = 4
     """scenarios that a generation plays"""
     generations: int = 40

@@ -21,7 +21,7 @@ class ExportConfig:
     settings: Annotated[Settings, flags(Settings, "model_name", *UNIT_ARGUMENTS, *MEASURING_ARGUMENTS)] = Settings(
         calibration_blocks=32, reward_blocks=1, device="auto"
     )
-    """arguments of the environment that prunes; the model may be a checkpoint of a pruned one"""
+    """arguments of the environment that prunes; the model may be a checkpoint of a pruned model"""
     format: str = "masked"
     """masked (stock shapes), uniform (stock, smaller, as many heads in each layer) or compact (smallest, needs this package)"""
     output_path: Path | None = None
@@ -33,7 +33,7 @@ class ExportConfig:
     strategy: str = "fisher"
     """what chooses the heads: fisher, gradient, random, ..., ann (the shipped network), or the folder of a saved controller"""
     rounds: int = 1
-    """measure, prune and repair in so many rounds"""
+    """number of rounds of measuring, pruning and repairing"""
     test_blocks: int = 16
     """blocks of the test split that say what pruning cost"""
     dtype: str = "float32"
@@ -49,7 +49,7 @@ class ExportConfig:
         if not 0 <= self.pruning_level < 1:
             raise InputError(f"pruning_level must lie in [0, 1), got {self.pruning_level!r}")
         if self.uniform_heads is not None and (self.format != "uniform" or self.pruning_level > 0):
-            raise InputError("--uniform_heads is for --format uniform, and stands instead of --pruning_level")
+            raise InputError("--uniform_heads is for --format uniform, and replaces --pruning_level")
         if self.rounds > 1 and self.format == "uniform":
             raise InputError(f"--format uniform prunes in one round, got {self.rounds}: leave --rounds out")
         check_counts(self, test_blocks=1, rounds=1, seed=0)

@@ -36,9 +36,9 @@ class KillConfig:
     programs: str = ",".join(PROGRAMS)
     """which programs, separated by commas"""
     kills: int = 20
-    """in all; programs take turns"""
+    """number of kills; the programs take turns"""
     seed: int = 0
-    """draws the moments"""
+    """seed that draws the moments"""
     output_dir: Path = Path("runs/kill_test")
     """a new folder"""
 

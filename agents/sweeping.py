@@ -20,9 +20,9 @@ class SweepConfig:
     """Arguments of a sweep."""
 
     file: Path = Path("scripts/configs/sweep.yaml")
-    """what is tried"""
+    """YAML file that defines the sweep"""
     count: int = 10
-    """trainings that this process runs"""
+    """number of trainings that this process runs"""
     sweep_id: str | None = None
     """join this sweep instead of making one"""
 
@@ -75,7 +75,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
         definition: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         parameters = dict(definition["parameters"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{str(path)!r} is no sweep: it must hold a mapping with 'parameters'") from error
+        raise InputError(f"{str(path)!r} is not a sweep: it must hold a mapping with 'parameters'") from error
     known = flat(TrainConfig())
     for name in parameters:
         if name not in known:

@@ -53,7 +53,7 @@ class NetworkConfig:
         if missing:
             raise InputError(
                 f"the controller reads features that this version's observation lacks: {', '.join(missing)}; "
-                "train it anew, or use the version that wrote it"
+                "train it again, or use the version that wrote it"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -9,16 +9,24 @@ loads neither torch nor transformers.
 """
 
 import os as _os
+from typing import Any as _Any
 
 import gymnasium as _gym
 import lazy_loader as _lazy
 import wrapt as _wrapt
 
+from plasticity_env.common.plugins import check_plugins as _check_plugins
 from plasticity_env.common.plugins import load_plugins as _load_plugins
 from plasticity_env.model.compact.auto_classes import register_when_imported as _register_compact_models
 
 __version__ = "0.2.0"
-__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+_find, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> _Any:
+    if name in __all__ and name != "InputError":
+        _check_plugins()
+    return _find(name)
 
 
 # A forked worker (AsyncVectorEnv) inherits an OpenMP pool whose threads are gone, and would wait for them forever; one

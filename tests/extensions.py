@@ -9,6 +9,7 @@ from plasticity_env.agents.training.agent import Agent, Learner, register_agent
 from plasticity_env.controllers import ANNController, RankedController, register
 from plasticity_env.controllers.planners import Planner, register_planner
 from plasticity_env.envs.observation import head_column
+from plasticity_env.growth.initial_weights import InitialWeights, Source, register_initial_weights
 from plasticity_env.repair import Repair, register_repair
 from plasticity_env.signals.batched_model import Projection
 from plasticity_env.strategies.growing import register_growth_strategy
@@ -45,6 +46,18 @@ class ToyStrategy(PriorityStrategy):
 
 register_pruning_strategy("toy_strategy", ToyStrategy)
 register_growth_strategy("toy_growth", ToyStrategy)
+
+
+class ToyWeights(InitialWeights):
+    """A grown head is the layer's first head again."""
+
+    name, measures = "toy_weights", False
+
+    def source(self, model, layer, unit):
+        return Source("active", layer, 0)
+
+
+register_initial_weights(ToyWeights)
 
 
 class ToyController(RankedController):

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+import plasticity_env
 from plasticity_env import (
     InputError,
     Layout,
@@ -43,11 +44,13 @@ from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.training.agent import AGENTS
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.agents.training.train_run import train
+from plasticity_env.common import plugins
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers.planners import PLANNERS, actions_to, make_planner
 from plasticity_env.envs.observation import HEAD_FEATURES, NETWORK_HEAD_FEATURES, head_column
 from plasticity_env.envs.rewards import REWARDS
+from plasticity_env.growth import INITIAL_WEIGHTS
 from plasticity_env.model.layout_table import LAYOUTS, find_layout
 from plasticity_env.repair import REPAIRS
 from plasticity_env.signals.scores import SCORES
@@ -63,7 +66,7 @@ RANK = {**SMALL, "pruned_share": 0.5}
 
 
 REGISTRIES = (
-    *(SIGNALS, SCORES, REWARDS, REPAIRS, GROWTH_STRATEGIES, PRUNING_STRATEGIES.maps[0]),
+    *(SIGNALS, SCORES, REWARDS, REPAIRS, GROWTH_STRATEGIES, INITIAL_WEIGHTS, PRUNING_STRATEGIES.maps[0]),
     *(controllers.CONTROLLERS, PLANNERS, AGENTS, LAYOUTS),
 )
 
@@ -178,8 +181,9 @@ def test_strategies_of_ones_own_prune_and_grow(ids):
     mask = select_for_pruning(model, 2, "toy_strategy")
     assert mask.nonzero().tolist() == [[1, 2], [1, 3]]
     model.prune(torch.tensor([[True, False, False, False], [True, False, False, False]]))
-    result = grow_attention_heads_gradually(model, 0.1, "toy_growth", input_ids=ids)
+    result = grow_attention_heads_gradually(model, 0.1, "toy_growth", input_ids=ids, initial_weights="toy_weights")
     assert result.mask.nonzero().tolist() == [[1, 0]]
+    assert str(result.sources[1, 0]) == "active unit 0 of layer 1"
 
 
 def test_a_reward_and_a_repair_play(make, small_text):
@@ -302,11 +306,41 @@ def test_modules_in_the_environment_register_everywhere():
         "import gymnasium as gym; from plasticity_env import controllers; "
         "assert 'toy_score' in controllers.names(); assert 'toy_controller' in controllers.names()"
     )
-    for name, said in (("tests.extensions", ""), ("no_such_module", "PLASTICITY_PLUGINS names 'no_such_module'")):
-        env = {**os.environ, "PLASTICITY_PLUGINS": name}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-        assert (done.returncode == 0) == (not said), done.stderr
-        assert said in done.stderr
+    env = {**os.environ, "PLASTICITY_PLUGINS": "tests.extensions"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["prune", "--help"]])
+def test_a_module_in_the_environment_that_is_missing_is_one_sentence(words):
+    env = {**os.environ, "PLASTICITY_PLUGINS": "json, no_such_module"}
+    line = [sys.executable, "-m", "plasticity_env", *words]
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: PLASTICITY_PLUGINS names 'no_such_module', which cannot be imported")
+
+
+@pytest.mark.parametrize("text", ["import gone", "def (", "1 / 0"])
+def test_a_module_in_the_environment_that_fails_is_an_input_error_wherever_names_are_looked_up(
+    text, tmp_path, monkeypatch
+):
+    (tmp_path / "failing_plugin.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PLASTICITY_PLUGINS", "failing_plugin")
+    plugins.load_plugins()
+    try:
+        for call in (
+            lambda: plasticity_env.__getattr__("load_model"),
+            lambda: gym.make("plasticity/Heads-v1", **SMALL),
+        ):
+            with pytest.raises(InputError, match="names 'failing_plugin', which cannot be imported"):
+                call()
+        assert plasticity_env.__version__
+    finally:
+        monkeypatch.setenv("PLASTICITY_PLUGINS", "")
+        plugins.load_plugins()
+    assert plasticity_env.load_model
 
 
 def test_networks_read_no_column_that_comes_and_goes():

@@ -103,13 +103,13 @@ def _measured(way: str, length: int, device: str) -> tuple[float, float]:
         before = float(torch.cuda.memory_allocated())
     else:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts anew
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
     started = time.perf_counter()
     kept = _attend(way, query, key, value)
     if cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    peak = float(torch.cuda.max_memory_allocated()) if cuda else _resident("VmHWM")
+    peak = float(torch.cuda.max_memory_allocated()) if cuda else resident("VmHWM")
     del kept
     return (peak - before) / 2**20, seconds
 
@@ -126,6 +126,7 @@ def _attend(way: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor
     return weights @ value, -torch.special.xlogy(weights, weights).sum(-1)
 
 
-def _resident(name: str) -> float:
+def resident(name: str) -> float:
+    """Bytes of this process's memory by their name in Linux's status file: VmRSS now, VmHWM at its peak."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return 1024.0 * int(next(line for line in lines if line.startswith(name)).split()[1])

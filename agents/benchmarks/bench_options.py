@@ -25,7 +25,7 @@ class Options:
     models: str = ""
     """models, separated by commas; unset: all embedded ones"""
     lengths: str = "256"
-    """tokens a sequence, separated by commas"""
+    """tokens per sequence, separated by commas"""
     tokens: int = 2048
     """tokens in a batch"""
     dataset: str = "shakespeare"
@@ -34,6 +34,8 @@ class Options:
     """shares of heads to remove, separated by commas (compact)"""
     envs: str = "1,4,16"
     """numbers of environments, separated by commas (vector, engines)"""
+    mlp_blocks: str = "0,8"
+    """blocks of MLP neurons a layer, separated by commas; 0: heads alone are units (price)"""
     runners: str = "0,2"
     """numbers of Ray's env runners, separated by commas; empty leaves Ray out (engines)"""
     memory_share: float = 0.02
@@ -43,11 +45,11 @@ class Options:
     test_tokens: int = 4096
     """tokens that perplexity is measured on (compact)"""
     rounds: int = 7
-    """counted rounds"""
+    """rounds that are counted, after a warm-up"""
     clock: Clock = "wall"
     """seconds by the wall, or "cpu": processor seconds on one thread, for a machine that does other work (not vector, entropy)"""
     device: str = "auto"
-    """auto, cpu, cuda, ..."""
+    """device to run on: auto, cpu, cuda, ..."""
 
     def check(self) -> list[int]:
         """The lengths as numbers.

@@ -32,15 +32,15 @@ class SoakConfig:
     episodes: int = 1500
     """how many to play, with random actions that the mask allows"""
     every: int = 50
-    """episodes between two looks at the memory"""
+    """episodes between two measurements of the memory"""
     env: str = "heads"
     """heads, head_edit or head_rank"""
     settings: Annotated[Settings, flags(Settings)] = field(
         default_factory=lambda: Settings(max_length=64, calibration_blocks=4, reward_blocks=4)
     )
-    """of the environment"""
+    """arguments of the environment"""
     seed: int = 0
-    """of the first episode; the others follow"""
+    """seed of the first episode; the others count up from it"""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``plasticity adaptive``: a network decides in the training loop, and keeps learning."""
+"""``plasticity adaptive``: let a network decide in the training loop, and keep learning."""
 
 from __future__ import annotations
 

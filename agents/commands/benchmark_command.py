@@ -1,4 +1,4 @@
-"""``plasticity benchmark``: ratios of things run side by side, one JSON line a row on standard output."""
+"""``plasticity benchmark``: time things side by side, and print one JSON line per row on standard output."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ BENCHES = {  # name -> function that yields rows (dataclasses), from the argumen
     "prefix": f"{_OURS}.bench_prefix:prefix_rows",
     "vector": f"{_OURS}.bench_vector:vector_rows",
     "engines": f"{_OURS}.bench_engines:engine_rows",
+    "price": f"{_OURS}.bench_price:price_rows",
     "startup": f"{_OURS}.bench_startup:startup_rows",
 }
 
@@ -32,12 +33,13 @@ class BenchmarkConfig(Options):
     """Arguments of the benchmarks."""
 
     bench: tyro.conf.Positional[str] = "step"
-    """what to measure: step = env.step() beside its floor and the naive way, vector = steps a second of N environments in one
-    batch beside N by themselves, engines = what a sample costs in one environment, one a process, the native batch and with
-    Ray, compact = a model with heads removed for real beside the dense one and torch-pruning's,
+    """what to measure: step = env.step() beside its floor and the naive way, vector = steps per second of N environments in one
+    batch beside N single ones, engines = what a sample costs in one environment, in one per process, in the native batch and with
+    Ray, compact = a model from which heads are removed beside the dense one and torch-pruning's,
     repair = what each repair costs and saves, prefix = steps that flip one head, with and without starting the reward forward
     at the first changed layer, entropy = peak memory and time of exact entropy beside plain attention and the
-    T x T way (no model; give --lengths, --tokens 4096), startup = what importing, --help and the first observation cost"""
+    T x T way (no model; give --lengths, --tokens 4096), price = what pricing every unit once costs (give --models),
+    startup = what importing, --help and the first observation cost"""
 
 
 def main(config: BenchmarkConfig) -> None:

@@ -1,4 +1,4 @@
-"""``plasticity curves``: learning curves of every agent at equal steps."""
+"""``plasticity curves``: compare the learning curves of agents at equal steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from plasticity_env.agents.studies.curves_config import CurvesConfig
 
 
 def main(config: CurvesConfig) -> None:
-    """Train every agent and evaluate it on held-out scenarios on the way; a cut study goes on where it was."""
+    """Train every agent and evaluate it on held-out scenarios on the way; an interrupted study continues."""
     from plasticity_env.agents.studies.curves_figure import curves_png, table
     from plasticity_env.agents.studies.learning_curves import study
 

@@ -1,4 +1,4 @@
-"""``plasticity cycle``: the plasticity cycle stage by stage."""
+"""``plasticity cycle``: run the plasticity cycle stage by stage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from plasticity_env.agents.cycle_cli.run_arguments import QUICK, StageArguments
 
 
 def main(config: StageArguments) -> None:
-    """Run the plasticity cycle and tell it stage by stage, in tables and pictures, beside a control arm."""
+    """Run the plasticity cycle beside a control arm, and report it stage by stage in tables and pictures."""
     from plasticity_env.agents.cycle_cli.plasticity_run import other_strategy
     from plasticity_env.agents.cycle_cli.stage_run import run_stages
     from plasticity_env.cycle.stages import cycle_rows, cycle_table, head_maps, stage_rows, stage_table

@@ -1,4 +1,4 @@
-"""``plasticity demo``: the main job in one go."""
+"""``plasticity demo``: train a controller and compare it with the rules in one go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``plasticity doctor``: what is installed, what this machine has, and where a W&B run would go."""
+"""``plasticity doctor``: show what is installed, what this machine has, and where a W&B run would go."""
 
 from __future__ import annotations
 

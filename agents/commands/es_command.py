@@ -1,4 +1,4 @@
-"""``plasticity es``: a linear ranking found by CMA-ES."""
+"""``plasticity es``: find a linear ranking by CMA-ES."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ESRunConfig(ESConfig):
     """Arguments of a search."""
 
     output_dir: Path | None = None
-    """run folder, a search in it goes on; unset: a new one under runs/"""
+    """run folder; a search in it is continued; unset: a new one under runs/"""
 
 
 def main(config: ESRunConfig) -> None:

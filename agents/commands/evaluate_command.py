@@ -1,4 +1,4 @@
-"""``plasticity evaluate``: controllers beside each other on text that none of them saw."""
+"""``plasticity evaluate``: compare controllers on text that none of them saw."""
 
 from __future__ import annotations
 

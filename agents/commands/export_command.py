@@ -1,4 +1,4 @@
-"""``plasticity export``: a pruned model as files that others can load."""
+"""``plasticity export``: write a pruned model as files that other programs can load."""
 
 from __future__ import annotations
 

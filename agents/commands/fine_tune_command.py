@@ -1,4 +1,4 @@
-"""``plasticity fine-tune``: a pruned or grown checkpoint trains on."""
+"""``plasticity fine-tune``: train a pruned or grown checkpoint further."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``plasticity grid``: pruning levels x growth percentages x growth strategies."""
+"""``plasticity grid``: run a grid of pruning levels, growth percentages and growth strategies."""
 
 from __future__ import annotations
 

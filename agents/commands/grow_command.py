@@ -1,4 +1,4 @@
-"""``plasticity grow``: new heads where heads were pruned."""
+"""``plasticity grow``: grow new heads where heads were pruned."""
 
 from __future__ import annotations
 

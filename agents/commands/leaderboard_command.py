@@ -1,4 +1,4 @@
-"""``plasticity leaderboard``: every player on every model, share and draw of calibration text."""
+"""``plasticity leaderboard``: play every player on every model, share and draw of calibration text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``plasticity pages``: the pictures of README and documentation."""
+"""``plasticity pages``: draw the pictures of the README and the documentation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PagesConfig:
     output_dir: Path = Path("docs/pictures")
     """where the pictures go"""
     only: str = "all"
-    """all; demo (the pictures of a demo's run folder); episode (an animated one of an episode); or board (curves of a few
+    """all; demo (the pictures of a demo's run folder); episode (an animation of an episode); or board (curves of a few
     players of the leaderboard)"""
     model_name: str = "bard-neox-5x6"
     """episode: the language model that is pruned"""
@@ -43,7 +43,7 @@ WHAT = ("all", "demo", "episode", "board")
 
 
 def main(config: PagesConfig) -> None:
-    """Draw the pictures of README and documentation."""
+    """Draw the pictures of the README and the documentation."""
     if config.only not in WHAT:
         raise unknown("only", config.only, WHAT)
     check_counts(config, rounds=1)

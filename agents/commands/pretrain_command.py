@@ -1,4 +1,4 @@
-"""``plasticity pretrain``: the embedded language models, made anew.
+"""``plasticity pretrain``: train the embedded language models again.
 
 Writes `text/` and `models/<name>/` under --output_dir; after an interruption run it again with --resume.
 """

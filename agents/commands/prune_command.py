@@ -1,4 +1,4 @@
-"""``plasticity prune``: heads leave a model, which becomes a checkpoint."""
+"""``plasticity prune``: prune heads of a model, and write a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``plasticity run``: the plasticity cycle, one strategy or all of them."""
+"""``plasticity run``: run the plasticity cycle, with one strategy or with all of them."""
 
 from __future__ import annotations
 

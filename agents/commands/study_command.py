@@ -1,4 +1,4 @@
-"""``plasticity study``: arms that prune and revive while the model trains, through a shift of text and back."""
+"""``plasticity study``: compare arms that prune and revive while the model trains, through a shift of text and back."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class AdaptiveStudyConfig:
     dataset: str = "shakespeare"
     """the text that the model knows: shakespeare, a path, or a hub data set"""
     shift_dataset: str | None = None
-    """the text that training moves to and back from; unset: say --stages home,home"""
+    """the text that training moves to and back from; unset: use --stages home,home"""
     shift_name: str | None = None
-    """what that text is called in tables; unset: its file's name"""
+    """name of that text in tables; unset: the name of its file"""
     arms: str = (
         "control,once:fisher,once:residual_fisher,compressed:fisher,compressed:residual_fisher,rule:fisher,"
         "rule:residual_fisher,rule:random,grow:fisher,plasticity,thresholds,ann,ann_fixed"
@@ -36,9 +36,9 @@ class AdaptiveStudyConfig:
     setting: Setting = field(default_factory=Setting)
     """what all cells share"""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:0, ..."""
+    """device to run on: auto, cpu, cuda, cuda:0, ..."""
     output: Path = Path("runs/study_adaptive/cells.jsonl")
-    """finished cells, one JSON line each; a second run goes on where the first was cut"""
+    """finished cells, one JSON line each; a second run continues where the first stopped"""
     page: Path | None = None
     """also put the tables between the marks of this Markdown file"""
     picture: Path | None = None

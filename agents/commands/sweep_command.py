@@ -1,4 +1,4 @@
-"""``plasticity sweep``: trainings of a W&B sweep."""
+"""``plasticity sweep``: run trainings of a W&B sweep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from plasticity_env.agents.sweeping import SweepConfig
 
 
 def main(config: SweepConfig) -> None:
-    """Make a W&B sweep (or join one with --sweep_id) and run trainings of it on this machine."""
+    """Make a W&B sweep (or join one with --sweep_id) and run its trainings on this machine."""
     from plasticity_env.agents.sweeping import sweep
 
     name = sweep(config)

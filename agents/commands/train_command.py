@@ -1,4 +1,4 @@
-"""``plasticity train``: a controller learns."""
+"""``plasticity train``: train a controller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``plasticity tune-rule``: the thresholds of the classic rule found by CMA-ES."""
+"""``plasticity tune-rule``: tune the thresholds of the classic rule by CMA-ES."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TuneRuleConfig(TuningConfig):
     """Arguments of a search for thresholds."""
 
     output: Path = Path("runs/plasticity.json")
-    """JSON file to write; controllers/tuned/plasticity.json is the one that is played"""
+    """JSON file to write; controllers/tuned/plasticity.json is the one that controllers use"""
 
 
 def main(config: TuneRuleConfig) -> None:

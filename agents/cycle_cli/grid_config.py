@@ -39,25 +39,25 @@ class GridConfig:
     save_visualizations: bool = False
     """draw the heat map of recovery as well"""
     repairs: str = "none"
-    """how the heads that stay make up for those that go before anything trains: none, least_squares, ..."""
+    """repairs after pruning, before anything trains: none, least_squares, ..."""
     warmup_steps: str = "30"
     """training steps in which the gates of grown heads open; 0 opens them at once"""
     new_head_lr_multipliers: str = "1"
     """learning rates of heads that came back, in multiples of the others'"""
     cycles: str = "1"
-    """prune to the level, bring back and train so many times, at equal training steps in all"""
+    """numbers of cycles of pruning, bringing back and training, with the same training steps in all"""
     same_size: bool = True
-    """also prune, once, only as many heads as are missing after growth, and train that alike"""
+    """also prune, once, only as many heads as are missing after growth, and train that model in the same way"""
     seeds: int = 1
     """runs of each cell"""
     device: str = "auto"
-    """auto, cpu, cuda, ..."""
+    """device to run on: auto, cpu, cuda, ..."""
     ray_address: str | None = None
     """run cells as Ray tasks: local (processes of this machine), auto (the cluster that this machine belongs to) or HOST:PORT"""
     workers: int = 1
     """cells at work at once, with --ray_address"""
     output_dir: Path = Path("runs/neural_plasticity/grid")
-    """cells.jsonl, table.md, visualizations/; a second run goes on where the first was cut, and adds its cells"""
+    """cells.jsonl, table.md, visualizations/; a second run continues where the first stopped, and adds its cells"""
     quick_test: bool = False
     """other defaults: a small grid on an embedded model, under a minute; flags that are given still count"""
 

@@ -48,6 +48,9 @@ class RunArguments(ExperimentSettings):
     and wikitext for any other"""
     dataset_config: str | None = None
     """configuration of a hub data set; unset with wikitext: wikitext-2-raw-v1"""
+    growth_init: str = "revive"
+    """what a head that comes back starts from: revive (the weights that it had, its gate open at once), random, copy or transfer
+    (new weights behind a gate that opens slowly), lemon or gradmax (new weights that leave the model's function as it is)"""
     save_model: bool = True
     """keep the final model as a checkpoint under models/"""
     quick_test: bool = False
@@ -59,7 +62,7 @@ class RunArguments(ExperimentSettings):
     output_dir: Path | None = None
     """a new folder; unset: runs/neural_plasticity/run_YYYYMMDD_HHMMSS"""
     resume: Path | None = None
-    """go on with the run (or comparison) in this folder; all other flags of the experiment are read from it"""
+    """continue the run (or comparison) in this folder; all other flags of the experiment are read from it"""
 
     def settings(self) -> ExperimentSettings:
         """The experiment's part, with the text filled in where none was named.

@@ -35,19 +35,19 @@ class CompareConfig:
     env: str = "heads"
     """heads, head_edit or head_rank (whose adaptive mode lets networks bring heads back)"""
     prune_entropy: str = "auto"
-    """direction of the PlasticityController: high, low or auto"""
+    """entropy that the plasticity controller prunes first: high, low or auto"""
     aggressiveness: float | None = None
-    """of the plasticity controller; unset: searched for, so that it prunes the shares that are asked for"""
+    """share on the idle side of each threshold of the plasticity controller; unset: found so that it prunes the given shares"""
     thresholds: Annotated[Thresholds, flags(Thresholds)] = Thresholds()
-    """of the plasticity controller; with both thresholds or the aggressiveness given it prunes what they say, not a share"""
+    """thresholds of the plasticity controller; if both, or the aggressiveness, are given, it prunes what they say, not a share"""
     test_blocks: int | None = 32
     """blocks of the test split that are scored; None for all"""
     spread_test: bool = False
-    """spread them evenly over the test split; else they are its first ones"""
+    """spread the test blocks evenly over the test split; otherwise its first blocks are used"""
     settings: Annotated[
         Settings, flags(Settings, "model_name", "mode", *MEASURING_ARGUMENTS, *UNIT_ARGUMENTS, hidden=("repair",))
     ] = Settings(reward_blocks=1, device="auto")  # scored on the test split: the reward batch decides nothing here
-    """arguments of the environment, but for its repair"""
+    """arguments of the environment, except its repair"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     output_dir: Path | None = None
     """folder for the results; unset: a new one under runs/"""

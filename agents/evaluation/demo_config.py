@@ -21,18 +21,18 @@ class DemoConfig:
     compare: Annotated[CompareConfig, tyro.conf.Suppress] = field(default_factory=CompareConfig)
     """arguments of the comparison; given in the config file, section `compare`"""
     held_out_model: str = "bard-neox-5x6"
-    """a model that the training never sees, compared as well; empty to leave it out"""
+    """a model that the training never sees, on which controllers are compared as well; empty: none"""
     held_out: Annotated[CompareConfig, tyro.conf.Suppress] = field(
         default_factory=lambda: CompareConfig(controllers="")
     )
-    """arguments of that comparison; given in the config file, section `held_out`; without controllers it is as `compare`"""
+    """arguments of that comparison; given in the config file, section `held_out`; without controllers it equals `compare`"""
     held_out_units: Annotated[CompareConfig, tyro.conf.Suppress] = field(
         default_factory=lambda: CompareConfig(controllers="")
     )
     """arguments of a comparison on it over heads and MLP blocks; given in the config file, section `held_out_units`; without
     controllers it is left out"""
     from_scratch: bool = False
-    """train a network from zero; else the shipped controller is trained on"""
+    """train a network from zero; otherwise train the shipped controller further"""
     scratch_timesteps: int = 6000
     """environment steps of a training from zero"""
     scratch_rate: float = 0.03

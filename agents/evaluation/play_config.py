@@ -18,23 +18,23 @@ class PlayConfig:
     controller: str = "plasticity"
     """name (ann: the shipped network, ann:untrained: a fresh one), or folder of a saved controller"""
     sparsity: float | None = None
-    """share of heads that goes over the episode; unset: the controller's own choice (head_rank: a random one)"""
+    """share of heads to prune over the episode; unset: the controller's own choice (head_rank: a random one)"""
     aggressiveness: float = 0.3
-    """of the plasticity controller"""
+    """share on the idle side of each threshold of the plasticity controller"""
     prune_entropy: str = "auto"
-    """of the plasticity controller: high, low or auto"""
+    """entropy that the plasticity controller prunes first: high, low or auto"""
     thresholds: Annotated[Thresholds, flags(Thresholds)] = Thresholds()
-    """of the plasticity controller"""
+    """thresholds of the plasticity controller"""
     env: str = "heads"
     """heads, head_edit or head_rank"""
     settings: Annotated[Settings, flags(Settings, hidden=("pruned_share", "observation", "signals"))] = Settings(
         flop_price=4.0, horizon=4, device="auto"
     )
-    """of the environment"""
+    """arguments of the environment"""
     test_blocks: int = 16
     """blocks of the test split that score the outcome"""
     seed: int = 0
-    """of the episode"""
+    """seed of the episode"""
     render: str = "ansi"
     """ansi (text), human (a window) or none"""
     record: Path | None = None

@@ -21,6 +21,9 @@ DETAILS = {  # fields of a board that its title leaves out
     "test_blocks": "{} test blocks",
     "mlp_blocks": "{} MLP blocks a layer",
     "flop_price": "FLOP price {:g}",
+    "text_split": "text split by {}",
+    "moment_blocks": "{} moment blocks",
+    "labels": "slopes of {} labels",
 }
 
 
@@ -40,6 +43,9 @@ class Board:
         mode: "adaptive" or "compressed".
         flop_price: What controllers observe as price.
         neuron_order: Order of the neurons of each layer, before they are cut into blocks; "stored" with "heads".
+        labels: Whose next tokens slopes are taken of, the text's own ("data") or "sampled" ones.
+        moment_blocks: Drawn by the seed beside the calibration blocks; they repair. 0: those do.
+        text_split: How the text was split; "leading" for text that comes in splits, and for cells that do not say.
     """
 
     model: str
@@ -54,6 +60,14 @@ class Board:
     mode: str = "adaptive"
     flop_price: float = 4.0
     neuron_order: str = "stored"
+    text_split: str = "leading"
+    moment_blocks: int = 0
+    labels: str = "data"
+
+    @property
+    def read_blocks(self) -> int:
+        """Blocks of calibration text that a draw reads in all."""
+        return self.calibration_blocks + self.moment_blocks
 
     @property
     def what(self) -> str:

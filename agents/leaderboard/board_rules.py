@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plasticity_env.data.documents import EMBEDDED
 from plasticity_env.envs.settings import Settings, bounds
 
 if TYPE_CHECKING:
@@ -50,5 +51,8 @@ class Rules:
             own.blocks_of_neurons,
             own.mode,
             bounds(own.flop_price)[0],
-            own.neuron_order,
+            own.order,
+            "leading" if own.dataset in EMBEDDED else own.text_split,
+            own.moment_blocks,
+            own.labels,
         )

@@ -95,11 +95,11 @@ def publish(cells: list[Cell], config: LeaderboardConfig) -> str:
     boards, _ = results_of(cells)
     named = titles(results.board for results in boards)
     if boards:
-        page = config.page or config.output.parent / "leaderboard.html"
+        page = config.page or config.place / "leaderboard.html"
         write_leaderboard(page, boards, aggregates_of(boards), cli.command())
     if config.docs is not None:
         write_docs(config.docs, text, cli.command())
-    with Tracker(config.output.parent, plain(config), config.tracking, resume=True) as tracker:
+    with Tracker(config.place, plain(config), config.tracking, resume=True) as tracker:
         columns = ["board", "player", "share", "test_ppl", "test_ppl_std", "delta_nll", "flops_kept", "evaluations"]
         columns += ["area_ratio", "area_ratio_low", "area_ratio_high", "validated"]
         tracker.table(

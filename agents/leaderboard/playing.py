@@ -87,16 +87,17 @@ class Table:
         return self._envs[rounds]
 
     def blocks(self, seed: int) -> dict[str, list[int]]:
-        """The calibration and the reward blocks that a seed draws."""
+        """The calibration, reward and moment blocks that a seed draws."""
         text, settings = self.workbench.text, self.rules.settings
         drawn = {}
         for split, count, entropy in (
             ("calibration", settings.calibration_blocks, seed),
             ("reward", settings.reward_blocks, [seed, 1]),
         ):
-            there = len(text.blocks(split))  # type: ignore[arg-type]
-            chosen = np.random.default_rng(entropy).choice(there, count, replace=False)
-            drawn[split] = sorted(int(index) for index in chosen)
+            drawn[split] = text.draw(split, count, np.random.default_rng(entropy))  # type: ignore[arg-type]
+        if settings.moment_blocks:
+            random = np.random.default_rng([seed, 2])
+            drawn["moments"] = text.draw("calibration", settings.moment_blocks, random, drawn["calibration"])
         return drawn
 
     def options(self, share: float, seed: int) -> dict[str, object]:
@@ -158,7 +159,8 @@ class Table:
         """Of a controller that had so many masks measured."""
         settings = self.rules.settings
         read, paid = (settings.max_length * blocks for blocks in (settings.calibration_blocks, settings.reward_blocks))
-        return Bill(MEASURING_PASS * measured, measured * (read + paid), measured * read)
+        once = settings.max_length * settings.moment_blocks  # their moments are kept
+        return Bill(MEASURING_PASS * measured, measured * (read + paid) + once, measured * read)
 
     def masks_of(self, rounds: int, options: dict[str, object], actions: Sequence[Any]) -> list[Tensor]:
         """(L, U) mask after every action of an episode."""
@@ -184,7 +186,8 @@ class Table:
             seed: Seed of the calibration blocks.
             ids: (B, T) tokens; the test blocks when None.
         """
-        self.workbench.install(active, tuple(self.blocks(seed)["calibration"]))
+        drawn = self.blocks(seed)
+        self.workbench.install(active, tuple(drawn.get("moments") or drawn["calibration"]))
         return block_losses(self.workbench.model, self.tested if ids is None else ids, self.rules.settings.batch_size)
 
 

@@ -191,7 +191,7 @@ class OnlineLearner:
         try:
             self.network.load_state_dict(state["network"])
         except RuntimeError as error:
-            raise InputError("the saved online controller is of another shape: make this one alike") from error
+            raise InputError("the saved online controller is of another shape: make this one the same way") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.baseline, self.square, self.lessons = state["baseline"], state["square"], state["lessons"]

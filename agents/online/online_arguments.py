@@ -35,7 +35,7 @@ QUICK = {
 EXPERIMENT = words(  # arguments of the experiment that are arguments of such a run
     "model_name,dataset,dataset_config,device,batch_size,max_length,warmup_steps,cycles,pruning_level,mlp_blocks,"
     "neuron_order,pruning_mode,prune_entropy,learning_rate,decision_every,flop_price,repair,growth_init,"
-    "growth_warmup_steps,new_head_lr_multiplier,reward_blocks,test_blocks,sample_tokens,seed,"
+    "growth_warmup_steps,growth_trial_steps,new_head_lr_multiplier,reward_blocks,test_blocks,sample_tokens,seed,"
 )
 
 
@@ -71,13 +71,13 @@ class OnlineRunConfig:
     entropy_bonus: float = 0.01
     """weight of the policy's entropy in what the controller maximises"""
     controller: Path | None = None
-    """folder of a trained controller to go on from; unset: the shipped ranking, which learns online from there"""
+    """folder of a trained controller to start from; unset: the shipped ranking"""
     from_scratch: bool = False
-    """begin with a fresh network instead"""
+    """start with a fresh network instead"""
     output_dir: Path | None = None
     """a new folder; unset: runs/neural_plasticity/run_YYYYMMDD_HHMMSS"""
     resume: Path | None = None
-    """go on with the run in this folder, with the arguments that it was started with"""
+    """continue the run in this folder, with the arguments that it was started with"""
     quick_test: bool = False
     """other defaults: an embedded model and few steps, under a minute; flags that are given still count"""
     verbose: bool = False

@@ -137,7 +137,7 @@ def _read_arguments(config: OnlineRunConfig) -> OnlineRunConfig:
         begun = fill(OnlineRunConfig(), values, str(path))
         return replace(begun, resume=config.resume, verbose=config.verbose)
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{str(path)!r} cannot be read ({error}): the run in its folder cannot go on") from error
+        raise InputError(f"{str(path)!r} cannot be read ({error}): the run in its folder cannot be resumed") from error
 
 
 def _decided(entry: dict[str, Any]) -> str:

@@ -35,8 +35,8 @@ def ranked_start(folder: Path | None = None, mlp_blocks: bool = False) -> ANNCon
     config = ranking.network.config
     if config.context != "linear":
         raise InputError(
-            f"the controller in {str(folder)!r} ranks heads and does not decide how many go, and its network is no linear "
-            "one whose bias could say so: give one that was trained with --env heads, or --from_scratch for a fresh network"
+            f"the controller in {str(folder)!r} ranks heads and does not decide how many go, and its network is not "
+            "a linear one whose bias could decide it: give one trained with --env heads, or --from_scratch for a fresh network"
         )
     network = HeadNetwork(replace(config))
     network.load_state_dict(ranking.network.state_dict())

@@ -55,7 +55,7 @@ def read_state(folder: Path, ours: dict[str, Any], device: torch.device, key: st
     if not isinstance(state, dict) or not isinstance(state.get("config"), dict):
         raise InputError(f"the checkpoint {str(path)!r} holds no state of a training: start in another folder")
     if key not in state:
-        raise InputError(f"the checkpoint in {str(folder)!r} is of another agent: start in another folder")
+        raise InputError(f"the checkpoint in {str(folder)!r} belongs to another agent: start in another folder")
     changed = [name for name, value in state["config"].items() if ours.get(name) != value]
     if changed:
         name = changed[0]

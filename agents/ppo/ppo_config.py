@@ -49,11 +49,11 @@ class PPOConfig:
     width: int = 64
     """hidden units of the network"""
     context: str = "deep_sets"
-    """how heads see each other: deep_sets, attention or linear (not at all; HeadRank only)"""
+    """how the network relates heads to each other: deep_sets, attention or linear (not at all; HeadRank only)"""
     keep_bias: float = 2.0
     """initial logit of keep"""
     head_features: str = ""
-    """columns of the observation that the network reads of each head, separated by commas; empty: all that fit any model"""
+    """columns of the observation that the network reads for each head, separated by commas; empty: all that fit any model"""
     checkpoint_every: int = 1
     """updates between checkpoints"""
     seed: int = 1

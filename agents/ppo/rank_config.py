@@ -27,11 +27,11 @@ class RankConfig:
     reference: str = "fisher"
     """HeadRank: rule whose rise of the loss on the same scenario is the unit of the return"""
     calibration_sizes: str | None = None
-    """HeadRank: numbers of calibration blocks, one of which a scenario has, with commas; unset: --calibration_blocks"""
+    """HeadRank: numbers of calibration blocks, separated by commas, one for each scenario; unset: --calibration_blocks"""
     warm_start: str | None = None
     """HeadRank: rule that the network imitates before it learns; unset: none"""
     warm_scale: float = 3.0
-    """HeadRank: spread of the logits that imitation ends with; more of it explores less"""
+    """HeadRank: spread of the logits at the end of imitation; a larger spread explores less"""
 
     def __post_init__(self) -> None:
         check_range("pruned_share", self.shares, *LIMITS["pruned_share"])

@@ -40,7 +40,7 @@ def check_address(address: str, seconds: float = ANSWER_SECONDS) -> str:
         raise InputError("--ray_address auto found no running Ray: start one with 'ray start --head', or use local")
     match = re.fullmatch(r"(?P<host>[^:/\s]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})", found)
     if match is None or not 0 < int(match["port"]) < 2**16:
-        raise InputError(f"--ray_address {found!r} is no address: use {WAYS}")
+        raise InputError(f"--ray_address {found!r} is not an address: use {WAYS}")
     if not _answers(match["host"].strip("[]"), int(match["port"]), seconds):
         raise InputError(
             f"no Ray head node answers at {found!r} within {seconds:g} seconds: check 'ray status' there, or use local"

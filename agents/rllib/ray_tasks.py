@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
+from plasticity_env.agents.rllib.ray_deaths import death
 from plasticity_env.agents.rllib.ray_session import check_address, ray_session
-from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.errors import InputError
 from plasticity_env.common.packages import require
+from plasticity_env.common.values import brief
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -86,19 +88,18 @@ def map_tasks(
                 if not running:
                     return
                 done, _ = ray.wait(list(running), num_returns=1)
-                yield running.pop(done[0]), _result(ray, done[0], retries)
+                item = running.pop(done[0])
+                yield item, _result(ray, done[0], retries, f"{getattr(function, '__name__', 'task')} of {brief(item)}")
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
 
 
-def _result(ray: Any, reference: Any, retries: int) -> Any:
+def _result(ray: Any, reference: Any, retries: int, call: str) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, Exception) else error) from None
     except ray.exceptions.RayError as error:  # the process died, the machine is gone, memory ran out
-        reason = first_line(error, 200)
-        raise InputError(
-            f"a task's process died {retries + 1} times ({reason}): use fewer workers, or machines with more memory"
-        ) from error
+        named = {"task": reference.task_id().hex(), "call": call, "tries": str(retries + 1)}
+        raise death(error, "a process of Ray's", **named) from error

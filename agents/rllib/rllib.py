@@ -18,6 +18,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from ray.exceptions import RayError, RayTaskError
 from ray.rllib.algorithms.ppo import PPO as RayPPO
 from ray.rllib.algorithms.ppo import PPOConfig as RayPPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -28,6 +29,7 @@ from ray.tune.registry import register_env
 from plasticity_env.agents.ppo.checkpoint import read_state, write_state
 from plasticity_env.agents.ppo.ppo import Callback, Metrics, episode_metrics
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
+from plasticity_env.agents.rllib.ray_deaths import absent, death
 from plasticity_env.agents.rllib.ray_session import ray_session
 from plasticity_env.agents.rllib.rllib_envs import HeadRunner, describe, make_vector
 from plasticity_env.agents.rllib.rllib_module import HeadModule
@@ -129,12 +131,18 @@ class RLlibPPO:
                 )
             references = [ray.put(packed) for packed in self._packed]
             register_env(ENVIRONMENT, make_vector)
-            algorithm = self._settings(references, there.get("GPU", 0.0)).build_algo()
+            algorithm = None
             try:
+                algorithm = self._settings(references, there.get("GPU", 0.0)).build_algo()
                 self._put(algorithm)
                 yield algorithm
+            except RayTaskError:  # what a runner raised, and no death
+                raise
+            except RayError as error:
+                raise death(error, "an env runner of Ray's") from error
             finally:
-                algorithm.stop()
+                if algorithm is not None:
+                    algorithm.stop()
 
     def iterate(self, algorithm: Any) -> Metrics:
         """Sample, learn, report and save once; where runners died, with those that are left, and again where none are."""
@@ -145,7 +153,10 @@ class RLlibPPO:
             if steps:
                 break
             if time.perf_counter() - started > PATIENCE:
-                raise InputError(f"no env runner answered for {PATIENCE:g} seconds: check 'ray status', then --resume")
+                gone = absent(algorithm) or "none is known to have died"
+                raise InputError(
+                    f"no env runner answered for {PATIENCE:g} seconds ({gone}): check 'ray status', then --resume"
+                )
         self.global_step += steps
         metrics = _metrics(result)
         metrics["time/sps"] = (self.global_step - before) / (time.perf_counter() - started)

@@ -18,17 +18,17 @@ class CurvesConfig:
     """Arguments of the study."""
 
     agents: str = "ppo,ppo:attention,ppo:linear,sb3_ppo,sb3_maskable_ppo,es,rllib_ppo"
-    """agents, separated by commas; after a colon the network: deep_sets (unless said), attention or linear"""
+    """agents, separated by commas; after a colon the network: deep_sets (the default), attention or linear"""
     total_timesteps: int = 20_000
-    """environment steps of each training, those of reference rules included"""
+    """environment steps of each training, including those of reference rules"""
     evaluate_every: int = 2_000
     """steps between evaluations"""
     seeds: int = 3
     """trainings of each agent"""
     first_seed: int = 0
-    """seed of the first of them: studies of other seeds can run elsewhere, and their cells be put into one file"""
+    """seed of the first training; other seeds can run elsewhere, and all cells can be joined in one file"""
     rounds: int = 4
-    """decisions an episode"""
+    """decisions per episode"""
     pruned_share: str = "0.1,0.6"
     """range of the share of heads to prune"""
     reference: str = "fisher"
@@ -40,7 +40,7 @@ class CurvesConfig:
     )
     """arguments of the environments"""
     output_dir: Path = Path("runs/learning_curves")
-    """folder; a study in it goes on"""
+    """output folder; a study in it is continued"""
 
     def __post_init__(self) -> None:
         check_counts(self, total_timesteps=1, evaluate_every=1, seeds=1, rounds=1, held_out=1)

@@ -23,7 +23,7 @@ class TuningConfig:
     reference: str = "fisher"
     """rule whose loss on the same scenario is the unit"""
     population: int = 8
-    """candidates a generation"""
+    """candidates per generation"""
     scenarios: int = 8
     """scenarios that every candidate plays; models take turns, shares spread over the range"""
     generations: int = 8

@@ -30,11 +30,11 @@ class TrainConfig:
     agent: str = "ppo"
     """ppo (our own), sb3_ppo, sb3_maskable_ppo, rllib_ppo (Ray), es (CMA-ES), or one that was registered"""
     env: str = "heads"
-    """heads (all heads at once), head_edit (one edit a step) or head_rank (a score for every head)"""
+    """heads (all heads at once), head_edit (one edit per step) or head_rank (a score for every head)"""
     model_name: str = "bard-gpt2-4x4"
     """language models to train on, separated by commas: embedded names, folders, GGUF files or hub names"""
     mode: str = "adaptive"
-    """adaptive (prune, revive, grow) or compressed (prune for good); HeadRank: or both, separated by a comma"""
+    """adaptive (prune, revive, grow) or compressed (prune permanently); HeadRank: or both, separated by a comma"""
     settings: Annotated[
         Settings,
         flags(
@@ -49,18 +49,18 @@ class TrainConfig:
     capacity: int | None = None
     """head slots of a Stable-Baselines3 checkpoint; unset: the largest model's"""
     num_env_runners: int = 0
-    """rllib_ppo: processes that the environments are spread over; 0 samples in this one"""
+    """rllib_ppo: processes that the environments are spread over; 0: this process samples"""
     ray_address: str = "local"
     """rllib_ppo: local (processes of this machine), auto (the cluster that this machine belongs to) or HOST:PORT"""
     start_from: str | None = None
-    """controller to go on training: ann (the shipped one) or the folder of a saved one; unset: from zero"""
+    """controller to train further: ann (the shipped one) or the folder of a saved one; unset: from zero"""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     rank: RankConfig = field(default_factory=RankConfig)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     output_dir: Path | None = None
     """run folder; unset: a new one under runs/"""
     resume: bool = False
-    """go on from the checkpoint in --output_dir"""
+    """continue from the checkpoint in --output_dir"""
 
     def __post_init__(self) -> None:
         agent = find_agent(self.agent)

@@ -102,7 +102,9 @@ def _check_folder(config: TrainConfig) -> None:
     check_resumed(config)
     if agent.checkpoint is None:
         able = " and ".join(other.name for other in AGENTS.values() if other.checkpoint is not None)
-        raise InputError(f"--resume is for the agents {able}: {agent.name} keeps no checkpoint and starts anew")
+        raise InputError(
+            f"--resume is for the agents {able}: {agent.name} keeps no checkpoint and starts from the beginning"
+        )
     if not agent.can_resume(folder):
         raise InputError(
             f"no checkpoint in {str(folder)!r} to resume from: leave --resume out to start, in another folder where "

@@ -78,7 +78,7 @@ def actions_to(env: Any, active: Tensor) -> list[Action]:
         edits[now & ~wanted], edits[~now & wanted] = PRUNE, REVIVE
         actions = [edits.numpy(), *[np.full(len(wanted), KEEP)] * (rounds - 1)]
     else:
-        raise InputError(f"{base.env_id} takes one edit a step: play a plan on plasticity/Heads-v1 or HeadRank-v1")
+        raise InputError(f"{base.env_id} takes one edit per step: play a plan on plasticity/Heads-v1 or HeadRank-v1")
     trial = base.fork()
     for action in actions[:-1]:
         trial.step(action)
@@ -146,4 +146,6 @@ def make_planner(name: str, **options: Any) -> Planner:
     try:
         return PLANNERS[kind](size or None, **options)
     except ValueError:
-        raise InputError(f"{size!r} is no size of a planner: use greedy:8, greedy:all, swap_search:10, ...") from None
+        raise InputError(
+            f"{size!r} is not a size of a planner: use greedy:8, greedy:all, swap_search:10, ..."
+        ) from None

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.base import PlasticityEnv
-from plasticity_env.envs.measurement import Request
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import HeadSignals
@@ -124,7 +123,7 @@ class Trials:
         """Signals of a mask on the calibration blocks: a measuring pass, the first time."""
         key = active.numpy().tobytes()
         if key not in self._signals:
-            (found,) = self._bench.measure([Request(active, self._state.calibration, self._state.reward)])
+            (found,) = self._bench.measure([self._state.request(active)])
             self._signals[key] = found.signals
             self._losses[key] = found.loss
             self._bill.evaluations += MEASURING_PASS + 1
@@ -136,7 +135,7 @@ class Trials:
         """Loss of a mask, repaired, on the reward blocks, nats per token: one evaluation."""
         key = active.numpy().tobytes()
         if key not in self._losses:
-            self._losses[key] = self._bench.reward_loss(active, self._state.calibration, self._state.reward)
+            self._losses[key] = self._bench.reward_loss(self._state.request(active))
             self._bill.evaluations += 1
             self._bill.forward_tokens += self._tokens[1]
         return self._losses[key]
@@ -157,13 +156,14 @@ class Trials:
         )
 
     def slopes(self) -> tuple[PlasticModel, Tensor]:
-        """The model, dense and without repair, and the (n, T) calibration tokens, for somebody who takes gradients of the
-        weights himself: billed as one measuring pass.
+        """The model, dense and without repair, and the (n, T) calibration tokens (moment blocks too), for somebody who takes
+        gradients of the weights himself: billed as one measuring pass.
         """
         model = self._bench.model
         model.set_active(torch.ones_like(self.start))
         model.undo_repair()
         self._bill.evaluations += MEASURING_PASS
-        self._bill.forward_tokens += self._tokens[0]
-        self._bill.backward_tokens += self._tokens[0]
-        return model, self._bench.blocks("calibration", self._state.calibration)
+        read = self._bench.blocks("calibration", (*self._state.calibration, *self._state.moments))
+        self._bill.forward_tokens += read.numel()
+        self._bill.backward_tokens += read.numel()
+        return model, read

@@ -17,6 +17,7 @@ from typing import Any
 from plasticity_env.common.errors import InputError
 
 _GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # how whoever waits for a worker's answer learns that it died
+_watched: set[int] = set()  # processes whose parent is watched; a forked copy has a number of its own
 _WAIT = 5.0  # seconds until a process that was asked to end is killed
 
 
@@ -110,6 +111,17 @@ def end_with_parent() -> None:
 
     if parent is not None:
         threading.Thread(target=wait, daemon=True).start()
+
+
+def daemon_ends_with_parent() -> None:
+    """`end_with_parent` where this is a daemonic process of `multiprocessing`, as the workers of vector environments are.
+
+    Such a process is meant to end with the one that started it. Forked ones outlive it where it is killed: each holds the
+    pipes of the others open, and waits for orders that nobody can send any more. Calling it again does nothing.
+    """
+    if multiprocessing.current_process().daemon and os.getpid() not in _watched:
+        _watched.add(os.getpid())
+        end_with_parent()
 
 
 def _watch(processes: list[BaseProcess], over: Connection, died: list[BaseProcess]) -> None:

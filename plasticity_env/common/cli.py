@@ -18,6 +18,7 @@ from plasticity_env.common.arguments import fill, parse
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.interrupts import Terminated, terminates_like_ctrl_c
 from plasticity_env.common.places import check_place
+from plasticity_env.common.plugins import check_plugins
 from plasticity_env.common.values import LARGEST_SEED, brief, user_path
 
 C = TypeVar("C")
@@ -45,6 +46,7 @@ def run(
         prog: What ``--help`` calls the program; the name of its file when None.
     """
     try:
+        check_plugins()
         given = sys.argv[1:] if argv is None else argv
         words, filled = _defaults(arguments() if default is None else default, given)
         parsed = parse(arguments, words, filled, description or main.__doc__, prog)

@@ -63,7 +63,7 @@ def checked(words: Sequence[str], kinds: Mapping[str, Any], positional: int = 0)
 def _no_flag(written: str, kinds: Mapping[str, Any]) -> InputError:
     close = difflib.get_close_matches(written[2:].replace("-", "_"), kinds, n=1)
     guess = f" (did you mean '--{close[0]}'?)" if close else ""
-    return InputError(f"unknown flag {written!r}{guess}: --help lists the flags that there are")
+    return InputError(f"unknown flag {written!r}{guess}: --help lists all flags")
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -60,7 +60,7 @@ def check_manifest(folder: Path) -> bool:
     try:
         digests = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is damaged: it is no table of digests") from error
+        raise InputError(f"{str(path)!r} is damaged: it is not a table of digests") from error
     for name, digest in digests.items():
         if plain_name(name) != name or not (folder / name).is_file() or _digest(folder / name) != digest:
             raise InputError(f"{name!r} in {str(folder)!r} is damaged: it is not what was written (its digest differs)")
@@ -78,7 +78,7 @@ def load_archive(path: Path, map_location: Any = "cpu") -> Any:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except zipfile.BadZipFile as error:
-        raise InputError(f"{str(path)!r} is damaged, or no file that torch.save wrote ({error})") from error
+        raise InputError(f"{str(path)!r} is damaged, or not a file that torch.save wrote ({error})") from error
     if broken is not None:
         raise InputError(f"{str(path)!r} is damaged: the checksum of {broken!r} in it does not hold")
     return torch.load(path, weights_only=True, map_location=map_location)
@@ -93,7 +93,7 @@ def plain_name(name: object) -> str:
     plain = isinstance(name, str) and name.strip(".") and all(letter.isalnum() or letter in "._-" for letter in name)
     if not plain:
         raise InputError(
-            f"{name!r} is no plain name: a file that names others may use letters, digits, '.', '_' and '-'"
+            f"{name!r} is not a plain name: a file that names others may use letters, digits, '.', '_' and '-'"
         )
     return str(name)
 

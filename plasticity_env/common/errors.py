@@ -40,7 +40,7 @@ def first_line(error: BaseException, length: int = 160) -> str:
     What torch says of a file that it does not unpickle recommends to run the code in it: that is not passed on.
     """
     if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error):
-        return "it holds more than tensors and plain values, or is no file of torch's"
+        return "it holds more than tensors and plain values, or is not a file of torch's"
     lines = str(error).strip().splitlines()
     return lines[0][:length] if lines else type(error).__name__
 

@@ -39,7 +39,7 @@ class CellFile(Generic[C]):
                 cells.append(self._parse(json.loads(line)))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InputError(
-                    f"line {number} of {str(self.path)!r} is no cell of {self._kind}: name another file"
+                    f"line {number} of {str(self.path)!r} is not a cell of {self._kind}: name another file"
                 ) from error
         return cells
 
@@ -75,7 +75,7 @@ class CellFile(Generic[C]):
             if last.startswith("{"):
                 return lines  # the beginning of a cell
             raise InputError(
-                f"{str(self.path)!r} does not end in a cell of {self._kind}: it is no file of this program, name another"
+                f"{str(self.path)!r} does not end in a cell of {self._kind}: it is not a file of this program, so name another"
             ) from None
         return [*lines, last]  # whole, but for its line feed
 

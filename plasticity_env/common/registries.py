@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.plugins import check_plugins
 
 
 class Named(Protocol):
@@ -48,8 +49,9 @@ class Registry(dict[str, V], Generic[V]):
         """Look a thing up.
 
         Raises:
-            InputError: Nothing is registered under this name.
+            InputError: Nothing is registered under this name, or a module of ``PLASTICITY_PLUGINS`` is missing.
         """
+        check_plugins()
         if not isinstance(name, str) or name not in self:
             raise unknown(self.kind, name, self, self._way_out)
         return self[name]

@@ -28,7 +28,7 @@ class TrackingOptions:
     wandb_project: str = "plasticity-env"
     """The W&B project."""
     wandb_mode: str | None = None
-    """"online", "offline" or "disabled"; unset: WANDB_MODE, else online where an API key is stored, else offline."""
+    """"online", "offline" or "disabled"; unset: WANDB_MODE, otherwise online if an API key is stored and offline if not."""
     run_name: str | None = None
     """The name W&B shows; unset: the name of the run's folder."""
     tensorboard: bool = True
@@ -190,7 +190,7 @@ class Tracker:
             InputError: There is no such folder.
         """
         if not folder.is_dir():
-            raise InputError(f"artifact {name!r} cannot be stored: {str(folder)!r} is no folder")
+            raise InputError(f"artifact {name!r} cannot be stored: {str(folder)!r} is not a folder")
         if self._wandb:
             self._wandb.artifact(name, folder, kind)
 
@@ -212,7 +212,7 @@ class Tracker:
         try:
             kept = [line for line in whole if not drop(json.loads(line))]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{str(self.rows_path)!r} holds a line that is no metrics row ({error})") from error
+            raise InputError(f"{str(self.rows_path)!r} holds a line that is not a metrics row ({error})") from error
         if kept != lines:
             write_text(self.rows_path, "".join(kept))
 

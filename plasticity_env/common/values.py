@@ -41,7 +41,7 @@ def user_path(path: str | os.PathLike[str], what: str = "a path") -> Path:
         what: What it is, for the error.
 
     Raises:
-        InputError: Something else, an empty text, or the home of a user that there is not.
+        InputError: Something else, an empty text, or the home of a user that does not exist.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text.strip() or "\0" in text:
@@ -49,7 +49,9 @@ def user_path(path: str | os.PathLike[str], what: str = "a path") -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{what} {text!r} begins in the home of a user that there is not: write it in full") from error
+        raise InputError(
+            f"{what} {text!r} begins in the home of a user that does not exist: write it in full"
+        ) from error
 
 
 def check_number(

@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from plasticity_env.cycle.arms import Arm
 from plasticity_env.cycle.deciders import Decider, Decision, Situation, pruned_count
 from plasticity_env.cycle.run_rows import SIGNALS, PruningEvent
-from plasticity_env.cycle.run_settings import REVIVE
-from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals.measure import HeadSignals
 
@@ -114,30 +111,6 @@ def _carry_out(done: Edited, arm: Arm, decider: Decider, situation: Situation) -
 def repair(arm: Arm) -> None:
     """Repair the model for its present mask, as the settings say."""
     repair_model(arm.model, arm.settings.repair, arm.calibration(), arm.settings.batch_size)
-
-
-def grow_chosen(
-    arm: Arm, mask: Tensor, generator: torch.Generator, fisher: Tensor | None, warmup_steps: int | None = None
-) -> Tensor:
-    """Grow heads that a decider chose; returns those that grew ((L, H) boolean).
-
-    Args:
-        arm: Whose model is edited.
-        mask: (L, H) boolean, the heads.
-        generator: Source of their weights.
-        fisher: (L, H) scores, which some initial weights read.
-        warmup_steps: Until their gates are open; None: as for heads that grow before a cycle's training.
-    """
-    settings, model = arm.settings, arm.model
-    mask = mask & ~model.active
-    if settings.growth_init == REVIVE:
-        model.revive(mask)
-        return mask
-    weights = find_initial_weights(settings.growth_init)(fisher)
-    steps = settings.gate_warmup_steps if warmup_steps is None else warmup_steps
-    model.grow(mask, settings.initial_scale, steps, generator, weights)
-    arm.trainer.grown(mask)
-    return mask
 
 
 def aged(age: np.ndarray, decision: Decision) -> np.ndarray:

@@ -70,8 +70,10 @@ class Arm:
 
     def distil_from(self, teacher: PlasticModel | None) -> None:
         """Also learn from a teacher, as much as the settings say; None: from the text alone."""
-        weight = self.settings.distillation
-        self.trainer.distillation = None if teacher is None or not weight else Distillation(teacher, weight)
+        weight, parts = self.settings.distillation, tuple(self.settings.distil.split("+"))
+        self.trainer.distillation = (
+            None if teacher is None or not weight else Distillation(teacher, weight, parts=parts)
+        )
 
     def teacher(self) -> PlasticModel | None:
         """A frozen copy of this model, unpruned, where the settings want to distil from one."""
@@ -87,15 +89,15 @@ class Arm:
         self.trainer.run(steps, on_step)
 
     def loss(self, split: Split) -> float:
-        """Mean loss on the first blocks of a split, nats per token."""
+        """Mean loss on some blocks of a split, nats per token."""
         count = self.settings.reward_blocks if split == "reward" else self.settings.test_blocks
-        blocks = self.text.blocks(split)[:count]
+        blocks = self.text.some(split, count)
         loss: float = self._once(split, lambda: mean_loss(self.model, blocks, self.settings.batch_size))
         return loss
 
     def calibration(self) -> torch.Tensor:
         """(B, T) calibration text that is measured and repaired on."""
-        return self.text.blocks("calibration")[: self.settings.analysis_steps * self.settings.batch_size]
+        return self.text.some("calibration", self.settings.analysis_steps * self.settings.batch_size)
 
     def signals(self, obs: bool = False, residual: bool = False, names: tuple[str, ...] = ()) -> HeadSignals:
         """Measure on calibration text; ``names`` are registered signals beside the standard ones."""
@@ -136,7 +138,7 @@ class ControlArm(ABC):
 
     @abstractmethod
     def loss(self, split: Split) -> float:
-        """Mean loss on the first blocks of a split, nats per token."""
+        """Mean loss on some blocks of a split, nats per token."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -209,5 +211,5 @@ class RecordedControl(ControlArm):
 
     def _missing(self, what: str) -> InputError:
         return InputError(
-            f"the control arm of {str(self._folder)!r} lacks {what}: it ran with other settings, or was cut"
+            f"the control arm of {str(self._folder)!r} lacks {what}: it ran with other settings, or was interrupted"
         )

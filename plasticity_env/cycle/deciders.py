@@ -192,7 +192,7 @@ class StrategyDecider(Decider):
         direction = getattr(self.strategy, "direction", None)
         if direction != "auto":
             return self.strategy, {} if direction is None else {"direction": direction}
-        ids = situation.text.blocks("calibration")[:TRIAL_BLOCKS]
+        ids = situation.text.some("calibration", TRIAL_BLOCKS)
         trial = try_entropy_directions(situation.model, situation.signals, candidates, count, ids)
         told = {"direction": trial.direction, "loss_high": trial.high, "loss_low": trial.low}
         return AttentionEntropyStrategy(trial.direction), told

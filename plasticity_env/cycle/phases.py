@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_env.cycle.apply import Edited, aged, events_of, grow_chosen, prune_to, repair
+from plasticity_env.cycle.apply import Edited, aged, events_of, prune_to
 from plasticity_env.cycle.arms import SPLITS_SHOWN, Arm, ControlArm, RecordedControl, TrainedControl
+from plasticity_env.cycle.bringing_back import bring_back, chosen_heads, share_of_heads
 from plasticity_env.cycle.deciders import Decider, Decision, Situation, pruned_count
+from plasticity_env.cycle.growth_trial import GrowthTrial, with_trial
 from plasticity_env.cycle.record import RunWriter
 from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, SIGNALS, EvaluationRow, Sample, SignalsRow, StepRow
 from plasticity_env.cycle.run_settings import REVIVE, ExperimentSettings
 from plasticity_env.cycle.samples import prompt_ids, write_on
 from plasticity_env.cycle.stabilisation import stabilisation
 from plasticity_env.data.text import Split, TextSplits
-from plasticity_env.growth.grow import grow_attention_heads_gradually
-from plasticity_env.growth.revival import revive_attention_heads
 from plasticity_env.model.flops import flop_table
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.signals.measure import HeadSignals
@@ -128,61 +129,51 @@ class PlasticityCycle:
         if not settings.adaptive:
             return {"grown": 0, "reason": "compressed mode: what is pruned never comes back"}
         if self.decider.grows:
-            grown = self._grow_asked(cycle, "growth")
-            return {"grown": int(grown.sum()), "reason": f"as {self.decider.name} asked"}
+            grown, trial = self._grow_asked(cycle, "growth", settings.gate_warmup_steps)
+            return {"grown": int(grown.sum()), "reason": with_trial(f"as {self.decider.name} asked", trial)}
         heads = model.active[:, : model.heads]  # blocks of MLP neurons come back by a decision alone
         pruned = int((~heads).sum())
         count = round(settings.growth_ratio * pruned)
         if count == 0:
             return {"grown": 0, "reason": f"growth_ratio {settings.growth_ratio:g} of {pruned} pruned heads is none"}
-        signals = self._signals()
-        if settings.growth_init == REVIVE:
-            return self._revival(cycle, count, pruned, signals)
-        grown_ = grow_attention_heads_gradually(
-            model,
-            count / heads.numel(),
-            settings.growth_strategy,
-            settings.initial_scale,
-            settings.gate_warmup_steps,
-            input_ids=self.arm.calibration(),
-            initial_weights=settings.growth_init,
-            batch_size=settings.batch_size,
-            generator=self.generator,
-        )
-        self.arm.trainer.grown(grown_.mask)
-        reason = f"chosen by {settings.growth_strategy} among {pruned} pruned heads"
-        reasons = {where: reason for where in grown_.added_heads}
-        none = torch.zeros_like(grown_.mask)
-        self._note(Decision(none, none, grown_.mask, reasons), signals, cycle, "growth", settings.growth_strategy)
-        return {"grown": grown_.added_count, "strategy": settings.growth_strategy, "pruned_before": pruned}
-
-    def _revival(self, cycle: int, count: int, pruned: int, signals: HeadSignals) -> Details:
-        """Open so many pruned heads again with the weights that they had, those that the loss asks for most."""
-        slots = self.arm.model.shape[0] * self.arm.model.heads
-        revived = revive_attention_heads(self.arm.model, count / slots, self.arm.calibration(), self.generator)
-        repair(self.arm)
-        none, reasons = torch.zeros_like(revived), {}
-        for layer, head in revived.nonzero().tolist():
+        signals, gates = self._signals(), settings.gate_warmup_steps
+        way = partial(share_of_heads, self.arm, count, self.generator)
+        back, trial = bring_back(self.arm, way, self.generator, gates)
+        revives = settings.growth_init == REVIVE
+        who = "revival" if revives else settings.growth_strategy
+        reasons = {}
+        for layer, head in back.nonzero().tolist():
             gain = float(signals.revive[layer, head])
-            reasons[layer, head] = f"among the {count} of {pruned} pruned heads of largest -dL/dgate: {gain:.3g} nats"
-        self._note(Decision(none, revived, none, reasons), signals, cycle, "growth", "revival")
-        return {"grown": 0, "revived": int(revived.sum()), "pruned_before": pruned}
+            chosen = f"among the {count} of {pruned} pruned heads of largest -dL/dgate: {gain:.3g} nats"
+            said = chosen if revives else f"chosen by {who} among {pruned} pruned heads"
+            reasons[layer, head] = with_trial(said, trial)
+        none = torch.zeros_like(back)
+        edits = (none, back, none) if revives else (none, none, back)
+        self._note(Decision(*edits, reasons), signals, cycle, "growth", who)
+        told: Details = {"revived": int(back.sum())} if revives else {"strategy": who}
+        if trial is not None:
+            told["trial"] = str(trial)
+        return {"grown": 0 if revives else int(back.sum()), **told, "pruned_before": pruned}
 
     def _fine_tuning(self, cycle: int) -> Details:
         steps, every = self.settings.training_steps, self.settings.decision_every
-        decisions, cost = 0, 0.0
+        decisions, cost, trials = 0, 0.0, []
         for start in range(0, steps, every or max(1, steps)):
             if start:
                 before = self.arm.loss("test")
                 slots = self.arm.model.active
                 level = self.settings.level(cycle) if self.decider.grows else int((~slots).sum()) / slots.numel()
                 self._decide(cycle, "fine_tuning", level)
-                self._grow_asked(cycle, "fine_tuning", self.settings.gate_warmup(steps - start))
+                _, trial = self._grow_asked(cycle, "fine_tuning", self.settings.gate_warmup(steps - start))
+                trials += [] if trial is None else [str(trial)]
                 decisions += 1
                 with self.arm.model.grown_gates():
                     cost += max(0.0, self.arm.loss("test") - before)
             self._train(cycle, "fine_tuning", min(every or steps, steps - start))
-        return {"steps": steps, "decisions": decisions, **({"decisions_cost": cost} if decisions else {})}
+        told: Details = {"decisions_cost": cost} if decisions else {}
+        if trials:
+            told["trials"] = trials
+        return {"steps": steps, "decisions": decisions, **told}
 
     def _evaluation(self, cycle: int) -> Details:
         self._settle()
@@ -224,19 +215,20 @@ class PlasticityCycle:
         self._decision += 1
         return done
 
-    def _grow_asked(self, cycle: int, phase: str, warmup_steps: int | None = None) -> Tensor:
+    def _grow_asked(self, cycle: int, phase: str, gate_steps: int) -> tuple[Tensor, GrowthTrial | None]:
         mask, self._waiting = self._waiting, None
         model = self.arm.model
         if mask is None or not self.settings.adaptive or not bool((mask & ~model.active).any()):
-            return torch.zeros_like(model.active)
+            return torch.zeros_like(model.active), None
         signals = self._signals()
-        grown = grow_chosen(self.arm, mask, self.generator, signals.fisher, warmup_steps)
-        repair(self.arm)
+        way = partial(chosen_heads, self.arm, mask, self.generator, signals.fisher)
+        grown, trial = bring_back(self.arm, way, self.generator, gate_steps)
         none = torch.zeros_like(grown)
         said, plain = self._growth_reasons, f"{self.decider.name} chose it"
-        reasons = {(layer, head): said.get((layer, head), plain) for layer, head in grown.nonzero().tolist()}
+        heads = [(layer, head) for layer, head in grown.nonzero().tolist()]
+        reasons = {where: with_trial(said.get(where, plain), trial) for where in heads}
         self._note(Decision(none, none, grown, reasons), signals, cycle, phase, self.decider.name)
-        return grown
+        return grown, trial
 
     def _note(self, decision: Decision, signals: HeadSignals, cycle: int, phase: str, who: str) -> None:
         self._age = aged(self._age, decision)

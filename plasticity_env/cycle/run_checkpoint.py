@@ -83,7 +83,7 @@ def load(folder: Path, device: str = "cpu", name: str | None = None) -> Saved:
     if pointer is None:
         raise InputError(
             f"{str(folder)!r} holds no checkpoint to go on from: it stopped before its first phase was over, or ran "
-            "with checkpoints=False; start it anew in another folder"
+            "with checkpoints=False; start it again in another folder"
         )
     place = folder / "models" / f"resume_{pointer['name']}"
     loaded = load_plastic(place / MODEL, device=device)
@@ -151,10 +151,10 @@ def _pointer(folder: Path, name: str | None = None) -> dict[str, Any] | None:
     except OSError:
         return None
     except ValueError as error:
-        raise InputError(f"{str(path)!r} is damaged: it is no JSON ({first_line(error)})") from error
+        raise InputError(f"{str(path)!r} is damaged: it is not JSON ({first_line(error)})") from error
     if not isinstance(pointer, dict) or not isinstance(pointer.get("position"), dict) or "keep" not in pointer:
         raise InputError(f"{str(path)!r} is damaged: it does not say where the run goes on from")
     if not all(isinstance(count, int) and count >= 0 for count in pointer["position"].values()):
-        raise InputError(f"{str(path)!r} is damaged: a position in it is no number of rows")
+        raise InputError(f"{str(path)!r} is damaged: a position in it is not a number of rows")
     plain_name(pointer.get("name"))  # it becomes part of a path
     return pointer

@@ -33,7 +33,7 @@ def strategy_decider(settings: ExperimentSettings) -> Decider:
     """
     if settings.pruning_strategy == CONTROLLER:
         raise InputError(
-            "pruning_strategy 'controller' needs a decider: hand the experiment a ControllerDecider "
+            "pruning_strategy 'controller' needs a decider: give the experiment a ControllerDecider "
             "(plasticity_env.agents.cycle_cli.deciding.decider_for makes one of the settings)"
         )
     return StrategyDecider(settings.pruning_strategy, settings.prune_entropy)

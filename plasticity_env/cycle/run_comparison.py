@@ -104,7 +104,7 @@ def _compare(
     each = {name: replace(settings, pruning_strategy=check_strategy(name)) for name in strategies}
     deciders = {name: decider_for(each[name]) for name in strategies}
     if resume and not (folder / strategies[0] / CONFIG).is_file():
-        raise InputError(f"{str(folder)!r} holds no comparison whose first run is {strategies[0]!r}: start it anew")
+        raise InputError(f"{str(folder)!r} holds no comparison whose first run is {strategies[0]!r}: start it again")
     if not resume:
         refuse_used(folder)
     first, rows = folder / strategies[0], []

@@ -34,7 +34,7 @@ class ExperimentSettings:
     pruning_strategy: str = "entropy"
     """what chooses the heads: entropy, gradient, magnitude, random, combined, fisher, residual_fisher, ..., or controller"""
     prune_entropy: str = "auto"
-    """entropy prunes the heads of high or of low entropy first; auto asks calibration text"""
+    """which heads the entropy strategy prunes first: those of high or of low entropy; auto tries both on calibration text"""
     pruning_level: float = 0.2
     """share of all head slots (with --mlp_blocks of all units) that is pruned when a cycle's pruning is over, in [0, 1)"""
     mlp_blocks: int = 0
@@ -42,19 +42,19 @@ class ExperimentSettings:
     neuron_order: str = "stored"
     """with --mlp_blocks, order of a layer's neurons before they are cut: stored, token_fisher or kfac (cheap ones together)"""
     pruning_mode: str = "adaptive"
-    """adaptive (pruned heads may be revived and grown) or compressed (pruning is for ever, rows are removed at the end)"""
+    """adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent, rows are removed at the end)"""
     level_schedule: str = "auto"
     """full (each cycle prunes to the level) or gradual (cycle c of C to c/C of it); auto: full if adaptive, else gradual"""
     reconsider: bool = True
-    """adaptive mode: pruned heads stand for choice again in every cycle, so that some are revived and others pruned instead"""
+    """adaptive mode: pruned heads are considered again in every cycle, so that some are revived and others pruned instead"""
     max_perplexity_increase: float | None = None
     """pruning stops before the perplexity on reward text is above (1 + this) times the control arm's; unset: no budget"""
     portion: float = 0.05
     """with a budget: share of all head slots pruned between two measurements"""
     cycles: int = 3
-    """measure, prune, grow and learn so often"""
+    """number of cycles of measuring, pruning, growing and learning"""
     warmup_steps: int = 200
-    """most optimizer steps before the first cycle; fewer where the loss has stabilised before"""
+    """largest number of optimizer steps before the first cycle; fewer if the loss is stable earlier"""
     stabilisation_window: int = 20
     """steps in a window of the test for a stable loss"""
     stabilisation_threshold: float = 0.01
@@ -64,41 +64,47 @@ class ExperimentSettings:
     training_steps: int = 200
     """optimizer steps of fine-tuning in each cycle"""
     decision_every: int = 0
-    """online plasticity: the decision maker decides again every so many fine-tuning steps; 0: once a cycle"""
+    """online plasticity: the decision maker decides again after every so many fine-tuning steps; 0: once per cycle"""
     growth_strategy: str = "gradient_sensitivity"
     """which pruned heads grow: gradient_sensitivity, entropy_gap, balanced or random"""
     growth_ratio: float = 0.5
     """share of the pruned heads that is grown back in each cycle (adaptive mode)"""
     growth_init: str = "random"
-    """what a head that comes back starts from: random, copy or transfer (new weights behind a gate that opens slowly), or
-    revive: the weights that it had, its gate open at once"""
+    """what a head that comes back starts from: random, copy or transfer (new weights behind a gate that opens slowly), lemon or
+    gradmax (new weights that leave the model's function as it is), or revive: the weights that it had, its gate open at once"""
+    growth_trial_steps: int = 0
+    """heads come back on trial: only where after so many optimizer steps the loss on reward text is lower than without them by
+    more than their FLOPs cost at flop_price; 0: without a trial"""
     initial_scale: float = 0.01
     """first value of a grown head's gate"""
     growth_warmup_steps: int = 50
     """optimizer steps until a grown head's gate is 1; no more than there are until the next decision or the end of the
     cycle's training, so that no gate is judged half open"""
     new_head_lr_multiplier: float = 3.0
-    """learning rate of grown heads, in learning rates"""
+    """learning rate of grown heads, as a multiple of --learning_rate"""
     lr_warmup_steps: int = 0
-    """optimizer steps until a grown head has that rate"""
+    """optimizer steps until a grown head reaches that rate"""
     lr_decay_steps: int = 200
-    """optimizer steps in which it goes back to 1"""
+    """optimizer steps in which the multiple falls back to 1"""
     repair: str = "none"
-    """none, bias, scale, least_squares, ...: none, so that a table compares what is pruned and not how it is made up for"""
+    """repair after pruning: none, bias, scale, least_squares, ...; with none, tables compare pruning without repair"""
     learning_rate: float = 5e-5
-    """of AdamW"""
+    """learning rate of AdamW"""
     accumulation: int = 1
     """batches in one optimizer step"""
     mixed_precision: bool = False
     """forward and backward in bfloat16"""
     distillation: float = 0.0
-    """weight of the divergence from the model at the end of the warm-up in fine-tuning; 0: next-token loss alone"""
+    """weight of the differences from the model at the end of the warm-up in fine-tuning; 0: next-token loss alone"""
+    distil: str = "logits"
+    """what of it is compared: logits, hidden (states after each layer), attention (what each layer's attention writes), or
+    several joined by +, as logits+hidden; parts count alike"""
     controller: str = "plasticity"
     """with pruning_strategy controller: plasticity (thresholds), ann (the shipped network), or the folder of another"""
     aggressiveness: float = 0.4
-    """of the plasticity controller: share on the idle side of each of its thresholds"""
+    """share on the idle side of each threshold of the plasticity controller"""
     thresholds: Annotated[Thresholds, flags(Thresholds)] = Thresholds(min_zeroed_epochs=1)
-    """of the plasticity controller"""
+    """thresholds of the plasticity controller"""
     free_policy: bool = False
     """a trained controller chooses how much to prune (pruning_level is its limit); else it prunes to pruning_level"""
     flop_price: float = 4.0
@@ -112,13 +118,13 @@ class ExperimentSettings:
     max_length: int = 128
     """tokens in a sequence"""
     prompt: str = ""
-    """text that the samples go on from; unset: the first words of the test text"""
+    """text that the samples continue; unset: the first words of the test text"""
     sample_tokens: int = 60
-    """tokens of a sample; 0: none"""
+    """tokens of each sample; 0 writes no samples"""
     seed: int = 0
-    """of every random choice"""
+    """seed of every random choice"""
     device: str = "auto"
-    """auto, cpu, cuda, ..."""
+    """device to run on: auto, cpu, cuda, ..."""
     save_model: bool = False
     """keep the final model as a checkpoint under models/"""
     checkpoints: bool = True
@@ -146,6 +152,10 @@ class ExperimentSettings:
             from plasticity_env.growth.initial_weights import find_initial_weights
 
             find_initial_weights(self.growth_init)
+        if given(self, "distil"):
+            from plasticity_env.training.distillation import distilled_parts
+
+            distilled_parts(self.distil)
         if given(self, "prune_entropy", "growth_strategy"):
             from plasticity_env.strategies.growing import GROWTH_STRATEGIES
             from plasticity_env.strategies.pruning import DIRECTIONS
@@ -225,6 +235,7 @@ _COUNTS = {
     "decision_every": 0,
     "mlp_blocks": 0,
     "growth_warmup_steps": 0,
+    "growth_trial_steps": 0,
     "lr_warmup_steps": 0,
     "lr_decay_steps": 1,
     "accumulation": 1,

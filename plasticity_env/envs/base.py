@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity_env.common.child_processes import daemon_ends_with_parent
 from plasticity_env.common.errors import InputError, check_least, unknown
 from plasticity_env.common.values import brief
 from plasticity_env.data.text import SPLITS, TextSplits
 from plasticity_env.envs.actions import read_mask
 from plasticity_env.envs.episode import EpisodeState, draw_episode, read_options
 from plasticity_env.envs.make_workbench import make_workbench
-from plasticity_env.envs.measurement import Request
 from plasticity_env.envs.observation import EnvKind, Observation
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.rewards import Terms
@@ -61,11 +61,13 @@ class PlasticityEnv(gym.Env[Observation, Any]):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise InputError(f"unknown render_mode {render_mode!r}: use 'ansi', 'rgb_array' or 'human'")
+        daemon_ends_with_parent()  # AsyncVectorEnv and SubprocVecEnv do not see to it themselves
         self.render_mode = render_mode
-        self.settings = settings_for(self.default_share, settings)
+        self.settings = settings_for(self.default_share, settings, version)
         if workbench is not None and not isinstance(workbench, Workbench):
             raise InputError(f"workbench must be that of another environment, got {brief(workbench)}")
         self.workbench: Workbench = workbench or make_workbench(self.settings, loaded, text)
+        self.settings = self.settings.settled(self.workbench.model.neuron_order)
         self.version, self._task = version, Task(self.settings, self.workbench, version)
         self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
         self.head_slots = self._task.slots
@@ -106,8 +108,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
 
         Args:
             seed: Seeds the draws of price, budget and blocks.
-            options: May fix ``flop_price``, ``flop_budget``, ``pruned_share``, ``calibration`` and ``reward`` (lists of block
-                numbers) and ``stream``.
+            options: May fix ``flop_price``, ``flop_budget``, ``pruned_share``, ``calibration``, ``reward`` and ``moments``
+                (lists of block numbers) and ``stream``.
 
         Returns:
             Observation and info.
@@ -118,7 +120,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._task.check_targets(draw.share, draw.budget)
         reference = self._training.start(draw.stream, draw.reward)
         active = torch.ones(bench.model.shape, dtype=torch.bool)
-        (measurement,) = bench.measure([Request(active, draw.calibration, draw.reward)])
+        (measurement,) = bench.measure([draw.request(active)])
         state = EpisodeState.start(draw, measurement, reference or (measurement.loss,), bench.model.shape)
         self._record = EpisodeRecord(self.env_id, self.settings.kwargs(), draw.options(), (), ())
         _, observation, info = self._enter(state, 0)
@@ -162,7 +164,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._task.check_targets(draw.share, draw.budget)
         assert draw.stream is not None
         self._training.go_on(draw.stream)
-        (measurement,) = bench.measure([Request(before.active, draw.calibration, draw.reward)])
+        (measurement,) = bench.measure([draw.request(before.active)])
         state = EpisodeState.start(draw, measurement, tuple(reference or (measurement.loss,)), bench.model.shape)
         share = self._task.pruned_share(before.active)
         state = replace(state, active=before.active, age=before.age, start_share=share)
@@ -182,7 +184,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._training.refuse_moved_weights()
         edits, stop = self.edits_of(action)
         masks, invalid = self._task.resolve(state, edits, self._seen().allowed[0])
-        request = Request(state.after(masks), state.calibration, state.reward)
+        request = state.request(state.after(masks))
         before = None if state.stream is None else self.get_state()  # a frozen model gets its mask anew each time
         try:
             if state.stream is not None:
@@ -296,7 +298,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         model = self.workbench.model
         trains = self.settings.train_steps > 0  # a frozen model gets its mask and repair anew whenever it is used
         before = model.snapshot(weights=False) if trains else None
-        loss = self.workbench.split_loss(split, blocks, mask, state.calibration, text, spread)  # type: ignore[arg-type]
+        loss = self.workbench.split_loss(split, blocks, mask, state.fitted, text, spread)  # type: ignore[arg-type]
         if before is not None:
             model.restore(before)
         return loss
@@ -305,7 +307,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
     def model(self) -> PlasticModel:
         """The language model with this episode's mask and repair on it, to generate with, save or measure."""
         state = self._any_state()
-        self.workbench.install(state.active, state.calibration)
+        self.workbench.install(state.active, state.fitted)
         return self.workbench.model
 
     @property

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.values import brief
-from plasticity_env.data.text import TextSplits
+from plasticity_env.data.text import Split, TextSplits
 from plasticity_env.envs.edits import EditMasks
-from plasticity_env.envs.measurement import Indices, Measurement
+from plasticity_env.envs.measurement import Indices, Measurement, Request
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.envs.settings import LIMITS, Settings, bounds, check_range
 
@@ -29,6 +29,7 @@ class Draw:
         budget: Target share of dense FLOPs, or None.
         share: Share of all units, to be pruned when the horizon is over, or None.
         calibration, reward: Blocks of the text.
+        moments: Calibration blocks that repairs and projectors are fitted on; empty: those that score.
         stream: Training stream, or None when the model is frozen.
     """
 
@@ -37,7 +38,17 @@ class Draw:
     share: float | None
     calibration: Indices
     reward: Indices
+    moments: Indices
     stream: int | None
+
+    @property
+    def fitted(self) -> Indices:
+        """Blocks that repairs and projectors are fitted on."""
+        return self.moments or self.calibration
+
+    def request(self, active: Tensor) -> Request:
+        """What a workbench is asked about an (L, U) mask in this episode."""
+        return Request(active, self.calibration, self.reward, self.moments)
 
     def options(self) -> dict[str, Any]:
         """Reset options that give this draw again."""
@@ -46,6 +57,8 @@ class Draw:
             "calibration": list(self.calibration),
             "reward": list(self.reward),
         }
+        if self.moments:
+            options["moments"] = list(self.moments)
         if self.budget is not None:
             options["flop_budget"] = self.budget
         if self.share is not None:
@@ -92,6 +105,7 @@ class EpisodeState(Draw):
             share=draw.share,
             calibration=draw.calibration,
             reward=draw.reward,
+            moments=draw.moments,
             stream=draw.stream,
             step=0,
             active=torch.ones(shape, dtype=torch.bool),
@@ -138,12 +152,13 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
         settings: Settings of the environment.
         text: Its text.
         random: Random generator of the environment; a fixed number of draws is taken from it whatever the options say.
-        options: May fix ``flop_price``, ``flop_budget``, ``pruned_share``, ``calibration``, ``reward`` and ``stream``.
+        options: May fix ``flop_price``, ``flop_budget``, ``pruned_share``, ``calibration``, ``reward``, ``moments`` and
+            ``stream``.
 
     Raises:
         InputError: An option that is unknown or out of range.
     """
-    known = {"flop_price", "flop_budget", "pruned_share", "calibration", "reward", "stream"}
+    known = {"flop_price", "flop_budget", "pruned_share", "calibration", "reward", "moments", "stream"}
     if set(options) - known:
         raise InputError(f"unknown reset option {min(map(str, set(options) - known))!r}: known are {sorted(known)}")
     if settings.pruned_share is None and "pruned_share" in options:
@@ -170,13 +185,29 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
         random = np.random.default_rng([stream, 1])
     calibration = _pick(text, random, "calibration", settings.calibration_blocks, options)
     reward = _pick(text, random, "reward", settings.reward_blocks, options)
-    return Draw(price, budget, share, calibration, reward, stream)
+    moments: Indices = ()
+    if options.get("moments") and not settings.moment_blocks:
+        raise InputError(
+            "moments are blocks beside the calibration blocks: make the environment with moment_blocks above 0"
+        )
+    if settings.moment_blocks:
+        moments = _pick(text, random, "calibration", settings.moment_blocks, options, "moments", calibration)
+    return Draw(price, budget, share, calibration, reward, moments, stream)
 
 
-def _pick(text: TextSplits, random: np.random.Generator, split: str, count: int, options: dict[str, Any]) -> Indices:
-    there = len(text.blocks(split))  # type: ignore[arg-type]
-    drawn = tuple(int(i) for i in np.sort(random.choice(there, count, replace=False)))
-    given = options.get(split, drawn)
+def _pick(
+    text: TextSplits,
+    random: np.random.Generator,
+    split: Split,
+    count: int,
+    options: dict[str, Any],
+    option: str = "",
+    without: Indices = (),
+) -> Indices:
+    """Blocks of a split that an option names (its own name unless given), or that are drawn beside some others."""
+    there = len(text.blocks(split))
+    drawn = tuple(text.draw(split, min(count, there - len(without)), random, without))
+    given = options.get(option or split, drawn)
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise InputError(f"{split} blocks must be a list of numbers from 0 to {there - 1}, got {given!r}")
     chosen = list(given)

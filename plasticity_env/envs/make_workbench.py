@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.values import brief
+from plasticity_env.common.plugins import check_plugins
+from plasticity_env.common.values import brief, user_path
 from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.envs.measurement import Reading
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.envs.settings import Settings
 from plasticity_env.envs.sharing import ALONE, Sharing
 from plasticity_env.envs.workbench import Workbench
 from plasticity_env.model.loading import LoadedModel, check_tokenizer, load_model
+from plasticity_env.signals.moment_files import MomentFiles
 from plasticity_env.strategies.neuron_order import order_neurons
 
 
@@ -27,6 +30,7 @@ def make_workbench(
     Raises:
         InputError: Nothing of that name, or model, text and settings do not fit each other.
     """
+    check_plugins()
     if loaded is not None and not isinstance(loaded, LoadedModel):
         raise InputError(f"loaded must be what load_model returns, got {brief(loaded)}")
     if text is not None and not isinstance(text, TextSplits):
@@ -34,11 +38,13 @@ def make_workbench(
     loaded, text = load_model_and_text(settings, loaded, text)
     _check_sizes(settings, loaded, text)
     if settings.blocks_of_neurons:
-        order_neurons(loaded.model, text, settings.neuron_order, settings.batch_size)
-        if loaded.model.neuron_order != settings.neuron_order:
+        as_it_is = settings.neuron_order == "auto" and loaded.model.neuron_order != "stored"
+        order = loaded.model.neuron_order if as_it_is else settings.order
+        order_neurons(loaded.model, text, order, settings.batch_size)
+        if loaded.model.neuron_order != order:
             raise InputError(
                 f"the model's neurons are in the order {loaded.model.neuron_order!r}, the environment wants "
-                f"{settings.neuron_order!r}: say neuron_order={loaded.model.neuron_order!r}, or load the model anew"
+                f"{order!r}: set neuron_order={loaded.model.neuron_order!r}, or load the model again"
             )
     return Workbench(
         loaded,
@@ -50,10 +56,22 @@ def make_workbench(
         want_latency=find_reward(settings.reward).needs_latency,
         residual=settings.residual_signal,
         crossfit=settings.crossfit_signal,
+        reading=Reading(
+            apart=settings.moment_blocks > 0,
+            sampled=settings.labels == "sampled",
+            files=_files(settings, loaded),
+        ),
         signals=settings.signals,
         prefix_bytes=0 if settings.train_steps or sharing.masks > 1 else settings.prefix_mb * 2**20,
         sharing=sharing,
     )
+
+
+def _files(settings: Settings, loaded: LoadedModel) -> MomentFiles | None:
+    """Where moments are kept; nowhere while weights change."""
+    if settings.moment_cache is None or settings.train_steps:
+        return None
+    return MomentFiles(user_path(settings.moment_cache, "moment_cache"), loaded.model)
 
 
 def load_model_and_text(
@@ -67,8 +85,13 @@ def load_model_and_text(
     if loaded is None:
         loaded = load_model(settings.model_name, device=settings.device, mlp_blocks=settings.blocks_of_neurons)
     if text is None:
-        name, config, length = settings.dataset, settings.dataset_config, settings.max_length
-        text = load_text(name, loaded.tokenizer, dataset_config=config, block_size=length)
+        text = load_text(
+            settings.dataset,
+            loaded.tokenizer,
+            dataset_config=settings.dataset_config,
+            block_size=settings.max_length,
+            text_split=settings.text_split,
+        )
     return loaded, text
 
 
@@ -78,12 +101,14 @@ def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> N
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
     if longest is not None and text.block_size > longest:
         raise InputError(f"max_length {text.block_size} exceeds the {longest} positions of {loaded.name!r}")
-    for split, wanted in (("calibration", settings.calibration_blocks), ("reward", settings.reward_blocks)):
-        there = len(text.blocks(split))  # type: ignore[arg-type]
-        if wanted > there:
+    asked = {"calibration": ("calibration_blocks", "moment_blocks"), "reward": ("reward_blocks",)}
+    for split, names in asked.items():
+        there, counts = len(text.blocks(split)), {name: getattr(settings, name) for name in names}  # type: ignore[arg-type]
+        if sum(counts.values()) > there:
+            said = " and ".join(f"{name} {count}" for name, count in counts.items() if count)
             raise InputError(
-                f"{split}_blocks {wanted} is more than the {there} blocks of {text.block_size} tokens in the {split} "
-                f"split of {text.name!r}: ask for fewer or use a longer text"
+                f"{said} {'is' if ' and ' not in said else 'are'} more than the {there} blocks of {text.block_size} tokens in "
+                f"the {split} split of {text.name!r}: ask for fewer or use a longer text"
             )
     if loaded.model.mlp_blocks != settings.blocks_of_neurons:
         raise InputError(
@@ -92,5 +117,5 @@ def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> N
         )
     if settings.min_heads_per_layer > loaded.model.heads:
         raise InputError(
-            f"min_heads_per_layer {settings.min_heads_per_layer} exceeds the {loaded.model.heads} heads a layer"
+            f"min_heads_per_layer {settings.min_heads_per_layer} exceeds the {loaded.model.heads} heads per layer"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from plasticity_env.signals.measure import HeadSignals
+from plasticity_env.signals.moment_files import MomentFiles
 
 Indices = tuple[int, ...]
 
@@ -17,13 +18,35 @@ class Request:
 
     Attributes:
         active: (L, U) boolean.
-        calibration: Blocks that score and repair.
+        calibration: Blocks that score.
         reward: Blocks that pay.
+        moments: Calibration blocks that repairs and projectors are fitted on, forward only; empty: those that score.
     """
 
     active: Tensor
     calibration: Indices
     reward: Indices
+    moments: Indices = ()
+
+    @property
+    def fitted(self) -> Indices:
+        """Blocks that repairs and projectors are fitted on."""
+        return self.moments or self.calibration
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a workbench reads calibration text.
+
+    Attributes:
+        apart: Repairs and projectors are fitted on blocks of their own, so that all residual scores are held out.
+        sampled: Slopes are taken of tokens that the model draws, not of the text's own.
+        files: Keep the moments of texts on disk; None for none.
+    """
+
+    apart: bool = False
+    sampled: bool = False
+    files: MomentFiles | None = None
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def kind_of(observation: Mapping[str, np.ndarray]) -> EnvKind:
     """
     if not isinstance(observation, Observation):
         raise InputError(
-            f"an observation must say its environment's kind, got a plain {type(observation).__name__}: hand over what the "
+            f"an observation must say its environment's kind, got a plain {type(observation).__name__}: pass what the "
             "environment returned, or Observation('heads', ...), 'head_edit' or 'head_rank' from plasticity_env.envs.observation"
         )
     return observation.kind

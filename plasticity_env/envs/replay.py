@@ -16,6 +16,7 @@ from plasticity_env.common.values import user_path
 from plasticity_env.envs.settings import Settings
 
 NAMESPACE = "plasticity/"
+OLDER = {"text_split": "leading"}  # of records that are older than the setting
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class EpisodeRecord:
             rewards = tuple(float(reward) for reward in data["rewards"])
             record = cls(data["env_id"], dict(data["kwargs"]), dict(data["options"]), actions, rewards)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{str(path)!r} is no episode record ({first_line(error)})") from error
+            raise InputError(f"{str(path)!r} is not an episode record ({first_line(error)})") from error
         _check_id(record)
         return record
 
@@ -94,7 +95,7 @@ def validate(record: EpisodeRecord, rel_tol: float = 1e-5, env: gym.Env[Any, Any
     if env is None:
         _check_id(record)
         Settings.read(record.kwargs)  # an environment has other arguments, which a record has no say in
-        env = gym.make(record.env_id, **record.kwargs)
+        env = gym.make(record.env_id, **{**OLDER, **record.kwargs})
     env.reset(seed=0, options=record.options)
     rewards = []
     for action in record.actions:

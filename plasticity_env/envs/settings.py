@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,26 @@ import numpy as np
 from plasticity_env.common.arguments import check_counts, given, plain
 from plasticity_env.common.errors import InputError, UnexpectedArgumentError, unknown
 from plasticity_env.common.values import LARGEST_RATE, brief, check_number, check_text, plain_value
+from plasticity_env.data.documents import TEXT_SPLITS
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.model.modes import PruningMode
 
 UNITS = ("heads", "heads+mlp")
 OBSERVATIONS = ("dict", "flat")
+LABELS = ("data", "sampled")
 # names of arguments that belong together: what text is read, what the units are, how they are measured
-TEXT_ARGUMENTS = ("dataset", "dataset_config", "max_length")
+TEXT_ARGUMENTS = ("dataset", "dataset_config", "text_split", "max_length")
 UNIT_ARGUMENTS = ("units", "mlp_blocks", "neuron_order")
-MEASURING_ARGUMENTS = (*TEXT_ARGUMENTS, "repair", "calibration_blocks", "batch_size", "device")
+MEASURING_ARGUMENTS = (
+    *TEXT_ARGUMENTS,
+    "repair",
+    "calibration_blocks",
+    "moment_blocks",
+    "moment_cache",
+    "labels",
+    "batch_size",
+    "device",
+)
 # what ranges must lie above, and their largest value
 LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0), "pruned_share": (0.0, 0.99)}
 
@@ -32,32 +43,43 @@ class Settings:
         model_name: An embedded name, a Hugging Face folder or hub name, or a GGUF file.
         dataset: Text: shakespeare, a path, or a hub data set.
         dataset_config: Configuration of a hub data set.
+        text_split: How a text without splits of its own is split: documents (each is dealt as a whole, by a hash, and draws
+            take blocks of as many as they can), or leading (64 blocks of calibration, 64 of reward, then test and train), as
+            version 0 of the environments does. The embedded text is split by play in any case.
         mode: adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent).
         reward: Name in the reward registry.
         flop_price: Price of a nat of log FLOPs: a number, or a range sampled log-uniformly at reset.
         flop_budget: Share of dense FLOPs to reach under the "budget" reward: a number, or a range sampled uniformly.
         pruned_share: HeadRank only: share of all heads (with units="heads+mlp": of the units' FLOPs) that is pruned when the
             horizon is over: a number, or a range sampled uniformly at reset.
-        horizon: Decisions an episode.
+        horizon: Decisions per episode.
         train_steps: Fine-tuning steps of the language model between decisions; 0 freezes it.
         learning_rate: Learning rate of those steps.
         train_streams: Fixed streams of training text, each with its control arm, that resets draw from.
         grow_warmup_steps: Fine-tuning steps until a grown head's gate is 1.
-        growth_init: What a grown head starts from: random, copy or transfer (see `plasticity_env.growth`).
-        repair: How the units that stay make up for those that go: none, bias, scale, least_squares, sequential or
+        growth_init: What a grown head starts from: random, copy, transfer, lemon or gradmax (see `plasticity_env.growth`).
+        repair: How the remaining units make up for the pruned ones: none, bias, scale, least_squares, sequential or
             sequential_mlp; the controls of the last two end in _unweighted (see `plasticity_env.repair`).
         max_sparsity: Largest share of heads that may be pruned, in [0, 1].
         min_heads_per_layer: Fewest active heads of a layer.
         units: What can be pruned: heads, or heads+mlp for blocks of MLP neurons as well (shares are then of the units' FLOPs).
         mlp_blocks: Equal blocks into which each layer's neurons are cut, with units="heads+mlp".
-        neuron_order: Order of a layer's neurons before they are cut, with units="heads+mlp": stored (as the model has them),
-            token_fisher or kfac (most important first; see `plasticity_env.strategies.neuron_order`).
-        calibration_blocks: Blocks of text that score and repair, drawn at reset.
+        neuron_order: Order of a layer's neurons before they are cut, with units="heads+mlp": kfac or token_fisher (most
+            important first; see `plasticity_env.strategies.neuron_order`), stored (as the model has them), or auto: kfac, but
+            in version 0 of the environments and for a model whose neurons are in an order already.
+        calibration_blocks: Blocks of text that score units, and repair where moment_blocks is 0, drawn at reset.
+        moment_blocks: Blocks of text beside these that repairs and residuals are fitted on, which takes forwards only, drawn at
+            reset. Scores are then prices on text that the fit did not read, and crossfit scores are the residual ones. 0 fits
+            on the calibration blocks.
         reward_blocks: Blocks of text that rewards are measured on, drawn at reset.
         batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
-        max_length: Tokens a block.
+        max_length: Tokens per block.
         obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
         residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
+        moment_cache: A folder that keeps what is gathered from the text that repairs are fitted on, for other processes, seeds
+            and players, while the model is frozen: one file a text (SmolLM2-135M: 40 MB for its heads, 330 MB with MLP blocks).
+        labels: Whose next tokens slopes are taken of: data (the text's own) or sampled (drawn from the model itself: the true
+            Fisher, which is the Hessian of the KL divergence to the model as it is). Losses are those of the text in any case.
         crossfit_signal: Measure them cross-fitted as well (two more matrices a site); only with the residual scores.
         observation: dict (heads, globals and action mask, as controllers read them), or flat: one vector of the columns that
             networks learn from, unit by unit, then the global features, then the action mask (see
@@ -66,13 +88,14 @@ class Settings:
             `plasticity_env.signals.signal`).
         prefix_mb: Most megabytes of hidden states from which a frozen model's reward (and test) forward may start, at the
             first layer that an edit changed; those of the eight batches read last are kept, 0 always runs whole forwards.
-            The loss is the same. The vector environment has no use for it.
+            The loss is the same. The vector environment does not use it.
         device: Device to run on: auto (CUDA where there is one), cpu, cuda, cuda:0, ...
     """
 
     model_name: str = "bard-gpt2-4x4"
     dataset: str = "shakespeare"
     dataset_config: str | None = None
+    text_split: str = "documents"
     mode: str = "adaptive"
     reward: str = "ppl_per_flop"
     flop_price: float | tuple[float, float] = (1.0, 16.0)
@@ -89,14 +112,17 @@ class Settings:
     min_heads_per_layer: int = 0
     units: str = "heads"
     mlp_blocks: int = 8
-    neuron_order: str = "stored"
+    neuron_order: str = "auto"
     calibration_blocks: int = 16
+    moment_blocks: int = 0
+    moment_cache: str | None = None
     reward_blocks: int = 16
     batch_size: int = 8
     max_length: int = 128
     obs_signal: bool = True
     residual_signal: bool = True
     crossfit_signal: bool = True
+    labels: str = "data"
     observation: str = "dict"
     signals: tuple[str, ...] = ()
     prefix_mb: float = 256.0
@@ -109,6 +135,7 @@ class Settings:
         for name in (
             "model_name",
             "dataset",
+            "text_split",
             "mode",
             "reward",
             "repair",
@@ -116,9 +143,12 @@ class Settings:
             "neuron_order",
             "units",
             "observation",
+            "labels",
             "device",
         ):
             check_text(name, getattr(self, name))
+        if self.moment_cache is not None:
+            check_text("moment_cache", self.moment_cache)
         if self.dataset_config is not None:
             check_text("dataset_config", self.dataset_config)
         for name in ("obs_signal", "residual_signal", "crossfit_signal"):
@@ -132,12 +162,19 @@ class Settings:
             if name != "pruned_share" or self.pruned_share is not None:
                 check_range(name, getattr(self, name), above, most)
         check_counts(self, horizon=1, train_steps=0, train_streams=1, grow_warmup_steps=0, min_heads_per_layer=0)
-        check_counts(self, mlp_blocks=1, calibration_blocks=1, reward_blocks=1, batch_size=1, max_length=2)
+        check_counts(
+            self, mlp_blocks=1, calibration_blocks=1, moment_blocks=0, reward_blocks=1, batch_size=1, max_length=2
+        )
+        if self.text_split not in TEXT_SPLITS:
+            raise unknown("text_split", self.text_split, TEXT_SPLITS)
+        if self.labels not in LABELS:
+            raise unknown("labels", self.labels, LABELS)
         if self.units not in UNITS:
             raise unknown("units", self.units, UNITS)
         if self.observation not in OBSERVATIONS:
             raise unknown("observation", self.observation, OBSERVATIONS)
-        check_order_fits(self.neuron_order, self.units)
+        if self.neuron_order != "auto":
+            check_order_fits(self.neuron_order, self.units)
         check_number("max_sparsity", self.max_sparsity, 0, 1)
         check_number("prefix_mb", self.prefix_mb, 0, 1e9)
         check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
@@ -157,7 +194,7 @@ class Settings:
         if given(self, "neuron_order"):
             from plasticity_env.strategies.neuron_order import find_order
 
-            find_order(self.neuron_order)
+            find_order(self.order)
 
     def _check_signals(self) -> None:
         names = (self.signals,) if isinstance(self.signals, str) else self.signals
@@ -197,8 +234,21 @@ class Settings:
         return cls(**values)
 
     @property
+    def order(self) -> str:
+        """Order of a layer's neurons: what ``neuron_order`` says, or what "auto" comes to."""
+        if self.neuron_order != "auto":
+            return self.neuron_order
+        return "kfac" if self.units == "heads+mlp" else "stored"
+
+    def settled(self, order: str) -> Settings:
+        """The same, with the order that a model's neurons have come to in the place of "auto"."""
+        if self.neuron_order != "auto":
+            return self
+        return replace(self, neuron_order=order if self.units == "heads+mlp" else "stored")
+
+    @property
     def blocks_of_neurons(self) -> int:
-        """MLP blocks a layer that are units: 0 with units="heads"."""
+        """MLP blocks per layer that are units: 0 with units="heads"."""
         return self.mlp_blocks if self.units == "heads+mlp" else 0
 
     def kwargs(self) -> dict[str, Any]:
@@ -213,16 +263,22 @@ def check_order_fits(neuron_order: str, units: str) -> None:
         InputError: The order needs blocks of neurons as units.
     """
     if neuron_order != "stored" and units == "heads":
-        raise InputError(f"neuron_order {neuron_order!r} is of MLP blocks: use it with units='heads+mlp'")
+        raise InputError(f"neuron_order {neuron_order!r} orders MLP blocks: use it with units='heads+mlp'")
 
 
-def settings_for(default_share: tuple[float, float] | None, values: dict[str, Any]) -> Settings:
-    """Settings of an environment whose target share is ``default_share`` unless given; None where it has no such target.
+def settings_for(default_share: tuple[float, float] | None, values: dict[str, Any], version: int = 1) -> Settings:
+    """Settings of an environment.
+
+    Args:
+        default_share: Its target share unless one is given; None where it has no such target.
+        values: Keyword arguments.
+        version: Version of the id: 0 splits texts as it always did.
 
     Raises:
         InputError: A name or value that is not known, or a target for an environment that has none.
     """
-    settings = Settings.read({"pruned_share": default_share, **values})
+    of_version = {"text_split": "leading", "neuron_order": "stored"} if version == 0 else {}
+    settings = Settings.read({"pruned_share": default_share, **of_version, **values})
     if default_share is None and settings.pruned_share is not None:
         raise InputError("pruned_share is the target of plasticity/HeadRank-v1: this environment has none")
     if default_share is not None and settings.pruned_share is None:
@@ -233,7 +289,7 @@ def settings_for(default_share: tuple[float, float] | None, values: dict[str, An
 def bounds(value: float | Sequence[float]) -> tuple[float, float]:
     """A number or a range as (low, high)."""
     if isinstance(value, bool):
-        raise TypeError("a truth is no number")
+        raise TypeError("a bool is not a number")
     if isinstance(value, int | float | np.number):
         return float(value), float(value)
     low, high = value

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class PackedModel:
         weights: By stock name: array and the name of its type; tied weights are one array.
         text_name, block_size: Name and block size of the text.
         blocks: (n, T) token ids of each split that was asked for.
+        documents: (n,) number of each block's document, of those splits whose documents are told apart.
         key: Its own, by which a process recognises what it has opened already.
     """
 
@@ -52,6 +53,7 @@ class PackedModel:
     text_name: str
     block_size: int
     blocks: dict[Split, np.ndarray] = field(repr=False)
+    documents: dict[Split, np.ndarray] = field(repr=False)
     key: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
@@ -90,11 +92,13 @@ class PackedModel:
             for site in model.sites:
                 for parameter in site.output.parameters():
                     parameter.data = parameter.data.clone()
-        text = TextSplits(self.text_name, self.block_size, self.tokenizer, {}, _blocks(self.blocks))
+        text = TextSplits(
+            self.text_name, self.block_size, self.tokenizer, {}, _blocks(self.blocks), _blocks(self.documents)
+        )
         return LoadedModel(model, self.tokenizer, self.name), text
 
 
-def pack(loaded: LoadedModel, text: TextSplits, splits: Iterable[Split]) -> PackedModel:
+def pack(loaded: LoadedModel, text: TextSplits, splits: Collection[Split]) -> PackedModel:
     """Put a model and its text into arrays; on the CPU they are views of the model's own weights.
 
     Args:
@@ -121,6 +125,7 @@ def pack(loaded: LoadedModel, text: TextSplits, splits: Iterable[Split]) -> Pack
         text.name,
         text.block_size,
         {split: text.blocks(split).numpy() for split in splits},
+        {split: of.numpy() for split in splits if (of := text.documents(split)) is not None},
     )
 
 

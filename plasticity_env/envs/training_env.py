@@ -16,7 +16,7 @@ from plasticity_env.envs.episode import EpisodeState
 from plasticity_env.envs.measurement import Indices
 from plasticity_env.envs.settings import Settings
 from plasticity_env.envs.workbench import Workbench
-from plasticity_env.growth.initial_weights import find_initial_weights
+from plasticity_env.growth.initial_weights import find_initial_weights, plant, starting
 from plasticity_env.model.plastic_model import PlasticModel, Snapshot
 from plasticity_env.training.stream import FineTuner, control_arm
 
@@ -102,12 +102,15 @@ class Training:
         model.prune(masks.prune & ~late)
         if bool(masks.grow.any()):
             generator = torch.Generator().manual_seed(1_000_003 * state.stream + state.step)
-            weights = find_initial_weights(self._settings.growth_init)(state.measurement.signals.fisher)
-            warmup = self._settings.grow_warmup_steps
-            model.grow(masks.grow, warmup_steps=warmup, generator=generator, weights=weights)
+            kind, text = (
+                find_initial_weights(self._settings.growth_init),
+                self._bench.blocks("calibration", state.calibration),
+            )
+            initial = starting(kind, model, state.measurement.signals.fisher, text, self._settings.batch_size)
+            plant(model, masks.grow, initial, 0.01, self._settings.grow_warmup_steps, generator)
             model.forget_moments(masks.grow, self._tuner.optimizer)
         model.prune(late)
-        self._bench.install(model.active, state.calibration)
+        self._bench.install(model.active, state.fitted)
         self._tuner.run(self._settings.train_steps)
         self._bench.own_change()
 

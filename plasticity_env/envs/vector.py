@@ -79,7 +79,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     ) -> None:
         _check(num_envs, autoreset_mode, tokens_per_pass, memory_share, render_mode)
         self.num_envs, self.render_mode = num_envs, render_mode
-        self.settings = settings_for(self.default_share, settings)
+        self.settings = settings_for(self.default_share, settings, version)
         if self.settings.train_steps:
             raise InputError(
                 f"train_steps {self.settings.train_steps} needs weights of its own in every environment: use "
@@ -90,6 +90,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self.metadata = {"render_modes": RENDER_MODES, "render_fps": 2, "autoreset_mode": self._mode}
         sharing = Sharing(num_envs, tokens_per_pass, memory_share)
         self.workbench = make_workbench(self.settings, loaded, text, sharing)
+        self.settings = self.settings.settled(self.workbench.model.neuron_order)
         self.workbench.model.requires_grad_(False)
         self._task = Task(self.settings, self.workbench, version)
         self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)

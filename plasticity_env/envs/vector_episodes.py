@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from plasticity_env.envs.episode import EpisodeState, draw_episode
-from plasticity_env.envs.measurement import Request
 from plasticity_env.envs.rewards import Terms
 from plasticity_env.envs.task import Task, View
 from plasticity_env.envs.workbench import Workbench
@@ -83,10 +82,9 @@ class Episodes:
                 self.states[index], edits[index], self.view.allowed[index]
             )
         whole = torch.ones(self._task.shape, dtype=torch.bool)
-        requests = [
-            Request(self.states[index].after(masks[index]), self.states[index].calibration, self.states[index].reward)
-            for index in going_on
-        ] + [Request(whole, draw.calibration, draw.reward) for draw in draws.values()]
+        requests = [self.states[index].request(self.states[index].after(masks[index])) for index in going_on] + [
+            draw.request(whole) for draw in draws.values()
+        ]
         found = dict(zip([*going_on, *draws], self._bench.measure(requests), strict=True))
         self.states = self.states or [None] * self._count  # type: ignore[list-item]  # all start at first
         for index in going_on:
@@ -96,7 +94,7 @@ class Episodes:
         for index, draw in draws.items():
             self.states[index] = EpisodeState.start(draw, found[index], (found[index].loss,), self._task.shape)
             self.invalid[index] = 0
-        self._bench.keep_only({state.calibration for state in self.states})
+        self._bench.keep_only({state.fitted for state in self.states})
         self._view = None
         rewards = np.zeros(self._count)
         flops = self.view.flops.tolist()

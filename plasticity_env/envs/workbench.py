@@ -22,7 +22,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.lru import Memo
 from plasticity_env.data.text import Split, TextSplits, some_blocks
 from plasticity_env.envs.carried_repairs import CarriedRepairs
-from plasticity_env.envs.measurement import Indices, Measurement, Request
+from plasticity_env.envs.measurement import Indices, Measurement, Reading, Request
 from plasticity_env.envs.sharing import ALONE, CPU_TOKENS, Sharing, texts_kept
 from plasticity_env.envs.site_solver import SiteSolver
 from plasticity_env.model.compact.timing import time_kept
@@ -51,8 +51,8 @@ class Workbench:
         text: Splits packed at the model's block size.
         repair: Repair method applied to every mask before it is measured.
         obs: Whether signals include the OBS score.
-        residual: Whether signals include the residual scores.
-        crossfit: Whether these include the cross-fitted ones.
+        residual, crossfit: Whether signals include the residual scores, and the cross-fitted ones as well.
+        reading: How calibration text is read.
         batch_size: Sequences in one pass.
         want_kl: Whether measurements include the KL divergence to the dense model.
         want_latency: Whether measurements include the time that is left of a forward when pruned units are removed.
@@ -72,14 +72,14 @@ class Workbench:
         want_kl: bool,
         residual: bool = False,
         crossfit: bool = False,
+        reading: Reading = Reading(),  # noqa: B008  frozen
         want_latency: bool = False,
         prefix_bytes: float = 0.0,
         signals: Sequence[str] = (),
         sharing: Sharing = ALONE,
     ) -> None:
         self.model: PlasticModel = loaded.model
-        self.tokenizer = loaded.tokenizer
-        self.name, self.text = loaded.name, text
+        self.tokenizer, self.name, self.text = loaded.tokenizer, loaded.name, text
         self.repair, self.obs, self.signals = repair, obs, tuple(signals)
         self.batch_size, self.want_kl = batch_size, want_kl
         self.residual, self.crossfit, self.want_latency = residual, residual and crossfit, want_latency
@@ -90,15 +90,15 @@ class Workbench:
         self.prefix = PrefixCache(self.model, prefix_bytes)
         self._dense = self.model.snapshot(weights=True) if want_kl else None
         self._teachers: Memo[Tensor] = Memo(2)
-        self._times: Memo[float] = Memo(REMEMBERED)
-        self._split_losses: Memo[float] = Memo(REMEMBERED)
+        self._times, self._split_losses = Memo[float](REMEMBERED), Memo[float](REMEMBERED)
         self._own = CarriedRepairs(self.model)
         self._way = find_repair(repair)
         self._parallel = self._way.method is not None and not self._way.sequential
         # a sequential repair rewrites weights layer by layer, which masks in one batch cannot share: one after the other
         self._carries = sharing.masks == 1 or self._way.sequential
-        self._moments = DenseMoments(self.model, texts_kept(self.model, sharing), packed=sharing.masks > 1)
-        self._solver = SiteSolver(self.model, self._way if self._parallel else None, self.crossfit, self._moments)
+        self._moments = DenseMoments(self.model, texts_kept(self.model, sharing), sharing.masks > 1, reading.files)
+        self._sampled, halves = reading.sampled, self.crossfit and not reading.apart
+        self._solver = SiteSolver(self.model, self._way if self._parallel else None, halves, self._moments)
         few = sharing.tokens_per_pass is None and self.model.device.type == "cpu"
         self._tokens = CPU_TOKENS if few else sharing.tokens_per_pass
 
@@ -131,7 +131,7 @@ class Workbench:
         """
         if not self._carries:
             self.model.make_dense()  # another environment on it may have left its mask and its repair there
-        keys = [self.key(each.active, each.calibration, each.reward) for each in requests]
+        keys = [self.key(each) for each in requests]
         found = {key: self.memo.get(key) for key in keys}
         missing = {key: each for key, each in zip(keys, requests, strict=True) if found[key] is None}
         for lot in self._lots(missing):
@@ -141,10 +141,12 @@ class Workbench:
             self.model.set_active(requests[-1].active)
         return [found[key] for key in keys]  # type: ignore[misc]
 
-    def key(self, active: Tensor, calibration: Indices, reward: Indices) -> Key:
-        """Under what the memo knows an (L, U) mask: everything that its measurement depends on."""
-        gates, version = active * self.model.scale, self.model.weight_version
-        return calibration, reward, gates.numpy().tobytes(), active.numpy().tobytes(), version, self.repair
+    def key(self, request: Request) -> Key:
+        """Under what the memo knows a mask: everything that its measurement depends on."""
+        active, version = request.active, self.model.weight_version
+        gates = active * self.model.scale
+        texts = request.calibration, request.reward, request.moments
+        return (*texts, gates.numpy().tobytes(), active.numpy().tobytes(), version, self.repair)
 
     @torch.no_grad()
     def teacher(self, reward: Indices) -> Tensor:
@@ -181,7 +183,7 @@ class Workbench:
     def install(self, active: Tensor, calibration: Indices) -> None:
         """Put a mask and its repair onto the model without measuring it."""
         assert self._carries
-        self._repair(active[None], [calibration], self.blocks("calibration", calibration)[None], scores=False)
+        self._repair(active[None], [calibration], scores=False)
 
     def split_loss(
         self,
@@ -211,28 +213,21 @@ class Workbench:
         known = self._split_losses.get(key)
         if known is not None:
             return known
-        ids = some_blocks(self.text.blocks(split), blocks, spread)
-        loss = mean_loss(
-            self.model, ids, self.batch_size, self.prefix, (split, blocks, "spread" if spread else "first")
-        )
+        ids, batch = some_blocks(self.text.blocks(split), blocks, spread), (split, blocks, spread)
+        loss = mean_loss(self.model, ids, self.batch_size, self.prefix, batch)
         return self._split_losses.put(key, loss)
 
-    def reward_loss(self, active: Tensor, calibration: Indices, reward: Indices) -> float:
-        """Mean loss in nats per token of a mask, repaired, on the blocks that pay: one forward, nothing else is measured.
-
-        Args:
-            active: (L, U) boolean.
-            calibration: Blocks that repair.
-            reward: Blocks that pay.
-        """
-        self.model.set_active(active)
-        key = self.key(active, calibration, reward)
+    def reward_loss(self, request: Request) -> float:
+        """Mean loss in nats per token of a mask, repaired, on the blocks that pay: one forward, nothing else is measured."""
+        self.model.set_active(request.active)
+        key = self.key(request)
         measured = self.memo.get(key)
         known = self._split_losses.get(key) if measured is None else measured.loss
         if known is not None:
             return known
-        self.install(active, calibration)
-        loss = mean_loss(self.model, self.blocks("reward", reward), self.batch_size, self.prefix, ("reward", reward))
+        self.install(request.active, request.fitted)
+        ids, batch = self.blocks("reward", request.reward), ("reward", request.reward)
+        loss = mean_loss(self.model, ids, self.batch_size, self.prefix, batch)
         return self._split_losses.put(key, loss)
 
     def read(self, text: TextSplits) -> None:
@@ -270,8 +265,8 @@ class Workbench:
         """What is measured side by side: equally many blocks, moments known or not, and no more tokens than a pass holds."""
         alike: dict[Hashable, list[Key]] = defaultdict(list)
         for key, request in requests.items():
-            blocks = request.calibration, request.reward
-            alike[len(blocks[0]), len(blocks[1]), self._solver.knows(blocks[0])].append(key)
+            sizes = tuple(map(len, (request.calibration, request.reward, request.moments)))
+            alike[sizes, self._solver.knows(request.fitted)].append(key)
         for keys in alike.values():
             tokens = len(requests[keys[0]].calibration) * self.text.block_size
             size = 1 if self._carries else len(keys) if self._tokens is None else max(1, self._tokens // tokens)
@@ -280,9 +275,9 @@ class Workbench:
     def _measure(self, requests: Sequence[Request]) -> list[Measurement]:
         teacher = self.teacher(requests[0].reward) if self.want_kl and self._carries else None
         active = torch.stack([request.active for request in requests])  # (n, L, U)
-        calibrations = [request.calibration for request in requests]
-        ids = torch.stack([self.blocks("calibration", each) for each in calibrations])  # (n, B, T)
-        projections, projectors = self._repair(active, calibrations, ids, self.residual)
+        ids = torch.stack([self.blocks("calibration", request.calibration) for request in requests])  # (n, B, T)
+        fitted, apart = [request.fitted for request in requests], bool(requests[0].moments)
+        projections, projectors = self._repair(active, fitted, self.residual)
         gates = self.model.gates[None] if self._carries else active.float()
         dense = bool((gates == 1).all())
         signals = measure_many(
@@ -292,12 +287,17 @@ class Workbench:
             projections=projections,
             batch_size=self._sequences(len(requests)),
             obs=self.obs,
-            statistics=dense and self._parallel and not self.residual,  # repair then needs no forward of its own
+            statistics=dense
+            and self._parallel
+            and not self.residual
+            and not apart,  # saves repair a forward of its own
             projectors=projectors[0] if projectors else None,
             crossfit=(projectors[2], projectors[1]) if len(projectors) > 1 else None,
+            held_out=apart and self.crossfit,
+            sampled=self._sampled,
             signals=self.signals,
         )
-        for calibration, seen in zip(calibrations, signals, strict=True):
+        for calibration, seen in zip(fitted, signals, strict=True):
             if seen.statistics is not None:
                 sites, device = seen.statistics.sites.items(), self.model.device
                 there = {site: Moments(of.gram[None].to(device), of.mean[None].to(device)) for site, of in sites}
@@ -315,18 +315,19 @@ class Workbench:
         return 1 << 30 if self._tokens is None else max(1, self._tokens // (masks * self.text.block_size))
 
     def _repair(
-        self, active: Tensor, calibrations: Sequence[Indices], ids: Tensor, scores: bool
+        self, active: Tensor, calibrations: Sequence[Indices], scores: bool
     ) -> tuple[dict[int, Projection], list[dict[int, Projector]]]:
         """Put a mask and its repair onto the model that carries it, or find those of n masks that lie side by side.
 
         Args:
             active: (n, L, U).
-            calibrations, ids: Calibration blocks of each, and their (n, B, T) tokens.
+            calibrations: Blocks that each is fitted on.
             scores: Whether residual scores want projectors.
 
         Returns:
             Repairs of masks that lie side by side, by site, and projectors as `SiteSolver.solve` returns them.
         """
+        ids = torch.stack([self.blocks("calibration", each) for each in calibrations])  # (n, B, T)
         if self._carries:
             self.model.set_active(active[0])
         if self._way.sequential:

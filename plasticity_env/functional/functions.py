@@ -68,10 +68,10 @@ def calculate_head_entropy(
     """
     if not isinstance(model, nn.Module):
         if data is not None:
-            raise InputError("attention weights are measured already: hand over data with a model only")
+            raise InputError("attention weights are measured already: pass data with a model only")
         return entropy_of_weights(model, normalized)
     if data is None:
-        raise InputError("a model is measured on text: hand over data, (sequences, tokens) or a data loader")
+        raise InputError("a model is measured on text: pass data, (sequences, tokens) or a data loader")
     name = "entropy_normalized" if normalized else "entropy"
     return _mean_signal(model, data, name, batch_size, max_batches)
 
@@ -164,7 +164,7 @@ def generate_pruning_mask(
         signals = None
         if chosen.measures and count:
             if data is None:
-                raise InputError(f"strategy {chosen.name!r} measures: hand it calibration text (data)")
+                raise InputError(f"strategy {chosen.name!r} measures: pass it calibration text (data)")
             ids = _packed(read_batches(data, batch_size, max_batches), chosen.name)
             signals = measure_for(view, chosen, ids, batch_size)
             if isinstance(chosen, AttentionEntropyStrategy) and chosen.direction == "auto" and signals is not None:
@@ -262,14 +262,14 @@ def _named_values(
     """Values by the name of what they measure: what ranks the heads, and which end of it goes."""
     chosen = find_strategy(PRUNING_STRATEGIES, strategy, "pruning")
     if not isinstance(strategy, str) or prune != "low":
-        raise InputError("values rank the heads themselves: say what they measure by name, or prune='low' | 'high'")
+        raise InputError("values rank the heads themselves: name what they measure, or set prune='low' | 'high'")
     if chosen.name == "random":
         return torch.rand(values.shape, generator=generator), "low"
     if chosen.name != "entropy":
         return values, "low"
     if prune_entropy not in ("low", "high"):
         raise InputError(
-            f"values of entropy cannot tell which end to prune: say prune_entropy='high' or 'low', got {prune_entropy!r} "
+            f"values of entropy cannot tell which end to prune: set prune_entropy='high' or 'low', got {prune_entropy!r} "
             "(which tries both on a model)"
         )
     return values, prune_entropy  # type: ignore[return-value]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.growth.candidates import Candidates
-from plasticity_env.growth.initial_weights import InitialWeights, Source, find_initial_weights
+from plasticity_env.growth.initial_weights import InitialWeights, Source, find_initial_weights, plant, starting
 from plasticity_env.growth.schedule import WarmupSchedule
 from plasticity_env.growth.starting_point import Heads, HoldsModel, held_model, started_from
 from plasticity_env.growth.visibility import mean_log_visible
@@ -72,7 +72,8 @@ def grow_attention_heads_gradually(
         growth_percentage: Share of *all* head slots to grow, in (0, 1]; at least one head, at most those that are pruned.
         strategy: Name in `GROWTH_STRATEGIES`, or a strategy.
         initial_scale: First value of the new gates, in (0, 1].
-        warmup_steps: Training steps until they are 1.
+        warmup_steps: Training steps until they are 1. Initial weights that leave the function as it is (``lemon``,
+            ``gradmax``) open their gates at once, whatever these two say.
         params: Weights by name, as ``model.named_parameters()`` has them, that the model is given first; None leaves its own.
         active_heads: The heads that are active before growing, (layer, head) pairs or (L, H) boolean: all others are pruned
             first. None takes the model as it is.
@@ -94,6 +95,8 @@ def grow_attention_heads_gradually(
     chosen = find_strategy(GROWTH_STRATEGIES, strategy, "growth")
     kind = find_initial_weights(initial_weights)
     schedule = WarmupSchedule(initial_scale, warmup_steps)
+    if not kind.gradual:
+        schedule = WarmupSchedule(1.0, 0)
     if (chosen.measures or kind.measures) and input_ids is None and holder is not None:
         input_ids = holder.calibration_ids()
     options = _Options(chosen, kind, schedule, growth_percentage, batch_size, generator)
@@ -115,27 +118,30 @@ def _grow(model: PlasticModel, options: _Options, input_ids: Tensor | None) -> G
     chosen, kind, batch_size = options.strategy, options.weights, options.batch_size
     candidates = growable(model)
     count = growth_count(model, options.share, int(candidates.sum()))
+    kind.check(model)
     for needs, what in (
         (chosen.measures, f"strategy {chosen.name!r}"),
         (kind.measures, f"initial weights {kind.name!r}"),
     ):
         if needs and input_ids is None:
-            raise InputError(f"{what} measures: hand it input_ids, (sequences, tokens) of calibration text")
+            raise InputError(f"{what} measures: pass it input_ids, (sequences, tokens) of calibration text")
     generator = options.generator or torch.Generator().manual_seed(0)
     fisher = _measure(model, input_ids, batch_size).fisher if kind.measures else None
-    initial = kind(fisher)
+    initial = starting(kind, model, fisher, input_ids, batch_size)
     made = Candidates.make(model, candidates, initial, generator)
     view = HeadView(model.active, model.heads, generator)
     if chosen.measures:
         with made.in_place(model):
             assert input_ids is not None
             signals, visible = _measure(model, input_ids, batch_size), mean_log_visible(model, input_ids)
+            if (promise := initial.promise(model)) is not None:
+                signals = signals.having(revive=promise)
             view = replace(view, signals=signals, log_visible=visible)
     mask = chosen.select(view, candidates, count)
     before = _repaired_rows(model)
     schedule = options.schedule
-    model.grow(mask, schedule.initial_scale, schedule.warmup_steps, generator, weights=made)
-    _keep_repairs(model, before)
+    plant(model, mask, initial, schedule.initial_scale, schedule.warmup_steps, generator, weights=made)
+    _keep_repairs(model, before, initial, mask)
     heads = [(layer, head) for layer, head in mask.nonzero().tolist()]
     result = GrowthResult(model, len(heads), heads, schedule)
     result.mask, result.sources = mask, {where: initial.sources[where] for where in heads}
@@ -197,13 +203,15 @@ def _repaired_rows(model: PlasticModel) -> Repaired:
     return rows
 
 
-def _keep_repairs(model: PlasticModel, before: Repaired) -> None:
+def _keep_repairs(model: PlasticModel, before: Repaired, initial: InitialWeights, mask: Tensor) -> None:
     """Put back, on the rows of the units that were active, the repairs that growing took away."""
     for index, (repair, weight, kept) in before.items():
         if index in model.repaired_sites:
             continue
-        new = None
+        new, site = None, model.sites[index]
         if repair.weight is not None:
-            new = model.sites[index].output_weight().clone()
+            new = site.output_weight().clone()
             new[kept.to(new.device)] = weight[kept.to(new.device)]
+            if site.kind == "attention":
+                initial.share_rows(model, site.layer, new, mask)
         model.apply_repair(index, new, repair.bias)

@@ -1,4 +1,4 @@
-"""What a grown unit starts from: random weights, a copy of a useful unit, or what the mirrored layer once had.
+"""What a grown unit starts from, by name: random weights, a copy, a split, what another layer had, the steepest direction.
 
 Each is a `plasticity_env.model.unit_weights.NewWeights` for `PlasticModel.grow`; a new one is one class and one line in
 `INITIAL_WEIGHTS`.
@@ -6,87 +6,31 @@ Each is a `plasticity_env.model.unit_weights.NewWeights` for `PlasticModel.grow`
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, NamedTuple
-
 import torch
 from torch import Tensor
 
-from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.model.layouts import HeadSlice
+from plasticity_env.common.errors import InputError
+from plasticity_env.common.registries import Registry
+from plasticity_env.growth.base import OUTPUT_SHARE, SYMMETRY_NOISE, InitialWeights, Source, group_columns, same_kind
+from plasticity_env.growth.gradmax import GradMaxWeights
+from plasticity_env.growth.lemon import LemonWeights
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.model.unit_weights import random_weights
+from plasticity_env.model.unit_weights import NewWeights
 
-OUTPUT_SHARE = 0.1  # of the layer's own standard deviation: random output rows
-SYMMETRY_NOISE = 0.1  # of a copied piece's own standard deviation: two copies of one unit must be able to part
-
-
-class Source(NamedTuple):
-    """Where a grown unit's first weights came from.
-
-    Attributes:
-        kind: ``random``, ``active`` (an active unit's weights) or ``pruned`` (the saved weights of a pruned one).
-        layer, unit: Layer and index of that unit; None for random weights.
-    """
-
-    kind: Literal["random", "active", "pruned"]
-    layer: int | None = None
-    unit: int | None = None
-
-    def __str__(self) -> str:
-        return self.kind if self.layer is None else f"{self.kind} unit {self.unit} of layer {self.layer}"
-
-
-class InitialWeights(ABC):
-    """Makes the first weights of grown units, and remembers where it took them from.
-
-    Keys and values are new only where no active head shares them; where they are shared they stay, whatever the source.
-
-    Args:
-        usefulness: (L, U) Fisher scores of the model as it is; None will do for those that do not measure.
-
-    Attributes:
-        name: In the registry.
-        measures: Whether it needs ``usefulness``.
-        sources: Sources by (layer, unit), for every unit that was asked for.
-
-    Raises:
-        InputError: It measures and was given nothing.
-    """
-
-    name: ClassVar[str]
-    measures: ClassVar[bool] = True
-
-    def __init__(self, usefulness: Tensor | None = None) -> None:
-        if self.measures and usefulness is None:
-            raise InputError(f"initial weights {self.name!r} need the units' Fisher scores: hand over calibration text")
-        self.usefulness = usefulness
-        self.sources: dict[tuple[int, int], Source] = {}
-
-    @abstractmethod
-    def source(self, model: PlasticModel, layer: int, unit: int) -> Source:
-        """Choose where a unit's first weights come from."""
-
-    def __call__(
-        self, model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
-    ) -> list[Tensor]:
-        """New values of each piece, in its shape: the unit's own pieces, then those of its KV group if that is dead."""
-        source = self.sources[layer, unit] = self.source(model, layer, unit)
-        if source.layer is None or source.unit is None:
-            return _small_random(model, layer, unit, pieces, generator)
-        taken = _weights_of(model, source.layer, source.unit, "unit")
-        if len(pieces) > len(taken):
-            taken += _weights_of(model, source.layer, source.unit // model.blocks[layer].group_size, "group")
-        return [_with_noise(values, generator) for values in taken]
-
-    def most_useful(self, model: PlasticModel, layer: int, columns: slice) -> int | None:
-        """The active unit of highest Fisher score among some columns of a layer, or None if none is active."""
-        assert self.usefulness is not None
-        active = model.active[layer, columns]
-        if not bool(active.any()):
-            return None
-        best = self.usefulness[layer, columns].masked_fill(~active, -torch.inf).argmax()
-        return columns.start + int(best)
+__all__ = [
+    "INITIAL_WEIGHTS",
+    "OUTPUT_SHARE",
+    "SYMMETRY_NOISE",
+    "CopyWeights",
+    "InitialWeights",
+    "RandomWeights",
+    "Source",
+    "TransferWeights",
+    "find_initial_weights",
+    "plant",
+    "register_initial_weights",
+    "starting",
+]
 
 
 class RandomWeights(InitialWeights):
@@ -111,9 +55,9 @@ class CopyWeights(InitialWeights):
     name = "copy"
 
     def source(self, model: PlasticModel, layer: int, unit: int) -> Source:
-        columns, size = _same_kind(model, unit), model.blocks[layer].group_size
+        columns = same_kind(model, unit)
         if unit < model.heads and not model.group_is_dead(layer, unit):
-            columns = slice(unit // size * size, (unit // size + 1) * size)
+            columns = group_columns(model, layer, unit)
         best = self.most_useful(model, layer, columns)
         return Source("random") if best is None else Source("active", layer, best)
 
@@ -128,7 +72,7 @@ class TransferWeights(InitialWeights):
     name = "transfer"
 
     def source(self, model: PlasticModel, layer: int, unit: int) -> Source:
-        mirrored, columns = model.shape[0] - 1 - layer, _same_kind(model, unit)
+        mirrored, columns = model.shape[0] - 1 - layer, same_kind(model, unit)
         pruned = (~model.active[mirrored, columns]).nonzero().flatten() + columns.start
         if len(pruned):
             width = columns.stop - columns.start
@@ -136,9 +80,19 @@ class TransferWeights(InitialWeights):
         return Source("active", mirrored, self.most_useful(model, mirrored, columns))
 
 
-INITIAL_WEIGHTS: dict[str, type[InitialWeights]] = {
-    kind.name: kind for kind in (RandomWeights, CopyWeights, TransferWeights)
-}
+INITIAL_WEIGHTS: Registry[type[InitialWeights]] = Registry(
+    "initial weights",
+    {kind.name: kind for kind in (RandomWeights, CopyWeights, TransferWeights, LemonWeights, GradMaxWeights)},
+)
+
+
+def register_initial_weights(kind: type[InitialWeights]) -> None:
+    """Add initial weights of one's own under their name.
+
+    Raises:
+        InputError: The name is that of a kind that comes with the package.
+    """
+    INITIAL_WEIGHTS.add(kind.name, kind)
 
 
 def find_initial_weights(kind: str | type[InitialWeights]) -> type[InitialWeights]:
@@ -147,34 +101,58 @@ def find_initial_weights(kind: str | type[InitialWeights]) -> type[InitialWeight
     Raises:
         InputError: No such kind.
     """
-    if not isinstance(kind, str):
-        return kind
-    if kind not in INITIAL_WEIGHTS:
-        raise unknown("initial weights", kind, INITIAL_WEIGHTS)
-    return INITIAL_WEIGHTS[kind]
+    return INITIAL_WEIGHTS.find(kind) if isinstance(kind, str) else kind
 
 
-def _small_random(
-    model: PlasticModel, layer: int, unit: int, pieces: list[HeadSlice], generator: torch.Generator | None
-) -> list[Tensor]:
-    values = random_weights(model, layer, unit, pieces, generator)
-    output = len(model.pieces(layer, unit, "unit")) - 1
-    values[output] = values[output] * OUTPUT_SHARE
-    return values
+def starting(
+    kind: type[InitialWeights],
+    model: PlasticModel,
+    fisher: Tensor | None,
+    input_ids: Tensor | None,
+    batch_size: int = 8,
+) -> InitialWeights:
+    """Initial weights that are ready to be asked for units.
+
+    Args:
+        kind: Which.
+        model: As it is just before it grows.
+        fisher: (L, U) scores, for a kind that measures.
+        input_ids: (B, T) calibration text, for a kind that reads it.
+        batch_size: Sequences in one measuring pass.
+
+    Raises:
+        InputError: The architecture is one on which this kind cannot hold what it promises, or there is no text to read.
+    """
+    kind.check(model)
+    initial = kind(fisher)
+    if kind.reads_text:
+        if input_ids is None:
+            raise InputError(f"initial weights {kind.name!r} measure: hand over input_ids, (sequences, tokens) of text")
+        initial.prepare(model, input_ids, batch_size)
+    return initial
 
 
-def _same_kind(model: PlasticModel, unit: int) -> slice:
-    return slice(0, model.heads) if unit < model.heads else slice(model.heads, model.shape[1])
+def plant(
+    model: PlasticModel,
+    mask: Tensor,
+    initial: InitialWeights,
+    initial_scale: float,
+    warmup_steps: int,
+    generator: torch.Generator | None,
+    weights: NewWeights[PlasticModel] | None = None,
+) -> None:
+    """Grow units from initial weights, and let the units that were there share what they write where that belongs to it.
 
-
-def _weights_of(model: PlasticModel, layer: int, index: int, kind: str) -> list[Tensor]:
-    saved = model.saved_weights(layer, index, kind)
-    return saved if saved is not None else [piece.data.clone() for piece in model.pieces(layer, index, kind)]
-
-
-def _with_noise(values: Tensor, generator: torch.Generator | None) -> Tensor:
-    if values.ndim < 2:
-        return values
-    device = generator.device if generator is not None else torch.device("cpu")
-    noise = torch.randn(values.shape, generator=generator, dtype=torch.float32, device=device).to(values)
-    return values + SYMMETRY_NOISE * values.float().std().to(values) * noise
+    Args:
+        model: Grown in place.
+        mask: (L, U) boolean, pruned units.
+        initial: What they start from.
+        initial_scale, warmup_steps: Of their gates, where they are gradual; the others open at once.
+        generator: Source of random weights.
+        weights: The same weights, made before; None makes them now.
+    """
+    mask = mask & ~model.active
+    model.grow(mask, initial_scale, warmup_steps if initial.gradual else 0, generator, weights or initial)
+    for layer in mask.any(1).nonzero().flatten().tolist():
+        initial.share_rows(model, layer, model.blocks[layer].output_weight(), mask)
+    model.weights_changed()

@@ -50,7 +50,7 @@ class GatedModel(nn.Module):
         self._earlier: list[LayerGate | None] = [getattr(block.module, "plastic", None) for block in blocks]
         if any(link is not None and link.state.gates is not None for link in self._earlier):
             raise InputError(
-                f"this {type(model).__name__} is pruned through a PlasticModel around it: hand that one over instead"
+                f"this {type(model).__name__} is pruned through a PlasticModel around it: pass that one instead"
             )
         refuse_meta(model)
         if not blocks[0].layout.attention_class:
@@ -181,8 +181,9 @@ class GatedModel(nn.Module):
         """
         if attn_implementation != IMPLEMENTATION:
             raise InputError(
-                f"attention {attn_implementation!r} knows no gates: a wrapped model attends by {IMPLEMENTATION!r}; attention "
-                "patterns come from plasticity_env.attention_maps, and an exported or compacted model takes other implementations"
+                f"attention {attn_implementation!r} does not know the gates: a wrapped model attends by {IMPLEMENTATION!r}; "
+                "attention patterns come from plasticity_env.attention_maps, and an exported or compacted model takes other "
+                "implementations"
             )
         self._attend_by(IMPLEMENTATION)
 

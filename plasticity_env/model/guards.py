@@ -21,7 +21,7 @@ def refuse_other_attention(module: nn.Module, args: Any) -> None:
     """Forward pre-hook on an attention module.
 
     Raises:
-        InputError: Its configuration names an attention implementation that knows no gates, and gates are closed.
+        InputError: Its configuration names an attention implementation that does not know the gates, and gates are closed.
     """
     link = getattr(module, "plastic", None)
     if not isinstance(link, LayerGate) or (link.state.gates is None and link.state.recorder is None):
@@ -29,7 +29,7 @@ def refuse_other_attention(module: nn.Module, args: Any) -> None:
     implementation = module.config._attn_implementation  # type: ignore[union-attr]
     if implementation != IMPLEMENTATION:
         raise InputError(
-            f"attention is set to {implementation!r}, which knows no gates, so that pruned heads would come back: call "
+            f"attention is set to {implementation!r}, which does not know the gates, so that pruned heads would come back: call "
             f"set_attn_implementation({IMPLEMENTATION!r}); attention patterns come from plasticity_env.attention_maps"
         )
 

@@ -229,7 +229,7 @@ class MlpBlock(Site):
         if not has_neurons(module, layout):
             raise InputError(
                 f"{type(module).__name__} has no {' and '.join(layout.mlp_inputs) or 'projections'} whose neurons could be "
-                "units, as a mixture of experts has none: prune its heads only (mlp_blocks=0, units='heads'), or name an MLP's "
+                "units (a mixture of experts has none): prune its heads only (mlp_blocks=0, units='heads'), or name an MLP's "
                 "projections with Layout(mlp=..., mlp_inputs=..., mlp_output=...)"
             )
         self.inputs: list[nn.Module] = [getattr(module, name) for name in layout.mlp_inputs]
@@ -309,7 +309,9 @@ def attention_blocks(model: nn.Module) -> list[AttentionBlock]:
     blocks = [AttentionBlock(getattr(layer, layout.attention), layout, i) for i, layer in enumerate(layers)]
     shapes = {(block.heads, block.kv_heads, block.head_dim) for block in blocks}
     if len(shapes) != 1:
-        raise InputError(f"layers differ in (heads, kv_heads, head_dim): {sorted(shapes)}; only uniform models fit")
+        raise InputError(
+            f"layers differ in (heads, kv_heads, head_dim): {sorted(shapes)}; only models whose layers are alike are supported"
+        )
     for block, layer in zip(blocks, layers, strict=True):
         block.factor = float(getattr(layer, layout.residual_factor)) if layout.residual_factor else 1.0  # type: ignore[arg-type]
     return blocks
@@ -360,7 +362,7 @@ def layout_of(model: nn.Module) -> Layout:
         InputError: Unknown architecture, or a compacted model.
     """
     if getattr(model.config, "kept_heads", None) is not None:
-        raise InputError("a compacted model cannot be wrapped or cut again: keep the masked one and compact that anew")
+        raise InputError("a compacted model cannot be wrapped or cut again: keep the masked one and compact that again")
     return find_layout(str(getattr(model.config, "model_type", type(model).__name__)))  # type: ignore[union-attr]
 
 

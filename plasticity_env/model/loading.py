@@ -80,9 +80,7 @@ def load_model(
     elif path.is_dir():
         source, name = str(path), path.resolve().name
         if not (path / "config.json").exists():
-            raise InputError(
-                f"{name_or_path!r} is no Hugging Face folder (no config.json); a GGUF file is named itself"
-            )
+            raise InputError(f"{name_or_path!r} is not a Hugging Face folder (no config.json); name a GGUF file itself")
         if (path / "plastic.json").exists():
             raise InputError(
                 f"{name_or_path!r} is a checkpoint of a pruned model: read it with plasticity_env.load_plastic, or make a "
@@ -92,9 +90,11 @@ def load_model(
         there = (
             "is a file, and neither a folder nor a .gguf file"
             if path.exists()
-            else "is no folder or file that there is"
+            else "is not a folder or file that exists"
         )
-        raise InputError(f"no model at {name_or_path!r}: it {there}; embedded are {', '.join(embedded_models())}")
+        raise InputError(
+            f"no model at {name_or_path!r}: it {there}; the embedded models are {', '.join(embedded_models())}"
+        )
     try:
         with without_bars(), nullcontext() if Path(source).exists() else hub_or_cache(), LOADING, remarks_held_back():
             tokenizer = read_tokenizer(source, gguf_file=extra.get("gguf_file"))

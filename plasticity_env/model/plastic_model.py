@@ -382,7 +382,7 @@ class PlasticModel(GatedModel):
 
     def _refuse_if_compressed(self, edit: str, mask: Tensor) -> None:
         if self.mode is PruningMode.COMPRESSED and bool(mask.any()):
-            raise InputError(f"cannot {edit} in compressed mode, where pruning is for ever; wrap with mode='adaptive'")
+            raise InputError(f"cannot {edit} in compressed mode, where pruning is permanent; wrap with mode='adaptive'")
 
     def _undo_repairs_of(self, mask: Tensor) -> None:
         self.undo_repair(index for index, site in enumerate(self.sites) if bool(mask[site.layer, site.columns].any()))

@@ -60,7 +60,7 @@ def parameter_of(module: nn.Module, name: str) -> nn.Parameter:
     if not plain or parameter.dtype not in PLAIN or (name == "weight" and parameter.ndim != 2):
         kind = str(getattr(parameter, "dtype", type(parameter).__name__)).removeprefix("torch.")
         raise InputError(
-            f"the {name} of a {type(module).__name__} is no plain matrix of floating-point numbers ({kind}): a quantised or "
+            f"the {name} of a {type(module).__name__} is not a plain matrix of floating-point numbers ({kind}): a quantised or "
             "packed model cannot be pruned, load it in float32, bfloat16 or float16"
         )
     return parameter

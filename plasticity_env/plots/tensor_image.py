@@ -35,16 +35,16 @@ def to_array(values: Any) -> np.ndarray:
             tensor = values.detach()
             if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
                 raise InputError(
-                    f"a {tensor.dtype} tensor of layout {tensor.layout} is no picture: take its abs() or to_dense()"
+                    f"a {tensor.dtype} tensor of layout {tensor.layout} is not a picture: take its abs() or to_dense()"
                 )
             exact = tensor.dtype in (torch.float64, torch.int64, torch.int32)
             return tensor.to("cpu").to(torch.float64 if exact else torch.float32).numpy()
         array = np.asarray([to_array(v) for v in values] if isinstance(values, list | tuple) else values)
         if array.dtype.kind not in "bifu":
-            raise InputError(f"an array of {array.dtype} is no picture: give real numbers")
+            raise InputError(f"an array of {array.dtype} is not a picture: give real numbers")
         return array if array.dtype == np.float32 else array.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"these values are no rectangular array of numbers ({error})") from error
+        raise InputError(f"these values are not a rectangular array of numbers ({error})") from error
 
 
 def safe_tensor_imshow(
@@ -96,16 +96,14 @@ def safe_tensor_imshow(
         array = array[0]
     if not array.size or array.ndim > 3:
         raise InputError(
-            f"values of shape {array.shape} are no picture: give (N,), (M, N) or a few (M, N) as (C, M, N)"
+            f"values of shape {array.shape} are not a picture: give (N,), (M, N) or a few (M, N) as (C, M, N)"
         )
     if max(array.shape[-2:], default=1) > LARGEST or (array.ndim == 3 and len(array) > 64):
         raise InputError(
             f"values of shape {array.shape} are too many to be seen: cut them to {LARGEST} a side, 64 panels"
         )
     if array.ndim == 3 and ax is not None:
-        raise InputError(
-            f"values of shape {array.shape} make several panels, and there is one ax: hand over one of them"
-        )
+        raise InputError(f"values of shape {array.shape} make several panels, and there is one ax: pass one of them")
     finite = array[np.isfinite(array)]
     low = (float(finite.min()) if finite.size else 0.0) if vmin is None else vmin
     high = (float(finite.max()) if finite.size else 1.0) if vmax is None else vmax
@@ -162,7 +160,7 @@ def _draw(panel: Axes, values: np.ndarray, cmap: str, low: float, high: float, a
     from matplotlib.ticker import MaxNLocator
 
     if cmap not in colormaps:
-        raise InputError(f"matplotlib knows no colour map {cmap!r}: {COLOURS!r}, 'magma' and 'cividis' are good ones")
+        raise InputError(f"matplotlib has no colour map {cmap!r}: {COLOURS!r}, 'magma' and 'cividis' are good ones")
     colours = colormaps[cmap].with_extremes(bad=MISSING)
     shown = np.ma.masked_invalid(values)
     image = panel.imshow(shown, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")

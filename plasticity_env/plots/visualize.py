@@ -102,7 +102,7 @@ def visualize_head_gradients(
     label = "norm of weight gradient" if kind == "weight" else "mean |dL/dgate| (nats)"
     if pruned_heads is not None:
         if active is not None:
-            raise InputError("active and pruned_heads say the same of each head: hand over one of them")
+            raise InputError("active and pruned_heads say the same of each head: pass one of them")
         active = ~marked_heads(pruned_heads, head_values(gradients).shape)
     return _head_map(gradients, active, title, label, "magma", (0.0, None), save_path)
 
@@ -141,7 +141,7 @@ def visualize_pruning_decisions(
     if pruned is None:
         pruned = head_mask(decided, "pruned")
     elif values is not None:
-        raise InputError("the values stand first, before the mask: leave values= out")
+        raise InputError("the values come first, before the mask: leave values= out")
     else:
         values = decided
         pruned = marked_heads(pruned, head_values(values).shape)
@@ -206,7 +206,7 @@ def visualize_training_metrics(
             raise InputError(f"no metric {missing[0]!r} was logged: there are {', '.join(panels_of) or 'none'}")
         panels_of = {name: panels_of[name] for name in names}
     if not panels_of:
-        raise InputError("there is no metric to draw: hand over names and values, a MetricsLogger, or rows of numbers")
+        raise InputError("there is no metric to draw: pass names and values, a MetricsLogger, or rows of numbers")
     columns = min(len(panels_of), 2 if len(panels_of) in (2, 4) else 3)
     rows = math.ceil(len(panels_of) / columns)
     figure = new_figure(max(6.0, 4.4 * columns), 3.0 * rows + 0.7)
@@ -252,7 +252,7 @@ def visualize_attention_patterns(
     """
     if isinstance(attention, nn.Module):
         if input_ids is None:
-            raise InputError("a model needs text to attend to: hand over input_ids, (tokens,) or (sequences, tokens)")
+            raise InputError("a model needs text to attend to: pass input_ids, (tokens,) or (sequences, tokens)")
         if active is None and hasattr(attention, "active"):
             active = attention.active[:, : attention.heads]  # type: ignore[index]
         attention = attention_maps(attention, input_ids)

@@ -65,7 +65,7 @@ def repair_in_order(
         )
     if mlp and not model.mlps:
         raise InputError(
-            "this model has no MLP whose output projection could be refitted, as a mixture of experts has none"
+            "this model has no MLP whose output projection could be refitted (a mixture of experts has none)"
         )
     active = model.active
     if bool(active.all()):

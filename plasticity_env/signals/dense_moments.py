@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import gather_many
+from plasticity_env.signals.moment_files import MomentFiles
 from plasticity_env.signals.moments import Moments
 
 OfSite = Callable[[int], Moments]  # index in `PlasticModel.sites` -> ``gram`` (n, I, I) and ``mean`` (n, I) of n texts
@@ -23,10 +24,11 @@ class DenseMoments:
         model: Whose dense stream it is.
         texts: How many texts are kept; the one that was not used for longest goes first.
         packed: Keep the upper triangle in float32, a quarter of the matrix in float64.
+        files: A folder that is looked up before a text is read, and keeps what was gathered; None for none.
     """
 
-    def __init__(self, model: PlasticModel, texts: int, packed: bool = False) -> None:
-        self._model, self._room, self._packed = model, texts, packed
+    def __init__(self, model: PlasticModel, texts: int, packed: bool = False, files: MomentFiles | None = None) -> None:
+        self._model, self._room, self._packed, self._files = model, texts, packed, files
         self._held: OrderedDict[Hashable, dict[int, tuple[Tensor, Tensor]]] = OrderedDict()
         self._staying: set[Hashable] = set()
 
@@ -44,10 +46,31 @@ class DenseMoments:
             for key in keys:
                 self._held.move_to_end(key)
             return lambda site: self._joined([each[site] for each in held])
-        with self._model.dense():
-            found = gather_many(self._model, ids, batch_size)
+        found = self._gathered(ids, batch_size)
         self.put(texts, found)
         return found.__getitem__
+
+    def _gathered(self, ids: Tensor, batch_size: int) -> dict[int, Moments]:
+        """Of n texts at once; with a folder one by one, from there as far as it has them."""
+        if self._files is None:
+            with self._model.dense():
+                return gather_many(self._model, ids, batch_size)
+        parts = []
+        for text in ids:
+            with self._model.dense():  # whose weights name the file
+                part = self._files.get(text)
+                if part is None:
+                    found = gather_many(self._model, text[None], batch_size)
+                    part = {site: Moments(of.gram[0], of.mean[0]) for site, of in found.items()}
+                    self._files.put(text, part)
+            parts.append(part)
+        device = self._model.device
+        return {
+            site: Moments(
+                *(torch.stack([getattr(p[site], name) for p in parts]).to(device) for name in ("gram", "mean"))
+            )
+            for site in parts[0]
+        }
 
     def knows(self, text: Hashable) -> bool:
         """Whether a text's moments are kept, of the present weights."""

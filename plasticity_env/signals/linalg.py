@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
+HALVED = 384  # columns of a block of a symmetric product: below two of them the whole is as fast
 RIDGE = 0.01  # lambda of repairs and residuals, as a share of the mean diagonal of the second moments
 
 
@@ -30,3 +32,26 @@ def unit_corners(matrices: Tensor, unit_width: int) -> Tensor:
     units = matrices.shape[1] // unit_width
     cut = matrices.unflatten(2, (units, unit_width)).unflatten(1, (units, unit_width))  # (k, u, W, u, W)
     return cut.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+
+
+def outer_sums(rows: Tensor) -> Tensor:
+    """(n, I, I) sums of the outer products of (n, tokens, I) rows; of wide ones only one half is computed."""
+    return _symmetric(rows.mT, rows)
+
+
+def congruence(inverse: Tensor, moment: Tensor) -> Tensor:
+    """(n, I, I) B X B of symmetric B and X, of which only one half is computed where they are wide."""
+    return _symmetric(inverse, moment @ inverse)
+
+
+def _symmetric(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right``, known to be symmetric: blocks on and above the diagonal, and their mirror."""
+    size = left.shape[-2]
+    if size < 2 * HALVED:
+        return left @ right
+    found = torch.empty(*left.shape[:-1], size, dtype=left.dtype, device=left.device)
+    for start in range(0, size, HALVED):
+        rows, rest = slice(start, start + HALVED), slice(start + HALVED, size)
+        found[..., rows, start:] = left[..., rows, :] @ right[..., start:]
+        found[..., rest, rows] = found[..., rows, rest].mT
+    return found

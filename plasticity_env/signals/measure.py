@@ -7,6 +7,7 @@ fluctuation after FLAP (An et al. 2023).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -148,6 +149,8 @@ def measure_many(
     statistics: bool = False,
     projectors: Projectors | None = None,
     crossfit: tuple[Projectors, Projectors] | None = None,
+    held_out: bool = False,
+    sampled: bool = False,
     signals: Sequence[str] = (),
 ) -> list[HeadSignals]:
     """Measure n versions of a model, each on its own text, in passes that carry all of them.
@@ -162,6 +165,9 @@ def measure_many(
         obs, statistics: As `measure` takes them.
         projectors: (1, I, I), or (n, I, I) of each version, of `residual_projector` by site.
         crossfit: Two of these, as `measure` takes them.
+        held_out: The projectors were fitted on other text, so that residual scores are cross-fitted scores as well.
+        sampled: Take slopes of the loss of next tokens that are drawn from the model itself (the true Fisher, which is the
+            Hessian of the KL divergence to it), not of the text's own; the losses stay those of the text.
         signals: As `measure` takes them.
 
     Returns:
@@ -172,11 +178,18 @@ def measure_many(
     """
     gates, projections = gates.to(model.device), projections or {}
     versions, sequences, tokens = input_ids.shape
-    on = {"", *(what for what, asked in (("obs", obs), ("residual", projectors), ("crossfit", crossfit)) if asked)}
+    on = {
+        "",
+        *(
+            what
+            for what, asked in (("obs", obs), ("residual", projectors), ("crossfit", crossfit or held_out))
+            if asked
+        ),
+    }
     for name in signals:
         if (needs := SIGNALS.find(name).needs) not in on:
             raise InputError(f"signal {name!r} needs signals measured with {SWITCHES[needs]}")
-    recorder = SignalRecorder(model, obs or statistics, versions)
+    recorder = SignalRecorder(model, obs or statistics, versions, held_out=held_out, one_text=crossfit is None)
     losses, gradients = [], []
     middle = sequences // 2 if crossfit else 0
     with frozen(model), projected(model, projections):
@@ -187,8 +200,8 @@ def measure_many(
             along = {"residual": projectors, "crossfit": crossfit[start >= middle] if crossfit else None}
             recorder.begin(padding, len(ids), tokens, {kind: found for kind, found in along.items() if found})
             with model.using(leaf, recorder), torch.enable_grad():
-                loss = sequence_losses(model, ids, padding)  # (n * b,)
-                found = torch.autograd.grad(loss.sum(), [leaf, recorder.slopes.leaf], allow_unused=True)
+                loss, slope = _losses(model, ids, padding, sampled)  # (n * b,) each
+                found = torch.autograd.grad(slope.sum(), [leaf, recorder.slopes.leaf], allow_unused=True)
             losses.append(loss.detach().unflatten(0, (versions, -1)))
             gradients.append(found[0].unflatten(0, (versions, -1)))
     loss = torch.cat(losses, 1).float().cpu()  # (n, B)
@@ -265,12 +278,37 @@ def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tens
     Returns:
         (B,) float32, differentiable.
     """
+    return _losses(model, input_ids, attention_mask, False)[0]
+
+
+def _losses(
+    model: PlasticModel, input_ids: Tensor, attention_mask: Tensor | None, sampled: bool
+) -> tuple[Tensor, Tensor]:
+    """(B,) losses of the text's own next tokens, and of these or of sampled ones: what slopes are taken of."""
     extra = text_mask_inputs(model, attention_mask)
     logits = model.model(input_ids=input_ids, use_cache=False, **extra).logits  # (B, T, V)
     targets = F.pad(input_ids[:, 1:], (0, 1), value=-100)  # the last position predicts nothing; no copy of the logits
     if attention_mask is not None:
         counted = F.pad(attention_mask[:, 1:] * attention_mask[:, :-1], (0, 1))
         targets = targets.masked_fill(counted == 0, -100)
+    if not sampled:
+        loss = _mean_losses(logits, targets)
+        return loss, loss
+    with torch.no_grad():
+        loss = _mean_losses(logits, targets)
+        drawn = torch.stack([_drawn(row, ids) for row, ids in zip(logits, input_ids, strict=True)])
+    return loss, _mean_losses(logits, drawn.masked_fill(targets == -100, -100))
+
+
+def _drawn(logits: Tensor, ids: Tensor) -> Tensor:
+    """(T,) tokens drawn from (T, V) logits: the same ones whenever the same (T,) text is measured."""
+    seed = hashlib.sha256(ids.cpu().numpy().tobytes()).digest()[:7]
+    random = torch.Generator(device=logits.device).manual_seed(int.from_bytes(seed))
+    return torch.multinomial(logits.float().softmax(-1), 1, generator=random)[:, 0]
+
+
+def _mean_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """(B,) mean losses over the positions whose target is not -100."""
     loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
     return loss.view(targets.shape).sum(1) / (targets != -100).sum(1).clamp(min=1)
 

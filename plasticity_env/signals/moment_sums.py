@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.layouts import Site
-from plasticity_env.signals.linalg import alike, unit_corners
+from plasticity_env.signals.linalg import alike, outer_sums, unit_corners
 from plasticity_env.signals.moments import Moments
 
 OBS_RIDGE = 0.01  # of the mean diagonal, as SparseGPT's default
@@ -40,12 +40,17 @@ class SiteSums:
         rows = rows.float()
         if self._full:
             cut = rows.view(self._groups, -1, rows.shape[-1])  # (n, tokens, I)
-            self._moments[layer] += (cut.transpose(1, 2) @ cut).double()
+            self._moments[layer] += outer_sums(cut)
             self._mean[layer] += cut.sum(1, dtype=torch.float64)
         else:
             units = rows.view(self._groups, -1, self._units, self._width).transpose(1, 2)  # (n, U, tokens, W)
             self._moments[layer] += units.transpose(2, 3) @ units
             self._mean[layer] += rows.view(self._groups, -1, rows.shape[-1]).sum(1, dtype=torch.float64)
+
+    def outer(self, layer: int) -> Tensor:
+        """(n, I, I) sums of outer products of what one layer's projection read so far; only with ``full``."""
+        assert self._full
+        return self._moments[layer]
 
     def moments(self, tokens: int) -> list[Moments]:
         """Second moments (n, I, I) and means (n, I) of each layer; only with ``full``."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plasticity_env.model.layouts import Site
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.attention_entropy import Kernel, attend, attend_with_entropy, choose_kernel, visible_lengths
 from plasticity_env.signals.moment_sums import SiteSums
@@ -28,11 +29,21 @@ class SignalRecorder:
         gram: Keep whole second-moment matrices.
         groups: n; a pass holds equally many sequences of each, group after group.
         moments_only: Note nothing but second moments, and raise `PassOver` once the last of a pass is noted.
+        held_out: As `SlopeSums` takes it.
+        one_text: All sequences have the same projectors, so that slopes can read the second moments of the whole.
     """
 
     kernel: Kernel
 
-    def __init__(self, model: PlasticModel, gram: bool, groups: int = 1, moments_only: bool = False) -> None:
+    def __init__(
+        self,
+        model: PlasticModel,
+        gram: bool,
+        groups: int = 1,
+        moments_only: bool = False,
+        held_out: bool = False,
+        one_text: bool = False,
+    ) -> None:
         layers, units = model.shape
         device = model.device
         self._model, self._heads, self._groups = model, model.heads, groups
@@ -43,7 +54,8 @@ class SignalRecorder:
             self._sums.append(SiteSums(model.mlps, model.mlp_blocks, gram, device, groups))
         self._last = next(site for site in reversed(model.sites) if site.gated) if moments_only else None
         self.tokens = 0  # of each group
-        self.slopes = SlopeSums(model.sites, model.shape, groups, device)
+        inputs = self._inputs_of if gram and one_text else None
+        self.slopes = SlopeSums(model.sites, model.shape, groups, device, held_out, inputs)
 
     def begin(
         self,
@@ -121,6 +133,9 @@ class SignalRecorder:
         if self._last is self._model.mlps[layer]:
             raise PassOver
         return self.slopes.tap(self._model.mlps[layer], neurons)
+
+    def _inputs_of(self, site: Site) -> Tensor:
+        return self._sums[site.kind == "mlp"].outer(site.layer)
 
     def _text_rows(self, rows: Tensor) -> Tensor:
         rows = rows.flatten(0, -2)  # (b*T, I)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.model.layouts import Site
+from plasticity_env.signals.linalg import outer_sums
 from plasticity_env.signals.stepwise import eliminate
 
 KINDS = ("residual", "crossfit")
@@ -54,9 +55,21 @@ class SlopeSums:
         shape: (L, U) of the model.
         groups: n; a pass holds equally many sequences of each, group after group.
         device: Where to sum.
+        held_out: The projectors were fitted on other text, so that what is in-sample elsewhere is cross-fitted as well.
+        inputs: Sums of outer products of a site's inputs, (n, I, I), where somebody else gathers them over the whole pass
+            anyway; None where they are to be gathered here.
     """
 
-    def __init__(self, sites: Sequence[Site], shape: tuple[int, int], groups: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        shape: tuple[int, int],
+        groups: int,
+        device: torch.device,
+        held_out: bool = False,
+        inputs: Callable[[Site], Tensor] | None = None,
+    ) -> None:
+        self._held_out, self._inputs_of = held_out, inputs
         self._sites, self._shape, self._groups, self._device = sites, shape, groups, device
         self._parts: list[dict[str, Projectors]] = []  # of the sequences, by what they are projected with
         self._slopes: dict[str, list[Tensor]] = {}  # of every pass, (n, b, L, U)
@@ -98,9 +111,11 @@ class SlopeSums:
         if self._padding is not None:
             cut = cut * self._padding.reshape(1, -1, 1)
         part = len(self._parts) - 1
-        for sums, key, seen in ((self._inputs, (part, site.index), cut), (self._gradients, site.index, back)):
-            outer = seen.mT @ seen
-            sums[key] = sums[key] + outer if key in sums else outer  # type: ignore[index]
+        outer = outer_sums(back)
+        self._gradients[site.index] = self._gradients[site.index] + outer if site.index in self._gradients else outer
+        if self._inputs_of is None:
+            key, outer = (part, site.index), outer_sums(cut)
+            self._inputs[key] = self._inputs[key] + outer if key in self._inputs else outer
         for kind, projectors in self._parts[-1].items():
             residual = cut @ projectors[site.index].matrix  # columns of pruned units are 0
             passed = self._slopes[kind][-1]
@@ -132,6 +147,8 @@ class SlopeSums:
             found |= {
                 f"{kind}_{score}": value.cpu().clamp(min=0) for score, value in zip(SCORES, estimates, strict=True)
             }
+        if self._held_out:
+            found |= {f"crossfit_{score}": found[f"residual_{score}"] for score in SCORES}
         return found
 
     def _kfac(self) -> dict[str, Tensor]:
@@ -158,7 +175,10 @@ class SlopeSums:
                 parts = [index for index, part in enumerate(self._parts) if part[kind] is projectors]
                 for index in projectors.keys() & self._gradients.keys():
                     site = self._sites[index]
-                    inputs = torch.stack([self._inputs[part, index] for part in parts]).sum(0)
+                    if self._inputs_of is None:
+                        inputs = torch.stack([self._inputs[part, index] for part in parts]).sum(0)
+                    else:
+                        inputs = self._inputs_of(site)
                     mine = lots.setdefault((site.kind, inputs.shape[-1]), [[]])
                     if mine[-1] and (len(mine[-1]) + 1) * inputs.numel() > ELIMINATED:
                         mine.append([])

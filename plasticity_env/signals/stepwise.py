@@ -29,7 +29,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plasticity_env.signals.linalg import alike, unit_corners
+from plasticity_env.signals.linalg import alike, congruence, unit_corners
 
 
 def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int
     Args:
         inverse: (k, I, I) B, float64, as the last turns cancel many digits; rows and columns of pruned units are 0.
         moment: (k, I, I) sums of outer products of the inputs x.
-        gradient: (k, I, I) the same of the loss's gradients in x.
+        gradient: (k, I, I) the same of the loss's gradients in x, of which no digits cancel: it stays in its own type.
         unit_width: W, inputs of a unit.
 
     Returns:
@@ -54,20 +54,25 @@ def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int
         site, row, column = (
             index.to(inverse.device) for index in (rows[:, None, None], inside[:, :, None], inside[:, None])
         )
-        b, x, h = (matrix[site, row, column].to(inverse.dtype) for matrix in (inverse, moment, gradient))
+        b, x = (matrix[site, row, column].to(inverse.dtype) for matrix in (inverse, moment))
+        h = gradient[site, row, column]
         units = (inside[:, ::unit_width] // unit_width).to(inverse.device)  # (k, s) their numbers
-        alone[site[:, 0], units], in_turn[site[:, 0], units] = _in_turn(b, b @ x @ b, h, unit_width)
+        alone[site[:, 0], units], in_turn[site[:, 0], units] = _in_turn(b, congruence(b, x), h, unit_width)
     return alone, in_turn
 
 
 def _in_turn(b: Tensor, z: Tensor, h: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Costs alone and in turn, (k, s) each, from B, Z and H, (k, s * W, s * W) each, of units that are all there."""
+    """Costs alone and in turn, (k, s) each, from B, Z and H, (k, s * W, s * W) each, of units that are all there.
+
+    B and Z shrink as units go, so that digits cancel: they are float64. H grows: float32 will do, at half the time.
+    """
     sites, size = b.shape[:2]
     units = size // width
     site, offset = torch.arange(sites, device=b.device), torch.arange(width, device=b.device)
     b_uu, z_uu, h_uu = (unit_corners(matrix, width).clone() for matrix in (b, z, h))  # (k, s, W, W) each
     identity = torch.eye(width, dtype=b.dtype, device=b.device)
-    l_all, b_all, n_of_z, n_of_h = (torch.empty_like(b) for _ in range(4))  # L^T, B_j: and N^T, turn below turn
+    l_all, b_all, n_of_z = (torch.empty_like(b) for _ in range(3))  # L^T, B_j: and N^T, turn below turn
+    l_of_h, n_of_h = torch.empty_like(h), torch.empty_like(h)
     gone = torch.zeros(sites, units, dtype=torch.bool, device=b.device)
     level, in_turn = b.new_zeros(sites), b.new_zeros(sites, units)
     alone = in_turn
@@ -78,7 +83,7 @@ def _in_turn(b: Tensor, z: Tensor, h: Tensor, width: int) -> tuple[Tensor, Tenso
     for turn in range(units):
         # Cost of every unit: tr(B_uu^-1 Z_uu B_uu^-1 H_uu).
         b_uu_inverse = torch.linalg.inv(b_uu + identity * gone[..., None, None])  # (k, s, W, W)
-        costs = ((b_uu_inverse @ z_uu @ b_uu_inverse) * h_uu).sum((2, 3)).clamp(min=0)  # (k, s)
+        costs = ((b_uu_inverse @ z_uu @ b_uu_inverse) * h_uu.to(b.dtype)).sum((2, 3)).clamp(min=0)  # (k, s)
         if turn == 0:
             alone = costs
         j = costs.masked_fill(gone, torch.inf).argmin(1)  # (k,) the cheapest goes
@@ -95,18 +100,18 @@ def _in_turn(b: Tensor, z: Tensor, h: Tensor, width: int) -> tuple[Tensor, Tenso
         l_j = l_before.gather(2, at_j).mT  # (k, W, t * W)
         b_j = b[site[:, None], rows_of_j].baddbmm_(b_all[:, before].gather(2, at_j).mT, l_before)  # (k, W, S)
         l_now = -b_uu_inverse[site, j] @ b_j  # (k, W, S), -1 in its own columns, so that these become 0
-        l_all[:, now], b_all[:, now] = l_now, b_j
+        l_all[:, now], b_all[:, now], l_of_h[:, now] = l_now, b_j, l_now.to(h.dtype)
         # B_uu -> B_uu + L_u B_ju.
         l_u = by_unit(l_now).mT
         b_uu += l_u @ by_unit(b_j)
-        for m, m_uu, n_all in ((z, z_uu, n_of_z), (h, h_uu, n_of_h)):
+        for m, m_uu, n_all, l_rows in ((z, z_uu, n_of_z, l_all), (h, h_uu, n_of_h, l_of_h)):
             # N^T = M_j: + M_jj L^T / 2 with M_j: = first M_j: + sum_t (N_t)_j L_t^T + (L_t)_j N_t^T.
             n_before = n_all[:, before]
             n_j = n_before.gather(2, at_j).mT
-            n_now = m[site[:, None], rows_of_j].baddbmm_(n_j, l_before).baddbmm_(l_j, n_before)  # (k, W, S)
-            n_now.baddbmm_(m_uu[site, j], l_now, alpha=0.5)
+            n_now = m[site[:, None], rows_of_j].baddbmm_(n_j, l_rows[:, before])  # (k, W, S)
+            n_now.baddbmm_(l_j.to(m.dtype), n_before).baddbmm_(m_uu[site, j], l_rows[:, now], alpha=0.5)
             n_all[:, now] = n_now
             # M_uu -> M_uu + L_u N_u^T + N_u L_u^T.
-            l_n = l_u @ by_unit(n_now)
+            l_n = l_u.to(m.dtype) @ by_unit(n_now)
             m_uu += l_n + l_n.mT
     return alone, in_turn

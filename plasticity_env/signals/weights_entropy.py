@@ -48,7 +48,7 @@ def _of_layer(weights: Tensor | None, layer: int, normalized: bool) -> Tensor:
     sums = weights.sum(-1)
     if tokens < 2 or bool((weights < 0).any()) or not bool(((sums - 1).abs() < TOLERANCE).all()):
         raise InputError(
-            f"attention weights of layer {layer} are no distributions over at least two keys: each row must be positive and "
+            f"attention weights of layer {layer} are not distributions over at least two keys: each row must be positive and "
             "sum to 1 (dropout off: model.eval())"
         )
     ahead = bool(weights.triu(1).any())

@@ -64,5 +64,6 @@ def _expand(config: ExpandConfig, path: Path) -> list[str]:
     wanted = round(config.growth_percentage * slots)
     if grown.added_count < wanted:
         said[0] += f": fewer than {wanted}, since no more were pruned"
-    said.append(f"their gates open from {config.initial_scale:g} to 1 in {config.warmup_steps} training steps")
+    start, steps = grown.warmup_schedule.initial_scale, grown.warmup_schedule.warmup_steps
+    said.append(f"their gates open from {start:g} to 1 in {steps} training steps" if steps else "their gates are open")
     return [*said, comparison(before, after, len(test))]

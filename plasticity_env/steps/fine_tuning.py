@@ -25,7 +25,7 @@ from plasticity_env.steps.opening import (
     output_path,
 )
 from plasticity_env.steps.step_arguments import FineTuneConfig
-from plasticity_env.training.distillation import Distillation
+from plasticity_env.training.distillation import Distillation, distilled_parts
 from plasticity_env.training.trainer import PlasticityTrainer, TrainStep, create_plasticity_trainer
 
 _FREE = ("device", "resume", "save_steps", "output_path", "model_path", "model_name")  # may change when a run goes on
@@ -145,10 +145,13 @@ def _distillation(config: FineTuneConfig, checkpoint: Checkpoint) -> Distillatio
             f"teacher {name!r} has {teacher.config.vocab_size} tokens, the model {model.config.vocab_size}: it must be the dense "
             "model itself, or one of its family"
         )
-    return Distillation(teacher.requires_grad_(False), config.distillation, config.temperature)
+    parts = distilled_parts(config.distil)
+    return Distillation(teacher.requires_grad_(False), config.distillation, config.temperature, parts)
 
 
 def _refuse_other(before: dict[str, Any], now: dict[str, Any]) -> None:
     for key, value in before.items():
         if key not in _FREE and now.get(key) != value:
-            raise InputError(f"the interrupted run had {key} {value!r}, not {now.get(key)!r}: resume it with the same")
+            raise InputError(
+                f"the interrupted run had {key} {value!r}, not {now.get(key)!r}: resume it with the same value"
+            )

@@ -61,7 +61,9 @@ def open_checkpoint(path: str | Path, model_name: str | None, device: str) -> Ch
         )
     if loaded.tokenizer is None:
         if model_name is None:
-            raise InputError(f"{str(path)!r} was saved without a tokenizer: say whose it needs with --model_name")
+            raise InputError(
+                f"{str(path)!r} was saved without a tokenizer: name the model whose tokenizer it needs with --model_name"
+            )
         loaded = LoadedModel(loaded.model, load_model(model_name).tokenizer, loaded.name)
     return Checkpoint(loaded, checkpoint.notes, checkpoint.training)
 

@@ -31,12 +31,12 @@ class StepText:
     """Which text a step reads."""
 
     dataset: str | None = None
-    """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: that of the step before, else shakespeare for an
-    embedded model and wikitext for any other"""
+    """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: that of the previous step, otherwise shakespeare
+    for an embedded model and wikitext for any other"""
     dataset_config: str | None = None
     """configuration of a hub data set"""
     max_length: int = 128
-    """tokens a block"""
+    """tokens per block"""
     batch_size: int = 8
     """sequences in one pass"""
     calibration_blocks: int = 32
@@ -71,14 +71,11 @@ class StepText:
                 f"calibration_blocks {self.calibration_blocks} is more than the {len(blocks)} of {text.name!r} at max_length "
                 f"{self.max_length}: ask for fewer or use a longer text"
             )
-        import torch
-
-        random = torch.Generator().manual_seed(seed)
-        return blocks[torch.randperm(len(blocks), generator=random)[: self.calibration_blocks]]
+        return text.drawn("calibration", self.calibration_blocks, seed)
 
     def test(self, text: TextSplits) -> Tensor:
         """(n, T) test blocks."""
-        return text.blocks("test")[: self.test_blocks]
+        return text.some("test", self.test_blocks)
 
 
 @dataclass(frozen=True)
@@ -94,13 +91,13 @@ class PruneConfig:
     prune_entropy: str = "auto"
     """with --strategy entropy: whether high or low entropy goes first; auto measures on calibration text"""
     repair: str = "least_squares"
-    """how the heads that stay make up for those that go: none, bias, scale, least_squares, sequential, ..."""
+    """how the remaining heads make up for the pruned ones: none, bias, scale, least_squares, sequential, ..."""
     output_path: Path | None = None
     """a folder, or a .pth file; unset: a folder under runs/"""
     seed: int = 0
     """draws calibration blocks and whatever is random"""
     device: str = "auto"
-    """auto, cpu, cuda, ..."""
+    """device to run on: auto, cpu, cuda, ..."""
     text: StepText = field(default_factory=StepText)
 
     def __post_init__(self) -> None:
@@ -127,7 +124,7 @@ class ExpandConfig:
     model_path: str = ""
     """the checkpoint of a pruned model: a folder or a .pth file"""
     model_name: str | None = None
-    """what its model must be called; unset: whatever it is"""
+    """name that the checkpoint's model must have; unset: any name"""
     growth_percentage: float = 0.1
     """share of all head slots that grows, in (0, 1]; at most what is pruned"""
     growth_strategy: str = "gradient_sensitivity"
@@ -135,15 +132,16 @@ class ExpandConfig:
     initial_scale: float = 0.01
     """what a new head's output is multiplied by at first, in (0, 1]"""
     warmup_steps: int = 100
-    """optimizer steps until that is 1"""
+    """optimizer steps until the initial scale has grown to 1"""
     initial_weights: str = "random"
-    """what a new head starts from: random, copy (of the layer's most useful head) or transfer (from the mirrored layer)"""
+    """what a new head starts from: random, copy (of the layer's most useful head), transfer (from the mirrored layer), lemon (a
+    duplicate that shares what the original writes) or gradmax (values of the steepest gradient)"""
     output_path: Path | None = None
     """a folder, or a .pth file; unset: a folder under runs/"""
     seed: int = 0
     """draws calibration blocks and new weights"""
     device: str = "auto"
-    """auto, cpu, cuda, ..."""
+    """device to run on: auto, cpu, cuda, ..."""
     text: StepText = field(default_factory=StepText)
 
     def __post_init__(self) -> None:
@@ -170,39 +168,42 @@ class FineTuneConfig:
     model_path: str = ""
     """the checkpoint of a pruned or expanded model: a folder or a .pth file"""
     model_name: str | None = None
-    """what its model must be called; unset: whatever it is"""
+    """name that the checkpoint's model must have; unset: any name"""
     learning_rate: float = 5e-5
     """learning rate of AdamW"""
     new_head_lr_multiplier: float = 3.0
-    """learning rate of new heads, in learning rates"""
+    """learning rate of new heads, as a multiple of --learning_rate"""
     lr_warmup_steps: int = 0
-    """optimizer steps until new heads have that rate"""
+    """optimizer steps until new heads reach that rate"""
     lr_decay_steps: int | None = None
-    """optimizer steps in which it goes back to the rate of all others; unset: the whole training"""
+    """optimizer steps in which it falls back to the rate of all other heads; unset: the whole training"""
     epochs: int = 1
-    """how often the training text is read"""
+    """number of passes over the training text"""
     max_steps: int | None = None
-    """at most so many optimizer steps"""
+    """largest number of optimizer steps; unset: no limit"""
     accumulation: int = 1
     """batches in one optimizer step"""
     mixed_precision: bool = False
     """forward and backward in bfloat16"""
     distillation: float = 0.0
-    """weight of the divergence from the dense model in what is minimised, in [0, 1]; 0 does without"""
+    """weight of the differences from the dense model in what is minimised, in [0, 1]; 0 turns it off"""
+    distil: str = "logits"
+    """what of it is compared: logits, hidden (states after each layer), attention (what each layer's attention writes), or
+    several joined by +, as logits+hidden; parts count alike"""
     temperature: float = 1.0
     """temperature of the distillation"""
     teacher: str | None = None
-    """the dense model; unset: the one that the checkpoint is of, by its name"""
+    """the dense model; unset: the one that the checkpoint names"""
     save_steps: int = 500
-    """write the checkpoint every so many optimizer steps, from which --resume goes on; Ctrl-C writes it too"""
+    """optimizer steps between checkpoints, from which --resume continues; Ctrl-C writes one too"""
     resume: bool = False
-    """go on from what an interrupted run left at --output_path, bit for bit"""
+    """continue what an interrupted run left at --output_path, bit for bit"""
     output_path: Path | None = None
     """a folder, or a .pth file; unset: a folder under runs/"""
     seed: int = 0
     """fixes the order of the training text"""
     device: str = "auto"
-    """auto, cpu, cuda, ..."""
+    """device to run on: auto, cpu, cuda, ..."""
     text: StepText = field(default_factory=StepText)
 
     def __post_init__(self) -> None:
@@ -213,5 +214,9 @@ class FineTuneConfig:
         for name in ("new_head_lr_multiplier", "temperature"):
             check_number(name, getattr(self, name), 0, 1e6, above=True)
         check_number("distillation", self.distillation, 0, 1)
+        if given(self, "distil"):
+            from plasticity_env.training.distillation import distilled_parts
+
+            distilled_parts(self.distil)
         if self.resume and self.output_path is None:
             raise InputError("--resume needs the --output_path of the interrupted run")

@@ -97,14 +97,14 @@ def order_neurons(model: PlasticModel, text: TextSplits, order: str, batch_size:
         return
     if not model.mlps:
         raise InputError(
-            f"this model has no MLP whose neurons could be put in the order {order!r}, as a mixture of experts has none"
+            f"this model has no MLP whose neurons could be put in the order {order!r} (a mixture of experts has none)"
         )
     if model.neuron_order != "stored":
         raise InputError(
-            f"the model's neurons are in the order {model.neuron_order!r} already, {order!r} was asked for: load it anew"
+            f"the model's neurons are in the order {model.neuron_order!r} already, {order!r} was asked for: load it again"
         )
     if model.state.gates is not None or model.repaired_sites:
-        raise InputError("neurons are put in order before anything is pruned, grown or repaired: load the model anew")
+        raise InputError("neurons are put in order before anything is pruned, grown or repaired: load the model again")
     blocks = text.blocks("calibration")
     ids = some_blocks(blocks, min(ORDER_BLOCKS, len(blocks)), spread=True)
     prices = [price(sums) for sums in neuron_sums(model, ids, batch_size, moments=price in READS_INPUTS)]

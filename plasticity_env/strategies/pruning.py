@@ -55,7 +55,7 @@ class HeadView:
             InputError: Nothing was measured.
         """
         if self.signals is None:
-            raise InputError("this strategy reads signals: hand it calibration text (input_ids)")
+            raise InputError("this strategy reads signals: pass it calibration text (input_ids)")
         return self.signals
 
 
@@ -339,7 +339,7 @@ def measure_for(
         return None
     if input_ids is None:
         raise InputError(
-            f"strategy {strategy.name!r} measures: hand it input_ids, (sequences, tokens) of calibration text"
+            f"strategy {strategy.name!r} measures: pass it input_ids, (sequences, tokens) of calibration text"
         )
     projectors = crossfit = None
     if "crossfit" in strategy.needs:

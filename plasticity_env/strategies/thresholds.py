@@ -18,16 +18,16 @@ class Thresholds:
     """
 
     entropy_threshold: float | None = None
-    """of the plasticity controller: entropy in nats above which (direction low: below which) a head counts as idle; unset: a
+    """plasticity controller: entropy in nats above which (direction low: below which) a head counts as idle; unset: a
     quantile over the active heads"""
     gradient_threshold: float | None = None
-    """of the plasticity controller: mean |dL/dgate| in nats below which a head counts as quiet; unset: a quantile"""
+    """plasticity controller: mean |dL/dgate| in nats below which a head counts as quiet; unset: a quantile"""
     min_zeroed_epochs: int = 2
-    """of the plasticity controller: decisions that a pruned head waits before it may be revived"""
+    """plasticity controller: decisions that a pruned head waits before it may be revived"""
     max_prune_rate: float = 1.0
-    """of the plasticity controller: largest share of all heads pruned in one decision; above 0 it is one head at least"""
+    """plasticity controller: largest share of all heads pruned in one decision; above 0 it is at least one head"""
     history: int = 3
-    """of the plasticity controller: measurements that are averaged"""
+    """plasticity controller: number of measurements that are averaged"""
 
     def __post_init__(self) -> None:
         for entry in fields(Thresholds):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from plasticity_env.model.contexts import evaluating
 from plasticity_env.model.inputs import text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import DIVERGED
-from plasticity_env.training.distillation import Distillation, distillation_loss, not_half
+from plasticity_env.training.distillation import Distillation, not_half
 from plasticity_env.training.head_rates import HeadLRManager
 from plasticity_env.training.optimizer import get_plasticity_optimizer
 
@@ -33,7 +33,9 @@ class TrainStep:
         loss: Next-token negative log-likelihood, nats per token, before the step.
         grad_norm: Norm of the weight gradient of what is minimised, before clipping.
         learning_rate: Learning rate of the optimizer; heads may have a multiple of it.
-        distillation: KL(teacher || student) in nats per token; None without distillation.
+        distillation: KL(teacher || student) in nats per token; None where logits are not distilled.
+        hidden, attention: Relative squared error of the hidden states, and of what attention writes, against the teacher's,
+            mean over layers and tokens; None where they are not distilled.
     """
 
     step: int
@@ -41,6 +43,8 @@ class TrainStep:
     grad_norm: float
     learning_rate: float
     distillation: float | None = None
+    hidden: float | None = None
+    attention: float | None = None
 
 
 class PlasticityTrainer:
@@ -93,6 +97,8 @@ class PlasticityTrainer:
         if mixed_precision and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise InputError("mixed_precision wants a GPU that computes in bfloat16: leave it out on this one")
         model.refuse_if_retired()
+        if distillation is not None:
+            distillation.check(model)
         self.model = model
         self.batches = batches
         self.optimizer = optimizer or get_plasticity_optimizer(model, learning_rate)
@@ -162,12 +168,14 @@ class PlasticityTrainer:
         if not tokens:
             raise InputError(f"micro-batch {first} holds nothing to predict: all of it is padding")
         self.optimizer.zero_grad(set_to_none=True)
-        loss = divergence = 0.0
+        loss, away = 0.0, dict.fromkeys(() if self.distillation is None else self.distillation.parts, 0.0)
         for batch in micro:
-            nats, taught = self._losses(batch.to(self.model.device))
-            (self._objective(nats, taught) / tokens).backward()
+            nats, differences = self._losses(batch.to(self.model.device))
+            objective = nats if self.distillation is None else self.distillation.objective(nats, differences)
+            (objective / tokens).backward()
             loss += float(nats.detach()) / tokens
-            divergence += 0.0 if taught is None else float(taught.detach()) / tokens
+            for part, value in differences.items():
+                away[part] += float(value.detach()) / tokens
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm or math.inf))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
@@ -178,26 +186,26 @@ class PlasticityTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.model.advance_warmup()
         self.taken += 1
-        return TrainStep(self.taken, loss, norm, rate, None if self.distillation is None else divergence)
+        told = (away.get(part) for part in ("logits", "hidden", "attention"))
+        return TrainStep(self.taken, loss, norm, rate, *told)
 
-    def _losses(self, batch: TokenBatch) -> tuple[Tensor, Tensor | None]:
-        """Sums over a micro-batch's tokens of the loss and, with a teacher, of the divergence from it."""
+    def _losses(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sums over a micro-batch's tokens of the loss and, with a teacher, of the differences from it by part."""
+        taught = self.distillation
         ids, mask = batch
         targets = batch.targets  # (B, T)
         extra = text_mask_inputs(self.model, mask)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed_precision):
-            logits = self.model(input_ids=ids, use_cache=False, **extra).logits  # (B, T, V)
-            wanted = None if self.distillation is None else self.distillation.teach(ids, mask)
+            hearing: AbstractContextManager[dict[str, list[Tensor]]] = (
+                nullcontext({}) if taught is None else taught.hear(self.model)
+            )
+            with hearing as heard:
+                logits = self.model(input_ids=ids, use_cache=False, **extra).logits  # (B, T, V)
+            lesson = None if taught is None else taught.teach(ids, mask)
         nats = F.cross_entropy(not_half(logits).flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
-        if self.distillation is None or wanted is None:
-            return nats, None
-        return nats, distillation_loss(logits, wanted, targets != -100, self.distillation.temperature)
-
-    def _objective(self, nats: Tensor, divergence: Tensor | None) -> Tensor:
-        if self.distillation is None or divergence is None:
-            return nats
-        weight, square = self.distillation.weight, self.distillation.temperature**2
-        return (1 - weight) * nats + weight * square * divergence
+        if taught is None or lesson is None:
+            return nats, {}
+        return nats, taught.differences(logits, heard, lesson, targets != -100)
 
     @contextmanager
     def _head_rates(self) -> Iterator[None]:

@@ -162,7 +162,7 @@ def checkpoint(tmp_path, tokenizer=None, **pruned):
         ({"uniform_heads": 3, "format": "uniform"}, "GPT2Config of width 128: nearest are 2 or 4"),
         ({"uniform_heads": 9, "format": "uniform"}, "nearest are 4;"),
         ({"model_name": LLAMA, "uniform_heads": 5, "format": "uniform"}, "with 2 KV groups: nearest are 4 or 6"),
-        ({"pruning_level": 0.25, "format": "uniform"}, "3 heads a layer cannot be said"),
+        ({"pruning_level": 0.25, "format": "uniform"}, "3 heads per layer cannot be expressed"),
         ({"pruning_level": 0.25, "max_length": 4096}, "exceeds the 512 positions"),
         ({"pruning_level": 0.25, "dataset": "nobody/nothing"}, "without a network"),
         ({"units": "heads+mlp", "mlp_blocks": 7}, "do not make 7 equal blocks"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,12 +16,17 @@ import torch
 from plasticity_env.__main__ import main
 from plasticity_env.agents.kill_programs import PROGRAMS, Program
 from plasticity_env.agents.kill_trials import differences
+from plasticity_env.common.digests import load_archive
 from plasticity_env.common.files import LineFile
 
 
 @contextmanager
-def writes_fail_from(number: int, code: int) -> Iterator[None]:
-    """Let every write from the n-th on fail; temporary files beside it can still be made, as on a disk with a little room."""
+def writes_fail_from(number: float, code: int) -> Iterator[Callable[[], int]]:
+    """Let every write from the n-th on fail; temporary files beside it can still be made, as on a disk with a little room.
+
+    Yields:
+        A function that returns how many writes there were.
+    """
     count, rename, append = 0, os.replace, LineFile.write
 
     def spend() -> None:
@@ -43,7 +49,7 @@ def writes_fail_from(number: int, code: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", replace)
         patch.setattr(LineFile, "write", write)
-        yield
+        yield lambda: count
 
 
 @pytest.fixture
@@ -82,6 +88,26 @@ def test_a_full_disk_is_one_sentence_and_what_was_kept_goes_on(name: str, tmp_pa
         if (place / program.ready).is_file() and (place / program.ready).stat().st_size:
             assert play(program, place, resume=True) == 0
             assert differences(program, tmp_path / "whole", place) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_learns_online_keeps_its_last_checkpoint(tmp_path: Path, play, capsys) -> None:
+    """Slow: five short runs of the cycle. What is lost lies between the last checkpoint and the write that failed."""
+    program = PROGRAMS["online"]
+    with writes_fail_from(math.inf, 0) as writes:
+        assert play(program, tmp_path / "whole") == 0
+    for share, code in ((0.5, errno.ENOSPC), (0.8, errno.EROFS)):
+        place = tmp_path / str(share)
+        capsys.readouterr()
+        with writes_fail_from(int(share * writes()), code):
+            assert play(program, place) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith(f"error: {os.strerror(code)}: {place}")
+        assert ".tmp" not in said
+        assert (place / program.ready).is_file()
+        load_archive(place / "controller.pt")
+        assert play(program, place, resume=True) == 0
+        assert differences(program, tmp_path / "whole", place) == []
 
 
 @pytest.mark.parametrize("name", ["es", "leaderboard", "study"])

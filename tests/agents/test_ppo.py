@@ -162,7 +162,7 @@ def test_a_checkpoint_of_another_agent_is_refused(env, tmp_path):
     small = {"calibration_blocks": 2, "reward_blocks": 2, "max_length": 16, "envs_per_model": 1}
     config = filled(TrainConfig, env=env, output_dir=tmp_path, resume=True, **small)
     write_state(tmp_path, {"config": {}, "rllib": {}, "global_step": 8})
-    with pytest.raises(InputError, match="is of another agent"):
+    with pytest.raises(InputError, match="belongs to another agent"):
         find_agent(config.agent).learner(config, make_environments(config))
 
 

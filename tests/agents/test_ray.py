@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from plasticity_env import InputError, controllers
 from plasticity_env.agents.ppo.padding import environment_action
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
+from plasticity_env.agents.rllib.ray_deaths import absent, death
 from plasticity_env.agents.rllib.ray_session import check_address, ray_session
 from plasticity_env.agents.rllib.ray_tasks import map_tasks
 from plasticity_env.agents.sb3.sb3 import PadHeads
@@ -96,6 +98,7 @@ def test_two_runners_share_weights_and_training_goes_on_when_one_is_killed(sessi
         assert ppo.global_step == 12
         found = {number: rest for number, *rest in on_runners(_look)}
         process = found[1][2]
+        assert absent(algorithm) == ""
         assert {number: rest[:2] for number, rest in found.items()} == {
             1: ["bard-gpt2-4x4", True],
             2: ["bard-llama-4x8", True],
@@ -234,10 +237,41 @@ def test_tasks_come_back_with_their_items(session, tmp_path):
     with pytest.raises(ValueError, match="two cannot be used"):
         list(map_tasks(ray_functions.fails, range(5), workers=2))
     assert list(map_tasks(ray_functions.dies_once, [(tmp_path, 7)], workers=2, retries=1)) == [((tmp_path, 7), 70)]
-    with pytest.raises(InputError, match=r"died 1 times .*fewer workers"):
-        list(map_tasks(ray_functions.dies, [0], workers=1, retries=0))
+    came = []
+    said = r"died \(.*task [0-9a-f]{16,}, call dies_at_two of 2, tries 1\): .*what was finished is kept.* fewer workers"
+    with pytest.raises(InputError, match=said):
+        came.extend(result for _, result in map_tasks(ray_functions.dies_at_two, [0, 1, 2], workers=1, retries=0))
+    assert came == [0, 1]
     with pytest.raises(InputError, match="needs 999 GPU"):
         next(map_tasks(ray_functions.fails, [1], gpus=999.0))
+
+
+def test_a_death_is_told_with_what_ray_knows_of_it():
+    memory = ray.exceptions.OutOfMemoryError(
+        "Task was killed due to the node running low on memory.\nMemory on the node (IP: 10.0.0.7, ID: 77aa) where the task "
+        "(task ID: 0123456789abcdef01, name=play, pid=4711, memory used=3GB) was running was 15GB"
+    )
+    assert str(death(memory, "a process")).startswith(
+        "a process died (task 0123456789abcdef01, process 4711, node 10.0.0.7): Task was killed due to the node"
+    )
+    actor = ray.exceptions.RayActorError("ab" * 16, "The actor died.")
+    assert str(death(actor, "an env runner")).startswith(f"an env runner died (actor {'ab' * 16}): ")
+    nothing = str(death(ray.exceptions.WorkerCrashedError(), "a process", task="12"))
+    assert nothing.startswith("a process died (task 12): The worker died")
+    assert nothing.endswith("run the same again, with fewer workers where memory ran out")
+
+
+def test_runners_that_do_not_answer_are_named(monkeypatch, make):
+    from plasticity_env.agents.rllib import rllib
+
+    actors = {number: SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda: "c0ffee")) for number in (1, 2)}
+    group = SimpleNamespace(healthy_worker_ids=lambda: [2], _worker_manager=SimpleNamespace(actors=lambda: actors))
+    silent = SimpleNamespace(train=dict, env_runner_group=group)
+    monkeypatch.setattr(rllib, "PATIENCE", -1.0)
+    with pytest.raises(
+        InputError, match=r"no env runner answered .*\(env runner 1 \(actor c0ffee\)\): check 'ray status'"
+    ):
+        rllib.RLlibPPO([make()], CONFIG).iterate(silent)
 
 
 def test_no_worker_is_refused():
@@ -250,7 +284,7 @@ def test_no_worker_is_refused():
 
 @pytest.mark.parametrize("address", ["nonsense", "host:port", "ray://127.0.0.1:10001", "127.0.0.1:99999", ""])
 def test_what_is_no_address_is_refused(address):
-    with pytest.raises(InputError, match="is no address: use local"):
+    with pytest.raises(InputError, match="is not an address: use local"):
         check_address(address)
 
 

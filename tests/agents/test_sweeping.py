@@ -47,7 +47,7 @@ def test_parameters_that_no_training_has_are_refused(tmp_path):
     with pytest.raises(InputError, match="no sweep at"):
         read_sweep(path)
     path.write_text("method: random")
-    with pytest.raises(InputError, match="is no sweep"):
+    with pytest.raises(InputError, match="is not a sweep"):
         read_sweep(path)
     path.write_text("parameters:\n  learning_rat:\n    value: 1\n")
     with pytest.raises(InputError, match=r"learning_rat.*did you mean 'learning_rate'"):

@@ -35,7 +35,7 @@ def make(small_text, narrow_model):
 
 def reward_loss(env, active):
     state = env.unwrapped.get_state()["episode"]
-    return env.unwrapped.workbench.reward_loss(active, state.calibration, state.reward)
+    return env.unwrapped.workbench.reward_loss(state.request(active))
 
 
 @pytest.mark.parametrize("name", ["greedy:2", "swap_search:1"])

@@ -79,7 +79,7 @@ def _board(name: str, index: int, results: Results, figures: Figures) -> dict[st
         "facts": [
             ("dense test perplexity", f"{dense:.2f}"),
             ("test text", f"{board.test_blocks} x {board.max_length} tokens"),
-            ("calibration text", f"{board.calibration_blocks} x {board.max_length} tokens, {len(results.seeds)} draws"),
+            ("calibration text", f"{board.read_blocks} x {board.max_length} tokens, {len(results.seeds)} draws"),
             ("players", str(len(order))),
             *([("best single-score rule", best)] if best else []),
             ("played on", ", ".join(sorted({cell.machine for cell in cells}))),

@@ -132,7 +132,7 @@ def report(cells: Iterable[Cell], versus: Sequence[str] = ()) -> str:
         board, dense = results.board, float(results.dense.mean())
         lines = [
             f"Test perplexity (dense {math.exp(min(dense, 700.0)):.2f}) on {board.test_blocks} blocks of {board.max_length} "
-            f"tokens, mean ± standard deviation over draws of {board.calibration_blocks} calibration "
+            f"tokens, mean ± standard deviation over draws of {board.read_blocks} calibration "
             f"blocks ({len(results.seeds)}); ratios with 95% bootstrap intervals."
         ]
         if results.missing:

@@ -22,7 +22,7 @@ class GridSetting:
         model_name, dataset, dataset_config: Which model and text.
         pruning_strategy: What chooses the heads to prune.
         training_steps: Optimizer steps of every arm, in all its cycles together.
-        batch_size, max_length: Sequences a step, tokens a sequence.
+        batch_size, max_length: Sequences per step, tokens per sequence.
         learning_rate: Learning rate of AdamW.
         initial_weights, initial_scale: Initial weights and initial scale of grown heads.
         rate_decay_steps: Steps in which the learning rate of heads that came back falls to that of the others.

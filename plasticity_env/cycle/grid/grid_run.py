@@ -192,8 +192,8 @@ class _Bench:
         self.model: PlasticModel = loaded.model
         self.dense: Snapshot = self.model.snapshot()
         random = torch.Generator().manual_seed(seed)
-        calibration = torch.randperm(len(text.blocks("calibration")), generator=random)[: setting.calibration_blocks]
-        self.calibration_ids = text.blocks("calibration")[calibration]
+        torch.randperm(len(text.blocks("calibration")), generator=random)  # as always: what follows is drawn as before
+        self.calibration_ids = text.drawn("calibration", setting.calibration_blocks, seed)
         train = text.blocks("train")
         order = torch.randint(len(train), (setting.training_steps, setting.batch_size), generator=random)
         self._batches = lambda step: train[order[step]]
@@ -266,7 +266,7 @@ class _Bench:
         ).mask
 
     def _test_loss(self) -> float:
-        return mean_loss(self.model, self.text.blocks("test")[: self.setting.test_blocks])
+        return mean_loss(self.model, self.text.some("test", self.setting.test_blocks))
 
 
 _bench: tuple[tuple[str, GridSetting, int], _Bench] | None = None  # of this process: what its last cell was run on

@@ -81,7 +81,7 @@ def compact_config(model_type: str) -> type[Any]:
         stock = CONFIG_MAPPING[model_type]
     except KeyError as error:
         raise InputError(
-            f"transformers knows no causal LM of type {model_type!r}: register it with its Auto classes"
+            f"transformers has no causal LM of type {model_type!r}: register it with its Auto classes"
         ) from error
     fields = {name: getattr(CompactConfig, name) for name in CompactConfig.__annotations__}
     body = {**fields, "__annotations__": dict(CompactConfig.__annotations__), "__module__": __name__}

@@ -83,7 +83,7 @@ def compact_classes(model_type: str) -> tuple[type[PreTrainedConfig], type[PreTr
         stock_model = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[config_class.__mro__[1]])
     except KeyError as error:
         raise InputError(
-            f"transformers knows no causal LM of type {model_type!r}: register it with its Auto classes"
+            f"transformers has no causal LM of type {model_type!r}: register it with its Auto classes"
         ) from error
     attention_class(find_layout(model_type))  # registers itself where the stock layers look for it
     model_body = {"config_class": config_class, "__module__": __name__, "__doc__": CompactModel.__doc__}

@@ -170,7 +170,7 @@ def sayable_counts(config: Any, dense: Sizes) -> list[int]:
 
 
 def check_count(config: Any, dense: Sizes, count: int) -> None:
-    """Refuse a number of heads a layer that no stock configuration of this model can say.
+    """Refuse a number of heads per layer that no stock configuration of this model can express.
 
     Raises:
         InputError: It cannot be said; the nearest counts that can are named.
@@ -204,8 +204,8 @@ def _unsayable(config: Any, dense: Sizes, wanted: Sizes) -> str:
     nearest = " or ".join(str(count) for count in below + above) or "none"
     groups = f" with {dense.kv_heads} KV groups" if dense.kv_heads < dense.heads else ""
     return (
-        f"{wanted.heads} heads a layer cannot be said in a {type(config).__name__} of width {config.hidden_size}{groups}: "
-        f"nearest are {nearest}; --format compact and masked say any"
+        f"{wanted.heads} heads per layer cannot be expressed in a {type(config).__name__} of width {config.hidden_size}{groups}: "
+        f"nearest are {nearest}; --format compact and masked can express any"
     )
 
 

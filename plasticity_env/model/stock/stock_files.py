@@ -121,7 +121,7 @@ def check_export(folder: Path, model: PlasticModel, tokens: int = 24) -> float:
     if not difference <= tolerance:
         raise InputError(
             f"the exported model's logits differ from the model's by {difference:.2g} of their size: this architecture "
-            "cannot be exported so; use another --format"
+            "cannot be exported this way; use another --format"
         )
     return difference
 

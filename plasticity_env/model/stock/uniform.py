@@ -37,11 +37,11 @@ def group_shape(active: Tensor, kv_heads: int) -> tuple[int, int]:
     counts = active.sum(1).tolist()
     if len(set(counts)) != 1:
         raise InputError(
-            f"layers keep {', '.join(map(str, counts))} heads, and a stock configuration says one number for all: prune "
+            f"layers keep {', '.join(map(str, counts))} heads, and a stock configuration has one number for all layers: prune "
             "the same number in each (--uniform_heads), or use --format compact or masked"
         )
     if counts[0] == 0:
-        raise InputError("no head is left, and no stock configuration says that: use --format masked or compact")
+        raise InputError("no head is left, and no stock configuration can express that: use --format masked or compact")
     grouped = active.view(len(active), kv_heads, -1).sum(2)  # (L, G)
     shapes = [(int((row > 0).sum()), int(row.max())) for row in grouped]
     for layer, (shape, row) in enumerate(zip(shapes, grouped.tolist(), strict=True)):

@@ -45,7 +45,13 @@ def test_a_second_run_plays_only_what_is_new(played: LeaderboardConfig, capsys: 
     config = replace(played, players="gradient@1,fisher@4", seeds=1, docs=None)
     lines = played.output.with_name("more.jsonl")
     lines.write_text(before[:-40])  # the last cell was cut off
-    leaderboard(replace(config, output=lines, page=lines.with_suffix(".html")))
+    page = played.output.with_name("leaderboard.html").read_text()
+    leaderboard(replace(config, output=lines))
+    assert (
+        played.output.with_name("leaderboard.html").read_text() == page
+    )  # each file of a folder has a page of its own
+    assert "gradient" in lines.with_name("more_board").joinpath("leaderboard.html").read_text()
+    assert lines.with_name("more_board").joinpath("leaderboard.jsonl").is_file()
     added = cell_file(lines).read()[7:]
     assert [(cell.player, cell.share, cell.seed) for cell in added] == [("gradient@1", 0.2, 0), ("gradient@1", 0.5, 0)]
     assert "2 cells to play" in capsys.readouterr().err

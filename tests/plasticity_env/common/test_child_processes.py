@@ -69,6 +69,62 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path) -> None:
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
 
+DAEMONS = """
+import multiprocessing, os, sys, time
+from plasticity_env.common.child_processes import daemon_ends_with_parent
+
+def work(pipe):
+    daemon_ends_with_parent()
+    daemon_ends_with_parent()
+    pipe.send(os.getpid())
+    time.sleep(10_000)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    for _ in range(2):
+        mine, theirs = context.Pipe()
+        context.Process(target=work, args=(theirs,), daemon=True).start()
+        print(mine.recv(), flush=True)
+    sys.stdin.read()
+"""
+ENVIRONMENTS = """
+import sys
+import gymnasium as gym
+from stable_baselines3.common.vec_env import SubprocVecEnv
+import plasticity_env
+
+def make():
+    return gym.make("plasticity/Heads-v1", model_name="bard-gpt2-4x4", max_length=32, calibration_blocks=2, reward_blocks=2)
+
+if __name__ == "__main__":
+    envs = SubprocVecEnv([make] * 2, start_method=sys.argv[1])
+    envs.get_attr("settings")
+    print(*(process.pid for process in envs.processes), sep="\\n", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "start"),
+    [(DAEMONS, "fork"), (DAEMONS, "spawn"), pytest.param(ENVIRONMENTS, "fork", marks=pytest.mark.slow)],
+)
+def test_daemons_end_with_a_parent_that_is_killed(program, start, tmp_path) -> None:
+    """The last is slow: its parent imports torch, and each of its workers loads a model."""
+    script = tmp_path / "parent.py"
+    script.write_text(program)
+    line = [sys.executable, str(script), start]
+    parent = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs(workers, timeout=60)
+    left = [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    for worker in left:
+        worker.kill()
+    assert not left
+
+
 def _kill_and_step(envs, victim: int, actions) -> None:
     os.kill(victim, signal.SIGKILL)
     for _ in range(3):

@@ -36,22 +36,24 @@ def test_the_switch_goes_back():
 
 
 def test_a_hub_model_and_a_hub_text_fail_at_once(tmp_path):
+    """What the client waits for between its tries is counted instead of waited for: a slow machine changes nothing."""
     program = (
         "import time, plasticity_env as p\n"
-        "start = time.monotonic()\n"
+        "waited = []\n"
+        "time.sleep = waited.append\n"
         "for call in (lambda: p.load_model('distilgpt2'), lambda: p.load_text('wikitext', None)):\n"
         "    try: call()\n"
         "    except p.InputError as error: print(error)\n"
-        "print(time.monotonic() - start)\n"
+        "print(sum(waited))\n"
     )
     environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
     environment |= {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{closed_port()}", "HF_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    model, text, seconds = done.stdout.splitlines()
+    model, text, waited = done.stdout.splitlines()
     assert model.startswith("cannot load model 'distilgpt2'")
     assert "bard-gpt2-4x4" in model
     assert text.startswith("cannot load data set 'wikitext'")
     assert "--dataset shakespeare" in text
-    assert float(seconds) < 45  # the client alone tries for about a minute
+    assert float(waited) == 0
     assert "Retrying" not in done.stderr

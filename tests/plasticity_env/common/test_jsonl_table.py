@@ -25,7 +25,7 @@ def test_a_cut_line_is_forgotten_and_gone_with_the_next_cell(tmp_path):
 def test_a_line_that_is_no_cell_is_an_error(tmp_path):
     path = tmp_path / "cells.jsonl"
     path.write_text('{"a": 1}\n{"b": 1}\n')
-    with pytest.raises(InputError, match=r"line 2 of .* is no cell of this test"):
+    with pytest.raises(InputError, match=r"line 2 of .* is not a cell of this test"):
         CellFile(path, lambda row: row["a"], "this test").read()
 
 

@@ -100,11 +100,10 @@ def test_all_arms_start_from_one_pruned_model(cells, model, text, setting):
             assert cell.came_back == ([0] if cell.arm.growth == "none" else [4] * cell.arm.cycles)
             assert len(cell.cycles) == cell.arm.cycles
     control = by_arm[CONTROL]
-    test = text.blocks("test")[:4]
+    test = text.some("test", 4)
     assert control.pruned_loss == pytest.approx(mean_loss(model.model, test), abs=1e-6)
     assert control.flops_kept == 1.0
-    random = torch.Generator().manual_seed(0)
-    chosen = text.blocks("calibration")[torch.randperm(len(text.blocks("calibration")), generator=random)[:4]]
+    chosen = text.drawn("calibration", 4, seed=0)
     snapshot = model.model.snapshot()
     model.model.prune(select_for_pruning(model.model, 8, "fisher", input_ids=chosen))
     assert bare.pruned_loss == pytest.approx(mean_loss(model.model, test), abs=1e-6)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 
 from plasticity_env import InputError, load_model, load_text
-from plasticity_env.data.text import pack, some_blocks
+from plasticity_env.data import text as text_module
+from plasticity_env.data.text import SPLITS, pack, some_blocks
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_one_text_is_cut_into_four_disjoint_splits(tmp_path, tokenizer, suffix):
         from datasets import Dataset
 
         Dataset.from_dict({"text": lines(600)}).to_parquet(str(path))
-    text = load_text(str(path), tokenizer, block_size=32)
+    text = load_text(str(path), tokenizer, block_size=32, text_split="leading")
     splits = {split: text.blocks(split) for split in ("calibration", "reward", "test", "train")}
     assert len(splits["calibration"]) == len(splits["reward"]) == 64
     order = torch.cat([splits[name] for name in ("calibration", "reward", "test", "train")]).flatten()
@@ -61,7 +63,7 @@ def test_one_text_is_cut_into_four_disjoint_splits(tmp_path, tokenizer, suffix):
     assert len(full) - len(order) < 32
 
 
-def test_a_hub_data_set_is_read_in_its_own_splits(tmp_path, tokenizer):
+def test_a_hub_data_set_is_read_in_its_own_splits(tmp_path, tokenizer, monkeypatch):
     from datasets import Dataset
 
     folder = tmp_path / "set"
@@ -72,11 +74,18 @@ def test_a_hub_data_set_is_read_in_its_own_splits(tmp_path, tokenizer):
         )
     from plasticity_env.data.text import _from_hub
 
-    texts = _from_hub(str(folder), None)  # the hub's loader on local files in the hub's format
-    assert texts["train"].count("train The") == 40
-    assert texts["test"].count("test The") == 20
-    assert texts["calibration"].count("validation The") == texts["reward"].count("validation The") == 15
-    assert not set(texts["calibration"].splitlines()) & set(texts["reward"].splitlines())
+    rows = _from_hub(str(folder), None)  # the hub's loader on local files in the hub's format
+    assert {split: len(found) for split, found in rows.items()} == {"train": 40, "validation": 30, "test": 20}
+    monkeypatch.setattr(text_module, "_from_hub", lambda *_: rows)
+    for way in ("documents", "leading"):
+        text = load_text("a/set", tokenizer, block_size=16, text_split=way)
+        said = {split: tokenizer.decode(text.blocks(split).flatten()) for split in SPLITS}
+        assert said["train"].count("train The") >= 38
+        assert said["test"].count("test The") >= 18
+        assert said["calibration"].count("validation The") >= 13
+        assert said["reward"].count("validation The") >= 13
+        calibration, reward = (set(re.findall(r"number (\d+)\.", said[split])) for split in ("calibration", "reward"))
+        assert not calibration & reward
 
 
 @pytest.mark.parametrize(

@@ -184,9 +184,9 @@ def test_what_is_no_path_is_refused(loaded, path):
 def test_a_missing_path_is_a_missing_folder_and_no_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (Path("no/model"), Path("no"), "./no", "~/no/model"):
-        with pytest.raises(InputError, match="it is no folder or file that there is; embedded are"):
+        with pytest.raises(InputError, match="it is not a folder or file that exists; the embedded models are"):
             load_model(path)
-    with pytest.raises(InputError, match="home of a user that there is not"):
+    with pytest.raises(InputError, match="home of a user that does not exist"):
         load_model("~nobody_of_this_name/model")
 
 

@@ -50,7 +50,7 @@ def test_gradients_are_drawn_with_their_pruned_heads():
     assert same.axes[0].lines[-1].get_xydata().round().tolist() == [[1, 0], [2, 1]]
     with pytest.raises(InputError, match="no head 3 in layer 0"):
         visualize_head_gradients(GRADS, pruned_heads=[(0, 3)])
-    with pytest.raises(InputError, match="hand over one of them"):
+    with pytest.raises(InputError, match="pass one of them"):
         visualize_head_gradients(GRADS, pruned_heads=mask, active=~mask)
 
 
@@ -87,7 +87,7 @@ def test_decisions_are_drawn_values_first():
     assert np.asarray(figure.axes[0].images[0].get_array()).tolist() == GRADS.numpy().tolist()
     panel = next(axes for axes in figure.axes if "active afterwards" in axes.get_title(loc="left"))
     assert panel.get_title(loc="left") == "7 of 9 heads active afterwards"
-    with pytest.raises(InputError, match="the values stand first"):
+    with pytest.raises(InputError, match="the values come first"):
         visualize_pruning_decisions(GRADS, mask, values=GRADS)
 
 

@@ -149,7 +149,7 @@ def test_evaluation_sees_what_was_pruned(ids):
     after = evaluate_model(pruned, ids, batch_size=2)
     assert (after["active_heads"], after["sparsity"]) == (4, 0.5)
     assert abs(after["loss"] - dense["loss"]) > 1e-4
-    with pytest.raises(InputError, match="hand that one over"):
+    with pytest.raises(InputError, match="pass that one instead"):
         calculate_head_entropy(hf_model, ids)
     pruned.revive(mask)
     assert evaluate_model(hf_model, ids) == dense
@@ -203,7 +203,7 @@ def test_mlp_blocks_are_left_alone(ids):
     ("call", "words"),
     [
         (lambda model, ids: generate_pruning_mask(model, 1.0, data=ids), r"\[0, 1\), got 1.0"),
-        (lambda model, ids: generate_pruning_mask(model, 0.5), "hand it calibration text"),
+        (lambda model, ids: generate_pruning_mask(model, 0.5), "pass it calibration text"),
         (lambda model, ids: generate_pruning_mask(model, 0.5, "fischer", data=ids), "did you mean 'fisher'"),
         (
             lambda model, ids: generate_pruning_mask(model, 0.5, data=[padded(ids, "right")]),

@@ -54,7 +54,7 @@ def test_bad_input(module):
         PruningModule("./nowhere").load()
     compressed = PruningModule("bard-gpt2-4x4", mode="compressed")
     compressed.zero_heads([(1, 1)])
-    with pytest.raises(InputError, match="for ever"):
+    with pytest.raises(InputError, match="pruning is permanent"):
         compressed.restore_heads()
 
 

@@ -311,7 +311,7 @@ def test_exports_load_as_stock_models(name, tmp_path):
     for form, mask in (("masked", UNEVEN), ("uniform", torch.tensor([[False, False, True, True]] * 2))):
         model = pruned(name, mask)
         if form == "uniform" and sayable_counts(model.config, dense_sizes(model)) == [4]:
-            with pytest.raises(InputError, match=r"2 heads a layer cannot be said"):
+            with pytest.raises(InputError, match=r"2 heads per layer cannot be expressed"):
                 prepare_export(model, form)
             continue
         (tmp_path / form).mkdir()

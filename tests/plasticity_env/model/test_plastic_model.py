@@ -243,7 +243,7 @@ def test_a_newer_wrapper_takes_the_place_of_one_that_prunes_nothing():
         with pytest.raises(InputError, match="took its place"):
             edit()
     newer.prune(heads((0, 1)))
-    with pytest.raises(InputError, match="hand that one over"):
+    with pytest.raises(InputError, match="pass that one instead"):
         PlasticModel(stock)
     assert int(newer.active.sum()) == 7
     newer.revive(heads((0, 1)))

@@ -152,7 +152,7 @@ def test_packed_weights_are_refused_by_name():
     projection = model.model.layers[0].self_attn.q_proj
     packed = nn.Parameter(projection.weight.data.to(torch.int8), requires_grad=False)
     projection.weight = packed
-    with pytest.raises(InputError, match=r"weight of a Linear is no plain matrix of floating-point numbers .int8"):
+    with pytest.raises(InputError, match=r"weight of a Linear is not a plain matrix of floating-point numbers .int8"):
         PlasticModel(model)
 
 
@@ -219,7 +219,7 @@ class TestGuards:
             model.model(input_ids=ids)
         model.set_attn_implementation("plastic")
         assert mean_loss(model, ids) == pytest.approx(loss, abs=1e-6)
-        with pytest.raises(InputError, match=r"attention 'eager' knows no gates.*attention_maps"):
+        with pytest.raises(InputError, match=r"attention 'eager' does not know the gates.*attention_maps"):
             model.set_attn_implementation("eager")
 
     def test_weights_on_disk_are_the_model_that_was_measured(self, pruned, tmp_path):

@@ -218,7 +218,9 @@ def test_counts_that_can_be_said_are_those_whose_models_build(architecture):
     expected = [1, 2, 3, 4] if architecture == "phi" else [1, 2, 4]
     assert sayable_counts(model.config, dense_sizes(model)) == expected
     if architecture != "phi":
-        with pytest.raises(InputError, match=r"3 heads a layer cannot be said in a .*Config of width 64") as error:
+        with pytest.raises(
+            InputError, match=r"3 heads per layer cannot be expressed in a .*Config of width 64"
+        ) as error:
             check_count(model.config, dense_sizes(model), 3)
         assert "nearest are 2 or 4" in str(error.value)
         assert ("with 2 KV groups" in str(error.value)) == grouped
@@ -226,7 +228,7 @@ def test_counts_that_can_be_said_are_those_whose_models_build(architecture):
 
 def test_a_mask_whose_count_cannot_be_said_names_the_nearest():
     model = off(PlasticModel(build("gpt2")), (0, 1), (1, 3))
-    with pytest.raises(InputError, match=r"3 heads a layer cannot be said in a GPT2Config.*nearest are 2 or 4"):
+    with pytest.raises(InputError, match=r"3 heads per layer cannot be expressed in a GPT2Config.*nearest are 2 or 4"):
         prepare_export(model, "uniform")
 
 

@@ -192,7 +192,7 @@ def test_many_heads_are_shown_in_part():
         (lambda: visualize_training_metrics({}), "no metric to draw"),
         (lambda: visualize_training_metrics({"loss": [1.0]}, names=["ppl"]), "there are loss"),
         (lambda: visualize_training_metrics([1.0, 2.0]), "need a name"),
-        (lambda: visualize_attention_patterns(build("gpt2")), "hand over input_ids"),
+        (lambda: visualize_attention_patterns(build("gpt2")), "pass input_ids"),
         (lambda: visualize_attention_patterns(torch.zeros(3, 4)), r"\(T, T\)"),
         (lambda: visualize_attention_patterns(torch.zeros(1, 2, 3, 3), heads=[2]), "no head 2"),
         (lambda: visualize_attention_patterns(torch.zeros(3, 3), tokens=["a"]), "do not name 3 tokens"),

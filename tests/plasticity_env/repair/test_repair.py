@@ -289,7 +289,7 @@ def test_a_sequential_repair_is_whole_again_after_another_mask_was_only_looked_u
     assert bench.model.repaired_sites != sites
     bench._split_losses.clear()
     bench.memo.clear()
-    again = [bench.reward_loss(mask, state.calibration, state.reward) for mask in (one, dense, other)]
+    again = [bench.reward_loss(state.request(mask)) for mask in (one, dense, other)]
     assert again == pytest.approx([losses[1], losses[0], losses[2]], rel=1e-6)
 
 

@@ -201,5 +201,5 @@ def test_a_snapshot_knows_the_order_of_its_weights(small_text):
 def test_an_environment_takes_no_model_whose_order_its_settings_do_not_name(make_env, small_text):
     loaded = load_model(SMALL["model_name"], mlp_blocks=4)
     order_neurons(loaded.model, small_text, "token_fisher")
-    with pytest.raises(InputError, match="say neuron_order='token_fisher'"):
+    with pytest.raises(InputError, match="set neuron_order='token_fisher'"):
         make_env(units="heads+mlp", mlp_blocks=4, loaded=loaded)

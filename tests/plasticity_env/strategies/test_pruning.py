@@ -149,7 +149,7 @@ def test_bad_input(ids):
     model = PlasticModel(build("gpt2"))
     with pytest.raises(InputError, match="did you mean 'fisher'"):
         select_for_pruning(model, 1, "fischer", input_ids=ids)
-    with pytest.raises(InputError, match="hand it input_ids"):
+    with pytest.raises(InputError, match="pass it input_ids"):
         select_for_pruning(model, 1, "fisher")
     signals = measure(model, ids, obs=False)
     with pytest.raises(InputError, match="obs=True"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from plasticity_env import PlasticityTrainer, PlasticModel, get_plasticity_optimizer
+from plasticity_env import InputError, PlasticityTrainer, PlasticModel, get_plasticity_optimizer
 from plasticity_env.training import Distillation, TokenBatch, dense_teacher, distillation_loss
 from tests.conftest import build
 from tests.plasticity_env.training.rows import weights
@@ -104,3 +104,81 @@ def test_learning_from_the_dense_model_alone_brings_the_pruned_one_nearer():
     distillation = Distillation.from_dense(model, weight=1.0)
     steps = PlasticityTrainer(model, lambda _: IDS, distillation=distillation, learning_rate=1e-3).run(20)
     assert steps[-1].distillation < 0.5 * steps[0].distillation
+
+
+def hidden_states(model):
+    """Of each layer's block, by the stock argument; the last comes from a hook, as stock models norm the one they return."""
+    last = []
+    blocks = model.model.transformer.h if hasattr(model.model, "transformer") else model.model.model.layers
+    hook = blocks[-1].register_forward_hook(
+        lambda module, args, out: last.append(out[0] if isinstance(out, tuple) else out)
+    )
+    states = list(model(input_ids=IDS, output_hidden_states=True).hidden_states[1:-1])
+    hook.remove()
+    return [*states, *last]
+
+
+def attention_outputs(model):
+    found = []
+    hooks = [block.output.register_forward_hook(lambda m, a, out: found.append(out)) for block in model.blocks]
+    model(input_ids=IDS)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("parts", [("hidden",), ("attention",), ("logits", "hidden", "attention")])
+def test_the_difference_inside_in_plain_numbers(architecture, parts):
+    """Squared distance over the teacher's mean squared norm, layer by layer, beside hidden states of the stock model."""
+    model = pruned(architecture)
+    distillation = Distillation.from_dense(model, parts=parts, weight=0.3)
+    with torch.no_grad():
+        wanted = {}
+        for part, found in (("hidden", hidden_states), ("attention", attention_outputs)):
+            pairs = [
+                (a[:, :-1].numpy(), b[:, :-1].numpy())
+                for a, b in zip(found(model), found(distillation.teacher), strict=True)
+            ]
+            wanted[part] = np.mean([((a - b) ** 2).sum(-1).mean() / (b**2).sum(-1).mean() for a, b in pairs])
+    (step,) = PlasticityTrainer(model, lambda _: IDS, distillation=distillation, learning_rate=1e-4).run(1)
+    for part in ("hidden", "attention"):
+        assert (getattr(step, part) is None) == (part not in parts)
+        if part in parts:
+            assert getattr(step, part) == pytest.approx(wanted[part], rel=1e-4)
+    assert (step.distillation is None) == ("logits" not in parts)
+
+
+@pytest.mark.parametrize("part", ["hidden", "attention"])
+def test_layers_come_nearer_to_the_dense_ones_and_the_teacher_stays(part):
+    model = pruned("llama")
+    distillation = Distillation.from_dense(model, weight=1.0, parts=(part,))
+    before = {name: value.clone() for name, value in distillation.teacher.state_dict().items()}
+    steps = PlasticityTrainer(model, lambda _: IDS, distillation=distillation, learning_rate=1e-3).run(20)
+    assert getattr(steps[-1], part) < 0.7 * getattr(steps[0], part)
+    assert all(torch.equal(value, before[name]) for name, value in distillation.teacher.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in distillation.teacher.parameters())
+
+
+def test_gradients_reach_every_layer_from_the_hidden_states_alone():
+    model = pruned("gpt2")
+    before = weights(model)
+    distillation = Distillation.from_dense(model, weight=1.0, parts=("hidden",))
+    PlasticityTrainer(model, lambda _: IDS, distillation=distillation, learning_rate=1e-3).run(1)
+    after = weights(model)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {f"transformer.h.{layer}.mlp.c_fc.weight" for layer in range(2)} <= moved
+
+
+def test_what_cannot_be_compared_is_one_sentence():
+    model = pruned("llama")
+    with pytest.raises(InputError, match="needs a PlasticModel as the teacher"):
+        Distillation(build("llama"), parts=("hidden",))
+    with pytest.raises(InputError, match="unknown part to distil 'logit'"):
+        Distillation.from_dense(model, parts=("logit",))
+    with pytest.raises(InputError, match="names a part twice"):
+        Distillation.from_dense(model, parts=("hidden", "hidden"))
+    other = PlasticModel(build("llama").double())
+    other.blocks = other.blocks[:1]
+    with pytest.raises(InputError, match="compares layer by layer"):
+        PlasticityTrainer(model, lambda _: IDS, distillation=Distillation(other, parts=("attention",)))
