@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from plasticity_env.agents.studies.adaptive.study import CONTROL
 from plasticity_env.agents.studies.adaptive.study_arms import ARMS, SCORE
 from plasticity_env.agents.studies.adaptive.study_cells import Cell, StageRecord
+from plasticity_env.common.errors import InputError
 from plasticity_env.common.jsonl_table import spread
 from plasticity_env.common.marked_pages import between_marks
 
