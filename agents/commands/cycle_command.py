@@ -23,4 +23,4 @@ def main(config: StageArguments) -> None:
     print(f"run: {record.folder}")
 
 
-COMMAND = Command("cycle", StageArguments, main, QUICK)
+COMMAND = Command("cycle", StageArguments, main, {**QUICK, "initial_pruning": QUICK["pruning_level"]})

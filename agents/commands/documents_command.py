@@ -9,8 +9,9 @@ from pathlib import Path
 from plasticity_env.agents.commands.command import Command
 from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.files import write_text
+from plasticity_env.common.marked_pages import between_marks
 
-MARK = "<!-- tables: made by scripts/play_documents.py -->"
+MARKS = "<!-- tables: made by scripts/play_documents.py -->", "<!-- end of tables -->"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class DocumentsConfig:
 
 def main(config: DocumentsConfig) -> None:
     """Play the documents' command lines that are missing on embedded models, and print the table."""
-    from plasticity_env.agents.studies.adaptive.study_tables import renewed
     from plasticity_env.agents.studies.documents.act_playing import play_acts
     from plasticity_env.agents.studies.documents.act_row import act_rows
     from plasticity_env.agents.studies.documents.act_tables import acts_table, said
@@ -40,7 +40,7 @@ def main(config: DocumentsConfig) -> None:
     acts = find_acts(config.acts)
     by_name = {act.name: act for act in acts}
     if config.page is not None:
-        renewed(_text(config.page), "", MARK)  # a page that cannot be renewed is an error now
+        between_marks(_text(config.page), "", *MARKS)  # a page that cannot be renewed is an error now
     with at_work_on(config.output):
         for row, known in play_acts(acts, config.output, config.folder, config.keep):
             if not known:
@@ -48,7 +48,7 @@ def main(config: DocumentsConfig) -> None:
         table = acts_table(act_rows(config.output).read())
     print(table)
     if config.page is not None:
-        write_text(config.page, renewed(_text(config.page), table, MARK))
+        write_text(config.page, between_marks(_text(config.page), table, *MARKS))
 
 
 def _text(page: Path) -> str:

@@ -51,7 +51,7 @@ class OnlineRunConfig:
         dataset="",
         pruning_strategy=CONTROLLER,
         free_policy=True,
-        pruning_level=0.15,
+        pruning_level=0.125,
         mlp_blocks=8,  # at 90% of the FLOPs, pruning heads alone costs several times as much
         neuron_order="kfac",
         warmup_steps=100,

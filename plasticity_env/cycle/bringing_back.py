@@ -64,7 +64,7 @@ def share_of_heads(arm: Arm, count: int, generator: torch.Generator, gate_steps:
     the growth strategy chooses.
     """
     settings, model = arm.settings, arm.model
-    share = count / model.active.numel()
+    share = count / (model.shape[0] * model.heads)
     if settings.growth_init == REVIVE:
         revived = revive_attention_heads(model, share, arm.calibration(), generator)
         repair(arm)

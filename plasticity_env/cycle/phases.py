@@ -131,7 +131,8 @@ class PlasticityCycle:
         if self.decider.grows:
             grown, trial = self._grow_asked(cycle, "growth", settings.gate_warmup_steps)
             return {"grown": int(grown.sum()), "reason": with_trial(f"as {self.decider.name} asked", trial)}
-        pruned = int((~model.active).sum())
+        heads = model.active[:, : model.heads]  # blocks of MLP neurons come back by a decision alone
+        pruned = int((~heads).sum())
         count = round(settings.growth_ratio * pruned)
         if count == 0:
             return {"grown": 0, "reason": f"growth_ratio {settings.growth_ratio:g} of {pruned} pruned heads is none"}

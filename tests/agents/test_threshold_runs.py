@@ -80,6 +80,6 @@ def test_the_quick_test_costs_little_and_its_revivals_help(tmp_path):
     assert edits["prune"] > 0
     assert edits["revive"] > 0
     assert record.summary["ppl_over_control"] < 1.02
-    assert record.summary["final"]["flops_kept"] < 1
+    assert record.summary["final"]["flops_kept"] < 0.9
     for cycle in record.summary["cycles"]:
         assert cycle["growth"]["loss"] < cycle["pruning"]["loss"]

@@ -41,7 +41,7 @@ def test_cycle(tmp_path, run_here):
     done = run_here(
         "neural_plasticity_cycle.py",
         *("--quick_test", "--pruning_mode", "compressed", "--initial_pruning", 0.25, "--warmup_steps", 2, *SIZES),
-        *("--training_steps", 2, "--output_dir", "run"),
+        *("--model_name", MODEL, "--mlp_blocks", 0, "--training_steps", 2, "--output_dir", "run"),
     )
     assert done.returncode == 0, done.stderr
     masked = load_plastic(tmp_path / "run" / "models" / "final").model

@@ -20,6 +20,7 @@ from tests.scripts.interrupting import hearing_ctrl_c
 from tests.scripts.test_scripts import ROOT, run
 
 TEXT = "to be or not to be that is the question whether tis nobler in the mind to suffer "
+HEADS = ["--model_name", "bard-gpt2-4x4", "--mlp_blocks", "0"]  # no blocks of neurons, on the smallest model
 SMALL = [
     *("--warmup_steps", "2", "--training_steps", "2", "--analysis_steps", "1", "--max_length", "32"),
     *("--reward_blocks", "4", "--test_blocks", "4", "--sample_tokens", "6"),
@@ -42,7 +43,7 @@ def test_a_compressed_run_leaves_everything_that_is_looked_at(tmp_path, text):
     done = run(
         "run_neural_plasticity.py",
         *["--quick_test", "--pruning_strategy", "gradient", "--pruning_level", "0.5", "--pruning_mode", "compressed"],
-        *["--save_model", "--track", "--output_dir", "run", *SMALL, *text],
+        *["--save_model", "--track", "--output_dir", "run", *HEADS, *SMALL, *text],
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -103,6 +104,7 @@ def test_ctrl_c_keeps_what_was_measured_and_the_run_goes_on(tmp_path, text):
     """Slow: a run in a process of its own is interrupted and resumed."""
     arguments = [
         "--quick_test",
+        *HEADS,
         *SMALL,
         *text,
         "--training_steps",

@@ -9,6 +9,7 @@ from plasticity_env.agents.studies.adaptive.study_arms import ARMS, SCORE
 from plasticity_env.agents.studies.adaptive.study_cells import Cell, StageRecord
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.jsonl_table import spread
+from plasticity_env.common.marked_pages import between_marks
 
 BEGIN, END = "<!-- tables: made by scripts/study_adaptive.py -->", "<!-- end of tables -->"
 REVIVING, FIXED = "rule", "compressed"  # the same rule with and without revival
@@ -82,20 +83,13 @@ def legend(names: Iterable[str]) -> str:
     return "\n".join(f"- `{kind}`: {ARMS[kind].what}." for kind in ARMS if kind in kinds)
 
 
-def renewed(page: str, tables: str, begin: str = BEGIN) -> str:
+def renewed(page: str, tables: str) -> str:
     """A page with what lies between its marks replaced; the tables between marks are appended where it has none.
 
     Raises:
         InputError: One mark without the other.
     """
-    block = f"{begin}\n{tables}\n{END}"
-    if begin not in page and END not in page:
-        return f"{page.rstrip()}\n\n{block}\n".lstrip()
-    before, found, rest = page.partition(begin)
-    _, end, after = rest.partition(END)
-    if not found or not end:
-        raise InputError(f"the page holds only one of the marks {begin!r} and {END!r}, in this order")
-    return before + block + after
+    return between_marks(page, tables, BEGIN, END)
 
 
 def _head(found: Cells) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,9 +68,10 @@ def figures(command: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def _of_run(folder: Path) -> dict[str, Any]:
-    from plasticity_env.cycle.record import RunRecord
-
-    found = RunRecord.read(folder / "run").summary
+    path = folder / "run" / "metrics.json"
+    if not path.is_file():
+        raise InputError(f"the run in {str(folder)!r} left no metrics.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
     edits = found["edits"]
     return {
         "dense": found["baseline"]["ppl"],

@@ -123,7 +123,7 @@ ACTS = (
         DOCUMENT,
         (
             f"{_CYCLE} --pruning_strategy entropy --growth_strategy gradient_sensitivity --initial_pruning 0.3 "
-            "--growth_ratio 0.5 --learning_rate 5e-5 --new_head_lr_multiplier 5",
+            "--growth_ratio 0.5 --growth_init random --learning_rate 5e-5 --new_head_lr_multiplier 5",
         ),
         seeds=SEEDS,
     ),

@@ -33,6 +33,7 @@ _SETTINGS = {
     "pruning_strategy": "pruning",
     "growth_strategy": "growth",
     "pruning_level": "pruning level",
+    "mlp_blocks": "MLP blocks",
     "pruning_mode": "mode",
     "learning_rate": "learning rate",
     "seed": "seed",
@@ -75,6 +76,10 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
     settings = record.settings
     mine, control = evaluations_of(record, EXPERIMENT), evaluations_of(record, CONTROL)
     shown = settings | _growth(settings)
+    if blocks := settings.get("mlp_blocks"):
+        shown = shown | {"mlp_blocks": f"{blocks} a layer, the last columns of each map"}
+    else:
+        shown.pop("mlp_blocks", None)
     pairs = [(name, short(shown[key])) for key, name in _SETTINGS.items() if shown.get(key) not in (None, "")]
     decider = record.config.get("decider")
     if decider and decider != settings.get("pruning_strategy"):
@@ -85,7 +90,7 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
             ("perplexity before", short(mine[0].ppl)),
             ("perplexity now", short(mine[-1].ppl)),
             ("control arm now", short(control[-1].ppl) if control else "not measured"),
-            ("active heads", f"{mine[-1].active_heads}" + (f" of {total}" if total else "")),
+            (f"active {units_of(settings)}", f"{mine[-1].active_heads}" + (f" of {total}" if total else "")),
             ("sparsity", f"{mine[-1].sparsity:.1%}"),
             ("FLOPs kept", f"{mine[-1].flops_kept:.1%}"),
         ]
@@ -95,6 +100,11 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
     if record.phases:
         pairs.append(("time", _duration(sum(row.seconds for row in record.phases))))
     return pairs
+
+
+def units_of(settings: dict[str, Any]) -> str:
+    """What is pruned, in a word: heads, or units where blocks of MLP neurons are among them."""
+    return "units" if settings.get("mlp_blocks") else "heads"
 
 
 def _growth(settings: dict[str, Any]) -> dict[str, str]:
@@ -112,13 +122,14 @@ def verdict(record: RunRecord) -> str:
     now, first = mine[-1], mine[0]
     moments = moments_of(record)
     later = ""
+    units = units_of(record.settings)
     if moments and moments[-1].step > now.step and moments[-1].active != now.active_heads:
-        later = f" Edits after that left {moments[-1].active} heads active; how well they do was not measured."
+        later = f" Edits after that left {moments[-1].active} {units} active; how well they do was not measured."
     after = moment_name(now.cycle, now.phase)
     if now.cycle == 0:
         return f"After {after}: perplexity {short(now.ppl)}, {short(first.ppl)} before anything; no head is pruned yet."
     said = (
-        f"After {after}: {now.sparsity:.1%} of the heads are pruned, {now.flops_kept:.1%} of the FLOPs are left, and the "
+        f"After {after}: {now.sparsity:.1%} of the {units} are pruned, {now.flops_kept:.1%} of the FLOPs are left, and the "
         f"perplexity is {short(now.ppl)}; before anything it was {short(first.ppl)}."
     )
     control = reference(record, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -46,23 +47,13 @@ def played():
     calls = []
 
     def run(words):
-        from pathlib import Path
-
         calls.append(list(words))
         folder = Path(words[words.index("--output_dir") + 1])
         folder.mkdir(parents=True)
-        row = {"cycle": 0, "phase": "baseline", "step": 0, "flops": 1.0, "flops_kept": 1.0, "active_heads": 4}
-        row |= {"sparsity": 0.0, "split": "test"}
-        after = row | {"cycle": 1, "phase": "evaluation", "step": 9, "flops_kept": 0.875}
-        lines = [
-            row | {"arm": "experiment", "loss": 3.0, "ppl": 20.0},
-            row | {"arm": "control", "loss": 3.0, "ppl": 20.0},
-            after | {"arm": "experiment", "loss": 2.5, "ppl": 12.3},
-            after | {"arm": "control", "loss": 2.4, "ppl": 12.0},
-        ]
-        (folder / "config.json").write_text(json.dumps({"status": "finished"}))
-        (folder / "metrics").mkdir()
-        (folder / "metrics" / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        final = {"ppl": 12.3, "flops_kept": 0.875}
+        found = {"baseline": {"ppl": 20.0}, "final": final, "control": {"ppl": 12.0}}
+        edits = {"prune": 5, "revive": 1, "grow": 0}
+        (folder / "metrics.json").write_text(json.dumps({**found, "edits": edits}))
 
     run.calls = calls
     return run
@@ -82,6 +73,7 @@ def test_a_row_that_is_done_is_not_played_again(tmp_path, played):
     assert again[0][0] == rows[0][0]
     row = rows[0][0]
     assert (row.dense, row.ppl, row.control, row.flops_kept) == (20.0, 12.3, 12.0, 0.875)
+    assert (row.pruned, row.revived, row.grown) == (5, 1, 0)
     assert row.over == pytest.approx(0.025)
     assert act_rows(output).read() == [row for row, _ in again]
 
