@@ -30,6 +30,7 @@ def arguments(draw: st.DrawFn) -> tuple[str, str, dict[str, Any]]:
         "repair": draw(st.sampled_from(sorted(REPAIRS))),
         "units": draw(st.sampled_from(("heads", "heads+mlp"))),
         "mlp_blocks": BLOCKS,
+        "neuron_order": "stored",  # what is computed is compared with the model as it was loaded, to the bit
         "reward": reward,
         "residual_signal": draw(st.booleans()),
         "obs_signal": draw(st.booleans()),
