@@ -154,7 +154,9 @@ def test_cells_are_those_that_the_same_players_leave_today(old: Path) -> None:
         shares="0.25,0.5",
         seeds=1,
         test_blocks=4,
-        settings=replace(LeaderboardConfig().settings, dataset="words.txt", max_length=16, **BLOCKS),
+        settings=replace(
+            LeaderboardConfig().settings, dataset="words.txt", text_split="leading", max_length=16, **BLOCKS
+        ),
         output=Path("cells.jsonl"),
     )
     played = [*read_players(config.players.split(",")), read_player(f"{ROOT}/docs/lab/controllers/tokens@2")]

@@ -33,7 +33,7 @@ QUICK = {
 
 
 EXPERIMENT = words(  # arguments of the experiment that are arguments of such a run
-    "model_name,dataset,dataset_config,device,batch_size,max_length,warmup_steps,cycles,pruning_level,mlp_blocks,"
+    "model_name,dataset,dataset_config,text_split,device,batch_size,max_length,warmup_steps,cycles,pruning_level,mlp_blocks,"
     "neuron_order,pruning_mode,prune_entropy,learning_rate,decision_every,flop_price,repair,growth_init,"
     "growth_warmup_steps,growth_trial_steps,new_head_lr_multiplier,reward_blocks,test_blocks,sample_tokens,seed,"
 )

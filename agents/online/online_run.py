@@ -129,10 +129,9 @@ def _read_arguments(config: OnlineRunConfig) -> OnlineRunConfig:
         return config
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        values.setdefault(
-            "from_scratch", values.get("controller") is None
-        )  # as all runs began before there was a choice
-        for name, value in (("mlp_blocks", 0), ("neuron_order", "stored")):  # and when heads were all that is pruned
+        # as all runs began before there was a choice, and when heads were all that is pruned
+        values.setdefault("from_scratch", values.get("controller") is None)
+        for name, value in (("mlp_blocks", 0), ("neuron_order", "stored"), ("text_split", "leading")):
             values.get("experiment", values).setdefault(name, value)
         begun = fill(OnlineRunConfig(), values, str(path))
         return replace(begun, resume=config.resume, verbose=config.verbose)

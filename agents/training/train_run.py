@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def train(config: TrainConfig) -> Path:
         InputError: Arguments that cannot be used, before anything is written, or another process is at work in the folder.
     """
     with at_work_in(config.output_dir):
+        config = _as_begun(config)
         _check_folder(config)
         return _train(config)
 
@@ -90,6 +92,14 @@ def _train(config: TrainConfig) -> Path:
         columns, rows = head_edits(controller, envs, config)
         tracker.table("head_edits", columns, rows)
     return folder
+
+
+def _as_begun(config: TrainConfig) -> TrainConfig:
+    """Arguments of a run that goes on, which reads its text as it began to: from the front before there was a choice."""
+    path = (config.output_dir or Path()) / ARGUMENTS
+    if not config.resume or not path.is_file() or "text_split:" in path.read_text(encoding="utf-8", errors="replace"):
+        return config
+    return replace(config, settings=replace(config.settings, text_split="leading", neuron_order="stored"))
 
 
 def _check_folder(config: TrainConfig) -> None:

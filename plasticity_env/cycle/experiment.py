@@ -94,6 +94,7 @@ class NeuralPlasticityExperiment:
             self.loaded.tokenizer,
             dataset_config=settings.dataset_config,
             block_size=settings.max_length,
+            text_split=settings.text_split,
         )
         check_run(self.loaded, self.text, settings)
         if settings.mlp_blocks:

@@ -31,6 +31,8 @@ class ExperimentSettings:
     """text: shakespeare (tiny_shakespeare is the same), a path, or a hub data set"""
     dataset_config: str | None = None
     """configuration of a hub data set"""
+    text_split: str = "documents"
+    """how a text without splits of its own is split: documents (each is dealt as a whole) or leading (cut from its front)"""
     pruning_strategy: str = "entropy"
     """what chooses the heads: entropy, gradient, magnitude, random, combined, fisher, residual_fisher, ..., or controller"""
     prune_entropy: str = "auto"
@@ -223,6 +225,7 @@ class ExperimentSettings:
         for name, kind in NESTED.items():
             if isinstance(part := known.get(name), dict):
                 known[name] = {option: value for option, value in part.items() if option in kind.__dataclass_fields__}
+        known.setdefault("text_split", "leading")  # as all runs read their text before there was a choice
         return fill(cls(), known, "the run's settings")
 
 
