@@ -44,8 +44,8 @@ def check_run(loaded: LoadedModel, text: TextSplits, settings: ExperimentSetting
     """Refuse a model or text that would only fail after the folder exists.
 
     Raises:
-        InputError: Other MLP blocks, another pruning mode, initial weights that do not fit the architecture, a split without text,
-            or blocks too long for the model.
+        InputError: Other MLP blocks, another pruning mode, initial weights that do not fit the architecture, a split without
+            text, or blocks too long for the model.
     """
     if loaded.model.mlp_blocks != settings.mlp_blocks:
         raise InputError(
