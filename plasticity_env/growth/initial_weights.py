@@ -127,7 +127,7 @@ def starting(
     initial = kind(fisher)
     if kind.reads_text:
         if input_ids is None:
-            raise InputError(f"initial weights {kind.name!r} measure: hand over input_ids, (sequences, tokens) of text")
+            raise InputError(f"initial weights {kind.name!r} measure: pass input_ids, (sequences, tokens) of text")
         initial.prepare(model, input_ids, batch_size)
     return initial
 
