@@ -172,7 +172,7 @@ class ExperimentSettings:
             find_repair(self.repair)
 
     def _check_ranges(self) -> None:
-        if given(self, "neuron_order"):
+        if given(self, "neuron_order") and self.neuron_order != "kfac":  # the default of some commands
             from plasticity_env.strategies.neuron_order import find_order
 
             find_order(self.neuron_order)
