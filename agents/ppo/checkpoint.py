@@ -16,7 +16,7 @@ from plasticity_env.common.arguments import first_change
 from plasticity_env.common.digests import load_archive
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file
-from plasticity_env.envs.replay import EpisodeRecord
+from plasticity_env.envs.replay import EpisodeRecord, OLDER
 from plasticity_env.envs.settings import Settings
 
 NAME = "checkpoint.pt"
@@ -106,7 +106,7 @@ def resume_environment(env: Any, saved: str) -> Any:
     data = json.loads(saved)
     record = data["record"]
     kinds = [env_id.partition("-v")[0] for env_id in (record["env_id"], env.unwrapped.env_id)]
-    if Settings.read(record["kwargs"]) != env.unwrapped.settings or kinds[0] != kinds[1]:
+    if Settings.read({**OLDER, **record["kwargs"]}) != env.unwrapped.settings or kinds[0] != kinds[1]:
         raise InputError("the checkpoint's environments have other arguments than this training's: use the same ones")
     observation, _ = env.reset(seed=0, options=record["options"])
     for action in record["actions"]:

@@ -81,7 +81,7 @@ def test_refuses_what_it_cannot_use(tmp_path):
     with pytest.raises(InputError, match="choose another --output_dir"):
         search(tmp_path, sigma=0.9).resume()
     (tmp_path / HISTORY).write_text("{")
-    with pytest.raises(InputError, match="no history"):
+    with pytest.raises(InputError, match="is not the history of a search"):
         search(tmp_path).resume()
 
 

@@ -202,4 +202,4 @@ def test_an_environment_takes_no_model_whose_order_its_settings_do_not_name(make
     loaded = load_model(SMALL["model_name"], mlp_blocks=4)
     order_neurons(loaded.model, small_text, "token_fisher")
     with pytest.raises(InputError, match="set neuron_order='token_fisher'"):
-        make_env(units="heads+mlp", mlp_blocks=4, loaded=loaded)
+        make_env(units="heads+mlp", mlp_blocks=4, neuron_order="stored", loaded=loaded)
