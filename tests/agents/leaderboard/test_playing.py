@@ -147,9 +147,10 @@ def test_a_board_tells_configurations_of_one_data_set_apart() -> None:
 
 
 def test_a_board_of_ordered_neurons_is_another_one_and_plays_on_them(table: Table) -> None:
-    units = fill(table.rules, {"units": "heads+mlp", "mlp_blocks": 4})
-    ordered = fill(units, {"neuron_order": "kfac"})
-    assert units.board.title.endswith("heads+mlp in kfac order")
+    ordered = fill(table.rules, {"units": "heads+mlp", "mlp_blocks": 4})  # as it is by default
+    units = fill(ordered, {"neuron_order": "stored"})
+    assert fill(ordered, {"neuron_order": "kfac"}).board == ordered.board
+    assert units.board.title.endswith("heads+mlp")
     assert ordered.board.title.endswith("heads+mlp in kfac order")
     with pytest.raises(InputError, match="use it with units='heads"):  # heads have no order
         fill(table.rules, {"neuron_order": "kfac"})
