@@ -16,7 +16,7 @@ from plasticity_env.common.arguments import first_change
 from plasticity_env.common.digests import load_archive
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file
-from plasticity_env.envs.replay import EpisodeRecord, OLDER
+from plasticity_env.envs.replay import OLDER, EpisodeRecord
 from plasticity_env.envs.settings import Settings
 
 NAME = "checkpoint.pt"
