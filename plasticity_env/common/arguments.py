@@ -146,7 +146,7 @@ _under_way: list[type] = []  # dataclasses whose fields the parser's own rule is
 
 
 @_REGISTRY.struct_rule
-def _light_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+def _light_rule(info: StructTypeInfo) -> Any:
     """A dataclass as the parser reads it, but with types that it can check without typeguard: an eighth of --help."""
     if not is_dataclass(info.type) or info.type in _under_way:
         return None
@@ -155,7 +155,9 @@ def _light_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
         spec = ConstructorRegistry.get_struct_spec(info)
     finally:
         _under_way.remove(info.type)
-    return None if spec is None else replace(spec, fields=tuple(map(_light, spec.fields)))
+    if not isinstance(spec, StructConstructorSpec):
+        return spec  # None, or what is wrong with the default
+    return replace(spec, fields=tuple(map(_light, spec.fields)))
 
 
 def _light(spec: StructFieldSpec) -> StructFieldSpec:
