@@ -17,7 +17,7 @@ QUICK = {
     "model_name": "bard-gpt2-6x8",
     "dataset": "shakespeare",
     "pruning_strategy": "residual_stepwise",
-    "pruning_level": 0.16,
+    "pruning_level": 0.2,
     "mlp_blocks": 8,
     "neuron_order": "kfac",
     "repair": "least_squares",

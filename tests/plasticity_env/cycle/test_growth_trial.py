@@ -28,6 +28,7 @@ def same(first, second):
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("price", "kept"), [(1e-6, True), (1e3, False)])
 def test_heads_stay_only_where_they_pay_for_their_flops(short, small_text, price, kept):
     arm = pruned_arm(small_text, short(growth_init="revive", flop_price=price, growth_trial_steps=2))

@@ -74,6 +74,7 @@ def gather_dense(model, ids):
         return gather(model, ids)
 
 
+@pytest.mark.slow
 def test_an_episode_is_replayed_with_its_blocks(env):
     env.reset(seed=3)
     for _ in range(3):
@@ -83,6 +84,7 @@ def test_an_episode_is_replayed_with_its_blocks(env):
     validate(record, rel_tol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_vector_environment_agrees(env):
     vector = gym.make_vec("plasticity/HeadRank-v1", num_envs=2, pruned_share=0.5, **SETTINGS)
     vector.reset(seed=[5, 6])
@@ -119,6 +121,7 @@ def test_texts_split_by_document_are_drawn_over_documents(tmp_path):
     assert len(documents[list(state_of(new.unwrapped).calibration)].unique()) == 4
 
 
+@pytest.mark.slow
 def test_slopes_of_sampled_labels_are_those_of_the_models_own_tokens():
     """At every token they average to 0 over draws; the loss stays the text's, and the same text draws the same tokens."""
     settings = {"max_length": 32, "calibration_blocks": 8, "reward_blocks": 2}
@@ -134,6 +137,7 @@ def test_slopes_of_sampled_labels_are_those_of_the_models_own_tokens():
     torch.testing.assert_close(state_of(again).measurement.signals.fisher, theirs.fisher, rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_true_fisher_is_the_curvature_of_the_divergence():
     """Mean squared slopes of sampled labels against the second derivative of KL(model at gate 1 || model at gate g) in g."""
     loaded = load_model("bard-gpt2-4x4")

@@ -298,7 +298,10 @@ def test_a_model_without_a_free_slot_is_refused(ids):
         grow(pruned(mode="compressed"), ids)
 
 
-@pytest.mark.parametrize("initial", sorted(INITIAL_WEIGHTS))
+@pytest.mark.parametrize(
+    "initial",
+    [name if name == "random" else pytest.param(name, marks=pytest.mark.slow) for name in sorted(INITIAL_WEIGHTS)],
+)
 def test_the_environment_grows_with_the_initial_weights_it_is_told(make_env, initial, tmp_path):
     (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 400)
     settings = {"dataset": str(tmp_path / "text.txt"), "repair": "none", "batch_size": 2}
