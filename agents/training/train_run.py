@@ -99,7 +99,8 @@ def _as_begun(config: TrainConfig) -> TrainConfig:
     path = (config.output_dir or Path()) / ARGUMENTS
     if not config.resume or not path.is_file() or "text_split:" in path.read_text(encoding="utf-8", errors="replace"):
         return config
-    return replace(config, settings=replace(config.settings, text_split="leading", neuron_order="stored"))
+    order = "stored" if config.settings.neuron_order == "auto" else config.settings.neuron_order
+    return replace(config, settings=replace(config.settings, text_split="leading", neuron_order=order))
 
 
 def _check_folder(config: TrainConfig) -> None:

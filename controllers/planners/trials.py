@@ -116,6 +116,7 @@ class Trials:
         self.heads = model.heads
         length = self._bench.text.block_size
         self._tokens = length * len(state.calibration), length * len(state.reward)
+        bill.forward_tokens += length * len(state.moments)  # once: their moments are kept
         self._losses: dict[bytes, float] = {}
         self._signals: dict[bytes, HeadSignals] = {}
 

@@ -2,7 +2,7 @@
 
 Neighbouring blocks are of one article or scene, so a split that is cut from the front of a text knows little of the rest. Here
 each document goes to one split as a whole. Documents are dealt one by one, in the order of a hash of what they say, each to the
-split that lacks most of its share.
+split that lacks most of its share; documents that say the same go to the same split.
 """
 
 from __future__ import annotations
@@ -57,13 +57,19 @@ def deal(
         return dealt
     sections = min(SECTIONS, blocks)
     cuts = [number * blocks // sections * block_size for number in range(sections + 1)] if sections else []
-    return _dealt([whole[start:stop] for start, stop in pairwise(cuts)], block_size, shares)
+    return _dealt([whole[start:stop] for start, stop in pairwise(cuts)], block_size, shares, together=False)
 
 
-def _dealt(documents: Sequence[Tensor], block_size: int, shares: Mapping[str, float]) -> dict[str, Dealt]:
+def _dealt(
+    documents: Sequence[Tensor], block_size: int, shares: Mapping[str, float], together: bool = True
+) -> dict[str, Dealt]:
+    """Deal what there is; with ``together``, documents that say the same count as one and go to one split."""
     hands: dict[str, list[int]] = {split: [] for split in shares}
-    for number in sorted(range(len(documents)), key=lambda number: _hash(documents[number])):
-        hands[min(hands, key=lambda split: (len(hands[split]) + 1) / shares[split])].append(number)
+    alike: dict[tuple[bytes, int], list[int]] = {}
+    for number, document in enumerate(documents):
+        alike.setdefault((_hash(document), 0 if together else number), []).append(number)
+    for _, numbers in sorted(alike.items()):
+        hands[min(hands, key=lambda split: (len(hands[split]) + 1) / shares[split])] += numbers
     return {split: _packed(documents, sorted(hand), block_size) for split, hand in hands.items()}
 
 
@@ -93,11 +99,11 @@ def spread_draw(documents: Tensor, count: int, random: np.random.Generator) -> l
     Returns:
         Numbers of the blocks, in ascending order.
     """
-    order = random.permutation(len(documents))  # which of a document's blocks come first
+    order, of = random.permutation(len(documents)), documents.tolist()  # which of a document's blocks come first
     turns: dict[int, int] = {}
     turn = np.empty(len(order))
     for place in order:
-        document = int(documents[place])
+        document = of[place]
         turn[place] = turns.get(document, 0)
         turns[document] = turns.get(document, 0) + 1
     shuffled = order[np.argsort(turn[order], kind="stable")]

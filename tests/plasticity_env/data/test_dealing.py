@@ -60,6 +60,13 @@ def test_no_document_is_in_two_splits_and_none_is_lost():
         assert torch.equal(split.documents, split.blocks[:, 0])
 
 
+def test_a_document_that_is_there_twice_is_in_one_split():
+    for copies in (2, 5):
+        splits = deal(numbered(32, 50) * copies, block_size=10)
+        seen = [set(split.blocks.unique().tolist()) for split in splits.values()]
+        assert sum(map(len, seen)) == len(set().union(*seen)) == 32
+
+
 def test_the_same_text_is_dealt_alike_and_its_order_does_not_matter():
     documents = numbered(40, 30)
     first, again = deal(documents, 10), deal(documents[::-1], 10)
