@@ -1,0 +1,9 @@
+"""Dynamic inference: many structures over one set of weights, and a router that picks one for each text."""
+
+from plasticity_env.dynamic.bank import StructureBank
+from plasticity_env.dynamic.fitting import build_bank, fit_structures
+from plasticity_env.dynamic.prefix import PrefixReader, PrefixView
+from plasticity_env.dynamic.routed_model import RoutedModel
+from plasticity_env.dynamic.structure import Structure
+
+__all__ = ["PrefixReader", "PrefixView", "RoutedModel", "Structure", "StructureBank", "build_bank", "fit_structures"]
