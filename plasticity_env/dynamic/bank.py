@@ -125,9 +125,20 @@ class StructureBank:
 
     # -- costs -------------------------------------------------------------------------------------------------------
 
-    def flops(self, seq_len: int) -> Tensor:
-        """(K,) forward FLOPs per token of each structure at a sequence length, as if what it prunes were removed."""
-        return flop_table(self.model, seq_len).totals(self._masks())
+    def flops(self, seq_len: int, all_keys: bool = False) -> Tensor:
+        """(K,) forward FLOPs per token of each structure at a sequence length, as if what it prunes were removed.
+
+        Args:
+            seq_len: T.
+            all_keys: Count the keys and values of every KV group that any structure reads: what a token costs where later ones
+                may run under another structure.
+        """
+        table, masks = flop_table(self.model, seq_len), self._masks()
+        if not all_keys:
+            return table.totals(masks)
+        groups = masks[..., : self.model.heads].unflatten(-1, (-1, table.group_size)).any(-1)  # (K, L, G)
+        missing = (groups.any(0) & ~groups).sum((1, 2)).double()
+        return table.totals(masks) + table.group * missing
 
     def kv_bytes(self) -> Tensor:
         """(K,) bytes that one more token adds to the KV cache under each structure."""

@@ -14,11 +14,8 @@ from plasticity_env.dynamic.prefix import PrefixReader
 from plasticity_env.dynamic.structure import Structure, repair_of
 from plasticity_env.model.flops import CostTable, flop_table
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.signals.measure import gather
-from plasticity_env.signals.moments import Statistics
-from plasticity_env.strategies.pruning import HeadView, ScoreStrategy, measure_for
+from plasticity_env.signals.text_sums import TextSums, gather_sums
 
-SCORE = "residual_stepwise"
 MIXTURE = "mixture"
 
 
@@ -28,7 +25,7 @@ def build_bank(
     shares: Sequence[float] = (0.1, 0.3, 0.5),
     *,
     mixture: bool = True,
-    score: str = SCORE,
+    sampled: bool = False,
     prefix_tokens: int = 32,
     batch_size: int = 4,
 ) -> StructureBank:
@@ -38,8 +35,8 @@ def build_bank(
         model: Dense.
         texts: By label, (n, T) token ids of each kind of text, T the same.
         shares: Of the units that go: by number where heads are the only units, else by FLOPs.
-        mixture: Also fit structures on all texts together, labelled ``"mixture"``.
-        score: What units are priced by, a name in `plasticity_env.signals.scores.SCORES`.
+        mixture: Also fit structures on all texts together, labelled ``"mixture"``; they cost no further pass.
+        sampled: Price units by tokens that the model draws, not by the text's own.
         prefix_tokens: Tokens from the start of each text that routers will compare with.
         batch_size: Sequences in one pass.
 
@@ -51,60 +48,42 @@ def build_bank(
     """
     if not texts or len({tuple(ids.shape[1:]) for ids in texts.values()}) != 1:
         raise InputError("texts must be (n, T) token ids by label, at least one, T the same for all")
-    bank = StructureBank(model)
-    reader = PrefixReader(model)
-    statistics: list[Statistics] = []
+    if MIXTURE in texts:
+        raise InputError(f"{MIXTURE!r} is what structures of all texts together are called: give the text another label")
+    bank, reader = StructureBank(model), PrefixReader(model)
+    seq_len = next(iter(texts.values())).shape[1]
+    together: TextSums | None = None
     for label, ids in texts.items():
-        statistics.append(gather(model, ids, batch_size))
-        for structure in fit_structures(
-            model, ids, shares, label=label, score=score, statistics=statistics[-1], batch_size=batch_size
-        ):
+        sums = gather_sums(model, ids, sampled=sampled, batch_size=batch_size)
+        together = sums if together is None else together + sums
+        for structure in fit_structures(model, sums, shares, seq_len, label):
             bank.add(structure)
         bank.prefixes[label] = reader.read(ids[:, :prefix_tokens], batch_size).features
-    if mixture:
-        for structure in fit_structures(
-            model,
-            torch.cat(list(texts.values())),
-            shares,
-            label=MIXTURE,
-            score=score,
-            statistics=Statistics.pooled(statistics),
-            batch_size=batch_size,
-        ):
+    if mixture and together is not None:
+        for structure in fit_structures(model, together, shares, seq_len, MIXTURE):
             bank.add(structure)
     return bank
 
 
 def fit_structures(
-    model: PlasticModel,
-    input_ids: Tensor,
-    shares: Sequence[float],
-    *,
-    label: str = "",
-    score: str = SCORE,
-    statistics: Statistics | None = None,
-    batch_size: int = 4,
+    model: PlasticModel, sums: TextSums, shares: Sequence[float], seq_len: int, label: str = ""
 ) -> list[Structure]:
-    """Structures of one text at several shares, priced in one measuring pass.
+    """Structures at several shares from what is known of a text.
+
+    Units go by their price in turn, per FLOP; the least-squares repair is that of the same text.
 
     Args:
         model: Dense; left as it is.
-        input_ids: (n, T) calibration text.
+        sums: Of the text, with gradients.
         shares: Of the units that go.
+        seq_len: T, on which the FLOPs of a head depend.
         label: What the text is called.
-        score: Name of a score.
-        statistics: Moments of the text in the dense model; gathered when None.
-        batch_size: Sequences in one pass.
     """
     for share in shares:
         check_number("share", share, 0, 1)
-    statistics = gather(model, input_ids, batch_size) if statistics is None else statistics
-    strategy = ScoreStrategy(score)
-    signals = measure_for(model, strategy, input_ids, batch_size, statistics)
-    table = flop_table(model, input_ids.shape[1])
+    table = flop_table(model, seq_len)
     costs = table.marginal(torch.ones(model.shape, dtype=torch.bool))
-    view = HeadView(model.active, model.heads, torch.Generator().manual_seed(0), signals, costs=costs)
-    priority = strategy.priority(view)
+    priority, statistics = -sums.prices(model) / costs, sums.statistics
     found = []
     for share in shares:
         active = cheapest(priority, share, table, by_number=not model.mlp_blocks, heads=model.heads)
@@ -146,5 +125,3 @@ def cheapest(priority: Tensor, share: float, table: CostTable, by_number: bool, 
     gone[order[:low]] = True
     return ~gone.view(priority.shape)
 
-
-__all__ = ["MIXTURE", "SCORE", "build_bank", "cheapest", "fit_structures"]

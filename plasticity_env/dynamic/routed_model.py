@@ -274,12 +274,17 @@ class RoutedModel:
         self.last = Routing(plan.first, plan.requests.prefix, self.flops_kept(plan, lengths.cpu()))
 
     def flops_kept(self, plan: _Plan, lengths: Tensor) -> float:
-        """Forward FLOPs of requests of these lengths over the dense model's, as if what is pruned were removed."""
+        """Forward FLOPs of requests of these lengths over the dense model's, as if what is pruned were removed.
+
+        Where later tokens may run under another structure, keys and values count that the present one does not read.
+        """
         spent = dense = 0.0
         for row, length in enumerate(lengths.tolist()):
-            costs = self.bank.flops(int(length))
-            counts = plan.counts(row, int(length))
-            spent += sum(count * float(costs[number]) for number, count in counts.items()) + self.reader.flops
+            costs = self.bank.flops(int(length), all_keys=self.switch_every is not None)
+            first = self.bank.flops(int(length), all_keys=True)[self.prefix_structure]
+            prefix, counts = plan.counts(row, int(length))
+            spent += prefix * float(first) + self.reader.flops
+            spent += sum(count * float(costs[number]) for number, count in counts.items())
             dense += length * float(costs[0])
         return spent / dense
 
@@ -304,7 +309,7 @@ class _Plan:
     def routes(self, places: Tensor) -> Tensor:
         """(B, T) numbers of structures for tokens at these places."""
         places = places.cpu()
-        if len(places) != len(self._prefix):  # beams of a copy's first step come once
+        if len(places) != len(self._prefix):
             raise InputError(f"{len(places)} sequences run where {len(self._prefix)} were asked for")
         every = self._owner.switch_every
         segment = torch.zeros_like(places)
@@ -354,13 +359,13 @@ class _Plan:
             finally:
                 hook.remove()
 
-    def counts(self, row: int, length: int) -> dict[int, int]:
-        """Tokens of one request under each structure."""
+    def counts(self, row: int, length: int) -> tuple[int, dict[int, int]]:
+        """Tokens of one request in its prefix, and after it under each structure."""
         every, prompt = self._owner.switch_every, int(self._prompt[row])
         prefix = min(int(self._prefix[row]), length)
-        found = {self._owner.prefix_structure: prefix}
+        found: dict[int, int] = {}
         for place in range(prefix, length):
             segment = 0 if every is None else min(max(0, place - prompt) // every, len(self._segments) - 1)
             number = int(self._segments[segment][row])
             found[number] = found.get(number, 0) + 1
-        return found
+        return prefix, found

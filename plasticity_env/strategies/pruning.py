@@ -21,7 +21,6 @@ from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.registries import Registry
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import HeadSignals, gather, measure
-from plasticity_env.signals.moments import Statistics
 from plasticity_env.signals.residual import crossfit_projectors, model_projectors
 from plasticity_env.signals.scores import SCORES, Units
 
@@ -329,20 +328,9 @@ def select_for_pruning(
 
 
 def measure_for(
-    model: PlasticModel,
-    strategy: Strategy,
-    input_ids: Tensor | None,
-    batch_size: int = 8,
-    statistics: Statistics | None = None,
+    model: PlasticModel, strategy: Strategy, input_ids: Tensor | None, batch_size: int = 8
 ) -> HeadSignals | None:
     """What a strategy reads: signals of the model on calibration text, or None where it reads none.
-
-    Args:
-        model: Measured as it is.
-        strategy: Says what it reads.
-        input_ids: (B, T) calibration text.
-        batch_size: Sequences in one pass.
-        statistics: Moments of this text in the dense model, where they are known already.
 
     Raises:
         InputError: It measures and there is no text.
@@ -357,9 +345,8 @@ def measure_for(
     if "crossfit" in strategy.needs:
         projectors, crossfit = crossfit_projectors(model, input_ids, batch_size)
     elif "residual" in strategy.needs:
-        if statistics is None:
-            with model.dense():
-                statistics = gather(model, input_ids, batch_size)
+        with model.dense():
+            statistics = gather(model, input_ids, batch_size)
         projectors = model_projectors(model, statistics)
     return measure(
         model,
