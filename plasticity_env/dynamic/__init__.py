@@ -2,8 +2,21 @@
 
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.fitting import build_bank, fit_structures
+from plasticity_env.dynamic.nearest import NearestTexts
 from plasticity_env.dynamic.prefix import PrefixReader, PrefixView
+from plasticity_env.dynamic.route_table import RouteTable, measure_routes
 from plasticity_env.dynamic.routed_model import RoutedModel
 from plasticity_env.dynamic.structure import Structure
 
-__all__ = ["PrefixReader", "PrefixView", "RoutedModel", "Structure", "StructureBank", "build_bank", "fit_structures"]
+__all__ = [
+    "NearestTexts",
+    "PrefixReader",
+    "PrefixView",
+    "RouteTable",
+    "RoutedModel",
+    "Structure",
+    "StructureBank",
+    "build_bank",
+    "fit_structures",
+    "measure_routes",
+]

@@ -214,7 +214,9 @@ class StructureBank:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"the bank at {str(path)!r} is damaged ({first_line(error)})") from error
         if description.get("weights") != weights_digest(model):
-            raise InputError(f"the bank at {str(path)!r} was fitted on other weights than this model's: load that model")
+            raise InputError(
+                f"the bank at {str(path)!r} was fitted on other weights than this model's: load that model"
+            )
         prefixes = {name.removeprefix("prefix."): rows for name, rows in tensors.items() if name.startswith("prefix.")}
         return cls(model, structures, prefixes)
 
@@ -230,6 +232,4 @@ def _structure(number: int, entry: dict[str, Any], tensors: dict[str, Tensor], m
     mixes = {
         int(name.removeprefix(start)): mix.to(model.device) for name, mix in tensors.items() if name.startswith(start)
     }
-    return Structure(
-        str(entry["name"]), tensors[f"{number}.active"], mixes, str(entry["label"]), float(entry["share"])
-    )
+    return Structure(str(entry["name"]), tensors[f"{number}.active"], mixes, str(entry["label"]), float(entry["share"]))

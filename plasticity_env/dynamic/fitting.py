@@ -49,7 +49,9 @@ def build_bank(
     if not texts or len({tuple(ids.shape[1:]) for ids in texts.values()}) != 1:
         raise InputError("texts must be (n, T) token ids by label, at least one, T the same for all")
     if MIXTURE in texts:
-        raise InputError(f"{MIXTURE!r} is what structures of all texts together are called: give the text another label")
+        raise InputError(
+            f"{MIXTURE!r} is what structures of all texts together are called: give the text another label"
+        )
     bank, reader = StructureBank(model), PrefixReader(model)
     seq_len = next(iter(texts.values())).shape[1]
     together: TextSums | None = None
@@ -124,4 +126,3 @@ def cheapest(priority: Tensor, share: float, table: CostTable, by_number: bool, 
     gone.zero_()
     gone[order[:low]] = True
     return ~gone.view(priority.shape)
-

@@ -30,16 +30,27 @@ class NearestTexts:
         self.labels = [label for label in bank.labels if label in bank.prefixes]
         if not self.labels:
             raise InputError("the bank holds no prefixes to compare with: make it with build_bank, or pass a router")
+        self._bank = bank
         self._structures = torch.tensor([bank.find(label, share) for label in self.labels])
-        means = torch.stack([bank.prefixes[label].mean(0) for label in self.labels])  # (k, F)
-        within = torch.cat([bank.prefixes[label] - mean for label, mean in zip(self.labels, means, strict=True)])
-        self._spread = within.square().mean(0).sqrt().clamp(min=1e-6)
-        self._means = means / self._spread
-
-    def distances(self, view: PrefixView) -> Tensor:
-        """(B, k) distance to the mean prefix of each kind of text, in ``labels``' order."""
-        return torch.cdist(view.features / self._spread, self._means)
 
     def pick(self, view: PrefixView) -> Tensor:
         """(B,) numbers of structures."""
-        return self._structures[self.distances(view).argmin(1)]
+        return self._structures[distances_to(self._bank, view.features).argmin(1)]
+
+
+def distances_to(bank: StructureBank, features: Tensor) -> Tensor:
+    """(B, k) distance of prefixes to the mean prefix of each kind of text that structures of a bank were fitted on.
+
+    Each feature counts over its spread within the kinds.
+
+    Args:
+        bank: With prefixes.
+        features: (B, F) of `PrefixView.features`.
+    """
+    labels = [label for label in bank.labels if label in bank.prefixes]
+    if not labels:
+        return features.new_zeros(len(features), 0)
+    means = torch.stack([bank.prefixes[label].mean(0) for label in labels])  # (k, F)
+    within = torch.cat([bank.prefixes[label] - mean for label, mean in zip(labels, means, strict=True)])
+    spread = within.square().mean(0).sqrt().clamp(min=1e-6)
+    return torch.cdist(features / spread, means / spread)

@@ -161,14 +161,18 @@ class RoutedModel:
         requests = self._requests(input_ids, attention_mask)
         beams = max(int(kwargs.get("num_beams") or 1), int(kwargs.get("num_return_sequences") or 1))
         if self.switch_every is not None and (compacted or beams > 1):
-            raise InputError("switch_every picks anew while it generates: leave compacted, beams and several returns out")
+            raise InputError(
+                "switch_every picks anew while it generates: leave compacted, beams and several returns out"
+            )
         cached = kwargs.get("use_cache", True) and kwargs.get("cache_implementation") is None
         self._check_window(requests, int(kwargs.get("max_new_tokens") or 0))
         view, cache = self._prefix(requests, keep=cached)
         picked = self._checked(self._picked(view) if structures is None else structures, len(requests.ids))
         if compacted:
             if not cached or beams > 1 or kwargs.get("return_dict_in_generate"):
-                raise InputError("compacted takes the prefix's own cache, one sequence a prompt, and returns tokens only")
+                raise InputError(
+                    "compacted takes the prefix's own cache, one sequence a prompt, and returns tokens only"
+                )
             return self._in_groups(requests, picked, cache, kwargs)
         plan = _Plan(self, requests, picked, copies=beams)
         if cached:

@@ -66,7 +66,11 @@ class TextSums:
             index: SiteTextSums(
                 mine.outer + (of := other.sites[index]).outer,
                 mine.total + of.total,
-                of.gradient if mine.gradient is None else mine.gradient if of.gradient is None else mine.gradient + of.gradient,
+                of.gradient
+                if mine.gradient is None
+                else mine.gradient
+                if of.gradient is None
+                else mine.gradient + of.gradient,
             )
             for index, mine in self.sites.items()
         }
@@ -81,7 +85,9 @@ class TextSums:
     def __mul__(self, weight: float) -> TextSums:
         """The same with every token counting ``weight`` times."""
         sites = {
-            index: SiteTextSums(of.outer * weight, of.total * weight, None if of.gradient is None else of.gradient * weight)
+            index: SiteTextSums(
+                of.outer * weight, of.total * weight, None if of.gradient is None else of.gradient * weight
+            )
             for index, of in self.sites.items()
         }
         numbers = (self.tokens, self.graded, self.loss, self.sequences)
@@ -104,7 +110,9 @@ class TextSums:
             sums = [self.sites[site.index] for site in sites]
             outer = torch.stack([of.outer for of in sums])
             if any(of.gradient is None for of in sums):
-                raise InputError("prices need gradients, and these sums are of a forward alone: gather them with gradients=True")
+                raise InputError(
+                    "prices need gradients, and these sums are of a forward alone: gather them with gradients=True"
+                )
             gradient = torch.stack([of.gradient for of in sums])  # type: ignore[misc]
             if not bool(torch.isfinite(outer).all() and torch.isfinite(gradient).all()):
                 raise InputError(DIVERGED)
@@ -204,6 +212,10 @@ class _heard:  # noqa: N801  a context manager
             add(1, rows.sum(1, dtype=torch.float64)[0])
             if self._leaf is None:
                 return None
-            return (hear_gradient(inputs, self._leaf, lambda slope: add(2, outer_sums(slope.reshape(rows.shape).float())[0])),)
+            return (
+                hear_gradient(
+                    inputs, self._leaf, lambda slope: add(2, outer_sums(slope.reshape(rows.shape).float())[0])
+                ),
+            )
 
         return hear
