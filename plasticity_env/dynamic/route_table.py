@@ -88,7 +88,7 @@ class RouteTable:
         if not texts or not all(np.isfinite(getattr(self, name)).all() for name in finite):
             raise InputError("a route table needs at least one text, and finite numbers everywhere")
 
-    def flops_kept(self, structures: np.ndarray, probes: np.ndarray | int = 0) -> np.ndarray:
+    def flops_kept(self, structures: np.ndarray, probes: np.ndarray | float = 0.0) -> np.ndarray:
         """(...) FLOPs of a text over the dense model's: prefix, the rest under each structure, and the prefix once a probe.
 
         Args:
