@@ -49,5 +49,6 @@ for _version in (0, 1):
             vector_entry_point=f"plasticity_env.envs.{_vector}",
             kwargs={"version": _version},
         )
+_gym.register(id="plasticity/Stream-v0", entry_point="plasticity_env.envs.stream:StreamEnv")
 
 _load_plugins()
