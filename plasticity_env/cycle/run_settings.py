@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from plasticity_env.common.arguments import check_counts, fill, flags, given, plain
 from plasticity_env.common.errors import unknown
 from plasticity_env.common.tracking import TrackingOptions
-from plasticity_env.common.values import LARGEST_RATE, check_number, check_text, plain_value
+from plasticity_env.common.values import LARGEST_RATE, check_number, check_text
 from plasticity_env.common.wandb_run import check_mode
+from plasticity_env.data.text_settings import TextSettings
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.strategies.thresholds import Thresholds
 
@@ -22,17 +23,11 @@ NESTED: dict[str, Any] = {"tracking": TrackingOptions, "thresholds": Thresholds}
 
 
 @dataclass(frozen=True)
-class ExperimentSettings:
+class ExperimentSettings(TextSettings):
     """Everything that is decided before a run; JSON-able, so that a run can be repeated and taken up again."""
 
     model_name: str = "bard-gpt2-4x4"
     """an embedded model, a Hugging Face folder or hub name, or a GGUF file"""
-    dataset: str = "shakespeare"
-    """text: shakespeare (tiny_shakespeare is the same), a path, or a hub data set"""
-    dataset_config: str | None = None
-    """configuration of a hub data set"""
-    text_split: str = "documents"
-    """how a text without splits of its own is split: documents (each is dealt as a whole) or leading (cut from its front)"""
     pruning_strategy: str = "entropy"
     """what chooses the heads: entropy, gradient, magnitude, random, combined, fisher, residual_fisher, ..., or controller"""
     prune_entropy: str = "auto"
@@ -115,10 +110,6 @@ class ExperimentSettings:
     """blocks of reward text that decide budgets"""
     test_blocks: int = 64
     """blocks of test text that tables show"""
-    batch_size: int = 8
-    """sequences in one batch"""
-    max_length: int = 128
-    """tokens in a sequence"""
     prompt: str = ""
     """text that the samples continue; unset: the first words of the test text"""
     sample_tokens: int = 60
@@ -134,9 +125,7 @@ class ExperimentSettings:
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:
-        for entry in fields(ExperimentSettings):
-            if entry.name not in NESTED:
-                object.__setattr__(self, entry.name, plain_value(getattr(self, entry.name)))  # as JSON can hold it
+        super().__post_init__()
         for name in ("model_name", "device", "controller"):
             check_text(name, getattr(self, name))
         check_strategy(self.pruning_strategy)
@@ -244,8 +233,6 @@ _COUNTS = {
     "accumulation": 1,
     "reward_blocks": 1,
     "test_blocks": 1,
-    "batch_size": 1,
-    "max_length": 2,
     "sample_tokens": 0,
     "seed": 0,
 }

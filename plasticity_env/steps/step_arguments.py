@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.values import LARGEST_RATE, check_number
+from plasticity_env.data.text_settings import TextSettings
 from plasticity_env.model.embedded import embedded_models
 
 if TYPE_CHECKING:
@@ -20,32 +21,31 @@ if TYPE_CHECKING:
 HUB_TEXT = ("wikitext", "wikitext-2-raw-v1")
 
 
-def text_or_default(model_name: str, dataset: str | None, dataset_config: str | None) -> tuple[str, str | None]:
-    """A text and its configuration, where none is named Shakespeare for an embedded model and WikiText-2 for any other."""
-    name = dataset or ("shakespeare" if model_name in embedded_models() else HUB_TEXT[0])
-    return name, dataset_config or (HUB_TEXT[1] if name == HUB_TEXT[0] else None)
+S = TypeVar("S", bound=TextSettings)
+
+
+def with_text(settings: S, model_name: str) -> S:
+    """The same settings with a text: where none is named Shakespeare for an embedded model and WikiText-2 for any other."""
+    name = settings.dataset or ("shakespeare" if model_name in embedded_models() else HUB_TEXT[0])
+    config = settings.dataset_config or (HUB_TEXT[1] if name == HUB_TEXT[0] else None)
+    return replace(settings, dataset=name, dataset_config=config)
 
 
 @dataclass(frozen=True)
-class StepText:
+class StepText(TextSettings):
     """Which text a step reads."""
 
-    dataset: str | None = None
+    dataset: str = ""
     """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: that of the previous step, otherwise shakespeare
     for an embedded model and wikitext for any other"""
-    dataset_config: str | None = None
-    """configuration of a hub data set"""
-    max_length: int = 128
-    """tokens per block"""
-    batch_size: int = 8
-    """sequences in one pass"""
     calibration_blocks: int = 32
     """blocks of the calibration split that heads are measured on"""
     test_blocks: int = 16
     """blocks of the test split that say what the step did to the perplexity"""
 
     def __post_init__(self) -> None:
-        check_counts(self, max_length=2, batch_size=1, calibration_blocks=1, test_blocks=1)
+        super().__post_init__()
+        check_counts(self, calibration_blocks=1, test_blocks=1)
 
     def open(self, checkpoint: Checkpoint) -> TextSplits:
         """The text, tokenised for a model.
@@ -53,15 +53,17 @@ class StepText:
         Raises:
             InputError: No such text, one that is too short, or blocks longer than the model's positions.
         """
-        from plasticity_env.data.text import load_text
         from plasticity_env.model.loading import check_positions
 
         check_positions(checkpoint.loaded, self.max_length)
-        noted = (None, None) if self.dataset else checkpoint.notes.get("text", (None, None))
-        name, config = noted[0] or self.dataset, self.dataset_config or noted[1]
-        name, config = text_or_default(checkpoint.loaded.name, name, config)
-        checkpoint.notes["text"] = [name, config]
-        return load_text(name, checkpoint.loaded.tokenizer, dataset_config=config, block_size=self.max_length)
+        own, noted = self, checkpoint.notes.get("text")
+        if noted and not self.dataset:
+            name, config, split = [*noted, "leading"][:3]  # as texts were split before it was noted
+            split = self.text_split if given(self, "text_split") else split
+            own = replace(self, dataset=name, dataset_config=self.dataset_config or config, text_split=split)
+        own = with_text(own, checkpoint.loaded.name)
+        checkpoint.notes["text"] = [own.dataset, own.dataset_config, own.text_split]
+        return own.load(checkpoint.loaded.tokenizer)
 
     def calibration(self, text: TextSplits, seed: int) -> Tensor:
         """(n, T) calibration blocks that a seed draws."""
