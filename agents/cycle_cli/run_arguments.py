@@ -19,7 +19,6 @@ QUICK = {
     "pruning_strategy": "residual_stepwise",
     "pruning_level": 0.2,
     "mlp_blocks": 8,
-    "neuron_order": "kfac",
     "repair": "least_squares",
     "growth_init": "revive",
     "batch_size": 4,

@@ -53,7 +53,6 @@ class OnlineRunConfig:
         free_policy=True,
         pruning_level=0.125,
         mlp_blocks=8,  # at 90% of the FLOPs, pruning heads alone costs several times as much
-        neuron_order="kfac",
         warmup_steps=100,
         training_steps=100,
         decision_every=25,

@@ -134,6 +134,13 @@ class Decider(ABC):
             reward: Rise of log(ppl_control / ppl) - price * log(flops / flops_0) since the decision, nats.
         """
 
+    def taken_back(self, heads: Tensor) -> None:  # noqa: B027
+        """Be told which heads that the last decision grew did not stay, before it is told what the others earned.
+
+        Args:
+            heads: (L, U) boolean.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know, in tensors and plain containers."""
         return {}

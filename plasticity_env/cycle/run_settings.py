@@ -36,8 +36,9 @@ class ExperimentSettings(TextSettings):
     """share of all head slots (with --mlp_blocks of all units) that is pruned when a cycle's pruning is over, in [0, 1)"""
     mlp_blocks: int = 0
     """blocks of MLP neurons a layer that are pruned beside the heads, scores then counting per FLOP; 0: heads alone"""
-    neuron_order: str = "stored"
-    """with --mlp_blocks, order of a layer's neurons before they are cut: stored, token_fisher or kfac (cheap ones together)"""
+    neuron_order: str = "auto"
+    """with --mlp_blocks, order of a layer's neurons before they are cut: kfac or token_fisher (cheap ones together), stored, or
+    auto: kfac, but for a model whose neurons are in an order already"""
     pruning_mode: str = "adaptive"
     """adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent, rows are removed at the end)"""
     level_schedule: str = "auto"
@@ -161,7 +162,7 @@ class ExperimentSettings(TextSettings):
             find_repair(self.repair)
 
     def _check_ranges(self) -> None:
-        if given(self, "neuron_order") and self.neuron_order != "kfac":  # the default of some commands
+        if given(self, "neuron_order"):
             from plasticity_env.strategies.neuron_order import find_order
 
             find_order(self.neuron_order)
@@ -214,7 +215,8 @@ class ExperimentSettings(TextSettings):
         for name, kind in NESTED.items():
             if isinstance(part := known.get(name), dict):
                 known[name] = {option: value for option, value in part.items() if option in kind.__dataclass_fields__}
-        known.setdefault("text_split", "leading")  # as all runs read their text before there was a choice
+        for name, before in (("text_split", "leading"), ("neuron_order", "stored")):
+            known.setdefault(name, before)  # as in all runs before there was a choice
         return fill(cls(), known, "the run's settings")
 
 

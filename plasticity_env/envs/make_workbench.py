@@ -38,13 +38,11 @@ def make_workbench(
     loaded, text = load_model_and_text(settings, loaded, text)
     _check_sizes(settings, loaded, text)
     if settings.blocks_of_neurons:
-        as_it_is = settings.neuron_order == "auto" and loaded.model.neuron_order != "stored"
-        order = loaded.model.neuron_order if as_it_is else settings.order
-        order_neurons(loaded.model, text, order, settings.batch_size)
-        if loaded.model.neuron_order != order:
+        order_neurons(loaded.model, text, settings.neuron_order, settings.batch_size)
+        if settings.neuron_order not in ("auto", loaded.model.neuron_order):
             raise InputError(
                 f"the model's neurons are in the order {loaded.model.neuron_order!r}, the environment wants "
-                f"{order!r}: set neuron_order={loaded.model.neuron_order!r}, or load the model again"
+                f"{settings.neuron_order!r}: set neuron_order={loaded.model.neuron_order!r}, or load the model again"
             )
     return Workbench(
         loaded,
