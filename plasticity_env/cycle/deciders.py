@@ -187,11 +187,11 @@ class StrategyDecider(Decider):
         chosen = strategy.select(view, candidates, wanted)
         rule = f"{self.name} ({details['direction']} first)" if details else self.name
         prune, revive = chosen & active, (~active & ~chosen) if over else torch.zeros_like(active)
-        reasons = {}
+        reasons, units = {}, "units" if situation.model.mlp_blocks else "heads"
         for verb, mask in (("among", prune), ("no longer among", revive)):
             for where in mask.nonzero().tolist():
                 slots = int(candidates.sum())
-                reasons[where[0], where[1]] = f"{verb} the {wanted} of {slots} heads that {rule} prunes first"
+                reasons[where[0], where[1]] = f"{verb} the {wanted} of {slots} {units} that {rule} prunes first"
         return Decision(prune, revive, torch.zeros_like(active), reasons, details)
 
     def _directed(self, situation: Situation, candidates: Tensor, count: int) -> tuple[Strategy, dict[str, Any]]:
