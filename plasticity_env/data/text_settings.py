@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from plasticity_env.data.text import TextSplits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextSettings:
     """Which text is read, and how it is cut into splits, blocks and batches; other settings are made of it.
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from plasticity_env.cycle.page.figures import EDIT_COLOURS
 from plasticity_env.cycle.page.story import (
-    ATTENTION_SIGNALS,
     DONE,
     EDITS,
     SHORT_PHASES,
@@ -17,6 +16,7 @@ from plasticity_env.cycle.page.story import (
     Moment,
     columns_of,
     grid_of,
+    grids_of,
     heads_of,
     heavy_tailed,
     moment_name,
@@ -51,10 +51,7 @@ def signal_maps(record: RunRecord) -> tuple[list[tuple[str, Figure]], list[dict[
     rows = [row for row in record.signals if np.array(row.active).shape == shape]
     maps, shown = [], []
     for name in held:
-        grids = [grid_of(row.signals[name]) if name in row.signals else np.full(shape, np.nan) for row in rows]
-        if name in ATTENTION_SIGNALS:
-            for grid in grids:
-                grid[:, heads_of(record, shape[1]) :] = math.nan
+        grids = grids_of(record, rows, name)
         log = heavy_tailed(grids)
         maps.append((SIGNAL_NAMES.get(name, name), _map(grids, log, columns_of(record))))
         shown.append([(_shown(grid, log), grid) for grid in grids])

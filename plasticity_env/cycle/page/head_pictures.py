@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from plasticity_env.cycle.page.story import (
-    ATTENTION_SIGNALS,
     DONE,
     EDITS,
     SIGNAL_NAMES,
@@ -18,6 +17,7 @@ from plasticity_env.cycle.page.story import (
     columns_of,
     cycles_of,
     grid_of,
+    grids_of,
     headline,
     heads_of,
     heavy_tailed,
@@ -101,11 +101,7 @@ def signals_png(
     for panel, name in zip(panels[0], [*moments, *("at the end" for _ in final)], strict=True):
         panel.set_title(name, fontsize=9)
     for line, name in zip(panels, names, strict=True):
-        shape = np.array(rows[0].active).shape
-        grids = [grid_of(row.signals[name]) if name in row.signals else np.full(shape, np.nan) for row in rows]
-        if name in ATTENTION_SIGNALS:
-            for grid in grids:
-                grid[:, heads_of(record, shape[1]) :] = np.nan
+        grids = grids_of(record, rows, name)
         log = heavy_tailed(grids)
         image: Any = None
         for panel, row, grid in zip(line, rows, grids, strict=True):

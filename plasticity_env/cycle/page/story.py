@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from plasticity_env.cycle.record import RunRecord
-from plasticity_env.cycle.run_rows import EXPERIMENT, EvaluationRow, PruningEvent
+from plasticity_env.cycle.run_rows import EXPERIMENT, EvaluationRow, PruningEvent, SignalsRow
 
 PHASE_NAMES = {"warmup": "warm-up", "fine_tuning": "fine-tuning"}
 EDITS = ("prune", "revive", "grow")
@@ -153,6 +153,17 @@ def heads_of(record: RunRecord, width: int) -> int:
         width: Units of a layer.
     """
     return width - int(record.settings.get("mlp_blocks") or 0)
+
+
+def grids_of(record: RunRecord, rows: Sequence[SignalsRow], name: str) -> list[np.ndarray]:
+    """What a signal was in rows of one shape: (L, U) each, NaN where it was not measured or does not exist."""
+    grids = []
+    for row in rows:
+        active = np.array(row.active)
+        grids.append(grid_of(row.signals[name]) if name in row.signals else np.full(active.shape, math.nan))
+        if name in ATTENTION_SIGNALS:
+            grids[-1][:, heads_of(record, active.shape[1]) :] = math.nan
+    return grids
 
 
 def columns_of(record: RunRecord) -> str:
