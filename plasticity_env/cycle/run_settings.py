@@ -10,10 +10,11 @@ from typing import Annotated, Any
 from plasticity_env.common.arguments import check_counts, fill, flags, given, plain
 from plasticity_env.common.errors import unknown
 from plasticity_env.common.tracking import TrackingOptions
-from plasticity_env.common.values import LARGEST_RATE, check_number, check_text
+from plasticity_env.common.values import check_number, check_text
 from plasticity_env.common.wandb_run import check_mode
 from plasticity_env.data.text_settings import TextSettings
 from plasticity_env.model.modes import PruningMode
+from plasticity_env.steps.learning_settings import LearningSettings
 from plasticity_env.strategies.thresholds import Thresholds
 
 CONTROLLER = "controller"  # the strategy that stands for a controller in the loop
@@ -23,7 +24,7 @@ NESTED: dict[str, Any] = {"tracking": TrackingOptions, "thresholds": Thresholds}
 
 
 @dataclass(frozen=True)
-class ExperimentSettings(TextSettings):
+class ExperimentSettings(TextSettings, LearningSettings):
     """Everything that is decided before a run; JSON-able, so that a run can be repeated and taken up again."""
 
     model_name: str = "bard-gpt2-4x4"
@@ -78,25 +79,10 @@ class ExperimentSettings(TextSettings):
     growth_warmup_steps: int = 50
     """optimizer steps until a grown head's gate is 1; no more than there are until the next decision or the end of the
     cycle's training, so that no gate is judged half open"""
-    new_head_lr_multiplier: float = 3.0
-    """learning rate of grown heads, as a multiple of --learning_rate"""
-    lr_warmup_steps: int = 0
-    """optimizer steps until a grown head reaches that rate"""
     lr_decay_steps: int = 200
     """optimizer steps in which the multiple falls back to 1"""
     repair: str = "none"
     """repair after pruning: none, bias, scale, least_squares, ...; with none, tables compare pruning without repair"""
-    learning_rate: float = 5e-5
-    """learning rate of AdamW"""
-    accumulation: int = 1
-    """batches in one optimizer step"""
-    mixed_precision: bool = False
-    """forward and backward in bfloat16"""
-    distillation: float = 0.0
-    """weight of the differences from the model at the end of the warm-up in fine-tuning; 0: next-token loss alone"""
-    distil: str = "logits"
-    """what of it is compared: logits, hidden (states after each layer), attention (what each layer's attention writes), or
-    several joined by +, as logits+hidden; parts count alike"""
     controller: str = "plasticity"
     """with pruning_strategy controller: plasticity (thresholds), ann (the shipped network), or the folder of another"""
     aggressiveness: float = 0.4
@@ -126,7 +112,8 @@ class ExperimentSettings(TextSettings):
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        TextSettings.__post_init__(self)
+        LearningSettings.__post_init__(self)
         for name in ("model_name", "device", "controller"):
             check_text(name, getattr(self, name))
         check_strategy(self.pruning_strategy)
@@ -144,10 +131,6 @@ class ExperimentSettings(TextSettings):
             from plasticity_env.growth.initial_weights import find_initial_weights
 
             find_initial_weights(self.growth_init)
-        if given(self, "distil"):
-            from plasticity_env.training.distillation import distilled_parts
-
-            distilled_parts(self.distil)
         if given(self, "prune_entropy", "growth_strategy"):
             from plasticity_env.strategies.growing import GROWTH_STRATEGIES
             from plasticity_env.strategies.pruning import DIRECTIONS
@@ -162,17 +145,15 @@ class ExperimentSettings(TextSettings):
             find_repair(self.repair)
 
     def _check_ranges(self) -> None:
-        if given(self, "neuron_order"):
+        if self.neuron_order != "auto":
             from plasticity_env.strategies.neuron_order import find_order
 
             find_order(self.neuron_order)
-        for name in ("growth_ratio", "aggressiveness", "distillation"):
+        for name in ("growth_ratio", "aggressiveness"):
             check_number(name, getattr(self, name), 0, 1)
         for name in ("portion", "initial_scale"):
             check_number(name, getattr(self, name), 0, 1, above=True)
-        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
-        for name in ("flop_price", "new_head_lr_multiplier"):
-            check_number(name, getattr(self, name), 0, 1e6, above=True)
+        check_number("flop_price", self.flop_price, 0, 1e6, above=True)
         check_number("stabilisation_threshold", self.stabilisation_threshold, 0, 1, below=True)
         if self.max_perplexity_increase is not None:
             check_number("max_perplexity_increase", self.max_perplexity_increase, 0)
@@ -230,9 +211,7 @@ _COUNTS = {
     "mlp_blocks": 0,
     "growth_warmup_steps": 0,
     "growth_trial_steps": 0,
-    "lr_warmup_steps": 0,
     "lr_decay_steps": 1,
-    "accumulation": 1,
     "reward_blocks": 1,
     "test_blocks": 1,
     "sample_tokens": 0,

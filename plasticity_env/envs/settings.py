@@ -176,7 +176,7 @@ class Settings(TextSettings):
         if given(self, "neuron_order"):
             from plasticity_env.strategies.neuron_order import find_order
 
-            find_order(self.neuron_order)
+            find_order(self.order)
 
     def _check_signals(self) -> None:
         names = (self.signals,) if isinstance(self.signals, str) else self.signals

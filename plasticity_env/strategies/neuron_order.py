@@ -75,7 +75,7 @@ def find_order(name: str) -> Callable[[NeuronSums], Tensor] | None:
         InputError: No order has this name.
     """
     if name not in ORDERS:
-        raise unknown("neuron order", name, ORDERS)
+        raise unknown("neuron order", name, [*ORDERS, "auto"])
     return ORDERS[name]
 
 
