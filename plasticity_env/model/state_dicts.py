@@ -1,7 +1,8 @@
 """What a wrapped model's ``state_dict`` says beside the stock weights, so that a file of it is the model that was measured.
 
 Stock names hold the masked weights. The mask, and what it took out of them, have names that begin with ``plasticity.``:
-`PlasticModel.load_state_dict` brings both back, so that training that is resumed from such a file goes on as if it had not stopped.
+`PlasticModel.load_state_dict` brings both back, so that training that is resumed from such a file goes on as if it had not
+stopped.
 """
 
 from __future__ import annotations
@@ -65,9 +66,7 @@ def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Ten
     return stock, {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
 
 
-def check_marks(
-    said: Mapping[str, Tensor], stock: Mapping[str, Any], model: GatedModel, units: UnitWeights
-) -> None:
+def check_marks(said: Mapping[str, Tensor], stock: Mapping[str, Any], model: GatedModel, units: UnitWeights) -> None:
     """Refuse what `marked_state` did not write for a model like this one, before anything is changed.
 
     Raises:
@@ -80,7 +79,8 @@ def check_marks(
         for layer, unit in (active * scale != 1).nonzero().tolist():
             places.append((said[f"rows.{layer}.{unit}"], units.pieces(layer, unit, "unit")[-1].data))
         for layer, unit in (~active).nonzero().tolist():
-            saved[layer, unit, "unit"]  # noqa: B018 (a KeyError where it is missing)
+            if (layer, unit, "unit") not in saved:
+                raise InputError(f"the saved weights of unit {unit} of layer {layer} are missing")
         for key, tensors in saved.items():
             places += zip(tensors, [piece.data for piece in units.all_pieces(*key)], strict=True)
         if any(tensor.shape != place.shape for tensor, place in places):

@@ -1,4 +1,4 @@
-"""A pruned model's state_dict is the model that was measured, and what goes on from it goes on to the bit: Trainer's checkpoints too."""
+"""A pruned model's state_dict is the model that was measured; what goes on from it, Trainer too, goes on to the bit."""
 
 from __future__ import annotations
 
