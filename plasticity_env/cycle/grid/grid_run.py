@@ -27,7 +27,8 @@ from plasticity_env.growth.grow import grow_attention_heads_gradually
 from plasticity_env.growth.revival import revive_attention_heads
 from plasticity_env.model.flops import flop_table
 from plasticity_env.model.loading import LoadedModel, check_positions
-from plasticity_env.model.plastic_model import PlasticModel, Snapshot
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.snapshots import Snapshot
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals.measure import mean_loss
 from plasticity_env.strategies.pruning import select_for_pruning
