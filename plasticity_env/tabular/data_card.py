@@ -68,8 +68,8 @@ def cells_card(about: Mapping[str, Any], rows: int) -> str:
     """
     boards = "\n".join(f"- {board}" for board in about["boards"])
     what = (
-        f"{rows:,} cells: what {about['players']} players left of a model at one share of its units, with one draw of calibration "
-        f"text.\n\n{boards}"
+        f"{rows:,} cells: what {about['players']} players left of a model at one share of its units, with one draw of "
+        f"calibration text.\n\n{boards}"
     )
     made = (
         "The leaderboard keeps no calibration or reward losses, so these cells have none. "
