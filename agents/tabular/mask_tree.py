@@ -1,8 +1,8 @@
 """Losses of every mask of a small model, each layer run once for all masks that agree on the layers before it.
 
 What a repair in parallel changes of a layer depends on the units that this layer keeps, not on other layers. So a layer's
-options (2^H of H heads) are a table of output projections, and masks are a tree: its root is the embedded text, a node at depth l is
-what leaves layer l under some options of the layers up to it. The heads of a layer attend once a node, for all its options.
+options (2^H of H heads) are a table of output projections, and masks are a tree: its root is the embedded text, a node at depth l
+is what leaves layer l under some options of the layers up to it. The heads of a layer attend once a node, for all its options.
 """
 
 from __future__ import annotations
