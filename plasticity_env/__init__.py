@@ -49,5 +49,10 @@ for _version in (0, 1):
             vector_entry_point=f"plasticity_env.envs.{_vector}",
             kwargs={"version": _version},
         )
+_gym.register(
+    id="plasticity/Route-v0",
+    entry_point="plasticity_env.envs.route:RouteEnv",
+    vector_entry_point="plasticity_env.envs.route_vector:RouteVectorEnv",
+)
 
 _load_plugins()
