@@ -54,5 +54,10 @@ for _prefix, _kwargs in (
             kwargs=_kwargs,
         )
 _gym.register(id="plasticity/Stream-v0", entry_point="plasticity_env.envs.stream:StreamEnv")
+_gym.register(
+    id="plasticity/Route-v0",
+    entry_point="plasticity_env.envs.route:RouteEnv",
+    vector_entry_point="plasticity_env.envs.route_vector:RouteVectorEnv",
+)
 
 _load_plugins()

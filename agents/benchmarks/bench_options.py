@@ -38,7 +38,7 @@ class Options:
     sparsities: str = "0.3,0.5"
     """shares of heads to remove, separated by commas (compact)"""
     envs: str = "1,4,16"
-    """numbers of environments, separated by commas (vector, engines)"""
+    """numbers of environments, separated by commas (vector, engines; route takes 256 unless others are given)"""
     mlp_blocks: str = "0,8"
     """blocks of MLP neurons a layer, separated by commas; 0: heads alone are units (price)"""
     runners: str = "0,2"

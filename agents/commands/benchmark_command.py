@@ -25,6 +25,7 @@ BENCHES = {  # name -> function that yields rows (dataclasses), from the argumen
     "engines": f"{_OURS}.bench_engines:engine_rows",
     "dynamic": f"{_OURS}.bench_dynamic:dynamic_rows",
     "price": f"{_OURS}.bench_price:price_rows",
+    "route": f"{_OURS}.bench_route:route_rows",
     "startup": f"{_OURS}.bench_startup:startup_rows",
 }
 
@@ -41,6 +42,7 @@ class BenchmarkConfig(Options):
     at the first changed layer, entropy = peak memory and time of exact entropy beside plain attention and the
     T x T way (no model; give --lengths, --tokens 4096), price = what pricing every unit once costs (give --models),
     dynamic = what a structure of a bank costs in memory, switching and seconds,
+    route = decisions per second of Route-v0 in one batch, and what it adds to the time of an SB3 PPO run,
     startup = what importing, --help and the first observation cost"""
 
 
