@@ -125,6 +125,11 @@ def routers_table(rows: Sequence[RouterRow], names: Sequence[str] = ()) -> str:
         level = row.level
         if level.startswith("structure ") and names:
             level = names[int(level.removeprefix("structure "))]
-        cells = (row.rise.text(".4f"), f"{row.flops_kept.value:.4f}", row.static_rise.text(".4f"), row.over_static.text(".2f"))
+        cells = (
+            row.rise.text(".4f"),
+            f"{row.flops_kept.value:.4f}",
+            row.static_rise.text(".4f"),
+            row.over_static.text(".2f"),
+        )
         lines.append(f"| {row.player} | {level} | {' | '.join(cells)} |")
     return "\n".join(lines)

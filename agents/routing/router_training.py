@@ -91,7 +91,9 @@ def train_router(table: RouteTable, how: RouterTraining, report: Report | None =
     network = RouterNetwork(config, mean_rise, torch.from_numpy(np.log(board.kept)))
     best = _Best(network, board, judged, np.geomspace(*prices, PRICES))
     said = {"untrained": best.potential}
-    say(f"{len(learned)} texts to learn from, {len(judged)} to judge by; mean potential of the mean rises {best.potential:.4f}")
+    say(
+        f"{len(learned)} texts to learn from, {len(judged)} to judge by; mean potential of the mean rises {best.potential:.4f}"
+    )
     if how.warm_start:
         _regress(network, board, learned, judged, how)
         best.look("regression")
@@ -146,7 +148,9 @@ class _Best:
         self._network.load_state_dict(self._kept)
 
 
-def _regress(network: RouterNetwork, board: RouteBoard, learned: np.ndarray, judged: np.ndarray, how: RouterTraining) -> None:
+def _regress(
+    network: RouterNetwork, board: RouteBoard, learned: np.ndarray, judged: np.ndarray, how: RouterTraining
+) -> None:
     """Fit the predicted rises to the measured ones; the epoch with the smallest error on the judging texts is kept."""
     prefix, target = (torch.from_numpy(part).float() for part in (board.prefix, -board.quality))
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=how.weight_decay)
@@ -170,7 +174,12 @@ def _regress(network: RouterNetwork, board: RouteBoard, learned: np.ndarray, jud
 
 
 def _improve(
-    network: RouterNetwork, envs: NativeVecEnv, inputs: int, structures: int, how: RouterTraining, look: Callable[[], None]
+    network: RouterNetwork,
+    envs: NativeVecEnv,
+    inputs: int,
+    structures: int,
+    how: RouterTraining,
+    look: Callable[[], None],
 ) -> None:
     """Train the network with PPO; ``look`` is called after each update."""
     from stable_baselines3 import PPO

@@ -11,8 +11,8 @@ from plasticity_env.dynamic.route_table import RouteTable
 class StaticCurve:
     """Mean rise of the loss where every text runs under one structure from its first token, over FLOPs kept.
 
-    For the structures of each label (a kind of text, or the mixture) a curve goes from the dense model through their shares, linear
-    between measured structures; the best static structure at some FLOPs is the lowest curve there, chosen on the same texts
+    For the structures of each label (a kind of text, or the mixture) a curve goes from the dense model through their shares,
+    linear between measured structures; the best static structure at some FLOPs is the lowest curve there, chosen on the same texts
     (in hindsight).
 
     Args:
@@ -34,7 +34,9 @@ class StaticCurve:
             order = sorted([0, *own], key=lambda number: kept[number])
             self.curves[label] = kept[order], means[:, order]
         if not self.curves:
-            raise InputError("the route table holds the dense structure alone: there is no static structure to compare with")
+            raise InputError(
+                "the route table holds the dense structure alone: there is no static structure to compare with"
+            )
 
     def at(self, kept: np.ndarray) -> np.ndarray:
         """(R,) lowest mean rise at (R,) FLOPs kept; NaN above the dense model's or below the least that was measured."""

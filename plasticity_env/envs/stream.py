@@ -178,6 +178,17 @@ class StreamEnv(gym.Env[Any, Any]):
         names = [*self.bench.bank.names, "measured"]
         return f"chunk {self._step}/{len(self._stream)} ({kind} {number}) under {names[self._in_use]}: loss {self._fast:.3f}"
 
+    @property
+    def next_chunk(self) -> tuple[str, int]:
+        """Kind and number of the chunk that comes next, which no agent sees: for oracles.
+
+        Raises:
+            ResetNeeded: There is none.
+        """
+        if self._step >= len(self._stream):
+            raise gym.error.ResetNeeded("no chunk comes next: call reset()")
+        return self._stream[self._step]
+
     # -- decisions -------------------------------------------------------------------------------------------------------
 
     def _decide(self, action: int) -> float:

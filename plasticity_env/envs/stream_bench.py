@@ -89,6 +89,7 @@ class StreamBench:
         )  # chunks of the dense model
         self._dense: Memo[float] = Memo(REMEMBERED)
         self._sums: Memo[TextSums] = Memo(64)
+        self._runs: Memo[ChunkRun] = Memo(REMEMBERED)  # under structures of the bank
 
     def _fitted(self) -> tuple[StructureBank, TextSums]:
         settings, bank = self.settings, StructureBank(self.model)
@@ -113,8 +114,11 @@ class StreamBench:
         Args:
             kind: Of text.
             number: Of the chunk in the split.
-            structure: Of the bank, or a measured one.
+            structure: Of the bank, whose runs are remembered, or a measured one.
         """
+        known = self._runs.get((kind, number, id(structure)))
+        if known is not None:
+            return known
         ids = self.chunks[kind][number : number + 1].to(self.model.device)
         routes = TokenRoutes(self.model, [structure])
         with evaluating(self.model.model), routes.along(torch.zeros_like), self._reader.listening() as tap:
@@ -128,7 +132,9 @@ class StreamBench:
             dense = float(F.cross_entropy(logits.float(), ids[0, 1:]))
         self._dense.put((kind, number), dense)
         features = view.features
-        return ChunkRun(loss, dense, features[0], distances_to(self.bank, features)[0])
+        run = ChunkRun(loss, dense, features[0], distances_to(self.bank, features)[0])
+        in_bank = any(structure is mine for mine in self.bank)
+        return self._runs.put((kind, number, id(structure)), run) if in_bank else run
 
     def sums(self, kind: str, number: int) -> TextSums:
         """What a chunk says of the units, measured in the dense model."""
