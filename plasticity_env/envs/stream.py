@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from plasticity_env.common.child_processes import daemon_ends_with_parent
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.values import brief
 from plasticity_env.data.text import TextSplits
 from plasticity_env.dynamic.running import RunningEstimate
@@ -18,6 +18,7 @@ from plasticity_env.dynamic.structure import Structure
 from plasticity_env.envs.rewards import Outcome, find_reward
 from plasticity_env.envs.settings import bounds
 from plasticity_env.envs.stream_bench import ChunkRun, StreamBench
+from plasticity_env.envs.stream_heads import StreamHeadsEnv
 from plasticity_env.envs.stream_settings import StreamSettings
 from plasticity_env.model.contexts import in_plain_mode
 from plasticity_env.model.loading import LoadedModel
@@ -69,7 +70,8 @@ class StreamEnv(gym.Env[Any, Any]):
     `loss`, `dense_loss`, `flops_kept` (with what was billed), `billed`, `structure`, `kind` and `chunk` of the chunk that ran.
 
     ## Arguments
-    See `plasticity_env.envs.stream_settings.StreamSettings`:
+    `control="heads"` is `plasticity_env.envs.stream_heads.StreamHeadsEnv`, which has the actions and the observation of Heads.
+    The others are in `plasticity_env.envs.stream_settings.StreamSettings`:
     ```python
     >>> import gymnasium as gym, plasticity_env
     >>> env = gym.make("plasticity/Stream-v0", model_name="bard-gpt2-4x4", chunks=32, share=0.5)
@@ -132,9 +134,11 @@ class StreamEnv(gym.Env[Any, Any]):
             raise InputError(f"unknown option {unknown_names[0]!r}: known are {', '.join(OPTIONS)}")
         low, high = bounds(self.settings.flop_price)
         drawn = float(np.exp(self.np_random.uniform(np.log(low), np.log(high))))
-        stream = self._drawn()  # drawn in any case, so that an option does not shift what a seed means
+        stream = self.bench.source.drawn(
+            self.np_random
+        )  # drawn in any case, so that an option does not shift what a seed means
         self.price = self._read_price(chosen.get("flop_price", drawn))
-        self._stream = self._read_stream(chosen["stream"]) if "stream" in chosen else stream
+        self._stream = self.bench.source.read(chosen["stream"]) if "stream" in chosen else stream
         bank = self.bench.bank
         self._current: Structure = bank[len(bank) - 1]
         self._in_use = len(bank) - 1
@@ -266,41 +270,29 @@ class StreamEnv(gym.Env[Any, Any]):
 
     # -- what is given -----------------------------------------------------------------------------------------------------
 
-    def _drawn(self) -> list[tuple[str, int]]:
-        """Kind and number of every chunk: a stage is a run of neighbouring chunks of another kind than the last."""
-        kinds, kind = list(self.bench.chunks), ""
-        stream: list[tuple[str, int]] = []
-        low, high = (round(end) for end in bounds(self.settings.stage))
-        while len(stream) < self.settings.chunks:
-            others = [name for name in kinds if name != kind] or kinds
-            kind = others[self.np_random.integers(len(others))]
-            there = len(self.bench.chunks[kind])
-            length = int(self.np_random.integers(low, high + 1))
-            start = int(self.np_random.integers(there))
-            stream += [(kind, (start + offset) % there) for offset in range(length)]
-        return stream[: self.settings.chunks]
-
     def _read_price(self, price: Any) -> float:
         if isinstance(price, bool) or not isinstance(price, int | float | np.number) or not 0 < float(price) <= 1e6:
             raise InputError(f"option flop_price must lie above 0, at most 1e6; got {brief(price)}")
         return float(price)
-
-    def _read_stream(self, stream: Any) -> list[tuple[str, int]]:
-        try:
-            found = [(str(kind), int(number)) for kind, number in stream]
-        except (TypeError, ValueError):
-            raise InputError(f"option stream must be [kind, number] of each chunk, got {brief(stream)}") from None
-        for kind, number in found:
-            there = len(self.bench.chunks.get(kind, ()))
-            if not 0 <= number < there:
-                kinds = ", ".join(f"{name} (0 to {len(ids) - 1})" for name, ids in self.bench.chunks.items())
-                raise InputError(f"option stream names chunk {number} of {kind!r}: there are {kinds}")
-        if not found:
-            raise InputError("option stream is empty: give [kind, number] of at least one chunk")
-        return found
 
     def _read_action(self, action: Any) -> int:
         values, actions = np.asarray(action), len(self.bench.bank) + RECALL
         if values.size != 1 or values.dtype.kind not in "iu" or not 0 <= int(values.ravel()[0]) < actions:
             raise InputError(f"an action must be a whole number in [0, {actions}), got {brief(action)}")
         return int(values.ravel()[0])
+
+
+def stream_env(control: str = "bank", **arguments: Any) -> StreamEnv | StreamHeadsEnv:
+    """The environment that ``gym.make("plasticity/Stream-v0")`` makes.
+
+    Args:
+        control: bank (`StreamEnv`: keep, measure, recall), or heads (`StreamHeadsEnv`: prune and revive heads, as in Heads).
+        **arguments: Of that environment.
+
+    Raises:
+        InputError: Another control.
+    """
+    ways: dict[str, type[StreamEnv] | type[StreamHeadsEnv]] = {"bank": StreamEnv, "heads": StreamHeadsEnv}
+    if control not in ways:
+        raise unknown("control", control, ways)
+    return ways[control](**arguments)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.lru import Memo
+from plasticity_env.common.values import brief
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.fitting import MIXTURE, fit_structures
@@ -19,6 +22,7 @@ from plasticity_env.dynamic.prefix import PrefixReader
 from plasticity_env.dynamic.running import measuring_flops
 from plasticity_env.dynamic.structure import Structure
 from plasticity_env.dynamic.token_routes import TokenRoutes
+from plasticity_env.envs.settings import bounds
 from plasticity_env.envs.stream_settings import StreamSettings
 from plasticity_env.model.contexts import evaluating
 from plasticity_env.model.flops import flop_table
@@ -45,6 +49,68 @@ class ChunkRun:
     distance: Tensor
 
 
+class StreamTexts:
+    """Kinds of text, cut into chunks, and streams of them.
+
+    Args:
+        settings: Of the environment.
+        tokenizer: Of the model that reads.
+        texts: Texts by kind, to use instead of ``settings.datasets``.
+
+    Raises:
+        InputError: Nothing of a name, a text too short, or chunks of another length.
+    """
+
+    def __init__(self, settings: StreamSettings, tokenizer: Any, texts: Mapping[str, TextSplits] | None = None) -> None:
+        length = settings.max_length
+        self._settings = settings
+        self.texts = dict(texts or {name: load_text(name, tokenizer, block_size=length) for name in settings.datasets})
+        for kind, text in self.texts.items():
+            if text.block_size != length:
+                raise InputError(
+                    f"{kind!r} is cut into blocks of {text.block_size} tokens, max_length is {length}: load it with "
+                    f"block_size={length}"
+                )
+        self.chunks = {kind: text.blocks(settings.split) for kind, text in self.texts.items()}  # type: ignore[arg-type]
+
+    def place(self, kind: str, number: int) -> int:
+        """Number of a chunk among those of all kinds, one kind after the other."""
+        before = list(self.chunks).index(kind)
+        return sum(len(ids) for ids in list(self.chunks.values())[:before]) + number
+
+    def drawn(self, random: np.random.Generator) -> list[tuple[str, int]]:
+        """Kind and number of every chunk: a stage is a run of neighbouring chunks of another kind than the last."""
+        kinds, kind = list(self.chunks), ""
+        stream: list[tuple[str, int]] = []
+        low, high = (round(end) for end in bounds(self._settings.stage))
+        while len(stream) < self._settings.chunks:
+            others = [name for name in kinds if name != kind] or kinds
+            kind = others[random.integers(len(others))]
+            there = len(self.chunks[kind])
+            length = int(random.integers(low, high + 1))
+            start = int(random.integers(there))
+            stream += [(kind, (start + offset) % there) for offset in range(length)]
+        return stream[: self._settings.chunks]
+
+    def read(self, stream: Any) -> list[tuple[str, int]]:
+        """A stream that a user gives.
+
+        Raises:
+            InputError: It is no list of kinds and numbers, or names a chunk that is not there.
+        """
+        try:
+            found = [(str(kind), int(number)) for kind, number in stream]
+        except (TypeError, ValueError):
+            raise InputError(f"option stream must be [kind, number] of each chunk, got {brief(stream)}") from None
+        for kind, number in found:
+            if not 0 <= number < len(self.chunks.get(kind, ())):
+                kinds = ", ".join(f"{name} (0 to {len(ids) - 1})" for name, ids in self.chunks.items())
+                raise InputError(f"option stream names chunk {number} of {kind!r}: there are {kinds}")
+        if not found:
+            raise InputError("option stream is empty: give [kind, number] of at least one chunk")
+        return found
+
+
 class StreamBench:
     """Fits a bank to calibration text of each kind, and runs chunks.
 
@@ -66,20 +132,10 @@ class StreamBench:
         self.settings = settings
         loaded = load_model(settings.model_name, device=settings.device) if loaded is None else loaded
         self.model, self.name = loaded.model, loaded.name
-        if texts is None:
-            texts = {
-                name: load_text(name, loaded.tokenizer, block_size=settings.max_length) for name in settings.datasets
-            }
-        self.texts = dict(texts)
-        for kind, text in self.texts.items():
-            if text.block_size != settings.max_length:
-                raise InputError(
-                    f"{kind!r} is cut into blocks of {text.block_size} tokens, max_length is {settings.max_length}: load it "
-                    f"with block_size={settings.max_length}"
-                )
+        self.source = StreamTexts(settings, loaded.tokenizer, texts)
+        self.texts, self.chunks = self.source.texts, self.source.chunks
         self._reader = PrefixReader(self.model)
         self.bank, self.prior = self._fitted()
-        self.chunks = {kind: text.blocks(settings.split) for kind, text in self.texts.items()}  # type: ignore[arg-type]
         self.table = flop_table(self.model, settings.max_length)
         costs = self.bank.flops(settings.max_length)
         self.dense_flops = float(costs[0])

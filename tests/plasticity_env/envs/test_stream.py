@@ -188,3 +188,53 @@ def test_stable_baselines3_trains_on_it(algorithm: str) -> None:
     before = [value.clone() for value in learner.policy.parameters()]
     learner.learn(48)
     assert any(not torch.equal(a, b) for a, b in zip(before, learner.policy.parameters(), strict=True))
+
+
+HEADS: dict[str, Any] = {**SMALL, "control": "heads", "window": 2}
+
+
+def test_heads_are_edited_while_the_text_drifts() -> None:
+    from plasticity_env import controllers
+
+    env = gym.make("plasticity/Stream-v0", **HEADS)
+    controller = controllers.make("plasticity", aggressiveness=0.6, min_zeroed_epochs=1)
+    stream = [["shakespeare", n] for n in range(3)] + [["generated:json", n] for n in range(3)]
+    observation, info = env.reset(seed=0, options={"flop_price": 2.0, "stream": stream})
+    controller.reset(0)
+    model, bench, pruned, revived, over = env.unwrapped.workbench.model, env.unwrapped.workbench, 0, 0, False
+    for number in range(1, len(stream)):
+        assert not over
+        before = env.unwrapped._any_state().active
+        observation, reward, over, _, info = env.step(controller.act(observation))
+        after = env.unwrapped._any_state().active
+        pruned, revived = pruned + int((before & ~after).sum()), revived + int((~before & after).sum())
+        assert [info["kind"], info["chunk"]] == stream[number]
+        place = env.unwrapped.stream_texts.place(*stream[number])
+        ids = bench.text.blocks("reward")[place : place + 1]
+        with torch.no_grad(), model.dense():
+            assert info["dense_loss"] == pytest.approx(float(sequence_losses(model, ids)), abs=1e-4)
+        expected = info["dense_loss"] - info["loss"] - 2.0 * math.log(info["flops_kept"])
+        assert reward == pytest.approx(expected, abs=1e-5)
+        assert info["billed"] == 3.0 * min(number, 2)
+    assert over
+    assert pruned > 0
+    assert revived > 0
+
+
+def test_heads_on_a_stream_pass_the_checkers_and_are_seeded() -> None:
+    env = gym.make("plasticity/Stream-v0", **HEADS).unwrapped
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env, skip_render_check=True)
+    runs = []
+    for _ in range(2):
+        _, info = env.reset(seed=5)
+        told = [info["kind"]]
+        for _ in range(4):
+            told.append(env.step(np.ones(16, dtype=np.int64))[4]["loss"])
+        runs.append(told)
+    assert runs[0] == runs[1]
+    with pytest.raises(InputError, match="unknown option"):
+        env.reset(options={"calibration": [1]})
+    with pytest.raises(InputError, match="unknown control"):
+        gym.make("plasticity/Stream-v0", control="both")
