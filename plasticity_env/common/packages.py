@@ -12,6 +12,8 @@ EXTRAS = {  # extra -> what it installs, by the names that are imported
     "human": ("pygame",),
     "ray": ("ray.rllib",),
     "bench": ("torch_pruning",),
+    "offline": ("minari",),
+    "tune": ("optuna",),
 }
 
 
