@@ -13,6 +13,8 @@ EXTRAS = {  # extra -> what it installs, by the names that are imported
     "ray": ("ray.rllib",),
     "bench": ("torch_pruning",),
     "dynamic": ("sklearn",),
+    "offline": ("minari",),
+    "tune": ("optuna",),
 }
 
 
