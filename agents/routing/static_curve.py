@@ -34,7 +34,9 @@ class StaticCurve:
             order = sorted([0, *own], key=lambda number: kept[number])
             self.curves[label] = kept[order], means[:, order]
         if not self.curves:
-            raise InputError("the route table holds the dense structure alone: there is no static structure to compare with")
+            raise InputError(
+                "the route table holds the dense structure alone: there is no static structure to compare with"
+            )
 
     def at(self, kept: np.ndarray) -> np.ndarray:
         """(R,) lowest mean rise at (R,) FLOPs kept; NaN above the dense model's or below the least that was measured."""

@@ -82,7 +82,9 @@ class NativeVecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Refused: the environments share their settings."""
-        raise InputError(f"environments of a native vector environment share what they are: {attr_name!r} cannot be set")
+        raise InputError(
+            f"environments of a native vector environment share what they are: {attr_name!r} cannot be set"
+        )
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
         """Rows of what a method of the vector environment returns, for the environments that are asked for."""

@@ -26,7 +26,9 @@ class LabelOracle(RoutePlayer):
         kinds = np.asarray(table.kind)[texts]
         missing = [table.kinds[kind] for kind in np.unique(kinds).tolist() if table.kinds[kind] not in of_label]
         if missing:
-            raise InputError(f"no structure that prunes {self.share:g} was fitted on {missing[0]!r}: there is no label oracle")
+            raise InputError(
+                f"no structure that prunes {self.share:g} was fitted on {missing[0]!r}: there is no label oracle"
+            )
         own = np.array([of_label.get(name, 0) for name in table.kinds])
         return no_probes(own[kinds])
 

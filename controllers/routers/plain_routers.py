@@ -28,7 +28,9 @@ class FixedRouter(RoutePlayer):
 
     def play(self, table: RouteTable, texts: np.ndarray) -> Played:
         if self.structure >= len(table.structures):
-            raise InputError(f"structure {self.structure} does not exist: the table has 0 to {len(table.structures) - 1}")
+            raise InputError(
+                f"structure {self.structure} does not exist: the table has 0 to {len(table.structures) - 1}"
+            )
         return no_probes(np.full(len(texts), self.structure))
 
     def pick(self, view: PrefixView) -> Tensor:
@@ -98,7 +100,9 @@ def structures_by_kind(table: RouteTable, share: float) -> np.ndarray:
     """
     wanted = set(structures_of(table, share).tolist())
     if not table.distance.shape[1]:
-        raise InputError("the route table has no distances to kinds of text: fit its bank with build_bank, which keeps prefixes")
+        raise InputError(
+            "the route table has no distances to kinds of text: fit its bank with build_bank, which keeps prefixes"
+        )
     found = {kind: number for number, kind in enumerate(fitted_kinds(table)) if number in wanted}
     missing = [kind for kind in range(table.distance.shape[1]) if kind not in found]
     if missing:

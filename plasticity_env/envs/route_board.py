@@ -72,9 +72,7 @@ class RouteBoard:
         ):
             self.static[:, _COLUMN[name]] = np.clip(values, *STRUCTURE_COLUMNS[name])
 
-    def cost(
-        self, structures: np.ndarray, probed: np.ndarray, batch: np.ndarray, tokens: np.ndarray
-    ) -> np.ndarray:
+    def cost(self, structures: np.ndarray, probed: np.ndarray, batch: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """(n,) what a nat of the price buys: log FLOPs kept, or MiB of KV cache beside the dense model's.
 
         Args:

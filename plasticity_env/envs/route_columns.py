@@ -18,7 +18,10 @@ STRUCTURE_COLUMNS: Bounds = {
     "share": (0, 1),  # of the units that it prunes
     "log_cost_kept": (-16, 16),  # of a whole text: FLOPs, or bytes of the KV cache, over the dense model's
     "mean_rise": (-16, 16),  # of the loss over the dense model's on the train texts, nats
-    "distance": (0, 10),  # log of the prefix's distance to the texts it was fitted on, over the nearest kind's; 0: no kind
+    "distance": (
+        0,
+        10,
+    ),  # log of the prefix's distance to the texts it was fitted on, over the nearest kind's; 0: no kind
     "probed": (0, 1),  # whether it was tried on the prefix
     "probe_rise": (-16, 16),  # what that gave: loss over the prefix, less the dense model's, nats; 0 before
 }

@@ -178,7 +178,9 @@ def read_route_options(board: RouteBoard, options: Any) -> dict[str, Any]:
         raise InputError(f"reset options must be a mapping of names to values, got {brief(options)}")
     given, known = dict(options or {}), ("text", *board.settings.drawn)
     if set(given) - set(known):
-        raise InputError(f"unknown reset option {min(map(str, set(given) - set(known)))!r}: known are {', '.join(known)}")
+        raise InputError(
+            f"unknown reset option {min(map(str, set(given) - set(known)))!r}: known are {', '.join(known)}"
+        )
     for name, value in given.items():
         if name != "text":
             check_range(name, value, 0.0, RANGES[name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,12 @@ from plasticity_env.envs.settings import OBSERVATIONS, bounds, check_range
 
 BUDGETS = ("flops", "kv_cache")
 TEXTS = ("train", "test", "all")
-RANGES = {"flop_price": 1e6, "kv_price": 1e6, "batch": 1e6, "tokens": 1e7}  # what is drawn at reset, and its largest value
+RANGES = {
+    "flop_price": 1e6,
+    "kv_price": 1e6,
+    "batch": 1e6,
+    "tokens": 1e7,
+}  # what is drawn at reset, and its largest value
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ class RouteSettings:
         for name in ("batch", "tokens"):
             low, high = bounds(getattr(self, name))
             if low < 1 or not low.is_integer() or not high.is_integer():
-                raise InputError(f"{name} must be a whole number of at least 1, or a range of two, got {low:g} to {high:g}")
+                raise InputError(
+                    f"{name} must be a whole number of at least 1, or a range of two, got {low:g} to {high:g}"
+                )
         check_counts(self, probes=0)
         check_number("test_share", self.test_share, 0, 1, above=True, below=True)
         if not isinstance(self.held_out, str):
@@ -96,5 +102,3 @@ class RouteSettings:
         """The arguments as JSON-able keyword arguments."""
         hidden = {"kv_price", "batch", "tokens"} if self.budget == "flops" else {"flop_price"}
         return {name: value for name, value in plain(self).items() if name not in hidden}
-
-
