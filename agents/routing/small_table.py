@@ -57,15 +57,16 @@ def make_small_table(config: SmallTable, say: Callable[[str], None] = print) -> 
 
 def readme(config: SmallTable, table: RouteTable) -> str:
     """What the table is and how it was made."""
+    structures, version = len(table.structures), platform.python_version()
     return f"""# Route table of {table.model}
 
-What {len(table.structures)} structures of `{table.model}` cost {len(table)} texts of {table.tokens} tokens, in figures; it holds no
-text and no weights. `plasticity/Route-v0` reads it where no other table is given.
+What {structures} structures of `{table.model}` cost {len(table)} texts of {table.tokens} tokens, in figures; it holds no text and no
+weights. `plasticity/Route-v0` reads it where no other table is given.
 
-Kinds of text: plays (the embedded Shakespeare), manual (the topics of Python's `pydoc`), programs (Python's standard library,
-Python {platform.python_version()}), records (generated JSON lines). The model was trained on the plays alone; on the other kinds its loss is
-high, and on records some pruned structures lose less than the dense model. Structures were fitted on {config.fitted} texts of each kind
-from other documents than the {config.measured} that were measured.
+Kinds of text: plays (the embedded Shakespeare), manual (the topics of Python's `pydoc`), programs (the standard library of
+Python {version}), records (generated JSON lines). The model was trained on the plays alone; on the other kinds its loss
+is high, and on records some pruned structures lose less than the dense model. Structures were fitted on {config.fitted} texts
+of each kind, from other documents than the {config.measured} that were measured.
 
 Made by `python scripts/make_route_table.py`; another version of Python has other programs and another manual.
 """

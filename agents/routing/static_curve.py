@@ -11,9 +11,9 @@ from plasticity_env.dynamic.route_table import RouteTable
 class StaticCurve:
     """Mean rise of the loss where every text runs under one structure from its first token, over FLOPs kept.
 
-    For the structures of each label (a kind of text, or the mixture) a curve goes from the dense model through their shares, linear
-    between measured structures; the best static structure at some FLOPs is the lowest curve there, chosen on the same texts
-    (in hindsight).
+    For the structures of each label (a kind of text, or the mixture) a curve goes from the dense model through their shares,
+    linear between measured structures; the best static structure at some FLOPs is the lowest curve there, chosen on the same
+    texts (in hindsight).
 
     Args:
         table: What was measured.

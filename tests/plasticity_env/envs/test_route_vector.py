@@ -62,7 +62,7 @@ def test_next_step_and_disabled_autoreset():
     _, first, done, _, infos = envs.step(np.array([1, 2]))
     assert done.all()
     assert infos["structure"].tolist() == [1, 2]
-    seen, rewards, done, _, infos = envs.step(np.array([3, 3]))  # ignored
+    _, rewards, done, _, infos = envs.step(np.array([3, 3]))  # ignored
     assert first.any()
     assert not rewards.any()
     assert not done.any()
