@@ -142,7 +142,7 @@ def routers_table(rows: Sequence[RouterRow], names: Sequence[str] = ()) -> str:
         cells = (
             row.rise.text(".4f"),
             f"{row.flops_kept.value:.4f}",
-            f"{row.static_rise.value:.4f}" if row.static_rise.value == row.static_rise.value else "-",
+            "-" if math.isnan(row.static_rise.value) else f"{row.static_rise.value:.4f}",
             row.saved.text("+.4f"),
             row.over_static.text(".2f"),
         )

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from plasticity_env import InputError
 from plasticity_env.__main__ import main
 from plasticity_env.agents.routing.router_evaluation import evaluate_routers, players_of, routers_table
 from plasticity_env.agents.routing.static_curve import StaticCurve
@@ -29,6 +30,18 @@ def test_the_static_curve_is_the_lowest_of_the_labels_linear_between_their_share
     assert curve.at(np.array([0.95]))[0] == pytest.approx(min(rise[[1, 3, 5, 7]]) / 3, rel=1e-5)
     assert np.isnan(curve.at(np.array([1.0]))[0])
     assert np.isnan(curve.at(np.array([0.69]))[0])
+
+
+def test_a_table_with_some_whole_texts_only_has_one_curve():
+    static = TABLE.static_loss.copy()
+    static[:, [3, 4, 5, 6, 8, 1]] = np.nan  # left: plays@0.6 and mixture@0.3
+    some = TABLE.__class__(**{**vars(TABLE), "static_loss": static})
+    rise = (TABLE.static_loss - TABLE.static_loss[:, :1])[TEXTS].mean(0)
+    found = StaticCurve(some, TEXTS, np.repeat(WHOLE, 3, 0)).at(np.array([0.85, 0.775, 0.70]))
+    assert found == pytest.approx([rise[7], (rise[7] + rise[2]) / 2, rise[2]], rel=1e-5)
+    static[:, 1:] = np.nan
+    with pytest.raises(InputError, match="no whole text under a pruned structure"):
+        StaticCurve(some, TEXTS, WHOLE)
 
 
 def test_rows_are_means_with_paired_intervals():
