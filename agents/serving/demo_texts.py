@@ -15,13 +15,13 @@ from plasticity_env.common.files import ZOO_FOLDER
 
 NOTE = (
     "This model was trained on Shakespeare's plays and poems and on nothing else. It writes neither Python nor tables, with all "
-    "of its heads or with some: they are here because the router tells them apart. It has read the sonnets before, not the plays."
+    "of its heads or with some; they are here to show that the router tells them apart."
 )
 EXAMPLES = {
     "plays": "HAMLET.\nWhat news, my good lord? The watch hath told me\n",
     "sonnets": "When in the winter of my days I think\nOn all the summer that thy beauty gave,\n",
     "python": "def add(self, name, value=None):\n    if name in self._items:\n        raise ValueError(name)\n    ",
-    "tables": "id,city,price,seats\n1,Verona,17.20,31\n2,Athens,8.05,12\n3,Padua,44.90,7\n4,",
+    "tables": "4001,Verona,17.20,31\n4002,Athens,8.05,12\n4003,Padua,44.90,7\n4004,",
 }
 """Beginnings of texts to try, none of them from the texts that the bank is fitted on."""
 _CITIES = ("Rome", "Verona", "Venice", "Padua", "Athens", "Elsinore")

@@ -151,7 +151,9 @@ async def _told(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    first = min(
+        error.errors(), key=lambda entry: entry["type"] != "extra_forbidden"
+    )  # a field's wrong name before its lack
     if first["type"] == "json_invalid":
         told = ApiError(400, f"the body is not JSON ({first.get('ctx', {}).get('error', first['msg'])})")
     elif first["loc"] == ("body",) and not request.headers.get("content-type", "").startswith("application/json"):

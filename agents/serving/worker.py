@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plasticity_env.agents.serving.engine import Engine
@@ -49,12 +47,13 @@ class Worker:
 
     Attributes:
         served: By number of a structure.
-        batches: How many batches have run.
+        batches: How many batches were begun.
     """
 
     def __init__(self, engine: Engine, batch_size: int = 8, waiting: int = 64, patience: float = 0.01) -> None:
-        self.engine, self._batch_size, self._patience = engine, batch_size, patience
-        self._queue: queue.Queue[Job | None] = queue.Queue(waiting)
+        self.engine, self._batch_size, self._most, self._patience = engine, batch_size, waiting, patience
+        self._waiting: deque[Job] = deque()
+        self._change = threading.Condition()
         self._running: Sequence[Job] = ()
         self._stopping = False
         self.served: defaultdict[int, Served] = defaultdict(Served)
@@ -69,57 +68,53 @@ class Worker:
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return self._queue.qsize()
+        return len(self._waiting)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue requests.
+        """Queue requests, all or none.
 
         Raises:
-            BusyError: Too many wait; none of these was queued.
+            BusyError: Too many wait.
         """
-        if self._queue.qsize() + len(jobs) > self._queue.maxsize:
-            raise BusyError
-        for job in jobs:
-            job.arrived = time.monotonic()
-            job.send = self._counted(job)
-            self._queue.put(job)
+        with self._change:
+            if len(self._waiting) + len(jobs) > self._most:
+                raise BusyError
+            for job in jobs:
+                job.arrived = time.monotonic()
+                job.send = self._counted(job.send)
+            self._waiting.extend(jobs)
+            self._change.notify()
 
     def close(self) -> None:
         """Let nobody wait any longer, and end the thread after the step that it is at."""
-        self._stopping = True
+        with self._change:
+            self._stopping = True
+            self._waiting.clear()
+            self._change.notify()
         for job in self._running:
             job.cancelled = True
-        with suppress(queue.Full):
-            self._queue.put_nowait(None)
         self._thread.join(10)
 
     def _work(self) -> None:
         while not self._stopping:
-            first = self._queue.get()
-            if first is not None:
-                self._run([job for job in self._together(first) if not job.cancelled])
+            self._run([job for job in self._together() if not job.cancelled])
 
-    def _together(self, first: Job) -> list[Job]:
-        """The first request and those that arrive while it waits."""
-        jobs, until = [first], time.monotonic() + self._patience
-        while len(jobs) < self._batch_size:
-            try:
-                job = self._queue.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break
-            if job is None:
-                break
-            jobs.append(job)
-        return jobs
+    def _together(self) -> list[Job]:
+        """Requests of the next batch: the first one, and those that arrive while it waits."""
+        with self._change:
+            self._change.wait_for(lambda: self._stopping or self._waiting)
+            self._change.wait_for(lambda: self._stopping or len(self._waiting) >= self._batch_size, self._patience)
+            return [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
 
     def _run(self, jobs: Sequence[Job]) -> None:
         if not jobs or self._stopping:
             return
         self._running = jobs
+        self.batches += 1
         try:
             self.engine.run(jobs)
         except InputError as error:
@@ -129,16 +124,15 @@ class Worker:
             self._fail(jobs, f"the model failed on this request ({first_line(error)})", caller=False)
         finally:
             self._running = ()
-            self.batches += 1
 
     @staticmethod
     def _fail(jobs: Sequence[Job], message: str, caller: bool) -> None:
         for job in jobs:
             job.send(Failed(message, caller))
 
-    def _counted(self, job: Job) -> object:
-        """The request's own ``send``, with what it has cost put down."""
-        send, picked = job.send, [0]
+    def _counted(self, send: Callable[[Event], None]) -> Callable[[Event], None]:
+        """A request's ``send`` that also puts down what it has cost."""
+        picked = [0]
 
         def tell(event: Event) -> None:
             if isinstance(event, Picked) and not event.tokens:
