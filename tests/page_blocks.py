@@ -51,6 +51,7 @@ SMALLER = {  # what replaces the page's own words
         "stabilisation_window": 4,
     },
     "pages": {"rounds": 2},
+    "tabular": {"shards": 1},
     "leaderboard": {"models": "bard-gpt2-4x4"},
     "evaluate": {"model_name": "bard-gpt2-4x4", "sparsities": "0.3", "rounds": 2},
 }

@@ -39,7 +39,8 @@ print(sorted(name for name in gymnasium.registry if name.startswith("plasticity/
 print([name for name in {HEAVY} if name in sys.modules])
 """
     kinds = ("HeadEdit", "HeadRank", "Heads")
-    assert fresh(code) == f"{[f'plasticity/{kind}-v{version}' for kind in kinds for version in (0, 1)]}\n[]"
+    flat = [f"plasticity/Flat{kind}-v1" for kind in kinds]
+    assert fresh(code) == f"{flat + [f'plasticity/{kind}-v{version}' for kind in kinds for version in (0, 1)]}\n[]"
 
 
 def test_no_help_loads_anything_heavy():

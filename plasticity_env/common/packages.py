@@ -13,6 +13,7 @@ EXTRAS = {  # extra -> what it installs, by the names that are imported
     "ray": ("ray.rllib",),
     "bench": ("torch_pruning",),
     "serve": ("fastapi", "uvicorn"),
+    "dynamic": ("sklearn",),
 }
 
 

@@ -1,6 +1,7 @@
 """Dynamic inference: many structures over one set of weights, and a router that picks one for each text."""
 
 from plasticity_env.dynamic.bank import StructureBank
+from plasticity_env.dynamic.clusters import cluster_bank
 from plasticity_env.dynamic.fitting import build_bank, fit_structures
 from plasticity_env.dynamic.nearest import NearestTexts
 from plasticity_env.dynamic.prefix import PrefixReader, PrefixView
@@ -17,6 +18,7 @@ __all__ = [
     "Structure",
     "StructureBank",
     "build_bank",
+    "cluster_bank",
     "fit_structures",
     "measure_routes",
 ]

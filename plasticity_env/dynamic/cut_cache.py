@@ -12,7 +12,7 @@ from plasticity_env.model.compact.modules import NoKeys
 from plasticity_env.model.plastic_model import PlasticModel
 
 
-def cut_cache(cache: DynamicCache, model: PlasticModel, active: Tensor, rows: Tensor, config: Any) -> DynamicCache:
+def cut_cache(cache: Any, model: PlasticModel, active: Tensor, rows: Tensor, config: Any) -> DynamicCache:
     """Keys and values of some rows, those of KV groups without an active head cut out.
 
     Args:

@@ -38,7 +38,7 @@ class RouteTable:
         kind: (N,) integers, which of ``kinds`` a text is; no agent sees it.
         features: (N, 34) float32, `PrefixView.features` of the dense prefix.
         loss: (N, K) with the prefix run dense and the rest under a structure.
-        static_loss: (N, K) with the whole text under a structure.
+        static_loss: (N, K) with the whole text under a structure; NaN where that was not measured.
         probe: (N, K) loss over the prefix when it runs under a structure.
         distance: (N, k) distance of a prefix to the k kinds that the bank's structures were fitted on; k = 0 for none.
         kinds: Names of the kinds of text.
@@ -84,10 +84,11 @@ class RouteTable:
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise InputError(f"a route table's {name} must be {shape}, got {getattr(self, name).shape}")
-        if not texts or not all(np.isfinite(getattr(self, name)).all() for name in ARRAYS):
+        finite = (name for name in ARRAYS if name != "static_loss")
+        if not texts or not all(np.isfinite(getattr(self, name)).all() for name in finite):
             raise InputError("a route table needs at least one text, and finite numbers everywhere")
 
-    def flops_kept(self, structures: np.ndarray, probes: np.ndarray | int = 0) -> np.ndarray:
+    def flops_kept(self, structures: np.ndarray, probes: np.ndarray | float = 0.0) -> np.ndarray:
         """(...) FLOPs of a text over the dense model's: prefix, the rest under each structure, and the prefix once a probe.
 
         Args:
@@ -155,6 +156,7 @@ def measure_routes(
     prefix_tokens: int = 32,
     batch_size: int = 8,
     model: str = "",
+    all_static: bool = True,
 ) -> RouteTable:
     """Run every text under every structure.
 
@@ -164,6 +166,8 @@ def measure_routes(
         prefix_tokens: P, at least 1 and less than T.
         batch_size: Sequences in one pass.
         model: Name of the model, for reports.
+        all_static: Run whole texts under every structure; else, which takes half the time, of each share only under the one
+            whose mean loss after dense prefixes is lowest.
 
     Raises:
         InputError: No text, or texts of several lengths.
@@ -178,18 +182,27 @@ def measure_routes(
     kind = np.repeat(np.arange(len(texts), dtype=np.int64), [len(each) for each in texts.values()])
     reader = PrefixReader(bank.model)
     features = reader.read(ids[:, :prefix_tokens], batch_size).features
-    routed, static, probe = [], [], []
+    routed = torch.stack([routed_losses(bank, ids, k, prefix_tokens, batch_size) for k in range(len(bank))], 1)
+    whole = set(range(len(bank)))
+    if not all_static:
+        by_share: dict[float, list[int]] = {}
+        for number, structure in enumerate(bank):
+            by_share.setdefault(structure.share, []).append(number)
+        whole = {min(numbers, key=lambda k: float(routed[:, k].mean())) for numbers in by_share.values()}
+    static, probe = torch.full_like(routed, torch.nan), torch.empty_like(routed)
     for number in range(len(bank)):
-        routed.append(routed_losses(bank, ids, number, prefix_tokens, batch_size))
-        after, before = static_losses(bank, ids, number, prefix_tokens, batch_size)
-        static.append(after)
-        probe.append(before)
+        if number in whole:
+            static[:, number], probe[:, number] = static_losses(bank, ids, number, prefix_tokens, batch_size)
+        elif prefix_tokens > 1:
+            probe[:, number] = static_losses(bank, ids[:, :prefix_tokens], number, 1, batch_size)[0]
+        else:
+            probe[:, number] = 0.0
     return RouteTable(
         kind=kind,
         features=features.numpy(),
-        loss=torch.stack(routed, 1).numpy(),
-        static_loss=torch.stack(static, 1).numpy(),
-        probe=torch.stack(probe, 1).numpy(),
+        loss=routed.numpy(),
+        static_loss=static.numpy(),
+        probe=probe.numpy(),
         distance=distances_to(bank, features).numpy(),
         kinds=tuple(texts),
         structures=tuple(bank.names),

@@ -261,7 +261,7 @@ class RoutedModel:
         """Padding lies between a prefix and the rest, which a sliding window would take for text."""
         window = getattr(self.model.config, "sliding_window", None)
         columns = requests.moved.shape[1] + new_tokens
-        if window is not None and bool((requests.lengths != requests.lengths[0]).any()) and columns > int(window):
+        if window and bool((requests.lengths != requests.lengths[0]).any()) and columns > int(window):
             raise InputError(
                 f"prompts of different lengths must fit the model's sliding window of {window} tokens, these take {columns}: "
                 "call generate once for each length"
