@@ -25,6 +25,10 @@ class ServeConfig:
     """fit a small bank on an embedded model first, which takes less than a minute"""
     share: float | None = None
     """which share of the units the structures prune that the router picks from, where the bank has several"""
+    router: Path | None = None
+    """folder of a learned router that was trained for this bank; unset: the structure whose texts begin most alike"""
+    price: float | None = None
+    """price of FLOPs at which a learned router picks; unset: the one that it was saved with"""
     mlp_blocks: int = 0
     """blocks of MLP neurons a layer that are units beside the heads, as the bank was fitted"""
     prefix_tokens: int = 32
@@ -66,6 +70,12 @@ class ServeConfig:
         check_counts(self, **counts, switch_every=1, port=0, mlp_blocks=0)
         if self.share is not None:
             check_number("share", self.share, 0, 1, above=True, below=True)
+        if self.price is not None:
+            check_number("price", self.price, 0, above=True)
+            if self.router is None:
+                raise InputError("--price is for a learned router: name one with --router FOLDER")
+        if self.router is not None and self.share is not None:
+            raise InputError("--share is for the router that looks for the nearest texts: leave it or --router out")
         if self.port > 65535:
             raise InputError(f"port must lie in [0, 65535], got {self.port}: 0 takes a free one")
         if self.compacted and self.switch_every is not None:

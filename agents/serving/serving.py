@@ -19,10 +19,12 @@ from plasticity_env.agents.serving.engine import Engine
 from plasticity_env.agents.serving.web_app import About, make_app
 from plasticity_env.agents.serving.worker import Worker
 from plasticity_env.common.errors import InputError, first_line, unknown
+from plasticity_env.controllers.routers.learned_router import LearnedRouter
 from plasticity_env.data.text import pack
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.fitting import build_bank
 from plasticity_env.dynamic.nearest import NearestTexts
+from plasticity_env.dynamic.routed_model import Router
 from plasticity_env.model.embedded import embedded_models
 from plasticity_env.model.loading import LoadedModel, load_model
 
@@ -95,7 +97,7 @@ def _model(config: ServeConfig, demo_model: str) -> tuple[Worker, About]:
         about = About(loaded.name)
     engine = Engine(
         bank,
-        NearestTexts(bank, _share(bank, config.share)),
+        _router(bank, config),
         loaded.tokenizer,
         prefix_tokens=config.prefix_tokens,
         prefix_structure=config.prefix_structure,
@@ -114,6 +116,12 @@ def demo_bank(loaded: LoadedModel, blocks: int = DEMO_BLOCKS) -> StructureBank:
     """
     texts = {label: pack(loaded.tokenizer, text, DEMO_LENGTH)[:blocks] for label, text in demo_texts().items()}
     return build_bank(loaded.model, texts, (DEMO_SHARE,))
+
+
+def _router(bank: StructureBank, config: ServeConfig) -> Router:
+    if config.router is not None:
+        return LearnedRouter.load(config.router, config.price, bank)
+    return NearestTexts(bank, _share(bank, config.share))
 
 
 def _share(bank: StructureBank, share: float | None) -> float:
