@@ -67,16 +67,16 @@ def labelled(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _blocks(label: str, name: str, tokenizer: PreTrainedTokenizerBase, config: BankConfig) -> tuple[Tensor, Tensor]:
-    """Blocks of a text to fit on, of its train split, and to measure on, of its test split."""
+    """Blocks of a text to fit on, of its calibration split, and to measure on, of its test split."""
     text = load_text(name, tokenizer, block_size=config.max_length)
-    for flag, split, wanted in (("blocks", "train", config.blocks), ("test_blocks", "test", config.test_blocks)):
+    for flag, split, wanted in (("blocks", "calibration", config.blocks), ("test_blocks", "test", config.test_blocks)):
         there = len(text.blocks(split))  # type: ignore[arg-type]
         if there < wanted:
             raise InputError(
                 f"--{flag} {wanted} is more than the {there} blocks of {config.max_length} tokens in the {split} split of "
                 f"{label!r}: ask for fewer, or give a longer text"
             )
-    return text.drawn("train", config.blocks, config.seed), text.drawn("test", config.test_blocks, config.seed)
+    return text.drawn("calibration", config.blocks, config.seed), text.drawn("test", config.test_blocks, config.seed)
 
 
 def report(bank: StructureBank, held_out: Mapping[str, Tensor]) -> list[str]:
