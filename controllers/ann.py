@@ -18,12 +18,12 @@ from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file, write_text
 from plasticity_env.common.values import user_path
 from plasticity_env.controllers.base import Action, RankedController, allowed_edits, as_scores, wants_scores
+from plasticity_env.controllers.hub_files import CONFIG, WEIGHTS, HubController
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 from plasticity_env.envs.edits import KEEP, PRUNE
 from plasticity_env.envs.observation import Observation, global_columns, global_value, head_column, kind_of
 from plasticity_env.signals.slopes import KINDS, SCORES
 
-WEIGHTS, CONFIG = "controller.safetensors", "controller.json"
 FORMAT = 1
 SETTINGS = {  # column -> the environment's setting that measures it
     "obs_z": "obs_signal",
@@ -34,7 +34,7 @@ SETTINGS = {  # column -> the environment's setting that measures it
 }
 
 
-class ANNController(RankedController):
+class ANNController(RankedController, HubController):
     """Decides with a `HeadNetwork`.
 
     With ``sparsity`` None it plays its own policy and chooses for itself how much to prune, given the price that it

@@ -27,10 +27,25 @@ def _ann(option: str = "", **options: Any) -> Controller:
     return load(shipped_folder(option or DEFAULT) if path is None else path, **options)
 
 
+def _hub(option: str = "", **options: Any) -> Controller:
+    """A network from the hub, ``hub:USER/NAME``."""
+    if not option:
+        raise InputError("controller 'hub' needs a name behind a colon: hub:USER/NAME")
+    found: Controller = ANNController.from_pretrained(option, **options)
+    return found
+
+
 # name -> makes one of what stands behind a colon, if anything does, and of its options
 CONTROLLERS: Registry[Callable[..., Controller]] = Registry(
     "controller",
-    {"keep_all": KeepAll, "constant": ConstantEdit, "plasticity": PlasticityController, TUNED: make_tuned, "ann": _ann},
+    {
+        "keep_all": KeepAll,
+        "constant": ConstantEdit,
+        "plasticity": PlasticityController,
+        TUNED: make_tuned,
+        "ann": _ann,
+        "hub": _hub,
+    },
 )
 
 
@@ -60,7 +75,8 @@ def make(name: str, **options: Any) -> Controller:
 
     Args:
         name: One of `names()`, ``ann:NAME`` for another of the `shipped()` controllers, ``ann:untrained`` for a fresh network,
-            ``constant:EDIT``, or the folder of a saved controller (or the ``controller.pt`` of an online run).
+            ``constant:EDIT``, ``hub:USER/NAME`` for one that was pushed to the Hugging Face hub, or the folder of a saved
+            controller (or the ``controller.pt`` of an online run).
         **options: Of its class: ``sparsity`` and ``rounds`` for scores, thresholds for ``plasticity`` and
             ``plasticity_tuned``, ``path`` for ``ann`` (the shipped controller without it), ``edit`` for ``constant``.
 

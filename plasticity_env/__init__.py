@@ -53,5 +53,11 @@ for _prefix, _kwargs in (
             vector_entry_point=f"plasticity_env.envs.{_vector}",
             kwargs=_kwargs,
         )
+_gym.register(id="plasticity/Stream-v0", entry_point="plasticity_env.envs.stream:stream_env")
+_gym.register(
+    id="plasticity/Route-v0",
+    entry_point="plasticity_env.envs.route:RouteEnv",
+    vector_entry_point="plasticity_env.envs.route_vector:RouteVectorEnv",
+)
 
 _load_plugins()

@@ -21,8 +21,8 @@ class PagesConfig:
     output_dir: Path = Path("docs/pictures")
     """where the pictures go"""
     only: str = "all"
-    """all; demo (the pictures of a demo's run folder); episode (an animation of an episode); or board (curves of a few
-    players of the leaderboard)"""
+    """all; demo (the pictures of a demo's run folder); episode (an animation of an episode); board (curves of a few
+    players of the leaderboard); or gallery (which units the shipped controllers prune first)"""
     model_name: str = "bard-neox-5x6"
     """episode: the language model that is pruned"""
     controller: str = "ann"
@@ -37,9 +37,11 @@ class PagesConfig:
     """board: short name of the model"""
     players: str = "ann@4,residual_gradient@4,flap@4,fisher@4,gradient@4,random@1"
     """board: players with their rounds, separated by commas; at most six"""
+    gallery_model: str = "bard-gpt2-6x8"
+    """gallery: the language model whose units are ranked"""
 
 
-WHAT = ("all", "demo", "episode", "board")
+WHAT = ("all", "demo", "episode", "board", "gallery")
 
 
 def main(config: PagesConfig) -> None:
@@ -53,6 +55,8 @@ def main(config: PagesConfig) -> None:
         _draw_board(config)
     if config.only in ("all", "episode"):
         _draw_episode(config)
+    if config.only in ("all", "gallery"):
+        _draw_gallery(config)
     print(f"pictures: {config.output_dir}")
 
 
@@ -68,6 +72,14 @@ def _draw_episode(config: PagesConfig) -> None:
 
     moments = play_moments(config.controller, config.model_name, config.rounds, config.share)
     write_gif(animation_frames(moments), config.output_dir / "episode.gif")
+
+
+def _draw_gallery(config: PagesConfig) -> None:
+    from plasticity_env.agents.evaluation.gallery import gallery_png, pruning_map
+    from plasticity_env.controllers.shipped import shipped
+
+    maps = [pruning_map(name, config.gallery_model) for name in shipped()]
+    gallery_png(maps, config.output_dir / "gallery.png")
 
 
 def _draw_demo(config: PagesConfig) -> None:
