@@ -26,8 +26,8 @@ def stored_in(root: Path | None) -> Iterator[None]:
     require("minari", "offline")
     before = os.environ.get(PLACE)
     try:
-        if root is not None:
-            os.environ[PLACE] = str(root)
+        if root is not None or before:
+            os.environ[PLACE] = os.path.abspath(root or before or "")  # Minari writes elsewhere where it is relative
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* is set to None", UserWarning)
             yield
@@ -73,7 +73,8 @@ def open_dataset(dataset_id: str) -> tuple[Any, str]:
         dataset = minari.load_dataset(dataset_id)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"no data set {dataset_id!r} ({first_line(error)}): record one with plasticity record, or say where it lies with --root"
+            f"no data set {dataset_id!r} ({first_line(error)}): record one with plasticity record, or say where it lies with "
+            "--root"
         ) from error
     name = getattr(dataset.spec.env_spec, "id", None)
     kinds = {env_id: kind for kind, env_id in ENVIRONMENTS.items()}

@@ -70,9 +70,8 @@ def test_mixed_episodes_are_of_both_players(make_env) -> None:
         for mixed, expert in zip(one.actions[:1], other.actions[:1], strict=True)
     ]
     assert 0 < sum(same) < len(same)
-    assert not any(
-        np.array_equal(one.actions[0], other.actions[0]) for one, other in zip(by["random"], by["expert"], strict=True)
-    )
+    firsts = zip(by["random"], by["expert"], strict=True)
+    assert not any(np.array_equal(one.actions[0], other.actions[0]) for one, other in firsts)
 
 
 @pytest.mark.parametrize("kind", ["heads", pytest.param("head_edit", marks=pytest.mark.slow), "head_rank"])
@@ -105,7 +104,7 @@ def test_likelihoods_are_of_the_choices_that_count(make_env) -> None:
     )
     env, played = played_by(make_env, "head_rank", "random", 1)
     decisions = read_decisions(dataset_of(env, played), "head_rank")
-    gone = [16 - int(round(active)) for active in played[0].infos["active_heads"]]
+    gone = [16 - round(active) for active in played[0].infos["active_heads"]]
     expected = [-sum(math.log(16 - place) for place in range(count)) for count in gone[1:]]
     assert log_likelihoods(network, decisions, "head_rank").tolist() == pytest.approx(expected, abs=1e-4)
 
