@@ -25,12 +25,12 @@ def test_a_recipe_is_there_exactly_where_the_actions_are_taken(make_env, algorit
     env, made = make_env(env_id), class_of(algorithm)
     if env_id in recipes(algorithm):
         recipe = find_recipe(algorithm, env_id)
-        model = made(env=env, seed=0, **recipe.arguments)
+        model = made(env=env, seed=0, **{**recipe.arguments, "batch_size": 16})
         action, _ = model.predict(env.reset(seed=0)[0], deterministic=True)
         assert env.action_space.contains(action if action.ndim else int(action))
         assert recipe.n_timesteps > 0
         return
-    with pytest.raises(AssertionError, match="does not support|only supports"):
+    with pytest.raises(AssertionError, match=r"does not support|only supports"):
         made("MultiInputPolicy", env)
     with pytest.raises(InputError, match=f"unknown id with a recipe for {algorithm}"):
         find_recipe(algorithm, env_id)
