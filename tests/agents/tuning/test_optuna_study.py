@@ -62,7 +62,9 @@ def test_a_study_goes_on_to_the_number_of_trials(trained, tmp_path: Path, capsys
     assert not list(tmp_path.glob("trial_*"))
 
 
+@pytest.mark.slow
 def test_trials_that_lag_are_pruned_and_a_cut_one_does_not_count(trained, tmp_path: Path) -> None:
+    """Slow: SQLite is written to at every report."""
     import optuna
 
     from plasticity_env.agents.tuning.optuna_study import finished, open_study
