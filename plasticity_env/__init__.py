@@ -37,17 +37,27 @@ if hasattr(_os, "register_at_fork"):
     )
 
 _register_compact_models()  # AutoModelForCausalLM.from_pretrained loads them from here on
-for _version in (0, 1):
+for _prefix, _kwargs in (
+    ("", {"version": 0}),
+    ("", {"version": 1}),
+    ("Flat", {"version": 1, "observation": "flat"}),  # for programs that take an id and no arguments
+):
     for _kind, _file, _vector in (
         ("Heads", "heads:HeadsEnv", "vector:HeadsVectorEnv"),
         ("HeadEdit", "head_edit:HeadEditEnv", "edit_vector:HeadEditVectorEnv"),
         ("HeadRank", "head_rank:HeadRankEnv", "rank_vector:HeadRankVectorEnv"),
     ):
         _gym.register(
-            id=f"plasticity/{_kind}-v{_version}",
+            id=f"plasticity/{_prefix}{_kind}-v{_kwargs['version']}",
             entry_point=f"plasticity_env.envs.{_file}",
             vector_entry_point=f"plasticity_env.envs.{_vector}",
-            kwargs={"version": _version},
+            kwargs=_kwargs,
         )
+_gym.register(id="plasticity/Stream-v0", entry_point="plasticity_env.envs.stream:stream_env")
+_gym.register(
+    id="plasticity/Route-v0",
+    entry_point="plasticity_env.envs.route:RouteEnv",
+    vector_entry_point="plasticity_env.envs.route_vector:RouteVectorEnv",
+)
 
 _load_plugins()

@@ -177,7 +177,7 @@ def test_ppo_trains_with_model_and_network_on_the_device(small_text):
 
 
 def test_the_step_benchmark_runs():
-    options = Options(models="bard-gpt2-4x4", lengths="64", tokens=512, rounds=1, device="cuda")
+    options = Options(models="bard-gpt2-4x4", lengths="64", tokens=512, rounds=1, settings=Settings(device="cuda"))
     row = next(iter(step_rows(options)))
     assert row.step_over_floor > 0
 

@@ -28,7 +28,7 @@ from plasticity_env.common.child_processes import deaths_named
 from plasticity_env.common.packages import require
 from plasticity_env.common.stopwatch import ratio, take_turns
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
-from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.observation import Observation
 from plasticity_env.model.embedded import embedded_models
 from plasticity_env.model.loading import check_device, load_model
@@ -83,7 +83,7 @@ def engine_rows(options: Options) -> Iterator[EngineRow]:
     for name in cli.words(options.models) or embedded_models():
         tokenizer = load_model(name).tokenizer
         for length, count in itertools.product(options.check(), environments):
-            text = load_text(options.dataset, tokenizer, block_size=length)
+            text = options.text(tokenizer, length)
             yield from bench_engines(
                 name, text, count, runners, options.tokens // length, options.rounds, options.device
             )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from plasticity_env.common import cli
-from plasticity_env.common.arguments import check_counts
+from plasticity_env.common.arguments import check_counts, flags
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.stopwatch import Clock
 from plasticity_env.common.values import check_number
+from plasticity_env.envs.settings import Settings
 from plasticity_env.model.embedded import embedded_models
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from plasticity_env.data.text import TextSplits
     from plasticity_env.model.loading import LoadedModel
 
@@ -28,12 +31,14 @@ class Options:
     """tokens per sequence, separated by commas"""
     tokens: int = 2048
     """tokens in a batch"""
-    dataset: str = "shakespeare"
-    """text: shakespeare, a path, or a hub data set"""
+    settings: Annotated[Settings, flags(Settings, "dataset", "dataset_config", "text_split", "device")] = Settings(
+        device="auto"
+    )
+    """arguments of the environment"""
     sparsities: str = "0.3,0.5"
     """shares of heads to remove, separated by commas (compact)"""
     envs: str = "1,4,16"
-    """numbers of environments, separated by commas (vector, engines)"""
+    """numbers of environments, separated by commas (vector, engines; route takes 256 unless others are given)"""
     mlp_blocks: str = "0,8"
     """blocks of MLP neurons a layer, separated by commas; 0: heads alone are units (price)"""
     runners: str = "0,2"
@@ -48,8 +53,11 @@ class Options:
     """rounds that are counted, after a warm-up"""
     clock: Clock = "wall"
     """seconds by the wall, or "cpu": processor seconds on one thread, for a machine that does other work (not vector, entropy)"""
-    device: str = "auto"
-    """device to run on: auto, cpu, cuda, ..."""
+
+    @property
+    def device(self) -> str:
+        """Device to run on."""
+        return self.settings.device
 
     def check(self) -> list[int]:
         """The lengths as numbers.
@@ -81,14 +89,17 @@ class Options:
 
     def loaded(self) -> Iterator[tuple[LoadedModel, TextSplits]]:
         """Every model with its text packed at every length."""
-        from plasticity_env.data.text import load_text
         from plasticity_env.model.loading import load_model
 
         lengths = self.check()
         for name in cli.words(self.models) or embedded_models():
             loaded = load_model(name, device=self.device)
             for length in lengths:
-                yield loaded, load_text(self.dataset, loaded.tokenizer, block_size=length)
+                yield loaded, self.text(loaded.tokenizer, length)
+
+    def text(self, tokenizer: PreTrainedTokenizerBase, length: int) -> TextSplits:
+        """The text, packed at a length."""
+        return replace(self.settings, max_length=length).load(tokenizer)
 
 
 def whole_numbers(text: str, name: str, least: int) -> list[int]:

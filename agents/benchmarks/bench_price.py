@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from plasticity_env.agents.benchmarks.bench_options import Options, whole_number
 from plasticity_env.common import cli
 from plasticity_env.common.child_processes import worker_pool
 from plasticity_env.common.errors import InputError
-from plasticity_env.envs.settings import Settings
 
 # name: (blocks that score, blocks beside them that are fitted on), as shares of the text
 WAYS = {"crossfit": (1.0, 0.0), "apart": (0.5, 0.5), "apart, five times the text": (1.0, 4.0)}
@@ -76,9 +75,10 @@ def price_rows(options: Options) -> Iterator[PriceRow]:
                 first = 0.0
                 for way, (scored, fitted) in WAYS.items():
                     blocks = options.tokens // length
-                    settings = Settings(
+                    settings = replace(
+                        options.settings,
                         model_name=model,
-                        dataset=options.dataset,
+                        device="cpu",
                         max_length=length,
                         units="heads+mlp" if count else "heads",
                         mlp_blocks=count or 1,

@@ -21,7 +21,7 @@ from plasticity_env.agents.benchmarks.bench_options import Options, endless, sta
 from plasticity_env.common import cli
 from plasticity_env.common.child_processes import deaths_named
 from plasticity_env.common.stopwatch import ratio, take_turns
-from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.data.text import TextSplits
 from plasticity_env.model.embedded import embedded_models
 from plasticity_env.model.loading import check_device, load_model
 
@@ -77,7 +77,7 @@ def vector_rows(options: Options) -> Iterator[VectorRow]:
         for length, (repair, scores), count in itertools.product(options.check(), variants, counts):
             yield bench_vector(
                 name,
-                load_text(options.dataset, tokenizer, block_size=length),
+                options.text(tokenizer, length),
                 num_envs=count,
                 sequences=options.tokens // length,
                 repair=repair,

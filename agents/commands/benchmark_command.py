@@ -23,7 +23,9 @@ BENCHES = {  # name -> function that yields rows (dataclasses), from the argumen
     "prefix": f"{_OURS}.bench_prefix:prefix_rows",
     "vector": f"{_OURS}.bench_vector:vector_rows",
     "engines": f"{_OURS}.bench_engines:engine_rows",
+    "dynamic": f"{_OURS}.bench_dynamic:dynamic_rows",
     "price": f"{_OURS}.bench_price:price_rows",
+    "route": f"{_OURS}.bench_route:route_rows",
     "startup": f"{_OURS}.bench_startup:startup_rows",
 }
 
@@ -39,6 +41,8 @@ class BenchmarkConfig(Options):
     repair = what each repair costs and saves, prefix = steps that flip one head, with and without starting the reward forward
     at the first changed layer, entropy = peak memory and time of exact entropy beside plain attention and the
     T x T way (no model; give --lengths, --tokens 4096), price = what pricing every unit once costs (give --models),
+    dynamic = what a structure of a bank costs in memory, switching and seconds,
+    route = decisions per second of Route-v0 in one batch, and what it adds to the time of an SB3 PPO run,
     startup = what importing, --help and the first observation cost"""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from plasticity_env.common import cli
 from plasticity_env.common.arguments import check_counts, flags
 from plasticity_env.common.errors import InputError
 from plasticity_env.cycle.grid.grid_plan import GROWTHS, GridArm, GridSetting, plan
-from plasticity_env.steps.step_arguments import text_or_default
+from plasticity_env.steps.step_arguments import with_text
 
 CELLS, TABLE, CONFIG, PICTURE = "cells.jsonl", "table.md", "config.json", "visualizations/recovery.png"
 QUICK = {
@@ -88,9 +88,7 @@ class GridConfig:
 
     def resolved(self) -> GridSetting:
         """What all cells share, with the text filled in where none was named."""
-        own = self.setting
-        dataset, config = text_or_default(own.model_name, own.dataset, own.dataset_config)
-        return replace(own, dataset=dataset, dataset_config=config)
+        return with_text(self.setting, self.setting.model_name)
 
 
 def _whole(text: str, name: str) -> tuple[int, ...]:

@@ -18,7 +18,6 @@ from plasticity_env.cycle.grid.grid_picture import recovery_png
 from plasticity_env.cycle.grid.grid_plan import NONE, GridSetting
 from plasticity_env.cycle.grid.grid_report import grid_table
 from plasticity_env.cycle.grid.grid_run import GridCell, Mapper, check_grid, read_cells, run_grid
-from plasticity_env.data.text import load_text
 from plasticity_env.model.loading import load_model
 
 
@@ -42,9 +41,7 @@ def run_command(config: GridConfig, mapper: Mapper | None = None) -> str:
 def _run(config: GridConfig, mapper: Mapper | None) -> str:
     arms, setting = config.arms(), config.resolved()
     loaded = load_model(setting.model_name, device=config.device)
-    text = load_text(
-        setting.dataset, loaded.tokenizer, dataset_config=setting.dataset_config, block_size=setting.max_length
-    )
+    text = setting.load(loaded.tokenizer)
     cells, total = config.output_dir / CELLS, len(arms) * config.seeds
     check_grid(loaded, text, setting, arms, config.seeds)
     read_cells(cells)

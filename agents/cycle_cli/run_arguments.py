@@ -10,7 +10,7 @@ import tyro
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.cycle.run_settings import ExperimentSettings
-from plasticity_env.steps.step_arguments import text_or_default
+from plasticity_env.steps.step_arguments import with_text
 
 STRATEGIES = "entropy,gradient,magnitude,random,combined,fisher,controller"
 QUICK = {
@@ -19,7 +19,6 @@ QUICK = {
     "pruning_strategy": "residual_stepwise",
     "pruning_level": 0.2,
     "mlp_blocks": 8,
-    "neuron_order": "kfac",
     "repair": "least_squares",
     "growth_init": "revive",
     "batch_size": 4,
@@ -42,7 +41,6 @@ class RunArguments(ExperimentSettings):
     """Arguments of a run of the plasticity cycle."""
 
     model_name: str = "distilgpt2"
-    """an embedded model, a Hugging Face folder or hub name, or a GGUF file"""
     dataset: str = ""
     """text: shakespeare (tiny_shakespeare is the same), a path, or a hub data set; unset: shakespeare for an embedded model
     and wikitext for any other"""
@@ -71,10 +69,7 @@ class RunArguments(ExperimentSettings):
             InputError: A value that cannot be used.
         """
         values: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(ExperimentSettings)}
-        values["dataset"], values["dataset_config"] = text_or_default(
-            self.model_name, self.dataset, self.dataset_config
-        )
-        return ExperimentSettings(**values)
+        return with_text(ExperimentSettings(**values), self.model_name)
 
 
 @dataclass(frozen=True)

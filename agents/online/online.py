@@ -4,7 +4,8 @@
     A    = clip((r - b) / s, -3, 3),   b <- d b + (1 - d) r,   s^2 <- d s^2 + (1 - d) (r - b)^2
 
 r is what the decision earned, a rise of the environment's potential against the control arm. b starts at 0, which is what a
-model that is left alone earns: the control arm trains the same text. Log-probabilities are those under the action mask.
+model that is left alone earns: the control arm trains the same text. Log-probabilities are those under the action mask; an edit
+that was taken back before anything was paid has no part in the first mean.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from plasticity_env.common.values import LARGEST_RATE, check_number
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.envs.observation import Observation
 
+TAKEN_BACK = -1  # stands for an edit that was chosen and did not stay
 CLIP = 3.0  # of an advantage in units of its usual size: one disaster shall not undo all else
 
 
@@ -132,6 +134,16 @@ class OnlineLearner:
             actions, device = self._policy(observation)
             return float(actions.log_prob(torch.as_tensor(edits)[None].to(device)).sum())
 
+    def take_back(self, heads: Tensor) -> None:
+        """Leave edits of the latest choice out of the next lesson: they were undone, so the reward is not theirs.
+
+        Args:
+            heads: (N,) boolean.
+        """
+        if self._pending is not None:
+            observation, edits = self._pending
+            self._pending = observation, edits.masked_fill(heads.to(edits.device), TAKEN_BACK)
+
     def learn(self, reward: float) -> Lesson | None:
         """Take one step of policy gradient for the latest choice; None where there is no choice to learn from.
 
@@ -148,7 +160,8 @@ class OnlineLearner:
         (observation, edits), self._pending = self._pending, None
         baseline, advantage = self.baseline, self._advantage(reward)
         actions, _ = self._policy(observation)
-        log_probs = actions.log_prob(edits)  # (1, N)
+        stayed = edits != TAKEN_BACK
+        log_probs = actions.log_prob(edits.where(stayed, 0)) * stayed  # (1, N)
         before = float(log_probs.detach().sum())
         loss = -advantage * log_probs.mean() - self.config.entropy_bonus * actions.entropy().mean()
         self.optimizer.zero_grad(set_to_none=True)
@@ -159,7 +172,7 @@ class OnlineLearner:
         self.lessons += 1
         self._note()
         with torch.no_grad():
-            after = float(self._policy(observation)[0].log_prob(edits).sum())
+            after = float((self._policy(observation)[0].log_prob(edits.where(stayed, 0)) * stayed).sum())
         return Lesson(reward, baseline, advantage, before, after, norm)
 
     def _note(self) -> None:

@@ -11,7 +11,7 @@ from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.cycle.run_settings import CONTROLLER, ExperimentSettings
-from plasticity_env.steps.step_arguments import text_or_default
+from plasticity_env.steps.step_arguments import with_text
 
 if TYPE_CHECKING:
     from plasticity_env.agents.online.bounds import PruneBounds
@@ -53,7 +53,6 @@ class OnlineRunConfig:
         free_policy=True,
         pruning_level=0.125,
         mlp_blocks=8,  # at 90% of the FLOPs, pruning heads alone costs several times as much
-        neuron_order="kfac",
         warmup_steps=100,
         training_steps=100,
         decision_every=25,
@@ -86,10 +85,9 @@ class OnlineRunConfig:
 
     def settings(self) -> ExperimentSettings:
         """The experiment's part, with the text filled in where none was named."""
-        own = self.experiment
-        dataset, config = text_or_default(own.model_name, own.dataset, own.dataset_config)
+        own = with_text(self.experiment, self.experiment.model_name)
         controller = str(self.controller or ("a fresh network" if self.from_scratch else "the shipped ranking"))
-        return replace(own, dataset=dataset, dataset_config=config, controller=controller, tracking=self.tracking)
+        return replace(own, controller=controller, tracking=self.tracking)
 
     def bounds(self) -> PruneBounds:
         """What may be pruned.

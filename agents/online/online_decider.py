@@ -26,8 +26,8 @@ class OnlineDecider(Decider):
         on_change: Called after each decision and after each lesson.
 
     Attributes:
-        history: One entry a decision: ``step``, counts of edits, the policy's entropy, what the bounds left, and, once it is
-            paid, the lesson.
+        history: One entry a decision: ``step``, counts of edits (growth that a trial took back is counted as ``taken_back``),
+            the policy's entropy, what the bounds left, and, once it is paid, the lesson.
         edits: A sentence for each edit of the latest decision.
     """
 
@@ -83,6 +83,12 @@ class OnlineDecider(Decider):
         ]
         self._changed()
         return replace(decision, reasons=reasons, details={**decision.details, **entry})
+
+    def taken_back(self, heads: Tensor) -> None:
+        self.learner.take_back(heads.flatten())
+        if self.history:
+            count = int(heads.sum())
+            self.history[-1] |= {"grow": self.history[-1]["grow"] - count, "taken_back": count}
 
     def learn(self, reward: float) -> None:
         lesson = self.learner.learn(reward)

@@ -34,7 +34,7 @@ from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.growth.revival import revive_attention_heads
 from plasticity_env.model.flops import flops
 from plasticity_env.model.loading import load_model
-from plasticity_env.model.plastic_model import Snapshot
+from plasticity_env.model.snapshots import Snapshot
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals.measure import mean_loss
 from plasticity_env.strategies.pruning import select_for_pruning

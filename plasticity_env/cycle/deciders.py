@@ -134,6 +134,13 @@ class Decider(ABC):
             reward: Rise of log(ppl_control / ppl) - price * log(flops / flops_0) since the decision, nats.
         """
 
+    def taken_back(self, heads: Tensor) -> None:  # noqa: B027
+        """Be told which heads that the last decision grew did not stay, before it is told what the others earned.
+
+        Args:
+            heads: (L, U) boolean.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know, in tensors and plain containers."""
         return {}
@@ -180,11 +187,11 @@ class StrategyDecider(Decider):
         chosen = strategy.select(view, candidates, wanted)
         rule = f"{self.name} ({details['direction']} first)" if details else self.name
         prune, revive = chosen & active, (~active & ~chosen) if over else torch.zeros_like(active)
-        reasons = {}
+        reasons, units = {}, "units" if situation.model.mlp_blocks else "heads"
         for verb, mask in (("among", prune), ("no longer among", revive)):
             for where in mask.nonzero().tolist():
                 slots = int(candidates.sum())
-                reasons[where[0], where[1]] = f"{verb} the {wanted} of {slots} heads that {rule} prunes first"
+                reasons[where[0], where[1]] = f"{verb} the {wanted} of {slots} {units} that {rule} prunes first"
         return Decision(prune, revive, torch.zeros_like(active), reasons, details)
 
     def _directed(self, situation: Situation, candidates: Tensor, count: int) -> tuple[Strategy, dict[str, Any]]:

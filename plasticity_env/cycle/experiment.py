@@ -33,7 +33,7 @@ from plasticity_env.cycle.run_checks import check_run, refuse_used, settings_of,
 from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, PhaseRow
 from plasticity_env.cycle.run_settings import ExperimentSettings, new_run_path
 from plasticity_env.cycle.summary import CYCLE_PHASES, summarise
-from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.data.text import TextSplits
 from plasticity_env.model.checkpoints import save_plastic
 from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.strategies.neuron_order import order_neurons
@@ -89,13 +89,7 @@ class NeuralPlasticityExperiment:
         self.loaded = loaded or load_model(
             settings.model_name, mode=settings.pruning_mode, device=settings.device, mlp_blocks=settings.mlp_blocks
         )
-        self.text = text or load_text(
-            settings.dataset,
-            self.loaded.tokenizer,
-            dataset_config=settings.dataset_config,
-            block_size=settings.max_length,
-            text_split=settings.text_split,
-        )
+        self.text = text or settings.load(self.loaded.tokenizer)
         check_run(self.loaded, self.text, settings)
         if settings.mlp_blocks:
             order_neurons(self.loaded.model, self.text, settings.neuron_order, settings.batch_size)

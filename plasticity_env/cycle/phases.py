@@ -223,6 +223,8 @@ class PlasticityCycle:
         signals = self._signals()
         way = partial(chosen_heads, self.arm, mask, self.generator, signals.fisher)
         grown, trial = bring_back(self.arm, way, self.generator, gate_steps)
+        if bool((mask & ~grown).any()):
+            self.decider.taken_back(mask & ~grown)
         none = torch.zeros_like(grown)
         said, plain = self._growth_reasons, f"{self.decider.name} chose it"
         heads = [(layer, head) for layer, head in grown.nonzero().tolist()]

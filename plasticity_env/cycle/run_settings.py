@@ -10,9 +10,11 @@ from typing import Annotated, Any
 from plasticity_env.common.arguments import check_counts, fill, flags, given, plain
 from plasticity_env.common.errors import unknown
 from plasticity_env.common.tracking import TrackingOptions
-from plasticity_env.common.values import LARGEST_RATE, check_number, check_text, plain_value
+from plasticity_env.common.values import check_number, check_text
 from plasticity_env.common.wandb_run import check_mode
+from plasticity_env.data.text_settings import TextSettings
 from plasticity_env.model.modes import PruningMode
+from plasticity_env.steps.learning_settings import LearningSettings
 from plasticity_env.strategies.thresholds import Thresholds
 
 CONTROLLER = "controller"  # the strategy that stands for a controller in the loop
@@ -22,17 +24,11 @@ NESTED: dict[str, Any] = {"tracking": TrackingOptions, "thresholds": Thresholds}
 
 
 @dataclass(frozen=True)
-class ExperimentSettings:
+class ExperimentSettings(TextSettings, LearningSettings):
     """Everything that is decided before a run; JSON-able, so that a run can be repeated and taken up again."""
 
     model_name: str = "bard-gpt2-4x4"
     """an embedded model, a Hugging Face folder or hub name, or a GGUF file"""
-    dataset: str = "shakespeare"
-    """text: shakespeare (tiny_shakespeare is the same), a path, or a hub data set"""
-    dataset_config: str | None = None
-    """configuration of a hub data set"""
-    text_split: str = "documents"
-    """how a text without splits of its own is split: documents (each is dealt as a whole) or leading (cut from its front)"""
     pruning_strategy: str = "entropy"
     """what chooses the heads: entropy, gradient, magnitude, random, combined, fisher, residual_fisher, ..., or controller"""
     prune_entropy: str = "auto"
@@ -41,8 +37,9 @@ class ExperimentSettings:
     """share of all head slots (with --mlp_blocks of all units) that is pruned when a cycle's pruning is over, in [0, 1)"""
     mlp_blocks: int = 0
     """blocks of MLP neurons a layer that are pruned beside the heads, scores then counting per FLOP; 0: heads alone"""
-    neuron_order: str = "stored"
-    """with --mlp_blocks, order of a layer's neurons before they are cut: stored, token_fisher or kfac (cheap ones together)"""
+    neuron_order: str = "auto"
+    """with --mlp_blocks, order of a layer's neurons before they are cut: kfac or token_fisher (cheap ones together), stored, or
+    auto: kfac, but for a model whose neurons are in an order already"""
     pruning_mode: str = "adaptive"
     """adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent, rows are removed at the end)"""
     level_schedule: str = "auto"
@@ -82,25 +79,10 @@ class ExperimentSettings:
     growth_warmup_steps: int = 50
     """optimizer steps until a grown head's gate is 1; no more than there are until the next decision or the end of the
     cycle's training, so that no gate is judged half open"""
-    new_head_lr_multiplier: float = 3.0
-    """learning rate of grown heads, as a multiple of --learning_rate"""
-    lr_warmup_steps: int = 0
-    """optimizer steps until a grown head reaches that rate"""
     lr_decay_steps: int = 200
     """optimizer steps in which the multiple falls back to 1"""
     repair: str = "none"
     """repair after pruning: none, bias, scale, least_squares, ...; with none, tables compare pruning without repair"""
-    learning_rate: float = 5e-5
-    """learning rate of AdamW"""
-    accumulation: int = 1
-    """batches in one optimizer step"""
-    mixed_precision: bool = False
-    """forward and backward in bfloat16"""
-    distillation: float = 0.0
-    """weight of the differences from the model at the end of the warm-up in fine-tuning; 0: next-token loss alone"""
-    distil: str = "logits"
-    """what of it is compared: logits, hidden (states after each layer), attention (what each layer's attention writes), or
-    several joined by +, as logits+hidden; parts count alike"""
     controller: str = "plasticity"
     """with pruning_strategy controller: plasticity (thresholds), ann (the shipped network), or the folder of another"""
     aggressiveness: float = 0.4
@@ -115,10 +97,6 @@ class ExperimentSettings:
     """blocks of reward text that decide budgets"""
     test_blocks: int = 64
     """blocks of test text that tables show"""
-    batch_size: int = 8
-    """sequences in one batch"""
-    max_length: int = 128
-    """tokens in a sequence"""
     prompt: str = ""
     """text that the samples continue; unset: the first words of the test text"""
     sample_tokens: int = 60
@@ -134,9 +112,8 @@ class ExperimentSettings:
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:
-        for entry in fields(ExperimentSettings):
-            if entry.name not in NESTED:
-                object.__setattr__(self, entry.name, plain_value(getattr(self, entry.name)))  # as JSON can hold it
+        TextSettings.__post_init__(self)
+        LearningSettings.__post_init__(self)
         for name in ("model_name", "device", "controller"):
             check_text(name, getattr(self, name))
         check_strategy(self.pruning_strategy)
@@ -154,10 +131,6 @@ class ExperimentSettings:
             from plasticity_env.growth.initial_weights import find_initial_weights
 
             find_initial_weights(self.growth_init)
-        if given(self, "distil"):
-            from plasticity_env.training.distillation import distilled_parts
-
-            distilled_parts(self.distil)
         if given(self, "prune_entropy", "growth_strategy"):
             from plasticity_env.strategies.growing import GROWTH_STRATEGIES
             from plasticity_env.strategies.pruning import DIRECTIONS
@@ -172,17 +145,15 @@ class ExperimentSettings:
             find_repair(self.repair)
 
     def _check_ranges(self) -> None:
-        if given(self, "neuron_order") and self.neuron_order != "kfac":  # the default of some commands
+        if self.neuron_order != "auto":
             from plasticity_env.strategies.neuron_order import find_order
 
             find_order(self.neuron_order)
-        for name in ("growth_ratio", "aggressiveness", "distillation"):
+        for name in ("growth_ratio", "aggressiveness"):
             check_number(name, getattr(self, name), 0, 1)
         for name in ("portion", "initial_scale"):
             check_number(name, getattr(self, name), 0, 1, above=True)
-        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
-        for name in ("flop_price", "new_head_lr_multiplier"):
-            check_number(name, getattr(self, name), 0, 1e6, above=True)
+        check_number("flop_price", self.flop_price, 0, 1e6, above=True)
         check_number("stabilisation_threshold", self.stabilisation_threshold, 0, 1, below=True)
         if self.max_perplexity_increase is not None:
             check_number("max_perplexity_increase", self.max_perplexity_increase, 0)
@@ -225,7 +196,8 @@ class ExperimentSettings:
         for name, kind in NESTED.items():
             if isinstance(part := known.get(name), dict):
                 known[name] = {option: value for option, value in part.items() if option in kind.__dataclass_fields__}
-        known.setdefault("text_split", "leading")  # as all runs read their text before there was a choice
+        for name, before in (("text_split", "leading"), ("neuron_order", "stored")):
+            known.setdefault(name, before)  # as in all runs before there was a choice
         return fill(cls(), known, "the run's settings")
 
 
@@ -239,13 +211,9 @@ _COUNTS = {
     "mlp_blocks": 0,
     "growth_warmup_steps": 0,
     "growth_trial_steps": 0,
-    "lr_warmup_steps": 0,
     "lr_decay_steps": 1,
-    "accumulation": 1,
     "reward_blocks": 1,
     "test_blocks": 1,
-    "batch_size": 1,
-    "max_length": 2,
     "sample_tokens": 0,
     "seed": 0,
 }

@@ -11,7 +11,8 @@ TEXT_SPLITS = ("documents", "leading")  # ways to split a text that has no split
 FEWEST = 8  # documents that a rule must find, else the next rule is tried
 _RULES = (
     re.compile(r"^ ?= [^=\n]+ = ?$", re.MULTILINE),  # "= Title =" of WikiText and of wikis, first level only
-    re.compile(r"^# \S.*$", re.MULTILINE),  # "# Title" of Markdown
+    # "# Title" of Markdown, alone between blank lines: a comment stands on its code, a ruler (# ----) names nothing
+    re.compile(r"(?:\A|(?<=\n\n))# (?![^\w\s]{2})\S[^\n]*(?=\n\n|\n?\Z)"),
     re.compile(r"(?<=\n)\n\n\n*(?=[^\n])|\f"),  # two blank lines or more, or a form feed: acts, chapters, books
 )
 
@@ -20,7 +21,8 @@ def documents_of(text: str) -> list[str]:
     """Cut a plain text into its documents; joined again they are the text.
 
     Of three rules the first that finds at least eight documents counts: titles of a wiki (``= Title =``), titles of
-    Markdown (``# Title``), and stretches between two or more blank lines.
+    Markdown (``# Title`` alone between blank lines, so that comments of source code are none), and stretches between two or
+    more blank lines.
 
     Returns:
         The documents in order; the text alone where no rule finds enough.

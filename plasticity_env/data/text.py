@@ -24,6 +24,7 @@ from plasticity_env.common.lru import ByteCache
 from plasticity_env.common.values import user_path
 from plasticity_env.data.dealing import Dealt, deal, spread_draw
 from plasticity_env.data.documents import EMBEDDED, TEXT_SPLITS, documents_of, documents_of_rows
+from plasticity_env.data.generated import GENERATED, generated_documents
 
 Split = Literal["train", "calibration", "reward", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -160,7 +161,8 @@ def load_text(
 ) -> TextSplits:
     """Load a text in four disjoint splits.
 
-    ``"shakespeare"`` (``"tiny_shakespeare"`` is another name for it) is embedded and split by play. A path (``.txt``,
+    ``"shakespeare"`` (``"tiny_shakespeare"`` is another name for it) is embedded and split by play; ``"generated:json"`` and
+    ``"generated:table"`` are made-up records and tables, always the same. A path (``.txt``,
     ``.jsonl`` or ``.parquet`` with a ``text`` column) is one text, whose documents are dealt to the splits by a hash of what
     they say: 3/8 of them to test, 1/4 to calibration, 1/4 to train, 1/8 to reward, and none to two of them.
     Rows are documents; in plain text they are found by their titles or the blank lines between them (see
@@ -194,6 +196,8 @@ def load_text(
     if dataset in EMBEDDED:
         texts = {s: gzip.decompress((_TEXT_FOLDER / f"{s}.txt.gz").read_bytes()).decode() for s in SPLITS}
         return TextSplits("shakespeare", block_size, tokenizer, texts)
+    if dataset in GENERATED:
+        return _one_text(dataset, generated_documents(dataset), tokenizer, block_size, text_split)
     if path.suffix.lower() in (".txt", ".jsonl", ".json", ".parquet", *TABLES) or path.exists():
         return _one_text(path.name, _read(path), tokenizer, block_size, text_split)
     rows = _from_hub(dataset, dataset_config)

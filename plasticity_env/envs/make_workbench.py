@@ -5,7 +5,7 @@ from __future__ import annotations
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.plugins import check_plugins
 from plasticity_env.common.values import brief, user_path
-from plasticity_env.data.text import TextSplits, load_text
+from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.measurement import Reading
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.envs.settings import Settings
@@ -38,13 +38,11 @@ def make_workbench(
     loaded, text = load_model_and_text(settings, loaded, text)
     _check_sizes(settings, loaded, text)
     if settings.blocks_of_neurons:
-        as_it_is = settings.neuron_order == "auto" and loaded.model.neuron_order != "stored"
-        order = loaded.model.neuron_order if as_it_is else settings.order
-        order_neurons(loaded.model, text, order, settings.batch_size)
-        if loaded.model.neuron_order != order:
+        order_neurons(loaded.model, text, settings.neuron_order, settings.batch_size)
+        if settings.neuron_order not in ("auto", loaded.model.neuron_order):
             raise InputError(
                 f"the model's neurons are in the order {loaded.model.neuron_order!r}, the environment wants "
-                f"{order!r}: set neuron_order={loaded.model.neuron_order!r}, or load the model again"
+                f"{settings.neuron_order!r}: set neuron_order={loaded.model.neuron_order!r}, or load the model again"
             )
     return Workbench(
         loaded,
@@ -84,15 +82,7 @@ def load_model_and_text(
     """
     if loaded is None:
         loaded = load_model(settings.model_name, device=settings.device, mlp_blocks=settings.blocks_of_neurons)
-    if text is None:
-        text = load_text(
-            settings.dataset,
-            loaded.tokenizer,
-            dataset_config=settings.dataset_config,
-            block_size=settings.max_length,
-            text_split=settings.text_split,
-        )
-    return loaded, text
+    return loaded, settings.load(loaded.tokenizer) if text is None else text
 
 
 def _check_sizes(settings: Settings, loaded: LoadedModel, text: TextSplits) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from plasticity_env.common.errors import InputError, first_line, unknown
 from plasticity_env.common.files import write_text
 from plasticity_env.common.values import user_path
+from plasticity_env.envs.route_settings import RouteSettings
 from plasticity_env.envs.settings import Settings
 
 NAMESPACE = "plasticity/"
@@ -73,6 +74,23 @@ def _check_id(record: EpisodeRecord) -> None:
         raise unknown("environment of a record", record.env_id, known)
 
 
+def _arguments(record: EpisodeRecord) -> dict[str, Any]:
+    """What the environment is made with; it has other arguments, which a record has no say in.
+
+    Raises:
+        InputError: A setting that cannot be used, or a table that did not come with the package.
+    """
+    if record.env_id != "plasticity/Route-v0":
+        Settings.read(record.kwargs)
+        return {**OLDER, **record.kwargs}
+    if "table" in record.kwargs:
+        raise InputError(
+            "the record is of a route table of its player's own: pass an environment with that table, validate(record, env=...)"
+        )
+    RouteSettings.read(record.kwargs)
+    return record.kwargs
+
+
 def validate(record: EpisodeRecord, rel_tol: float = 1e-5, env: gym.Env[Any, Any] | None = None) -> tuple[float, ...]:
     """Replay a record and compare every reward.
 
@@ -94,8 +112,7 @@ def validate(record: EpisodeRecord, rel_tol: float = 1e-5, env: gym.Env[Any, Any
         )
     if env is None:
         _check_id(record)
-        Settings.read(record.kwargs)  # an environment has other arguments, which a record has no say in
-        env = gym.make(record.env_id, **{**OLDER, **record.kwargs})
+        env = gym.make(record.env_id, **_arguments(record))
     env.reset(seed=0, options=record.options)
     rewards = []
     for action in record.actions:

@@ -10,8 +10,8 @@ import numpy as np
 
 from plasticity_env.common.arguments import check_counts, given, plain
 from plasticity_env.common.errors import InputError, UnexpectedArgumentError, unknown
-from plasticity_env.common.values import LARGEST_RATE, brief, check_number, check_text, plain_value
-from plasticity_env.data.documents import TEXT_SPLITS
+from plasticity_env.common.values import LARGEST_RATE, brief, check_number, check_text
+from plasticity_env.data.text_settings import TextSettings
 from plasticity_env.envs.rewards import find_reward
 from plasticity_env.model.modes import PruningMode
 
@@ -36,16 +36,13 @@ LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0), "pruned_share": 
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TextSettings):
     """All arguments of the environments; JSON-able, so that a run can be written down and repeated.
+
+    Which text is read is said in `plasticity_env.data.text_settings.TextSettings`, of which these settings are made.
 
     Attributes:
         model_name: An embedded name, a Hugging Face folder or hub name, or a GGUF file.
-        dataset: Text: shakespeare, a path, or a hub data set.
-        dataset_config: Configuration of a hub data set.
-        text_split: How a text without splits of its own is split: documents (each is dealt as a whole, by a hash, and draws
-            take blocks of as many as they can), or leading (64 blocks of calibration, 64 of reward, then test and train), as
-            version 0 of the environments does. The embedded text is split by play in any case.
         mode: adaptive (pruned heads may be revived and grown) or compressed (pruning is permanent).
         reward: Name in the reward registry.
         flop_price: Price of a nat of log FLOPs: a number, or a range sampled log-uniformly at reset.
@@ -72,8 +69,6 @@ class Settings:
             reset. Scores are then prices on text that the fit did not read, and crossfit scores are the residual ones. 0 fits
             on the calibration blocks.
         reward_blocks: Blocks of text that rewards are measured on, drawn at reset.
-        batch_size: Sequences in one pass (no measurement depends on it) and in one fine-tuning step.
-        max_length: Tokens per block.
         obs_signal: Measure the OBS score, which costs (H*D)^3 a layer and step.
         residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
         moment_cache: A folder that keeps what is gathered from the text that repairs are fitted on, for other processes, seeds
@@ -93,9 +88,6 @@ class Settings:
     """
 
     model_name: str = "bard-gpt2-4x4"
-    dataset: str = "shakespeare"
-    dataset_config: str | None = None
-    text_split: str = "documents"
     mode: str = "adaptive"
     reward: str = "ppl_per_flop"
     flop_price: float | tuple[float, float] = (1.0, 16.0)
@@ -117,8 +109,6 @@ class Settings:
     moment_blocks: int = 0
     moment_cache: str | None = None
     reward_blocks: int = 16
-    batch_size: int = 8
-    max_length: int = 128
     obs_signal: bool = True
     residual_signal: bool = True
     crossfit_signal: bool = True
@@ -129,13 +119,11 @@ class Settings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            object.__setattr__(self, name, plain_value(getattr(self, name)))  # as JSON can hold it
+        super().__post_init__()
         object.__setattr__(self, "device", str(self.device) if type(self.device).__module__ == "torch" else self.device)
         for name in (
             "model_name",
             "dataset",
-            "text_split",
             "mode",
             "reward",
             "repair",
@@ -149,8 +137,6 @@ class Settings:
             check_text(name, getattr(self, name))
         if self.moment_cache is not None:
             check_text("moment_cache", self.moment_cache)
-        if self.dataset_config is not None:
-            check_text("dataset_config", self.dataset_config)
         for name in ("obs_signal", "residual_signal", "crossfit_signal"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be True or False, got {brief(getattr(self, name))}")
@@ -162,11 +148,7 @@ class Settings:
             if name != "pruned_share" or self.pruned_share is not None:
                 check_range(name, getattr(self, name), above, most)
         check_counts(self, horizon=1, train_steps=0, train_streams=1, grow_warmup_steps=0, min_heads_per_layer=0)
-        check_counts(
-            self, mlp_blocks=1, calibration_blocks=1, moment_blocks=0, reward_blocks=1, batch_size=1, max_length=2
-        )
-        if self.text_split not in TEXT_SPLITS:
-            raise unknown("text_split", self.text_split, TEXT_SPLITS)
+        check_counts(self, mlp_blocks=1, calibration_blocks=1, moment_blocks=0, reward_blocks=1)
         if self.labels not in LABELS:
             raise unknown("labels", self.labels, LABELS)
         if self.units not in UNITS:

@@ -110,7 +110,7 @@ def pack(loaded: LoadedModel, text: TextSplits, splits: Collection[Split]) -> Pa
     model.undo_repair()
     arrays: dict[tuple[int, tuple[int, ...], tuple[int, ...]], np.ndarray] = {}
     weights = {}
-    for name, value in model.state_dict().items():
+    for name, value in model.model.state_dict().items():
         place = value.data_ptr(), tuple(value.shape), value.stride()
         arrays.setdefault(place, _array(value))
         weights[name] = arrays[place], str(value.dtype).removeprefix("torch.")

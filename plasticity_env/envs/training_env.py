@@ -17,7 +17,8 @@ from plasticity_env.envs.measurement import Indices
 from plasticity_env.envs.settings import Settings
 from plasticity_env.envs.workbench import Workbench
 from plasticity_env.growth.initial_weights import find_initial_weights, plant, starting
-from plasticity_env.model.plastic_model import PlasticModel, Snapshot
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.snapshots import Snapshot
 from plasticity_env.training.stream import FineTuner, control_arm
 
 MOVED = (

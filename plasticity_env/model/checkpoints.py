@@ -29,7 +29,10 @@ from plasticity_env.model.applied_repairs import OutputRepair
 from plasticity_env.model.guards import masked_weights
 from plasticity_env.model.loading import LOADING, LoadedModel, check_device, read_tokenizer, without_bars
 from plasticity_env.model.loading_remarks import remarks_held_back
-from plasticity_env.model.plastic_model import PlasticModel, Snapshot
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.snapshots import Snapshot
+from plasticity_env.model.state_dicts import read_gates
+from plasticity_env.model.unit_weights import read_saved
 
 FORMAT = 1
 DESCRIPTION, TENSORS, TRAINING = "plastic.json", "plastic.safetensors", "training.pt"
@@ -191,14 +194,9 @@ def _contents(model: PlasticModel, name: str | None, tokenizer: bool) -> _Conten
         current = repair.version == model.weight_version
         repairs[str(site)] = {"current": current}
         aside |= {f"repair.{site}.{part}": t for part in _PARTS if (t := getattr(repair, part)) is not None}
-    for (layer, index, kind), tensors in snapshot.saved.items():
-        aside |= {f"saved.{kind}.{layer}.{index}.{position}": t for position, t in enumerate(tensors)}
     weights = masked_weights(model.model)
     names = {id(parameter): key for key, parameter in model.model.named_parameters()}
-    gates = model.gates
-    for layer, unit in (gates != 1).nonzero().tolist():
-        rows = model.pieces(layer, unit, "unit")[-1]  # the output rows
-        aside[f"rows.{layer}.{unit}"] = rows.data.clone()
+    aside |= model.unit_weights.put_aside(model.gates)
     for site in _first_biases(snapshot.repairs):  # a name that the stock configuration does not know
         key = names[id(model.sites[site].output.bias)]
         aside[f"bias.{key}"] = weights.pop(key)
@@ -217,47 +215,24 @@ def _contents(model: PlasticModel, name: str | None, tokenizer: bool) -> _Conten
     return _Contents(description, weights, aside)
 
 
-def _read_gates(said: dict[str, Any], model: PlasticModel) -> tuple[Tensor, Tensor, Tensor]:
-    """Mask, scales and warm-ups of a description.
-
-    Raises:
-        InputError: They are not of the model's shape, or say what no model can be in.
-    """
-    active, scale, warmup = torch.tensor(said["active"]), torch.tensor(said["scale"]), torch.tensor(said["warmup"])
-    if tuple(active.shape) != model.shape or scale.shape != active.shape or warmup.shape != (2, *active.shape):
-        raise InputError(f"its mask is {tuple(active.shape)}, its model {model.shape}")
-    if not bool(((active == 0) | (active == 1)).all()) or not bool(active[:, : model.heads].any()):
-        raise InputError("its mask must hold zeros and ones, with one active head at least")
-    if not bool(((scale > 0) & (scale <= 1)).all()):
-        raise InputError("its scales must lie above 0 and at most at 1")
-    if not bool(torch.isfinite(warmup).all() and (warmup[0] >= 0).all() and (warmup[0] <= warmup[1]).all()):
-        raise InputError("its warm-ups must be finite, taken steps at most the steps in total")
-    return active.bool(), scale, warmup.float()
-
-
 def _restore(hf_model: Any, contents: _Contents) -> PlasticModel:
     """Wrap a stock model that holds the checkpoint's weights, and bring everything else back."""
     said, aside = contents.description, contents.aside
     model = PlasticModel(hf_model.eval(), said["mode"], said["mlp_blocks"])
-    active, scale, warmup = _read_gates(said, model)
+    active, scale, warmup = read_gates(said, model)
     version = model.weight_version
     model.weights_changed()
     weights = {key: value.detach().clone() for key, value in hf_model.state_dict().items()}
     names = {id(parameter): key for key, parameter in hf_model.named_parameters()}
-    saved: dict[tuple[int, int, str], dict[int, Tensor]] = {}
     parts: dict[int, dict[str, Tensor]] = {}
     for key, tensor in aside.items():
         kind, _, rest = key.partition(".")
         if kind == "bias":
             weights[rest] = tensor
         elif kind == "rows":
-            layer, unit = map(int, rest.split("."))
-            rows = model.pieces(layer, unit, "unit")[-1]
+            rows = model.unit_weights.rows(key)
             rows.narrow(weights[names[id(rows.parameter)]]).copy_(tensor)
-        elif kind == "saved":
-            what, layer_, index, position = rest.split(".")
-            saved.setdefault((int(layer_), int(index), what), {})[int(position)] = tensor
-        else:
+        elif kind != "saved":
             site, part = rest.split(".")
             parts.setdefault(int(site), {})[part] = tensor
     model.restore(
@@ -265,7 +240,7 @@ def _restore(hf_model: Any, contents: _Contents) -> PlasticModel:
             active=active,
             scale=scale,
             warmup=warmup,
-            saved={key: [tensors[i] for i in range(len(tensors))] for key, tensors in saved.items()},
+            saved=read_saved(aside),
             repairs={
                 site: OutputRepair(
                     **{part: found.get(part) for part in _PARTS},  # type: ignore[arg-type]

@@ -6,9 +6,8 @@ new weights and a warm-up (grow). Nothing else. A pruned unit's gate is 0 and it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,31 +22,9 @@ from plasticity_env.model.frozen_training import frozen_pieces, zero_moments
 from plasticity_env.model.gated_model import GatedModel
 from plasticity_env.model.layouts import HeadSlice
 from plasticity_env.model.modes import PruningMode
-from plasticity_env.model.unit_weights import Key, NewWeights, UnitWeights, random_weights
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Everything that edits and training change in a `PlasticModel`.
-
-    Attributes:
-        active, scale: (L, U) gates' mask and warm-up scale.
-        warmup: (2, L, U) warm-up steps taken and in total.
-        saved: Weights of pruned units and dead KV groups, by (layer, index, kind).
-        repairs: Repaired sites; ``weights`` hold them repaired.
-        weights: A copy of all parameters, or None where the weights equal those of version ``version``.
-        version: The model's weight version.
-        neuron_order: Order of the neurons in the weights.
-    """
-
-    active: Tensor
-    scale: Tensor
-    warmup: Tensor
-    saved: dict[Key, list[Tensor]]
-    repairs: dict[int, OutputRepair]
-    weights: dict[str, Tensor] | None
-    version: int
-    neuron_order: str
+from plasticity_env.model.snapshots import Snapshot
+from plasticity_env.model.state_dicts import check_marks, marked_state, read_gates, split_state
+from plasticity_env.model.unit_weights import NewWeights, UnitWeights, random_weights
 
 
 class PlasticModel(GatedModel):
@@ -88,19 +65,43 @@ class PlasticModel(GatedModel):
         super().__init__(model, mlp_blocks, prove)
         self.mode = mode
         self.neuron_order = "stored"
-        self._weights = UnitWeights(self.blocks, self.mlps)
+        self.unit_weights = UnitWeights(self.blocks, self.mlps)
         self._repairs = AppliedRepairs(self.sites)
         self._stamp: list[int] | None = None
         self.weights_changed()
 
     # -- a causal LM as before -----------------------------------------------------------------------------------
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load stock weights into the wrapped model: repairs are taken back first, pruned heads save the new weights."""
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The model as it was measured: masked weights under stock names, and under ``plasticity.`` what the mask hides.
+
+        Asked by a module around this one, or for the parameters themselves (``keep_vars``), with the weights as they lie there.
+        """
+        if args or kwargs.get("prefix") or kwargs.get("keep_vars") or kwargs.get("destination") is not None:
+            return super().state_dict(*args, **kwargs)
+        return marked_state(self, self._warmup, self.unit_weights)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load weights into the wrapped model; repairs are taken back first.
+
+        What `state_dict` gave brings its mask and its saved weights along. Under stock weights the mask stays, and pruned units
+        save the new weights.
+
+        Raises:
+            InputError: The mask that comes along does not fit this model, or a repair added biases; nothing is changed.
+        """
         self.refuse_if_retired()
+        stock, said = split_state(state_dict)
+        if said:
+            check_marks(said, stock, self, self.unit_weights)
         self.undo_repair()
-        result = self.model.load_state_dict(*args, **kwargs)
-        self._weights.save_again()
+        result = self.model.load_state_dict(stock if said else state_dict, *args, **kwargs)
+        if said:
+            self._active, self._scale, self._warmup = read_gates(said, self)
+            self.unit_weights.take_from(said)
+            self._publish()
+        else:
+            self.unit_weights.save_again()
         self.neuron_order = "stored"  # whatever it was, these weights store their own
         self.weights_changed()
         return result
@@ -108,7 +109,7 @@ class PlasticModel(GatedModel):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PlasticModel:
         """Move what lies outside the parameters along with them (``.to(device)``, ``.half()``)."""
         super()._apply(fn, recurse)
-        self._weights.move(fn)
+        self.unit_weights.move(fn)
         self._repairs.move(fn)
         self._publish()
         return self
@@ -136,9 +137,9 @@ class PlasticModel(GatedModel):
         self._undo_repairs_of(mask)
         self._active = self._active & ~mask
         for layer, unit in mask.nonzero().tolist():
-            self._weights.save(layer, unit, "unit")
+            self.unit_weights.save(layer, unit, "unit")
             if self.group_is_dead(layer, unit):
-                self._weights.save(layer, unit // self.blocks[layer].group_size, "group")
+                self.unit_weights.save(layer, unit // self.blocks[layer].group_size, "group")
         self._scale[mask] = 1.0
         self._warmup[:, mask] = 0.0
         self._publish()
@@ -157,9 +158,9 @@ class PlasticModel(GatedModel):
         self._undo_repairs_of(mask)
         changed = False
         for layer, unit in mask.nonzero().tolist():
-            changed |= self._weights.put_back(layer, unit, "unit")
+            changed |= self.unit_weights.put_back(layer, unit, "unit")
             if unit < self.heads:
-                changed |= self._weights.put_back(layer, unit // self.blocks[layer].group_size, "group")
+                changed |= self.unit_weights.put_back(layer, unit // self.blocks[layer].group_size, "group")
             self._active[layer, unit] = True
         if changed:
             self.weights_changed()
@@ -207,9 +208,9 @@ class PlasticModel(GatedModel):
             for piece, value in zip(pieces, values, strict=True):
                 piece.data.copy_(value)
         for layer, unit in mask.nonzero().tolist():
-            self._weights.saved.pop((layer, unit, "unit"), None)
+            self.unit_weights.saved.pop((layer, unit, "unit"), None)
             if unit < self.heads:
-                self._weights.saved.pop((layer, unit // self.blocks[layer].group_size, "group"), None)
+                self.unit_weights.saved.pop((layer, unit // self.blocks[layer].group_size, "group"), None)
         self._active = active | mask
         if mask.any():
             self.weights_changed()
@@ -326,7 +327,7 @@ class PlasticModel(GatedModel):
             self.active,
             self.scale,
             self._warmup.clone(),
-            self._weights.copy(),
+            self.unit_weights.copy(),
             self.repairs,
             copies,
             self.weight_version,
@@ -354,7 +355,7 @@ class PlasticModel(GatedModel):
         self._active = snapshot.active.clone()
         self._scale = snapshot.scale.clone()
         self._warmup = snapshot.warmup.clone()
-        self._weights.saved = self._weights.copy(snapshot.saved)
+        self.unit_weights.saved = self.unit_weights.copy(snapshot.saved)
         self.neuron_order = snapshot.neuron_order
         self._publish()
 
@@ -362,20 +363,20 @@ class PlasticModel(GatedModel):
 
     def pieces(self, layer: int, index: int, kind: str) -> list[HeadSlice]:
         """The pieces of parameters that make a unit ("unit", column of the mask) or a KV group ("group")."""
-        return self._weights.pieces(layer, index, kind)
+        return self.unit_weights.pieces(layer, index, kind)
 
     def saved_weights(self, layer: int, index: int, kind: str = "unit") -> list[Tensor] | None:
         """Copies of the weights kept aside for a pruned unit (or dead KV group), in the order of `pieces`; None if none."""
-        saved = self._weights.saved.get((layer, index, kind))
+        saved = self.unit_weights.saved.get((layer, index, kind))
         return None if saved is None else [tensor.clone() for tensor in saved[: len(self.pieces(layer, index, kind))]]
 
     def _pruned_pieces(self) -> list[HeadSlice]:
         pieces: list[HeadSlice] = []
         for layer, unit in (~self._active).nonzero().tolist():
-            pieces += self._weights.all_pieces(layer, unit, "unit")
+            pieces += self.unit_weights.all_pieces(layer, unit, "unit")
             size = self.blocks[layer].group_size
             if self.group_is_dead(layer, unit) and unit % size == 0:
-                pieces += self._weights.all_pieces(layer, unit // size, "group")
+                pieces += self.unit_weights.all_pieces(layer, unit // size, "group")
         return pieces
 
     # -- helpers -----------------------------------------------------------------------------------------------------

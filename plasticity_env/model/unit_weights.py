@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 import torch
@@ -79,9 +79,50 @@ class UnitWeights:
         source = self.saved if saved is None else saved
         return {key: [tensor.clone() for tensor in tensors] for key, tensors in source.items()}
 
+    def put_aside(self, gates: Tensor) -> dict[str, Tensor]:
+        """What masked weights do not hold: output rows of units whose gate is not 1, and what pruning saved.
+
+        Args:
+            gates: (L, U).
+
+        Returns:
+            Copies, under the names ``rows.LAYER.UNIT`` and ``saved.KIND.LAYER.INDEX.POSITION``.
+        """
+        aside = {}
+        for layer, unit in (gates != 1).nonzero().tolist():
+            aside[f"rows.{layer}.{unit}"] = _copy(self.pieces(layer, unit, "unit")[-1].data)  # the output rows
+        for (layer, index, kind), tensors in self.saved.items():
+            aside |= {f"saved.{kind}.{layer}.{index}.{position}": _copy(t) for position, t in enumerate(tensors)}
+        return aside
+
+    def take_from(self, aside: Mapping[str, Tensor]) -> None:
+        """Bring back what `put_aside` copied: the rows into the weights, the saved weights in the place of the present ones."""
+        for name, tensor in aside.items():
+            if name.startswith("rows."):
+                self.rows(name).data.copy_(tensor)
+        self.saved = {
+            key: [tensor.to(piece.data) for piece, tensor in zip(self.all_pieces(*key), tensors, strict=True)]
+            for key, tensors in read_saved(aside).items()
+        }
+
+    def rows(self, name: str) -> HeadSlice:
+        """The output rows that `put_aside` calls by this name."""
+        layer, unit = map(int, name.split(".")[1:])
+        return self.pieces(layer, unit, "unit")[-1]
+
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Move or convert everything, as ``nn.Module._apply`` does with parameters."""
         self.saved = {key: [fn(tensor) for tensor in tensors] for key, tensors in self.saved.items()}
+
+
+def read_saved(aside: Mapping[str, Tensor]) -> dict[Key, list[Tensor]]:
+    """The weights that pruning saved, out of what `UnitWeights.put_aside` made."""
+    saved: dict[Key, dict[int, Tensor]] = {}
+    for name, tensor in aside.items():
+        if name.startswith("saved."):
+            _, kind, layer, index, position = name.split(".")
+            saved.setdefault((int(layer), int(index), kind), {})[int(position)] = tensor
+    return {key: [tensors[i] for i in range(len(tensors))] for key, tensors in saved.items()}
 
 
 def random_weights(
@@ -94,3 +135,7 @@ def random_weights(
         noise = torch.randn(piece.data.shape, generator=generator, dtype=torch.float32, device=device)
         fresh.append(noise * float(piece.parameter.data.float().std()) if noise.ndim > 1 else torch.zeros_like(noise))
     return fresh
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -25,10 +25,10 @@ def scale(values: Sequence[float | None]) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "tickformat": "~g"} if ticks else {"tickformat": "~g"}
 
 
-def head_axes(shape: tuple[int, int], most: tuple[int, int] = (8, 8)) -> dict[str, Any]:
+def head_axes(shape: tuple[int, int], most: tuple[int, int] = (8, 8), columns: str = "head") -> dict[str, Any]:
     """Both axes of a map of heads: layers go down, heads go right, at most about ``most`` ticks on each."""
     axes = {}
-    for name, title, count, ticks in zip("yx", ("layer", "head"), shape, most, strict=True):
+    for name, title, count, ticks in zip("yx", ("layer", columns), shape, most, strict=True):
         ends = [count - 0.5, -0.5] if name == "y" else [-0.5, count - 0.5]
         axes[f"{name}axis"] = {
             "title": {"text": title, "standoff": 4},

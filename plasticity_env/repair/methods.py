@@ -82,20 +82,31 @@ def least_squares(
         InputError: Statistics that are not finite.
     """
     moments.check()
-    gram, dense = moments.gram, weight.to(moments.gram.dtype)
-    repaired = weight.repeat(len(kept), 1, 1)  # (n, I, E)
-    penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)  # (n,)
+    dense, repaired = weight.to(moments.gram.dtype), weight.repeat(len(kept), 1, 1)  # (n, I, E)
     for rows, inside, outside in alike(kept):
         if inside.shape[1] and outside.shape[1]:
-            here, down = rows[:, None, None], inside[:, :, None]
-            system, wanted = (
-                gram[here, down, inside[:, None]],
-                gram[here, down, outside[:, None]],
-            )  # (k, S, S), (k, S, P)
-            system.diagonal(dim1=1, dim2=2).add_(penalty[rows, None])
-            mix = torch.cholesky_solve(wanted, torch.linalg.cholesky(system))  # A
+            mix = mixing(moments.gram[rows], inside, outside, ridge)
             repaired[rows[:, None], inside] = (dense[inside] + mix @ dense[outside]).to(weight.dtype)
     return Projection(weight=repaired)
+
+
+def mixing(gram: Tensor, inside: Tensor, outside: Tensor, ridge: float = RIDGE) -> Tensor:
+    """What kept inputs say of pruned ones: A = (G_SS + lambda I)^-1 G_SP, lambda = ridge * mean(diag G).
+
+    Args:
+        gram: (k, I, I) second moments.
+        inside: (k, S) numbers of the kept inputs.
+        outside: (k, P) those of the pruned ones.
+        ridge: lambda as a share of the mean diagonal.
+
+    Returns:
+        (k, S, P).
+    """
+    penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)  # (k,)
+    which, down = torch.arange(len(gram), device=gram.device)[:, None, None], inside[:, :, None]
+    system, wanted = gram[which, down, inside[:, None]], gram[which, down, outside[:, None]]  # (k, S, S), (k, S, P)
+    system.diagonal(dim1=1, dim2=2).add_(penalty[:, None])
+    return torch.cholesky_solve(wanted, torch.linalg.cholesky(system))
 
 
 def solve(system: Tensor, wanted: Tensor, rows: Tensor, ridge: float) -> Tensor:

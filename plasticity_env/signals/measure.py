@@ -200,7 +200,7 @@ def measure_many(
             along = {"residual": projectors, "crossfit": crossfit[start >= middle] if crossfit else None}
             recorder.begin(padding, len(ids), tokens, {kind: found for kind, found in along.items() if found})
             with model.using(leaf, recorder), torch.enable_grad():
-                loss, slope = _losses(model, ids, padding, sampled)  # (n * b,) each
+                loss, slope = text_losses(model, ids, padding, sampled)  # (n * b,) each
                 found = torch.autograd.grad(slope.sum(), [leaf, recorder.slopes.leaf], allow_unused=True)
             losses.append(loss.detach().unflatten(0, (versions, -1)))
             gradients.append(found[0].unflatten(0, (versions, -1)))
@@ -278,13 +278,19 @@ def sequence_losses(model: PlasticModel, input_ids: Tensor, attention_mask: Tens
     Returns:
         (B,) float32, differentiable.
     """
-    return _losses(model, input_ids, attention_mask, False)[0]
+    return text_losses(model, input_ids, attention_mask, False)[0]
 
 
-def _losses(
+def text_losses(
     model: PlasticModel, input_ids: Tensor, attention_mask: Tensor | None, sampled: bool
 ) -> tuple[Tensor, Tensor]:
-    """(B,) losses of the text's own next tokens, and of these or of sampled ones: what slopes are taken of."""
+    """(B,) losses of the text's own next tokens, and of these or of sampled ones: what slopes are taken of.
+
+    Args:
+        model: Called with its current gates.
+        input_ids, attention_mask: As `sequence_losses` takes them.
+        sampled: Whether the second losses are those of tokens that the model draws.
+    """
     extra = text_mask_inputs(model, attention_mask)
     logits = model.model(input_ids=input_ids, use_cache=False, **extra).logits  # (B, T, V)
     targets = F.pad(input_ids[:, 1:], (0, 1), value=-100)  # the last position predicts nothing; no copy of the logits

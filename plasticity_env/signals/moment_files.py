@@ -70,15 +70,20 @@ class MomentFiles:
     def _path(self, ids: Tensor) -> Path:
         version = self._model.weight_version
         if self._weights is None or self._weights[0] != version:
-            digest = hashlib.sha256()
-            for name, value in self._model.model.state_dict().items():
-                digest.update(name.encode())
-                digest.update(_bytes(value))
-            self._weights = version, digest.hexdigest()
+            self._weights = version, weights_digest(self._model)
         sites = [site.index for site in self._model.sites if site.gated]
         text = hashlib.sha256(f"{self._weights[1]} {sites} {tuple(ids.shape)} ".encode())
         text.update(ids.cpu().contiguous().numpy().tobytes())
         return self._folder / f"moments-{text.hexdigest()[:32]}.safetensors"
+
+
+def weights_digest(model: PlasticModel) -> str:
+    """SHA-256 of a model's present weights and their names."""
+    digest = hashlib.sha256()
+    for name, value in model.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_bytes(value))
+    return digest.hexdigest()
 
 
 def _square(triangle: Tensor) -> Tensor:

@@ -101,8 +101,7 @@ class SlopeSums:
         if not any(site.index in found for found in self._parts[-1].values()):
             return rows
         kept = rows.detach()
-        found: Tensor = _Tap.apply(rows, self.leaf, lambda slope: self._note(site, kept, slope))
-        return found
+        return hear_gradient(rows, self.leaf, lambda slope: self._note(site, kept, slope))
 
     def _note(self, site: Site, rows: Tensor, gradient: Tensor) -> None:
         cut, back = (
@@ -184,6 +183,18 @@ class SlopeSums:
                         mine.append([])
                     mine[-1].append((kind, site, projectors[index].inverse, inputs))
         return [lot for of_shape in lots.values() for lot in of_shape]
+
+
+def hear_gradient(rows: Tensor, leaf: Tensor, note: Callable[[Tensor], None]) -> Tensor:
+    """Pass on rows, and on the way back hand the loss's gradient in them to a function.
+
+    Args:
+        rows: Any tensor.
+        leaf: A tensor whose gradient is asked for: without one that depends on it, nothing goes back.
+        note: Called with the gradient.
+    """
+    found: Tensor = _Tap.apply(rows, leaf, note)
+    return found
 
 
 class _Tap(torch.autograd.Function):

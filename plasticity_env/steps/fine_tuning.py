@@ -14,6 +14,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.interrupts import interrupts_between_steps
 from plasticity_env.common.progress import Progress
 from plasticity_env.data.batches import BlockBatches
+from plasticity_env.data.documents import EMBEDDED
 from plasticity_env.model.checkpoints import Checkpoint, is_checkpoint
 from plasticity_env.model.loading import load_model
 from plasticity_env.steps.opening import (
@@ -28,7 +29,15 @@ from plasticity_env.steps.step_arguments import FineTuneConfig
 from plasticity_env.training.distillation import Distillation, distilled_parts
 from plasticity_env.training.trainer import PlasticityTrainer, TrainStep, create_plasticity_trainer
 
-_FREE = ("device", "resume", "save_steps", "output_path", "model_path", "model_name")  # may change when a run goes on
+_FREE = (
+    "device",
+    "resume",
+    "save_steps",
+    "output_path",
+    "model_path",
+    "model_name",
+    "text",
+)  # may change when a run goes on
 
 
 def fine_tune(config: FineTuneConfig) -> tuple[Path, list[str]]:
@@ -150,7 +159,11 @@ def _distillation(config: FineTuneConfig, checkpoint: Checkpoint) -> Distillatio
 
 
 def _refuse_other(before: dict[str, Any], now: dict[str, Any]) -> None:
-    for key, value in before.items():
+    text = before["text"]
+    named = text["dataset"] not in (None, "", *EMBEDDED)  # a run that does not say so read such a text from its front
+    text = {"text_split": "leading" if named else now["text"]["text_split"], **text, "dataset": text["dataset"] or ""}
+    now = now | now["text"]
+    for key, value in (before | text).items():
         if key not in _FREE and now.get(key) != value:
             raise InputError(
                 f"the interrupted run had {key} {value!r}, not {now.get(key)!r}: resume it with the same value"

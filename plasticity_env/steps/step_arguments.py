@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.values import LARGEST_RATE, check_number
+from plasticity_env.common.values import check_number
+from plasticity_env.data.text_settings import TextSettings
 from plasticity_env.model.embedded import embedded_models
+from plasticity_env.steps.learning_settings import LearningSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,32 +22,31 @@ if TYPE_CHECKING:
 HUB_TEXT = ("wikitext", "wikitext-2-raw-v1")
 
 
-def text_or_default(model_name: str, dataset: str | None, dataset_config: str | None) -> tuple[str, str | None]:
-    """A text and its configuration, where none is named Shakespeare for an embedded model and WikiText-2 for any other."""
-    name = dataset or ("shakespeare" if model_name in embedded_models() else HUB_TEXT[0])
-    return name, dataset_config or (HUB_TEXT[1] if name == HUB_TEXT[0] else None)
+S = TypeVar("S", bound=TextSettings)
+
+
+def with_text(settings: S, model_name: str) -> S:
+    """The same settings with a text: where none is named Shakespeare for an embedded model and WikiText-2 for any other."""
+    name = settings.dataset or ("shakespeare" if model_name in embedded_models() else HUB_TEXT[0])
+    config = settings.dataset_config or (HUB_TEXT[1] if name == HUB_TEXT[0] else None)
+    return replace(settings, dataset=name, dataset_config=config)
 
 
 @dataclass(frozen=True)
-class StepText:
+class StepText(TextSettings):
     """Which text a step reads."""
 
-    dataset: str | None = None
+    dataset: str = ""
     """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: that of the previous step, otherwise shakespeare
     for an embedded model and wikitext for any other"""
-    dataset_config: str | None = None
-    """configuration of a hub data set"""
-    max_length: int = 128
-    """tokens per block"""
-    batch_size: int = 8
-    """sequences in one pass"""
     calibration_blocks: int = 32
     """blocks of the calibration split that heads are measured on"""
     test_blocks: int = 16
     """blocks of the test split that say what the step did to the perplexity"""
 
     def __post_init__(self) -> None:
-        check_counts(self, max_length=2, batch_size=1, calibration_blocks=1, test_blocks=1)
+        super().__post_init__()
+        check_counts(self, calibration_blocks=1, test_blocks=1)
 
     def open(self, checkpoint: Checkpoint) -> TextSplits:
         """The text, tokenised for a model.
@@ -53,15 +54,17 @@ class StepText:
         Raises:
             InputError: No such text, one that is too short, or blocks longer than the model's positions.
         """
-        from plasticity_env.data.text import load_text
         from plasticity_env.model.loading import check_positions
 
         check_positions(checkpoint.loaded, self.max_length)
-        noted = (None, None) if self.dataset else checkpoint.notes.get("text", (None, None))
-        name, config = noted[0] or self.dataset, self.dataset_config or noted[1]
-        name, config = text_or_default(checkpoint.loaded.name, name, config)
-        checkpoint.notes["text"] = [name, config]
-        return load_text(name, checkpoint.loaded.tokenizer, dataset_config=config, block_size=self.max_length)
+        own, noted = self, checkpoint.notes.get("text")
+        if noted and not self.dataset:
+            name, config, split = [*noted, "leading"][:3]  # as texts were split before it was noted
+            split = self.text_split if given(self, "text_split") else split
+            own = replace(self, dataset=name, dataset_config=self.dataset_config or config, text_split=split)
+        own = with_text(own, checkpoint.loaded.name)
+        checkpoint.notes["text"] = [own.dataset, own.dataset_config, own.text_split]
+        return own.load(checkpoint.loaded.tokenizer)
 
     def calibration(self, text: TextSplits, seed: int) -> Tensor:
         """(n, T) calibration blocks that a seed draws."""
@@ -78,8 +81,24 @@ class StepText:
         return text.some("test", self.test_blocks)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What the arguments of all steps share."""
+
+    output_path: Path | None = None
+    """a folder, or a .pth file; unset: a folder under runs/"""
+    seed: int = 0
+    """draws calibration blocks and whatever else is random, and fixes the order of the training text"""
+    device: str = "auto"
+    """device to run on: auto, cpu, cuda, ..."""
+    text: StepText = field(default_factory=StepText)
+
+    def __post_init__(self) -> None:
+        check_counts(self, seed=0)
+
+
 @dataclass(frozen=True)
-class PruneConfig:
+class PruneConfig(Step):
     """Arguments of the pruning step."""
 
     model_name: str = "distilgpt2"
@@ -92,20 +111,13 @@ class PruneConfig:
     """with --strategy entropy: whether high or low entropy goes first; auto measures on calibration text"""
     repair: str = "least_squares"
     """how the remaining heads make up for the pruned ones: none, bias, scale, least_squares, sequential, ..."""
-    output_path: Path | None = None
-    """a folder, or a .pth file; unset: a folder under runs/"""
-    seed: int = 0
-    """draws calibration blocks and whatever is random"""
-    device: str = "auto"
-    """device to run on: auto, cpu, cuda, ..."""
-    text: StepText = field(default_factory=StepText)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.pruning_level < 1:
             raise InputError(
                 f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"
             )
-        check_counts(self, seed=0)
         if given(self, "strategy", "prune_entropy", "repair"):
             from plasticity_env.repair.registry import find_repair
             from plasticity_env.strategies.pruning import DIRECTIONS, PRUNING_STRATEGIES
@@ -118,7 +130,7 @@ class PruneConfig:
 
 
 @dataclass(frozen=True)
-class ExpandConfig:
+class ExpandConfig(Step):
     """Arguments of the growth step."""
 
     model_path: str = ""
@@ -136,20 +148,13 @@ class ExpandConfig:
     initial_weights: str = "random"
     """what a new head starts from: random, copy (of the layer's most useful head), transfer (from the mirrored layer), lemon (a
     duplicate that shares what the original writes) or gradmax (values of the steepest gradient)"""
-    output_path: Path | None = None
-    """a folder, or a .pth file; unset: a folder under runs/"""
-    seed: int = 0
-    """draws calibration blocks and new weights"""
-    device: str = "auto"
-    """device to run on: auto, cpu, cuda, ..."""
-    text: StepText = field(default_factory=StepText)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.growth_percentage <= 1:
             raise InputError(
                 f"growth_percentage {self.growth_percentage!r} is outside (0, 1]: 0.1 grows a tenth of all heads"
             )
-        check_counts(self, seed=0)
         if given(self, "growth_strategy", "initial_scale", "warmup_steps", "initial_weights"):
             from plasticity_env.growth.initial_weights import find_initial_weights
             from plasticity_env.growth.schedule import WarmupSchedule
@@ -162,34 +167,19 @@ class ExpandConfig:
 
 
 @dataclass(frozen=True)
-class FineTuneConfig:
+class FineTuneConfig(Step, LearningSettings):
     """Arguments of the learning step."""
 
     model_path: str = ""
     """the checkpoint of a pruned or expanded model: a folder or a .pth file"""
     model_name: str | None = None
     """name that the checkpoint's model must have; unset: any name"""
-    learning_rate: float = 5e-5
-    """learning rate of AdamW"""
-    new_head_lr_multiplier: float = 3.0
-    """learning rate of new heads, as a multiple of --learning_rate"""
-    lr_warmup_steps: int = 0
-    """optimizer steps until new heads reach that rate"""
     lr_decay_steps: int | None = None
     """optimizer steps in which it falls back to the rate of all other heads; unset: the whole training"""
     epochs: int = 1
     """number of passes over the training text"""
     max_steps: int | None = None
     """largest number of optimizer steps; unset: no limit"""
-    accumulation: int = 1
-    """batches in one optimizer step"""
-    mixed_precision: bool = False
-    """forward and backward in bfloat16"""
-    distillation: float = 0.0
-    """weight of the differences from the dense model in what is minimised, in [0, 1]; 0 turns it off"""
-    distil: str = "logits"
-    """what of it is compared: logits, hidden (states after each layer), attention (what each layer's attention writes), or
-    several joined by +, as logits+hidden; parts count alike"""
     temperature: float = 1.0
     """temperature of the distillation"""
     teacher: str | None = None
@@ -198,25 +188,11 @@ class FineTuneConfig:
     """optimizer steps between checkpoints, from which --resume continues; Ctrl-C writes one too"""
     resume: bool = False
     """continue what an interrupted run left at --output_path, bit for bit"""
-    output_path: Path | None = None
-    """a folder, or a .pth file; unset: a folder under runs/"""
-    seed: int = 0
-    """fixes the order of the training text"""
-    device: str = "auto"
-    """device to run on: auto, cpu, cuda, ..."""
-    text: StepText = field(default_factory=StepText)
 
     def __post_init__(self) -> None:
-        check_counts(
-            self, epochs=1, accumulation=1, save_steps=1, max_steps=1, lr_decay_steps=1, seed=0, lr_warmup_steps=0
-        )
-        check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
-        for name in ("new_head_lr_multiplier", "temperature"):
-            check_number(name, getattr(self, name), 0, 1e6, above=True)
-        check_number("distillation", self.distillation, 0, 1)
-        if given(self, "distil"):
-            from plasticity_env.training.distillation import distilled_parts
-
-            distilled_parts(self.distil)
+        Step.__post_init__(self)
+        LearningSettings.__post_init__(self)
+        check_counts(self, epochs=1, save_steps=1, max_steps=1, lr_decay_steps=1)
+        check_number("temperature", self.temperature, 0, 1e6, above=True)
         if self.resume and self.output_path is None:
             raise InputError("--resume needs the --output_path of the interrupted run")

@@ -75,7 +75,7 @@ def find_order(name: str) -> Callable[[NeuronSums], Tensor] | None:
         InputError: No order has this name.
     """
     if name not in ORDERS:
-        raise unknown("neuron order", name, ORDERS)
+        raise unknown("neuron order", name, [*ORDERS, "auto"])
     return ORDERS[name]
 
 
@@ -85,13 +85,15 @@ def order_neurons(model: PlasticModel, text: TextSplits, order: str, batch_size:
     Args:
         model: Dense, without repairs. One whose neurons are in this order already (its ``neuron_order``) is left alone.
         text: `ORDER_BLOCKS` blocks of its calibration split are read (all, where there are fewer).
-        order: Name in `ORDERS`; "stored" leaves every model as it is.
+        order: Name in `ORDERS`; "stored" leaves every model as it is, "auto" is kfac for one whose neurons are as stored.
         batch_size: Sequences in one pass.
 
     Raises:
         InputError: No order of that name, a model that is pruned, repaired or in another order, one without MLPs, or whose
             activations are not finite.
     """
+    if order == "auto":
+        order = "kfac" if model.neuron_order == "stored" else model.neuron_order
     price = find_order(order)
     if price is None or order == model.neuron_order:
         return

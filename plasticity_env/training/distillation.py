@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.model.inputs import text_mask_inputs
-from plasticity_env.model.plastic_model import PlasticModel, Snapshot
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.snapshots import Snapshot
 from plasticity_env.training.layer_outputs import PLACES, layer_outputs, relative_error
 
 PARTS = ("logits", *PLACES)

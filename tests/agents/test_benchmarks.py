@@ -17,6 +17,7 @@ from plasticity_env.agents.benchmarks.bench_peers import prune_one_head_per_grou
 from plasticity_env.agents.benchmarks.bench_prefix import prefix_rows
 from plasticity_env.common.stopwatch import timed
 from plasticity_env.controllers.planners.taylor import taylor_importance
+from plasticity_env.envs.settings import Settings
 from tests.conftest import CONFIGS, build
 
 
@@ -125,4 +126,4 @@ def test_processor_seconds_leave_out_sleep():
 
 def test_processor_seconds_say_nothing_about_a_gpu():
     with pytest.raises(InputError, match="processor seconds"):
-        Options(clock="cpu", device="cuda").check()
+        Options(clock="cpu", settings=Settings(device="cuda")).check()

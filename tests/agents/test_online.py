@@ -96,6 +96,26 @@ def test_the_gradient_is_that_of_the_policy():
     assert torch.allclose(caught["gradient"], torch.tensor(expected), atol=1e-3)
 
 
+@pytest.mark.parametrize("gone", [[False, True, False, True], [True] * 4])
+def test_edits_that_were_taken_back_earn_nothing(gone):
+    """The step is that of the edits that stayed; where none stayed there is none."""
+    agent, other = (learner(entropy_bonus=0.0) for _ in range(2))
+    seen, back = observation(4, mask=np.ones((4, 4), dtype=np.int8)), torch.tensor(gone)
+    edits = torch.from_numpy(agent.choose(seen).edits)[None]
+    log_probs = other._policy(seen)[0].log_prob(edits)[0]
+    (-log_probs[~back].sum() / 4).backward()  # the advantage of a first reward is 1
+    caught = {}
+    agent.network.edits.bias.register_hook(lambda gradient: caught.update(gradient=gradient.clone()))
+    agent.take_back(back)
+    copy = learner(entropy_bonus=0.0)
+    copy.load_state_dict(agent.state_dict())  # a run that is cut before it is paid
+    lesson = agent.learn(0.5)
+    assert torch.allclose(caught["gradient"], other.network.edits.bias.grad, atol=1e-6)
+    assert bool(caught["gradient"].any()) == (not all(gone))
+    assert lesson.log_prob == pytest.approx(float(log_probs.detach()[~back].sum()), abs=1e-5)
+    assert copy.learn(0.5) == lesson
+
+
 def test_rewards_are_compared_with_their_running_mean():
     agent = learner()
     seen, baseline, square = observation(3), 0.0, None

@@ -236,6 +236,20 @@ def test_the_shipped_ranking_is_where_learning_begins():
     assert bool(pruned.any())
 
 
+def test_growth_that_a_trial_took_back_is_not_billed(whole):
+    _, decider = whole
+    history, edits = decider.history, torch.tensor([[3, 0, 3]])
+    heads = torch.tensor([[True, False, False]])
+    decider.history, pending = [{"step": 4, "grow": 2}], decider.learner._pending
+    decider.learner._pending = None, edits
+    try:
+        decider.taken_back(heads)
+        assert decider.history == [{"step": 4, "grow": 1, "taken_back": 1}]
+        assert decider.learner._pending[1].tolist() == [[-1, 0, 3]]
+    finally:
+        decider.history, decider.learner._pending = history, pending
+
+
 def test_where_a_run_begins_is_the_users_choice(config, whole):
     assert config.decider().learner.network.config.context == "linear"
     fresh = replace(config, from_scratch=True).decider().learner.network

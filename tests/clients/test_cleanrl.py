@@ -1,15 +1,50 @@
-"""A script in the manner of CleanRL's ``ppo.py``: flat arrays, `SyncVectorEnv`, statistics of episodes, one update."""
+"""CleanRL: its own ``ppo.py`` as it is, where ``CLEANRL_PPO`` names a copy, and a script in its manner."""
 
 from __future__ import annotations
 
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.distributions import Categorical
 
 import plasticity_env  # noqa: F401
 from tests.conftest import SMALL
+
+SCRIPT = os.environ.get("CLEANRL_PPO", "")
+
+
+@pytest.mark.skipif(
+    not SCRIPT, reason="CLEANRL_PPO names no copy of cleanrl/ppo.py, which is not on PyPI: github.com/vwxyzjn/cleanrl"
+)
+def test_the_script_itself_trains(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sizes = {"num-envs": 2, "num-steps": 16, "total-timesteps": 64, "num-minibatches": 2, "update-epochs": 2}
+    command = [
+        sys.executable,
+        Path(SCRIPT).resolve(),
+        "--env-id",
+        "plasticity_env:plasticity/FlatHeadEdit-v1",
+        "--no-cuda",
+    ]
+    command += [part for name, size in sizes.items() for part in (f"--{name}", str(size))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("SPS:") == 2
+    (events,) = tmp_path.rglob("events.*")
+    log = EventAccumulator(str(events)).Reload()
+    for name in ("losses/policy_loss", "losses/value_loss", "losses/entropy"):
+        values = [scalar.value for scalar in log.Scalars(name)]
+        assert len(values) == 2
+        assert all(map(math.isfinite, values))
 
 
 def make_env():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 import signal
 import subprocess
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from plasticity_env import InputError, load_model, load_plastic, save_plastic
 from plasticity_env.model.checkpoints import load_checkpoint
 from plasticity_env.steps.expanding import expand_heads
 from plasticity_env.steps.file_pruning import prune_heads
-from plasticity_env.steps.fine_tuning import fine_tune
+from plasticity_env.steps.fine_tuning import _refuse_other, fine_tune
 from plasticity_env.steps.step_arguments import ExpandConfig, FineTuneConfig, PruneConfig, StepText
 from plasticity_env.training import HeadLRManager
 from tests.plasticity_env.training.rows import GPT2, LLAMA, head_rows, weights
@@ -199,6 +201,24 @@ def test_an_interrupted_run_goes_on_bit_for_bit(there):
     assert len(again.notes["history"]) == 3
     with pytest.raises(InputError, match="no interrupted run"):
         fine_tune(FineTuneConfig(resume=True, output_path=Path("cut.pth"), **settings))
+
+
+def test_a_run_of_before_goes_on_with_its_text_as_it_was_split():
+    def settings(text: StepText) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(FineTuneConfig("a", text=text)), default=str))
+
+    def of_before(dataset: str | None) -> dict[str, Any]:
+        found = settings(step_text())
+        kept = {name: value for name, value in found["text"].items() if name != "text_split"}
+        return {**found, "text": {**kept, "dataset": dataset}}
+
+    sizes = {"max_length": 16, "calibration_blocks": 16, "test_blocks": 8}
+    _refuse_other(of_before("text.txt"), settings(step_text(text_split="leading")))
+    _refuse_other(of_before(None), settings(StepText(**sizes)))  # the checkpoint says which text, and how it is split
+    with pytest.raises(InputError, match="had text_split 'leading', not 'documents': resume it with the same value"):
+        _refuse_other(of_before("text.txt"), settings(step_text()))
+    with pytest.raises(InputError, match="had max_length 16, not 32"):
+        _refuse_other(of_before(None), settings(StepText(**{**sizes, "max_length": 32})))
 
 
 def test_pruning_goes_on_from_a_checkpoint_and_distils_from_the_dense_model(there):

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.values import LARGEST_RATE, check_number
+from plasticity_env.data.text_settings import TextSettings
 
 NONE, REVIVE = "none", "revive"
 GROWTHS = (NONE, "gradient_sensitivity", "entropy_gap", "balanced", "random", REVIVE)  # those of the package
 
 
 @dataclass(frozen=True)
-class GridSetting:
-    """What all cells of a table share; a cell of another setting is another cell.
+class GridSetting(TextSettings):
+    """What all cells of a table share, beside their text; a cell of another setting is another cell.
 
     Attributes:
-        model_name, dataset, dataset_config: Which model and text.
+        model_name: Which model.
         pruning_strategy: What chooses the heads to prune.
         training_steps: Optimizer steps of every arm, in all its cycles together.
-        batch_size, max_length: Sequences per step, tokens per sequence.
         learning_rate: Learning rate of AdamW.
         initial_weights, initial_scale: Initial weights and initial scale of grown heads.
         rate_decay_steps: Steps in which the learning rate of heads that came back falls to that of the others.
@@ -31,12 +31,8 @@ class GridSetting:
     """
 
     model_name: str = "bard-gpt2-4x4"
-    dataset: str = "shakespeare"
-    dataset_config: str | None = None
     pruning_strategy: str = "fisher"
     training_steps: int = 200
-    batch_size: int = 8
-    max_length: int = 128
     learning_rate: float = 5e-5
     initial_weights: str = "random"
     initial_scale: float = 0.01
@@ -45,6 +41,7 @@ class GridSetting:
     test_blocks: int = 128
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if given(self, "pruning_strategy", "initial_weights", "initial_scale"):
             from plasticity_env.growth.initial_weights import find_initial_weights
             from plasticity_env.growth.schedule import WarmupSchedule
@@ -53,9 +50,7 @@ class GridSetting:
             find_strategy(PRUNING_STRATEGIES, self.pruning_strategy, "pruning")
             find_initial_weights(self.initial_weights)
             WarmupSchedule(self.initial_scale, 0)
-        check_counts(
-            self, max_length=2, training_steps=1, batch_size=1, calibration_blocks=1, test_blocks=1, rate_decay_steps=1
-        )
+        check_counts(self, training_steps=1, calibration_blocks=1, test_blocks=1, rate_decay_steps=1)
         check_number("learning_rate", self.learning_rate, 0, LARGEST_RATE, above=True)
 
 

@@ -20,13 +20,15 @@ from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.jsonl_table import CellFile
 from plasticity_env.cycle.grid.grid_plan import NONE, REVIVE, GridArm, GridSetting
+from plasticity_env.data.documents import EMBEDDED
 from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.shared_arrays import PackedModel, pack
 from plasticity_env.growth.grow import grow_attention_heads_gradually
 from plasticity_env.growth.revival import revive_attention_heads
 from plasticity_env.model.flops import flop_table
 from plasticity_env.model.loading import LoadedModel, check_positions
-from plasticity_env.model.plastic_model import PlasticModel, Snapshot
+from plasticity_env.model.plastic_model import PlasticModel
+from plasticity_env.model.snapshots import Snapshot
 from plasticity_env.repair.whole import repair_model
 from plasticity_env.signals.measure import mean_loss
 from plasticity_env.strategies.pruning import select_for_pruning
@@ -305,5 +307,6 @@ def _plain(cell: GridCell) -> dict[str, Any]:
 
 
 def _parse(row: dict[str, Any]) -> GridCell:
-    parts = {"setting": GridSetting(**row["setting"]), "arm": GridArm(**row["arm"])}
+    before = {} if row["setting"]["dataset"] in EMBEDDED else {"text_split": "leading"}  # of cells that do not say
+    parts = {"setting": GridSetting(**before | row["setting"]), "arm": GridArm(**row["arm"])}
     return GridCell(**{**row, **parts, "cycles": [Losses(**losses) for losses in row["cycles"]]})

@@ -17,6 +17,8 @@ from plasticity_env.cycle.page.story import (
     phase_name,
     smooth,
     stages_of,
+    unit_name,
+    units_of,
 )
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow, StepRow
@@ -73,7 +75,7 @@ def process(record: RunRecord) -> Figure | None:
             *labels,
             panel_title("training loss (nats per token)", 0.96),
             panel_title("perplexity on held-out text", 0.58),
-            panel_title("active heads", 0.23),
+            panel_title(f"active {units_of(record)}", 0.23),
         ],
     }
     return traces, layout
@@ -110,7 +112,7 @@ def comparison(record: RunRecord) -> Figure | None:
         "annotations": [
             *labels,
             panel_title("perplexity after each phase", 0.95),
-            panel_title("sparsity (share of heads pruned)", 0.47),
+            panel_title(f"sparsity (share of {units_of(record)} pruned)", 0.47),
             panel_title("FLOPs kept (share of the dense model)", 0.19),
         ],
     }
@@ -242,7 +244,7 @@ def _active_heads(record: RunRecord) -> tuple[list[Trace], list[int]]:
     end = last_step(record)
     counts = [moment.active for moment in moments]
     line: Trace = {"type": "scatter", "x": [*(moment.step for moment in moments), end], "y": [*counts, counts[-1]]}
-    line |= {"yaxis": "y3", "mode": "lines", "name": "active heads", "hoverinfo": "skip"}
+    line |= {"yaxis": "y3", "mode": "lines", "name": f"active {units_of(record)}", "hoverinfo": "skip"}
     line["line"] = {"color": ARM_COLOURS[EXPERIMENT], "width": 1.8, "shape": "hv"}
     traces = [line]
     for edit in EDITS:
@@ -251,7 +253,7 @@ def _active_heads(record: RunRecord) -> tuple[list[Trace], list[int]]:
         if held:
             said = []
             for moment, edits in held:
-                names = [f"{e.layer}.{e.head}" for e in edits]
+                names = [unit_name(record, e.layer, e.head) for e in edits]
                 more = f" and {len(names) - 12} more" if len(names) > 12 else ""
                 where = html.escape(moment_name(moment.cycle, moment.phase))
                 said.append(f"{where}: {len(edits)} {DONE[edit]}<br>{', '.join(names[:12])}{more}")

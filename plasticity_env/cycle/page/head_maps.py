@@ -14,11 +14,15 @@ from plasticity_env.cycle.page.story import (
     SHORT_PHASES,
     SIGNAL_NAMES,
     Moment,
+    columns_of,
     grid_of,
+    grids_of,
+    heads_of,
     heavy_tailed,
     moment_name,
     moments_of,
     short,
+    units_of,
 )
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_rows import SignalsRow
@@ -47,9 +51,9 @@ def signal_maps(record: RunRecord) -> tuple[list[tuple[str, Figure]], list[dict[
     rows = [row for row in record.signals if np.array(row.active).shape == shape]
     maps, shown = [], []
     for name in held:
-        grids = [grid_of(row.signals[name]) if name in row.signals else np.full(shape, np.nan) for row in rows]
+        grids = grids_of(record, rows, name)
         log = heavy_tailed(grids)
-        maps.append((SIGNAL_NAMES.get(name, name), _map(grids, log)))
+        maps.append((SIGNAL_NAMES.get(name, name), _map(grids, log, columns_of(record))))
         shown.append([(_shown(grid, log), grid) for grid in grids])
     moments = []
     for index, row in enumerate(rows):
@@ -85,14 +89,14 @@ def decisions(record: RunRecord) -> Figure | None:
                 }
                 | {"hovertemplate": f"%{{text}}: %{{customdata}} {DONE[edit]}<extra></extra>"}
             )
-    layers, heads = moments[0].states.shape
+    (layers, heads), units = moments[0].states.shape, units_of(record)
     states = np.stack([moment.states.reshape(-1) for moment in moments], axis=1)  # (L*H, moments)
     edges = np.repeat(np.arange(6) / 5, 2)[1:-1]
     said = [[f"{label}: {STATE_NAMES[state]}" for label, state in zip(labels, line, strict=True)] for line in states]
     traces.append(
         {"type": "heatmap", "x": at, "z": states.tolist(), "zmin": -0.5, "zmax": 4.5, "showscale": False, "yaxis": "y2"}
         | {"xgap": 1, "ygap": 0.5, "customdata": said}
-        | {"text": [[f"layer {layer}, head {head}"] * len(at) for layer in range(layers) for head in range(heads)]}
+        | {"text": [[name] * len(at) for name in _unit_names(layers, heads_of(record, heads), heads)]}
         | {"colorscale": [[float(edge), STATE_COLOURS[index // 2]] for index, edge in enumerate(edges)]}
         | {"hovertemplate": "%{text}<br>%{customdata}<extra></extra>"}
     )
@@ -109,9 +113,17 @@ def decisions(record: RunRecord) -> Figure | None:
         "yaxis": {"domain": [top, 1], "nticks": 5, "tickformat": "d", "zeroline": True},
         "yaxis2": {"domain": [0, low], "autorange": "reversed", "showgrid": False, "zeroline": False}
         | {"tickvals": [layer * heads for layer in range(layers)], "ticktext": [str(layer) for layer in range(layers)]},
-        "annotations": [panel_title("heads pruned (down), brought back (up)", 1), panel_title("heads by layer", low)],
+        "annotations": [
+            panel_title(f"{units} pruned (down), brought back (up)", 1),
+            panel_title(f"{units} by layer", low),
+        ],
     }
     return traces, layout
+
+
+def _unit_names(layers: int, heads: int, units: int) -> list[str]:
+    kinds = [f"head {unit}" if unit < heads else f"MLP block {unit - heads}" for unit in range(units)]
+    return [f"layer {layer}, {kind}" for layer in range(layers) for kind in kinds]
 
 
 def _tick_names(moments: list[Moment]) -> list[str]:
@@ -133,7 +145,7 @@ def _cells(grid: np.ndarray) -> list[list[float | None]]:
     return [[float(f"{value:.5g}") if math.isfinite(value) else None for value in line] for line in grid.tolist()]
 
 
-def _map(grids: list[np.ndarray], log: bool) -> Figure:
+def _map(grids: list[np.ndarray], log: bool, columns: str) -> Figure:
     """A map whose colours mean the same at every moment."""
     values = np.concatenate([_shown(grid, log).reshape(-1) for grid in grids])
     values = values[np.isfinite(values)]
@@ -149,7 +161,7 @@ def _map(grids: list[np.ndarray], log: bool) -> Figure:
         bar |= {"tickvals": powers, "ticktext": [f"1e{power}" for power in powers]}
     layers, heads = grids[0].shape
     heat = {"type": "heatmap", "z": [], "customdata": [], "zmin": low, "zmax": high, "xgap": 2, "ygap": 2}
-    heat |= {"colorbar": bar, "hovertemplate": "layer %{y}, head %{x}: %{customdata}<extra></extra>"}
+    heat |= {"colorbar": bar, "hovertemplate": f"layer %{{y}}, {columns} %{{x}}: %{{customdata}}<extra></extra>"}
     mark = {"type": "scatter", "x": [], "y": [], "mode": "markers", "hoverinfo": "skip"}
     size = 9 if heads <= 8 else 7
     pruned = {"symbol": "x", "size": size, "color": "var:prune", "line": {"color": "var:card", "width": 1}}
@@ -158,7 +170,7 @@ def _map(grids: list[np.ndarray], log: bool) -> Figure:
         "height": 100 + 24 * min(layers, 16),
         "margin": {"l": 36, "r": 4, "t": 6, "b": 38},
         "showlegend": False,
-        **head_axes((layers, heads)),
+        **head_axes((layers, heads), columns=columns),
     }
     return [heat, {**mark, "marker": pruned}, {**mark, "marker": fresh}], layout
 

@@ -14,13 +14,17 @@ from plasticity_env.cycle.page.story import (
     EDITS,
     SIGNAL_NAMES,
     Moment,
+    columns_of,
     cycles_of,
     grid_of,
+    grids_of,
     headline,
+    heads_of,
     heavy_tailed,
     moment_name,
     moments_of,
     phase_name,
+    units_of,
 )
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_rows import SignalsRow
@@ -37,6 +41,8 @@ _STATES = np.array([1, 0, 2, 3, 4])  # of a story's moments, as places in DECISI
 def head_pictures(record: RunRecord, dashboards: Path, pictures: Path) -> list[Path]:
     """Draw the heads: all signals over the cycles, all stages, and each cycle's entropy, gradient and decisions.
 
+    Blocks of MLP neurons, where they are units too, stand beside the heads, but for entropy and gradient by themselves.
+
     Args:
         record: Record of the run.
         dashboards: Gets ``attention_heatmaps.png``.
@@ -50,8 +56,8 @@ def head_pictures(record: RunRecord, dashboards: Path, pictures: Path) -> list[P
     final = [row for row in record.signals[-1:] if row not in measured]
     drawn = [signals_png(record, measured, dashboards / "attention_heatmaps.png", final)]
     if len(moments) > 1:
-        heading = headline(record, "active heads by stage")
-        drawn.append(states_png(_evenly(moments, _MOST_STAGES), heading, pictures / "active_heads_by_stage.png"))
+        heading, path = headline(record, f"active {units_of(record)} by stage"), pictures / "active_heads_by_stage.png"
+        drawn.append(states_png(_evenly(moments, _MOST_STAGES), heading, path, columns_of(record)))
     drawings: dict[str, Callable[..., Any]] = {
         "entropy": visualize_head_entropy,
         "gradient": partial(visualize_head_gradients, kind="gate"),
@@ -60,15 +66,16 @@ def head_pictures(record: RunRecord, dashboards: Path, pictures: Path) -> list[P
         for name, draw in drawings.items():
             grid, active = grid_of(row.signals.get(name, [[]])), np.array(row.active, dtype=bool)
             if grid.shape == active.shape and np.isfinite(grid).any():
+                heads = heads_of(record, active.shape[1])
                 path = pictures / f"{name}_cycle_{row.cycle}.png"
                 title = f"{SIGNAL_NAMES[name]}: cycle {row.cycle}, before pruning"
-                draw(grid, active=active, title=title, save_path=path)
+                draw(grid[:, :heads], active=active[:, :heads], title=title, save_path=path)
                 drawn.append(path)
     for cycle in cycles_of(record):
         own = [moment for moment in moments if moment.cycle == cycle]
         if own:
             path = pictures / f"decisions_cycle_{cycle}.png"
-            drawn.append(states_png(_evenly(own, _MOST_MOMENTS), f"cycle {cycle}: decisions", path))
+            drawn.append(states_png(_evenly(own, _MOST_MOMENTS), f"cycle {cycle}: decisions", path, columns_of(record)))
     return [path for path in drawn if path is not None]
 
 
@@ -90,12 +97,11 @@ def signals_png(
     rows = [*found, *final]
     figure = blank_figure(1.6 + 2.1 * len(rows) + 0.6 * (len(rows) < 3), 0.9 + 2.0 * len(names))
     panels = figure.subplots(len(names), len(rows), squeeze=False)
-    heads_of = [f"cycle {row.cycle}" if row.cycle else phase_name(row.phase) for row in found]
-    for panel, name in zip(panels[0], [*heads_of, *("at the end" for _ in final)], strict=True):
+    moments = [f"cycle {row.cycle}" if row.cycle else phase_name(row.phase) for row in found]
+    for panel, name in zip(panels[0], [*moments, *("at the end" for _ in final)], strict=True):
         panel.set_title(name, fontsize=9)
     for line, name in zip(panels, names, strict=True):
-        shape = np.array(rows[0].active).shape
-        grids = [grid_of(row.signals[name]) if name in row.signals else np.full(shape, np.nan) for row in rows]
+        grids = grids_of(record, rows, name)
         log = heavy_tailed(grids)
         image: Any = None
         for panel, row, grid in zip(line, rows, grids, strict=True):
@@ -108,16 +114,17 @@ def signals_png(
         bar.ax.tick_params(labelsize=7)
         bar.ax.minorticks_off()
     for panel in panels[-1]:
-        panel.set_xlabel("head", fontsize=8)
-    said = headline(record, "heads as pruning found them" if len(found) > 1 else "heads")
+        panel.set_xlabel(columns_of(record), fontsize=8)
+    units = units_of(record)
+    said = headline(record, f"{units} as pruning found them" if len(found) > 1 else units)
     said += " and as they are at the end" if final else ""
     put_title(figure, said)
     save_png(figure, path)
     return path
 
 
-def states_png(moments: Sequence[Moment], heading: str, path: Path) -> Path:
-    """Draw how the heads stood at moments, a panel a moment."""
+def states_png(moments: Sequence[Moment], heading: str, path: Path, across: str = "head") -> Path:
+    """Draw how the heads stood at moments, a panel a moment; ``across`` says what the columns are."""
     layers, heads = moments[0].states.shape
     columns = min(5, len(moments))
     lines = -(-len(moments) // columns)
@@ -136,7 +143,7 @@ def states_png(moments: Sequence[Moment], heading: str, path: Path) -> Path:
     for panel in panels[:, 0]:
         panel.set_ylabel("layer", fontsize=8)
     for panel in panels[-1]:
-        panel.set_xlabel("head", fontsize=8)
+        panel.set_xlabel(across, fontsize=8)
     handles = decision_legend(DECISIONS)
     place: dict[str, Any] = {"loc": "outside lower center", "ncols": 5 if columns > 3 else 3, "frameon": False}
     figure.legend(handles=handles, fontsize=8, **place)

@@ -16,6 +16,7 @@ from plasticity_env.cycle.page.story import (
     phase_name,
     reference,
     stages_of,
+    units_of,
 )
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow
@@ -105,7 +106,7 @@ def improvement(record: RunRecord) -> Figure | None:
         _line("control arm", control, "ppl", ARM_COLOURS[CONTROL], dash="dot"),
         _bars(list(ends), gaps, "y2", labels=len(gaps) <= 8),
         _line("FLOPs kept", ends, "flops_kept", "#A6761D", "y3", symbol="square"),
-        _line("heads active", ends, "heads_kept", "#56B4E9", "y3"),
+        _line(f"{units_of(record)} active", ends, "heads_kept", "#56B4E9", "y3"),
     ]
     ppl = [row.ppl for rows in (pruned, grown, ends, control) for row in rows.values() if row]
     numbers = list(ends)[:: max(1, -(-len(ends) // 10))]
@@ -116,7 +117,7 @@ def improvement(record: RunRecord) -> Figure | None:
         | {"tickvals": numbers, "ticktext": [str(number) for number in numbers]},
         "yaxis": {"domain": [0.56, 0.95], "nticks": 6, **scale(ppl)},
         "yaxis2": {"domain": [0.28, 0.47], "tickformat": "+.0%", "nticks": 4, "zeroline": True},
-        "yaxis3": {"domain": [0.0, 0.19], "tickformat": ".0%", "nticks": 4},
+        "yaxis3": {"domain": [0.0, 0.19], "tickformat": ".0%", "nticks": 4, **_room(list(ends.values()))},
         "annotations": [panel_title(title, top) for title, top in zip(titles, (0.95, 0.47, 0.19), strict=True)],
     }
     return [trace for trace in traces if trace["x"]], layout
@@ -150,6 +151,12 @@ def _bars(x: list[int], gaps: list[float], axis: str, labels: bool = False) -> d
     bars: dict[str, Any] = {"type": "bar", "x": x, "y": finite(gaps), "yaxis": axis}
     bars["marker"] = {"color": [WORSE if gap > 0 else BETTER for gap in gaps]}
     return bars | ({"text": [f"{gap:+.1%}" if math.isfinite(gap) else "" for gap in gaps]} if labels else {})
+
+
+def _room(rows: list[EvaluationRow]) -> dict[str, Any]:
+    """A range of the costs that is wide enough for whole percents to differ."""
+    kept = [value for row in rows for value in (row.flops_kept, row.heads_kept) if math.isfinite(value)]
+    return {"range": [min(kept) - 0.02, max(kept) + 0.02], "autorange": False} if kept else {}
 
 
 def _gap(row: EvaluationRow, other: EvaluationRow | None) -> float:

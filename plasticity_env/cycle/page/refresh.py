@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from plasticity_env.common.tracking import Tracker
@@ -34,9 +35,10 @@ class Pages:
         self._took = self._last - started
 
     def draw(self) -> None:
-        """Write the pictures beside the page of a run that is over."""
+        """Write the pictures beside the page of a run that is over, and is about to say so."""
         if self.wanted:
-            write_charts(RunRecord.read(self.folder))
+            record = RunRecord.read(self.folder)
+            write_charts(replace(record, config={**record.config, "status": "finished"}))
 
     def finish(self) -> None:
         """Write the page alone, for the last time."""

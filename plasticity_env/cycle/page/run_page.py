@@ -15,7 +15,7 @@ from plasticity_env.cycle.page import head_maps
 from plasticity_env.cycle.page.head_pictures import head_pictures
 from plasticity_env.cycle.page.phase_figures import before_and_after, improvement, multi_cycle
 from plasticity_env.cycle.page.sections import sections
-from plasticity_env.cycle.page.story import DONE, cycles_of, headline, phase_name, stages_of
+from plasticity_env.cycle.page.story import DONE, cycles_of, headline, phase_name, stages_of, units_of
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.plots.figure_png import figure_png
 from plasticity_env.plots.html import Figures, write_page
@@ -95,12 +95,12 @@ def write_dashboard(record: RunRecord, path: Path) -> None:
         **sections(record, path),
         shown=_shown(record),
         has_control=record.has_control,
-        process=figures.add_if(drawn.process(record), "Loss, perplexity, heads"),
+        process=figures.add_if(drawn.process(record), f"Loss, perplexity, {units_of(record)}"),
         comparison=figures.add_if(drawn.comparison(record), "Phase by phase"),
         warmup=figures.add_if(drawn.warmup(record), "Loss of the warm-up"),
         warmup_reason=f"{reason[:1].upper()}{reason[1:]}.",
         maps=maps,
-        decisions=figures.add_if(head_maps.decisions(record), "Edits, and every head after them"),
+        decisions=figures.add_if(head_maps.decisions(record), f"Edits, and every {units_of(record)[:-1]} after them"),
         curves=[curve for curve in curves if curve],
     )
 

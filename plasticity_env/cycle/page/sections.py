@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plasticity_env.cycle.page.story import (
+    ATTENTION_SIGNALS,
     DONE,
     EDITS,
     cycles_of,
@@ -19,11 +20,13 @@ from plasticity_env.cycle.page.story import (
     reference,
     short,
     shown_split,
+    unit_name,
+    units_of,
 )
 from plasticity_env.cycle.record import RunRecord
 from plasticity_env.cycle.run_checkpoint import going
 from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, EvaluationRow, PruningEvent, Sample
-from plasticity_env.cycle.run_settings import CONTROLLER
+from plasticity_env.cycle.run_settings import CONTROLLER, REVIVE
 from plasticity_env.cycle.summary import summarise
 from plasticity_env.plots.html import NOT_MEASURED, Cell, Link, file_links
 
@@ -59,9 +62,10 @@ def sections(record: RunRecord, page: Path) -> dict[str, Any]:
         "command": " ".join(map(str, command)) if isinstance(command, list) else command,
         "settings": [(str(name), _detail(value)) for name, value in {**record.settings, **about}.items()],
         "split": shown_split(record),
+        "units": units_of(record),
         "cycles": cycle_rows(record),
         "filters": _filters(events),
-        "events": [(event, _decision(event)) for event in events],
+        "events": [(event, _decision(record, event)) for event in events],
         "events_before": len(record.events) - len(events),
         "phases": phase_rows(record),
         "sample_cycles": sorted({sample.cycle for sample in record.samples if sample.when != "baseline"}),
@@ -90,7 +94,7 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
             ("perplexity before", short(mine[0].ppl)),
             ("perplexity now", short(mine[-1].ppl)),
             ("control arm now", short(control[-1].ppl) if control else "not measured"),
-            (f"active {units_of(settings)}", f"{mine[-1].active_heads}" + (f" of {total}" if total else "")),
+            (f"active {units_of(record)}", f"{mine[-1].active_heads}" + (f" of {total}" if total else "")),
             ("sparsity", f"{mine[-1].sparsity:.1%}"),
             ("FLOPs kept", f"{mine[-1].flops_kept:.1%}"),
         ]
@@ -102,16 +106,13 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
     return pairs
 
 
-def units_of(settings: dict[str, Any]) -> str:
-    """What is pruned, in a word: heads, or units where blocks of MLP neurons are among them."""
-    return "units" if settings.get("mlp_blocks") else "heads"
-
-
 def _growth(settings: dict[str, Any]) -> dict[str, str]:
-    """What grows heads, where that is not the growth strategy of the settings."""
+    """What brings heads back, where that is not the growth strategy of the settings."""
     if settings.get("pruning_mode") == "compressed":
         return {"growth_strategy": "none: pruning is permanent"}
-    return {"growth_strategy": "the controller's choice"} if settings.get("pruning_strategy") == CONTROLLER else {}
+    if settings.get("pruning_strategy") == CONTROLLER:
+        return {"growth_strategy": "the controller's choice"}
+    return {"growth_strategy": "revival, with the old weights"} if settings.get("growth_init") == REVIVE else {}
 
 
 def verdict(record: RunRecord) -> str:
@@ -122,12 +123,12 @@ def verdict(record: RunRecord) -> str:
     now, first = mine[-1], mine[0]
     moments = moments_of(record)
     later = ""
-    units = units_of(record.settings)
+    units = units_of(record)
     if moments and moments[-1].step > now.step and moments[-1].active != now.active_heads:
         later = f" Edits after that left {moments[-1].active} {units} active; how well they do was not measured."
     after = moment_name(now.cycle, now.phase)
     if now.cycle == 0:
-        return f"After {after}: perplexity {short(now.ppl)}, {short(first.ppl)} before anything; no head is pruned yet."
+        return f"After {after}: perplexity {short(now.ppl)}, {short(first.ppl)} before anything; nothing is pruned yet."
     said = (
         f"After {after}: {now.sparsity:.1%} of the {units} are pruned, {now.flops_kept:.1%} of the FLOPs are left, and the "
         f"perplexity is {short(now.ppl)}; before anything it was {short(first.ppl)}."
@@ -200,15 +201,16 @@ def _filters(events: list[PruningEvent]) -> list[tuple[str, list[tuple[str, str]
     return [("edit", edits), *numbers]
 
 
-def _decision(event: PruningEvent) -> list[Cell]:
-    signals = " · ".join(
-        f"{name.replace('_', ' ')} {short(value, 3)}" for name, value in event.signals.items() if value is not None
-    )
+def _decision(record: RunRecord, event: PruningEvent) -> list[Cell]:
+    unit = unit_name(record, event.layer, event.head)
+    hidden = ATTENTION_SIGNALS if "MLP" in unit else ()
+    measured = {name: value for name, value in event.signals.items() if value is not None and name not in hidden}
+    signals = " · ".join(f"{name.replace('_', ' ')} {short(value, 3)}" for name, value in measured.items())
     return [
         Cell(str(event.cycle), event.cycle),
         Cell(str(event.step), event.step),
         Cell(phase_name(event.phase)),
-        Cell(f"{event.layer}.{event.head}", event.layer * 10_000 + event.head),
+        Cell(unit, event.layer * 10_000 + event.head),
         Cell(DONE.get(event.edit, event.edit), event.edit, f"edit {event.edit}"),
         Cell(event.decider),
         Cell(event.reason, kind="wrap"),

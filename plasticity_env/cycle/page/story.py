@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from plasticity_env.cycle.record import RunRecord
-from plasticity_env.cycle.run_rows import EXPERIMENT, EvaluationRow, PruningEvent
+from plasticity_env.cycle.run_rows import EXPERIMENT, EvaluationRow, PruningEvent, SignalsRow
 
 PHASE_NAMES = {"warmup": "warm-up", "fine_tuning": "fine-tuning"}
 EDITS = ("prune", "revive", "grow")
@@ -23,6 +23,7 @@ SIGNAL_NAMES = {
     "fisher": "Importance (Fisher, mean (dL/dgate)²)",
     "magnitude": "Weights (norm of the output rows)",
 }
+ATTENTION_SIGNALS = ("entropy", "entropy_normalized")  # that blocks of MLP neurons have none of
 # States of a head at a moment.
 PRUNED, ACTIVE, JUST_PRUNED, JUST_REVIVED, JUST_GROWN = range(5)
 _AFTER = {"prune": JUST_PRUNED, "revive": JUST_REVIVED, "grow": JUST_GROWN}
@@ -137,6 +138,44 @@ def shape_of(record: RunRecord) -> tuple[int, int] | None:
     if record.events:
         return max(event.layer for event in record.events) + 1, max(event.head for event in record.events) + 1
     return None
+
+
+def units_of(record: RunRecord) -> str:
+    """What is pruned, in a word: heads, or units where blocks of MLP neurons are among them."""
+    return "units" if record.settings.get("mlp_blocks") else "heads"
+
+
+def heads_of(record: RunRecord, width: int) -> int:
+    """How many units of a layer are heads; they come before its blocks of MLP neurons.
+
+    Args:
+        record: Record of the run.
+        width: Units of a layer.
+    """
+    return width - int(record.settings.get("mlp_blocks") or 0)
+
+
+def grids_of(record: RunRecord, rows: Sequence[SignalsRow], name: str) -> list[np.ndarray]:
+    """What a signal was in rows of one shape: (L, U) each, NaN where it was not measured or does not exist."""
+    grids = []
+    for row in rows:
+        active = np.array(row.active)
+        grids.append(grid_of(row.signals[name]) if name in row.signals else np.full(active.shape, math.nan))
+        if name in ATTENTION_SIGNALS:
+            grids[-1][:, heads_of(record, active.shape[1]) :] = math.nan
+    return grids
+
+
+def columns_of(record: RunRecord) -> str:
+    """What the columns of a map of the run are."""
+    return "head, then MLP block" if record.settings.get("mlp_blocks") else "head"
+
+
+def unit_name(record: RunRecord, layer: int, unit: int) -> str:
+    """ "3.2" for a head, "3 MLP 2" for a block of neurons."""
+    shape = shape_of(record)
+    heads = heads_of(record, shape[1]) if shape else unit + 1
+    return f"{layer}.{unit}" if unit < heads else f"{layer} MLP {unit - heads}"
 
 
 def moments_of(record: RunRecord) -> list[Moment]:

@@ -162,7 +162,7 @@ def compact_model(model: PlasticModel) -> tuple[nn.Module, list[str]]:
 
 def _stock_model(model: PlasticModel, wanted: Sizes, kept: Tensor) -> tuple[nn.Module, list[str]]:
     """Copy the kept units, gates folded in, into a stock model of the wanted sizes ((L, U) boolean ``kept``)."""
-    own = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    own = {name: value.detach().cpu() for name, value in model.model.state_dict().items()}
     skeleton = find_skeleton(model.config, dense_sizes(model), wanted, set(own))
     tensors = {
         name: own[name].clone() if name in own and own[name].shape == value.shape else _zeros(value, model.dtype)

@@ -19,6 +19,7 @@ from plasticity_env.cycle import (
 )
 from plasticity_env.cycle.arms import Arm
 from plasticity_env.signals.measure import sequence_losses
+from plasticity_env.strategies.neuron_order import order_neurons
 from plasticity_env.training import BlockBatches
 from tests.plasticity_env.cycle.conftest import SHORT
 
@@ -251,6 +252,18 @@ def test_settings_are_checked_where_they_enter(short, changes, message):
 def test_settings_survive_the_record(short):
     settings = short(max_perplexity_increase=0.1, seed=3)
     assert ExperimentSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_blocks_of_neurons_are_in_order_unless_a_run_says_otherwise(tmp_path, small_text, short):
+    settings = short(mlp_blocks=2)
+    run = NeuralPlasticityExperiment(settings, tmp_path / "run", text=small_text, progress=False, pages=False)
+    assert run.loaded.model.neuron_order == "kfac"
+    ordered = load_model("bard-gpt2-4x4", mlp_blocks=2)
+    order_neurons(ordered.model, small_text, "token_fisher")
+    run = NeuralPlasticityExperiment(settings, tmp_path / "other", loaded=ordered, text=small_text, pages=False)
+    assert run.loaded.model.neuron_order == "token_fisher"
+    before = {name: value for name, value in settings.to_json().items() if name != "neuron_order"}
+    assert ExperimentSettings.from_json(before).neuron_order == "stored"
 
 
 def test_what_cannot_run_writes_nothing(tmp_path, short, small_text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 from dataclasses import replace
@@ -13,7 +14,7 @@ from plasticity_env import InputError, load_model, load_text
 from plasticity_env.cycle.grid.grid_picture import recovery_png
 from plasticity_env.cycle.grid.grid_plan import CONTROL, GridArm, GridSetting, plan
 from plasticity_env.cycle.grid.grid_report import GridCells, grid_table
-from plasticity_env.cycle.grid.grid_run import GridCell, Losses, read_cells, run_grid
+from plasticity_env.cycle.grid.grid_run import GridCell, Losses, _plain, read_cells, run_grid
 from plasticity_env.signals.measure import mean_loss
 from plasticity_env.strategies.pruning import select_for_pruning
 
@@ -159,6 +160,17 @@ def test_the_table_and_the_picture_are_made_of_real_cells(cells, tmp_path):
     assert (tmp_path / "recovery.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="no recovery"):
         recovery_png([each for each in cells if each.arm == CONTROL], tmp_path / "none.png")
+
+
+def test_cells_that_do_not_say_how_their_text_was_split_read_it_from_its_front(cells, tmp_path):
+    row = _plain(cells[0])
+    path = tmp_path / "cells.jsonl"
+    with path.open("w") as file:
+        for dataset in (row["setting"]["dataset"], "shakespeare"):
+            before = {name: value for name, value in row["setting"].items() if name != "text_split"}
+            file.write(json.dumps({**row, "setting": {**before, "dataset": dataset}}) + "\n")
+    old, embedded = (cell.setting.text_split for cell in read_cells(path))
+    assert (old, embedded) == ("leading", GridSetting().text_split)  # the embedded text comes in splits
 
 
 def test_bad_input(model, text, setting, tmp_path):

@@ -97,13 +97,33 @@ class Grower(StrategyDecider):
 
     grows = True
 
+    def __init__(self, strategy):
+        super().__init__(strategy)
+        self.asked, self.gone = [], []
+
+    def taken_back(self, heads):
+        self.gone.append(heads)
+
     def decide(self, situation):
         chosen = super().decide(situation)
         gone = ~(situation.active & ~chosen.prune)
         back = torch.zeros_like(gone)
         for where in gone.nonzero().tolist()[:2]:
             back[tuple(where)] = True
-        return Decision(chosen.prune, torch.zeros_like(gone), back & ~situation.active, {})
+        self.asked.append(back & ~situation.active)
+        return Decision(chosen.prune, torch.zeros_like(gone), self.asked[-1], {})
+
+
+@pytest.mark.parametrize(("price", "stay"), [(1e3, False), (1e-6, True)])
+def test_a_decider_is_told_what_did_not_stay(run_short, price, stay):
+    decider = Grower("fisher")
+    settings = {"growth_trial_steps": 1, "training_steps": 2, "decision_every": 1, "flop_price": price}
+    record = run_short("told", decider, growth_init="revive", warmup_steps=1, learning_rate=1e-5, **settings)
+    grown = sum(event.edit == "grow" for event in record.events)
+    assert sum(int(mask.sum()) for mask in decider.asked) == grown + sum(int(mask.sum()) for mask in decider.gone) > 0
+    assert (grown > 0) == stay
+    asked = [mask for mask in decider.asked if bool(mask.any())]
+    assert all(any(torch.equal(mask, one) for one in asked) for mask in decider.gone)
 
 
 def test_what_a_decider_asks_for_is_on_trial_too(run_short):

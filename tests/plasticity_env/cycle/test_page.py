@@ -16,8 +16,10 @@ import pytest
 from markupsafe import escape
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.cycle.page import refresh
 from plasticity_env.cycle.page.run_page import PAGE, write_pages
 from plasticity_env.cycle.page.sections import facts
+from plasticity_env.cycle.page.story import headline
 from plasticity_env.cycle.record import RunRecord, RunWriter
 from plasticity_env.cycle.run_rows import PhaseRow
 from tests.plasticity_env.cycle.fake_run import write_fake_run
@@ -93,6 +95,7 @@ def test_nothing_is_loaded_and_text_stays_text(tmp_path: Path) -> None:
         ({"pruning_strategy": "controller"}, "the controller's choice"),
         ({"pruning_mode": "compressed"}, "none: pruning is permanent"),
         ({"growth_strategy": "balanced"}, "balanced"),
+        ({"growth_init": "revive"}, "revival, with the old weights"),
     ],
 )
 def test_what_grows_heads_is_said(tmp_path: Path, changes: dict[str, str], said: str) -> None:
@@ -101,6 +104,39 @@ def test_what_grows_heads_is_said(tmp_path: Path, changes: dict[str, str], said:
     config["settings"] |= {"growth_strategy": "random", **changes}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert dict(facts(RunRecord.read(tmp_path)))["growth"] == said
+
+
+def test_blocks_of_neurons_are_called_so(tmp_path: Path) -> None:
+    """Two heads and two blocks a layer: together they are units, and entropy is of heads alone."""
+    folder = write_fake_run(tmp_path, cycles=1)
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"]["mlp_blocks"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    write_pages(folder, final=False)
+    text = own_text(folder)
+    for words in ("active heads", "heads pruned", "every head", "heads were pruned", "Heads, moment", "heads by layer"):
+        assert words not in text
+    for words in ("Units, moment by moment", "share of units pruned", "head, then MLP block", "layer 3, MLP block 1"):
+        assert words in text
+    events = RunRecord.read(folder).events
+    named = [f"{e.layer}.{e.head}" if e.head < 2 else f"{e.layer} MLP {e.head - 2}" for e in events]
+    cells = re.findall(r"<tr data-edit=.*?</tr>", text, re.DOTALL)
+    assert len(cells) == len(events)
+    for event, name, cell in zip(events, named, cells, strict=True):
+        assert f">{name}</td>" in cell
+        assert ('long">entropy' in cell) == (event.head < 2)
+    entropy, fisher = (list(page_data(folder)["moments"][0]["maps"].values())[at] for at in (0, 4))
+    assert all((value is None) == (column >= 2) for line in entropy["z"] for column, value in enumerate(line))
+    assert all(value is not None for line in fisher["z"] for value in line)
+
+
+def test_pictures_of_a_run_that_ends_do_not_say_that_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are drawn before it says that it is finished."""
+    folder, drawn = write_fake_run(tmp_path, cycles=1, status="running"), []
+    monkeypatch.setattr(refresh, "write_charts", drawn.append)
+    refresh.Pages(folder).draw()
+    assert headline(RunRecord.read(folder), "x").endswith("(running)")
+    assert headline(drawn[0], "x").endswith(": x")
 
 
 def test_figures_are_valid_plotly(run: Path) -> None:

@@ -32,9 +32,13 @@ PROSE = "It was a bright cold day in April, and the clocks were striking thirtee
     [
         ("".join(f" = Title {n} = \n \n{PROSE}\n = = Part = = \n{PROSE}\n" for n in range(9)), 9),
         ("".join(f"# Title {n}\n\n{PROSE}\n\n## Part\n\n{PROSE}\n\n" for n in range(9)), 9),
+        ("\n\n".join(f"# [Title {n}](there.md)\n\n{PROSE}" for n in range(9)) + "\n", 9),
         ("\n\n\n".join(f"{n} {PROSE}" for n in range(9)), 9),
         ("\n\n".join(f"{n} {PROSE}" for n in range(90)), 1),  # paragraphs are no documents
         (" = One = \n" + PROSE, 1),
+        ("\n\n".join(f"# what line {n} does\nx = {n}  # {PROSE}" for n in range(90)), 1),  # comments are no titles
+        ("\n\n".join(f"# -- part {n} ------\n\nx = {n}\n# and more\n\ny = {n}" for n in range(90)), 1),
+        ("\n\n".join(f"x = {n}\n# a last word" for n in range(90)), 1),
     ],
 )
 def test_documents_are_found_by_titles_or_wide_gaps(text, count):

@@ -27,6 +27,9 @@ def test_flat_observations_are_the_networks_columns_in_order(env_id):
     assert space.contains(vector)
     assert np.abs([space.low, space.high]).max() <= 16
     check_env(flat.unwrapped, skip_render_check=True)
+    by_name = gym.make(env_id.replace("/", "/Flat"), **SMALL)
+    assert by_name.observation_space == space
+    assert np.array_equal(by_name.reset(seed=0)[0], vector)
 
 
 @pytest.mark.parametrize("env_id", IDS)

@@ -120,7 +120,7 @@ def test_a_module_around_the_wrapper_saves_and_loads_under_its_modules_names(loa
     around = nn.ModuleDict({"base": loaded.model})
     weights = {name: value.clone() for name, value in around.state_dict().items()}
     assert {name for name, _ in around.named_parameters()} <= set(weights)
-    assert set(loaded.model.state_dict()) == set(loaded.model.model.state_dict())
+    assert set(loaded.model.state_dict()) >= set(loaded.model.model.state_dict())
     before = logits(loaded.model, ids)
     with torch.no_grad():
         loaded.model.model.transformer.wte.weight.mul_(1.1)

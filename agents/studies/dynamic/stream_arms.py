@@ -1,0 +1,107 @@
+"""Ways to play `plasticity/Stream-v0`: fixed structures, a drift detector, oracles, and learned agents."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from plasticity_env.envs.stream import KEEP, MEASURE, RECALL, StreamEnv
+
+SLACK, THRESHOLD = 0.1, 1.0  # nats: of the CUSUM
+
+
+class Arm(Protocol):
+    """Plays streams."""
+
+    def start(self, env: StreamEnv) -> None:
+        """A new stream begins."""
+
+    def act(self, env: StreamEnv, observation: dict[str, np.ndarray], info: dict[str, Any]) -> int:
+        """What to do before the next chunk."""
+        ...
+
+
+class Always:
+    """The same action before every chunk."""
+
+    def __init__(self, action: int) -> None:
+        self._action = action
+
+    def start(self, env: StreamEnv) -> None:
+        pass
+
+    def act(self, env: StreamEnv, observation: dict[str, np.ndarray], info: dict[str, Any]) -> int:
+        return self._action
+
+
+class Nearest:
+    """Recalls the structure whose text the last chunk was most like."""
+
+    def start(self, env: StreamEnv) -> None:
+        pass
+
+    def act(self, env: StreamEnv, observation: dict[str, np.ndarray], info: dict[str, Any]) -> int:
+        kinds = len(env.bench.texts)
+        return RECALL + 1 + int(observation["structures"][1 : 1 + kinds, 2].argmin())
+
+
+class StageOracle:
+    """Recalls the structure of the next chunk's own kind, which nobody knows."""
+
+    def start(self, env: StreamEnv) -> None:
+        pass
+
+    def act(self, env: StreamEnv, observation: dict[str, np.ndarray], info: dict[str, Any]) -> int:
+        kind, _ = env.next_chunk
+        return RECALL + env.bench.bank.find(kind, env.settings.share)
+
+
+class Cusum:
+    """Measures when the loss has risen above its running mean for long enough (Page's cumulative sum), else keeps.
+
+    The sum takes what a chunk's loss is above the mean since the last measurement, less a slack, and never falls below 0.
+    """
+
+    def start(self, env: StreamEnv) -> None:
+        self._losses: list[float] = []
+        self._sum = 0.0
+
+    def act(self, env: StreamEnv, observation: dict[str, np.ndarray], info: dict[str, Any]) -> int:
+        loss = float(info["loss"])
+        mean = float(np.mean(self._losses)) if self._losses else loss
+        self._losses.append(loss)
+        self._sum = max(0.0, self._sum + abs(loss - mean) - SLACK)
+        if self._sum <= THRESHOLD:
+            return KEEP
+        self._losses, self._sum = [], 0.0
+        return MEASURE
+
+
+class AtRandom:
+    """Any structure of the bank but the dense one."""
+
+    def start(self, env: StreamEnv) -> None:
+        self._random = np.random.default_rng(0)
+
+    def act(self, env: StreamEnv, observation: dict[str, np.ndarray], info: dict[str, Any]) -> int:
+        return RECALL + int(self._random.integers(1, len(env.bench.bank)))
+
+
+class Learned:
+    """A Stable-Baselines3 agent that was trained on flat observations.
+
+    Args:
+        agent: Whose ``predict`` is asked.
+    """
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+
+    def start(self, env: StreamEnv) -> None:
+        pass
+
+    def act(self, env: StreamEnv, observation: dict[str, np.ndarray], info: dict[str, Any]) -> int:
+        flat = np.concatenate([observation[name].ravel() for name in ("chunk", "structures", "globals")])
+        action, _ = self._agent.predict(flat, deterministic=True)
+        return int(action)

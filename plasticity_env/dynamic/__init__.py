@@ -1,0 +1,24 @@
+"""Dynamic inference: many structures over one set of weights, and a router that picks one for each text."""
+
+from plasticity_env.dynamic.bank import StructureBank
+from plasticity_env.dynamic.clusters import cluster_bank
+from plasticity_env.dynamic.fitting import build_bank, fit_structures
+from plasticity_env.dynamic.nearest import NearestTexts
+from plasticity_env.dynamic.prefix import PrefixReader, PrefixView
+from plasticity_env.dynamic.route_table import RouteTable, measure_routes
+from plasticity_env.dynamic.routed_model import RoutedModel
+from plasticity_env.dynamic.structure import Structure
+
+__all__ = [
+    "NearestTexts",
+    "PrefixReader",
+    "PrefixView",
+    "RouteTable",
+    "RoutedModel",
+    "Structure",
+    "StructureBank",
+    "build_bank",
+    "cluster_bank",
+    "fit_structures",
+    "measure_routes",
+]
