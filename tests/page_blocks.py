@@ -53,6 +53,7 @@ SMALLER = {  # what replaces the page's own words
     "pages": {"rounds": 2},
     "record": {"episodes": 2, "horizon": 2},
     "clone": {"epochs": 2},
+    "tune": {"trials": 2, "total_timesteps": 32},
     "bank": {"model_name": "bard-gpt2-4x4", "blocks": 4},
     "leaderboard": {"models": "bard-gpt2-4x4"},
     "evaluate": {"model_name": "bard-gpt2-4x4", "sparsities": "0.3", "rounds": 2},

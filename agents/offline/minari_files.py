@@ -26,8 +26,8 @@ def stored_in(root: Path | None) -> Iterator[None]:
     require("minari", "offline")
     before = os.environ.get(PLACE)
     try:
-        if root is not None:
-            os.environ[PLACE] = str(root)
+        if root is not None or before:
+            os.environ[PLACE] = os.path.abspath(root or before or "")  # Minari writes elsewhere where it is relative
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* is set to None", UserWarning)
             yield

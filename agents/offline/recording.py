@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import gymnasium as gym
@@ -137,8 +138,7 @@ def _write(config: RecordConfig, settings: Settings, env: gym.Env[Any, Any], pla
                 infos=episode.infos,
             )
         )
-    from plasticity_env import __version__
-
+    own = version("plasticity-env")
     dataset = minari.create_dataset_from_buffers(
         config.name,
         buffers,
@@ -147,13 +147,13 @@ def _write(config: RecordConfig, settings: Settings, env: gym.Env[Any, Any], pla
         author="plasticity-env",
         code_permalink=SITE,
         description=config.description(settings),
-        requirements=[f"plasticity-env=={__version__}"],
+        requirements=[f"plasticity-env=={own}"],
         data_format="arrow",
     )
     dataset.storage.update_metadata(
         {
             "plasticity": {
-                "version": __version__,
+                "version": own,
                 "quality": config.quality,
                 "controller": config.controller,
                 "first_seed": config.seed,

@@ -70,9 +70,8 @@ def test_mixed_episodes_are_of_both_players(make_env) -> None:
         for mixed, expert in zip(one.actions[:1], other.actions[:1], strict=True)
     ]
     assert 0 < sum(same) < len(same)
-    assert not any(
-        np.array_equal(one.actions[0], other.actions[0]) for one, other in zip(by["random"], by["expert"], strict=True)
-    )
+    firsts = zip(by["random"], by["expert"], strict=True)
+    assert not any(np.array_equal(one.actions[0], other.actions[0]) for one, other in firsts)
 
 
 @pytest.mark.parametrize("kind", ["heads", pytest.param("head_edit", marks=pytest.mark.slow), "head_rank"])
