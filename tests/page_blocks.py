@@ -52,6 +52,8 @@ SMALLER = {  # what replaces the page's own words
     },
     "pages": {"rounds": 2},
     "tabular": {"shards": 1},
+    "train-router": {"total_steps": 64, "num_envs": 16, "warm_start": 10},
+    "evaluate-routers": {"replicates": 50},
     "leaderboard": {"models": "bard-gpt2-4x4"},
     "evaluate": {"model_name": "bard-gpt2-4x4", "sparsities": "0.3", "rounds": 2},
 }
