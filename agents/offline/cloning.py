@@ -47,7 +47,8 @@ class Decisions:
     episode: Tensor
 
     def __getitem__(self, index: Tensor) -> Decisions:
-        actions, picks = (None if part is None else part[index] for part in (self.actions, self.picks))
+        actions = None if self.actions is None else self.actions[index]
+        picks = None if self.picks is None else self.picks[index]
         return Decisions(self.batch[index], actions, picks, self.episode[index])
 
 
