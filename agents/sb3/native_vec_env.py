@@ -45,7 +45,7 @@ class NativeVecEnv(VecEnv):
 
     def reset(self) -> Any:
         options = next((each for each in self._options if each), None)
-        seeds = None if self._seeds[0] is None else list(self._seeds)
+        seeds: Any = None if self._seeds[0] is None else list(self._seeds)
         seen, _ = self.envs.reset(seed=seeds, options=options)
         self._reset_seeds()
         self._reset_options()

@@ -85,7 +85,7 @@ class RouteColumns:
 
     def flat_space(self) -> spaces.Box:
         """Space of flat observations: ``prefix``, each structure in turn, ``request``, the action mask."""
-        edges = []
+        edges: list[np.ndarray] = []
         for edge in (0, 1):
             row = np.zeros(self.width, dtype=np.float32)
             parts = self.parts(row)
@@ -95,7 +95,8 @@ class RouteColumns:
             if self.mask:
                 parts["action_mask"][...] = edge
             edges.append(row)
-        return spaces.Box(*edges, dtype=np.float32)
+        low, high = edges
+        return spaces.Box(low, high, dtype=np.float32)
 
     def space(self) -> spaces.Dict:
         """Space of the dictionaries."""
