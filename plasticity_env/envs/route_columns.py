@@ -85,7 +85,7 @@ class RouteColumns:
 
     def flat_space(self) -> spaces.Box:
         """Space of flat observations: ``prefix``, each structure in turn, ``request``, the action mask."""
-        edges: list[np.ndarray] = []
+        edges = []
         for edge in (0, 1):
             row = np.zeros(self.width, dtype=np.float32)
             parts = self.parts(row)
@@ -95,8 +95,7 @@ class RouteColumns:
             if self.mask:
                 parts["action_mask"][...] = edge
             edges.append(row)
-        low, high = edges
-        return spaces.Box(low, high, dtype=np.float32)
+        return spaces.Box(edges[0], edges[1], dtype=np.float32)
 
     def space(self) -> spaces.Dict:
         """Space of the dictionaries."""

@@ -104,13 +104,12 @@ class CellTable:
     def __init__(self, folder: str | Path) -> None:
         self._folder, self.description = open_folder(folder, KIND, ("cells", "cells_test"))
         own = {entry.name for entry in fields(CellRow)} - {"board"}
-        self._rows = [
-            CellRow(
-                board={name: row[name] for name in BOARD},
-                **{name: tuple(value) if name == "rounds" else value for name, value in row.items() if name in own},
-            )
-            for row in read_part(self._folder / "cells.parquet").to_pylist()
-        ]
+        self._rows = []
+        for row in read_part(self._folder / "cells.parquet").to_pylist():
+            values: dict[str, Any] = {name: value for name, value in row.items() if name in own}
+            if "rounds" in values:
+                values["rounds"] = tuple(values["rounds"])
+            self._rows.append(CellRow(board={name: row[name] for name in BOARD}, **values))
         self._test: list[dict[str, Any]] | None = None
         self.looks: Counter[str] = Counter()
 
