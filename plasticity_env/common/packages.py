@@ -14,6 +14,8 @@ EXTRAS = {  # extra -> what it installs, by the names that are imported
     "bench": ("torch_pruning",),
     "serve": ("fastapi", "uvicorn"),
     "dynamic": ("sklearn",),
+    "offline": ("minari",),
+    "tune": ("optuna",),
 }
 
 

@@ -28,6 +28,7 @@ from plasticity_env.agents.studies.dynamic.stream_arms import (
     Nearest,
     StageOracle,
 )
+from plasticity_env.agents.studies.dynamic.stream_picture import draw_stream
 from plasticity_env.common.files import LineFile
 from plasticity_env.envs.stream import MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_bench import StreamBench
@@ -51,6 +52,7 @@ class Options:
         flop_price: Of a nat of log FLOPs.
         measure_all: Also play the arm that measures before every chunk.
         train_steps: Decisions that PPO and DQN are trained for; 0 leaves them out.
+        picture: Where a picture of the first stream goes; None: nowhere.
     """
 
     model_name: str = "bard-llama-6x8"
@@ -65,6 +67,7 @@ class Options:
     flop_price: float = 1.0
     measure_all: bool = True
     train_steps: int = 0
+    picture: Path | None = None
 
 
 def settings_of(options: Options) -> StreamSettings:
@@ -116,17 +119,20 @@ def play_stream(env: StreamEnv, arm: Arm, seed: int) -> dict[str, Any]:
     """Mean rise of the loss over the dense model, mean FLOPs kept (billed ones included), return, and every chunk's rise."""
     observation, info = env.reset(seed=seed)
     arm.start(env)
-    rises, kept, total, over = [], [], 0.0, False
+    rises, kept, told, total, over = [], [], [], 0.0, False
     while not over:
         observation, reward, over, _, info = env.step(arm.act(env, observation, info))
         rises.append(info["loss"] - info["dense_loss"])
         kept.append(info["flops_kept"])
+        told.append((info["kind"], info["structure"]))
         total += reward
     return {
         "rise": float(np.mean(rises)),
         "flops_kept": float(np.mean(kept)),
         "return": total,
         "rises": [round(rise, 5) for rise in rises],
+        "kinds": [Path(kind).stem for kind, _ in told],
+        "structures": [structure for _, structure in told],
     }
 
 
@@ -169,4 +175,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(table(play(tyro.cli(Options))))
+    options = tyro.cli(Options)
+    found = play(options)
+    print(table(found))
+    if options.picture is not None:
+        draw_stream([row for row in found if row["seed"] == 0], options.picture)

@@ -1,0 +1,1 @@
+"""Hyper-parameters: searching for them, and sets to start from."""
