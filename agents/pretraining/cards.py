@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -92,8 +92,10 @@ class Card:
     test: Score
     ablation: Ablation
     sha256: str
-    licence: str = f"Weights: as the package. Text: {LICENCE}"
+    licence: str = ""
     naive: Comparison | None = None
+    corpus: str = "plays"
+    kinds: dict[str, Score] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write card.json and README.md into the model's folder."""
