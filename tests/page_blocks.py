@@ -51,7 +51,9 @@ SMALLER = {  # what replaces the page's own words
         "stabilisation_window": 4,
     },
     "pages": {"rounds": 2},
-    "tabular": {"shards": 1},
+    "record": {"episodes": 2, "horizon": 2},
+    "clone": {"epochs": 2},
+    "bank": {"model_name": "bard-gpt2-4x4", "blocks": 4},
     "leaderboard": {"models": "bard-gpt2-4x4"},
     "evaluate": {"model_name": "bard-gpt2-4x4", "sparsities": "0.3", "rounds": 2},
 }

@@ -47,11 +47,13 @@ class TabularConfig:
     """masks: blocks of the test split"""
     seed: int = 0
     """masks: draws the calibration and reward blocks"""
+    whole_layers: int = 0
+    """masks: so many first layers keep all their heads, for a model with more than 20 or for a quick try"""
     shards: int | None = None
     """masks: measure at most this many shards in this run; unset: all that are missing"""
 
     def __post_init__(self) -> None:
-        check_counts(self, test_blocks=1, seed=0, shards=1)
+        check_counts(self, test_blocks=1, seed=0, shards=1, whole_layers=0)
 
 
 def main(config: TabularConfig) -> None:
@@ -73,7 +75,8 @@ def _masks(config: TabularConfig) -> None:
     from plasticity_env.agents.tabular.whole_table import write_masks
 
     folder = config.output_dir or Path("runs/tabular") / short_name(config.settings.model_name)
-    print(write_masks(Rules(config.settings, config.test_blocks), config.seed, folder, config.shards))
+    rules = Rules(config.settings, config.test_blocks)
+    print(write_masks(rules, config.seed, folder, config.shards, config.whole_layers))
 
 
 TABLES: dict[str, Callable[[TabularConfig], None]] = {"build": _build, "masks": _masks}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,8 +54,10 @@ class RouterRow:
         texts: How many.
         rise: Mean rise of the loss over the dense model's, nats per token after the prefix.
         flops_kept: Mean FLOPs of all tokens over the dense model's.
-        static_rise: Rise of the best static structure at these mean FLOPs.
-        over_static: Ratio of the two; NaN where no static structure was measured on both sides of these FLOPs.
+        static_rise: Rise of the best static structure at these mean FLOPs; NaN where no static structure was measured on both
+            sides of them.
+        saved: What is saved against it, nats.
+        over_static: Ratio of the two rises; NaN where the static one is not positive.
     """
 
     player: str
@@ -62,7 +66,17 @@ class RouterRow:
     rise: Interval
     flops_kept: Interval
     static_rise: Interval
+    saved: Interval
     over_static: Interval
+
+    def plain(self) -> dict[str, Any]:
+        """The row as JSON holds it; None where there is no figure."""
+        return {
+            name: {part: None if math.isnan(figure) else figure for part, figure in vars(value).items()}
+            if isinstance(value, Interval)
+            else value
+            for name, value in vars(self).items()
+        }
 
 
 def players_of(table: RouteTable, seed: int = 0) -> list[RoutePlayer]:
@@ -105,7 +119,7 @@ def evaluate_routers(
         static = curve.at(kept)
         with np.errstate(divide="ignore", invalid="ignore"):
             over = np.where(static > 0, rise / static, np.nan)
-        intervals = [Interval.of(values) for values in (rise, kept, static, over)]
+        intervals = [Interval.of(values) for values in (rise, kept, static, static - rise, over)]
         rows.append(RouterRow(player.name, player.level, count, *intervals))
     return rows
 
@@ -118,8 +132,8 @@ def routers_table(rows: Sequence[RouterRow], names: Sequence[str] = ()) -> str:
         names: Names of the structures, for players that run a single one.
     """
     lines = [
-        "| player | at | rise over dense, nats | FLOPs kept | best static at equal FLOPs | ratio |",
-        "|---|---|---|---|---|---|",
+        "| player | at | rise over dense, nats | FLOPs kept | best static at equal FLOPs | saved | ratio |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         level = row.level
@@ -128,7 +142,8 @@ def routers_table(rows: Sequence[RouterRow], names: Sequence[str] = ()) -> str:
         cells = (
             row.rise.text(".4f"),
             f"{row.flops_kept.value:.4f}",
-            row.static_rise.text(".4f"),
+            "-" if math.isnan(row.static_rise.value) else f"{row.static_rise.value:.4f}",
+            row.saved.text("+.4f"),
             row.over_static.text(".2f"),
         )
         lines.append(f"| {row.player} | {level} | {' | '.join(cells)} |")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
+from plasticity_env.agents.routing.router_arguments import RouterTraining
 from plasticity_env.agents.routing.router_policy import RouterExtractor, RouterPolicy
 from plasticity_env.agents.sb3.native_vec_env import NativeVecEnv
+from plasticity_env.common.arguments import plain
 from plasticity_env.common.errors import InputError
 from plasticity_env.controllers.routers.learned_router import LearnedRouter
 from plasticity_env.controllers.routers.router_network import RouterConfig, RouterNetwork
@@ -25,35 +26,6 @@ from plasticity_env.envs.route_settings import RouteSettings
 PRICES = 8  # at which a network is judged on the texts that it does not learn from
 JUDGED = 4  # every so many of a kind's train texts is one of them
 ROLLOUT = 16  # steps of each environment
-
-
-@dataclass(frozen=True)
-class RouterTraining:
-    """How a router is trained.
-
-    Attributes:
-        seed: Of weights, draws and shuffles.
-        price_low, price_high: Prices that it is trained for, a nat of log FLOPs.
-        warm_start: Epochs of the regression at most; 0 leaves it out.
-        total_steps: Environment steps of PPO; 0 leaves it out.
-        num_envs: Environments.
-        learning_rate: Of PPO.
-        width: Of the network.
-        weight_decay: Of the regression.
-        test_share, held_out: As ``plasticity/Route-v0`` takes them.
-    """
-
-    seed: int = 0
-    price_low: float = 0.1
-    price_high: float = 4.0
-    warm_start: int = 300
-    total_steps: int = 100_000
-    num_envs: int = 256
-    learning_rate: float = 3e-4
-    width: int = 32
-    weight_decay: float = 1e-2
-    test_share: float = 0.25
-    held_out: str = ""
 
 
 Report = Callable[[str], None]
@@ -77,7 +49,7 @@ def train_router(table: RouteTable, how: RouterTraining, report: Report | None =
         InputError: Fewer than eight train texts, or what ``plasticity/Route-v0`` refuses.
     """
     say = report or (lambda line: None)
-    prices = (how.price_low, how.price_high)
+    prices = how.prices
     shared: dict[str, Any] = {"test_share": how.test_share, "held_out": how.held_out, "flop_price": prices}
     board = RouteBoard(table, RouteSettings(observation="flat", texts="train", **shared))
     if len(board.chosen) < 2 * JUDGED:
@@ -111,7 +83,7 @@ def train_router(table: RouteTable, how: RouterTraining, report: Report | None =
         say(f"PPO: {best.last:.4f} after {how.total_steps} steps")
     best.restore()
     say(f"kept: {best.stage} at {best.potential:.4f}")
-    info = {"potential": said, "kept": best.stage, "how": {**vars(how)}, "texts": len(learned)}
+    info = {"potential": said, "kept": best.stage, "how": plain(how), "texts": len(learned)}
     return LearnedRouter(network, board.center, board.scale, table.structures, math.sqrt(math.prod(prices)), info=info)
 
 

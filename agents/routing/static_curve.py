@@ -13,7 +13,8 @@ class StaticCurve:
 
     For the structures of each label (a kind of text, or the mixture) a curve goes from the dense model through their shares,
     linear between measured structures; the best static structure at some FLOPs is the lowest curve there, chosen on the same
-    texts (in hindsight).
+    texts (in hindsight). Where a table has whole texts of some structures only, one curve goes through the lowest of each
+    share.
 
     Args:
         table: What was measured.
@@ -21,21 +22,30 @@ class StaticCurve:
         weights: (R, n) weights of the texts, each row summing to 1: the texts themselves and bootstrap replicates.
 
     Raises:
-        InputError: A table of the dense structure alone.
+        InputError: A table in which no whole text ran under a pruned structure.
     """
 
     def __init__(self, table: RouteTable, texts: np.ndarray, weights: np.ndarray) -> None:
         loss = np.asarray(table.static_loss)[texts].astype(np.float64)
         means = weights @ (loss - loss[:, :1])  # (R, K)
         kept = table.static_flops_kept(np.arange(len(table.structures)))
+        measured = [number for number in range(1, len(kept)) if not np.isnan(means[0, number])]
+        groups: dict[str, list[int]] = {}
+        for number in measured:
+            groups.setdefault(table.labels[number], []).append(number)
+        if len(measured) < len(kept) - 1:
+            lowest: dict[float, int] = {}
+            for number in sorted(measured, key=lambda each: float(means[0, each])):
+                lowest.setdefault(table.shares[number], number)
+            groups = {"lowest": list(lowest.values())} if lowest else {}
         self.curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for label in dict.fromkeys(table.labels[1:]):
-            own = [number for number, each in enumerate(table.labels) if number and each == label]
+        for label, own in groups.items():
             order = sorted([0, *own], key=lambda number: kept[number])
             self.curves[label] = kept[order], means[:, order]
         if not self.curves:
             raise InputError(
-                "the route table holds the dense structure alone: there is no static structure to compare with"
+                "the route table has no whole text under a pruned structure, which routers are compared with: measure it with "
+                "measure_routes"
             )
 
     def at(self, kept: np.ndarray) -> np.ndarray:

@@ -26,12 +26,13 @@ ALIKE = 1e-4  # nats: a mask's loss found in the tree, and found with the mask o
 
 
 class MaskShards:
-    """The shards of one table in a run's folder: one for each option of the model's first layer.
+    """The shards of one table in a run's folder: one for each option of the first layer that is free.
 
     Args:
         folder: The run's folder.
         table: The model and its texts.
         seed: Draws the calibration and reward blocks.
+        whole_layers: So many first layers keep all their heads in every mask.
 
     Attributes:
         about: What the shards were measured with; JSON.
@@ -40,7 +41,7 @@ class MaskShards:
         InputError: The folder holds shards that were measured with something else, or the model cannot have such a table.
     """
 
-    def __init__(self, folder: Path, table: Table, seed: int) -> None:
+    def __init__(self, folder: Path, table: Table, seed: int, whole_layers: int = 0) -> None:
         self.folder, self._table, self._seed = folder, table, seed
         settings, board, drawn = table.rules.settings, table.board, table.blocks(seed)
         model = table.workbench.model
@@ -57,10 +58,12 @@ class MaskShards:
             "test_blocks": board.test_blocks,
             "weights": _digest(model),
         }
+        if whole_layers:
+            self.about["whole_layers"] = whole_layers
         text = table.workbench.text
         self._ids = [text.blocks("calibration")[drawn["calibration"]], text.blocks("reward")[drawn["reward"]]]
         self._ids.append(table.tested)
-        self._tree = MaskTree(model, settings.repair, self._ids[0], settings.batch_size)
+        self._tree = MaskTree(model, settings.repair, self._ids[0], settings.batch_size, whole_layers)
         self.total = len(self._tree.options)
         self._check_folder()
 
@@ -84,7 +87,8 @@ class MaskShards:
             masks = self._tree.masks(number)
             losses = {name: self._tree.losses(number, ids) for name, ids in zip(SPLITS, self._ids, strict=True)}
             if not count:
-                self._check(masks[-2], float(losses["reward"][-2, 0]))
+                middle = len(masks) // 2
+                self._check(masks[middle], float(losses["reward"][middle, 0]))
             means = {f"{name}_loss": pa.array(of.mean(1).numpy(), pa.float32()) for name, of in losses.items()}
             names = pa.array([mask_name(mask.numpy()) for mask in masks])
             write_part(self._path(number), pa.table({"mask": names, **means}))
@@ -129,8 +133,8 @@ class MaskShards:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise InputError(f"{str(path)!r} is damaged ({first_line(error)}): name another folder") from error
-        for name, value in self.about.items():
-            if before.get(name) != value:
+        for name in {**self.about, **before}:
+            if before.get(name) != self.about.get(name):
                 raise InputError(
                     f"the shards in {str(self.folder)!r} were measured with another {name}: give the same arguments, or name "
                     "another folder"

@@ -27,7 +27,7 @@ from plasticity_env.signals.linalg import RIDGE
 from plasticity_env.signals.measure import gather_many, sequence_losses
 from plasticity_env.signals.moments import Moments
 
-LARGEST = 20  # units: a million masks
+LARGEST = 20  # heads that may go: a million masks
 
 
 class MaskTree:
@@ -38,25 +38,37 @@ class MaskTree:
         repair: Name of a repair that treats every layer by itself.
         fitted: (B, T) token ids that repairs are fitted on.
         batch_size: Sequences in one pass over these.
+        whole_layers: So many first layers keep all their heads in every mask.
 
     Attributes:
         options: (2^H, H) boolean, the units that each option of a layer keeps; the last keeps all.
 
     Raises:
-        InputError: Too many units, MLP blocks among them, or a repair that goes through the layers in order.
+        InputError: Too many units, MLP blocks among them, no layer that is free, or a repair that goes through the layers in
+            order.
     """
 
-    def __init__(self, model: PlasticModel, repair: str, fitted: Tensor, batch_size: int = 8) -> None:
+    def __init__(
+        self, model: PlasticModel, repair: str, fitted: Tensor, batch_size: int = 8, whole_layers: int = 0
+    ) -> None:
         way = find_repair(repair)
         if way.sequential:
             raise InputError(f"repair {repair!r} fits a layer to those before it: use one that treats each by itself")
-        if model.mlp_blocks or model.active.numel() > LARGEST:
+        layers = len(model.blocks)
+        if not 0 <= whole_layers < layers:
+            raise InputError(f"whole_layers must lie in [0, {layers - 1}], or no head could go; got {whole_layers}")
+        free = (layers - whole_layers) * model.heads
+        if model.mlp_blocks:
             raise InputError(
-                f"a complete table is of heads alone and of at most {LARGEST}: this model has {model.active.numel()} units"
-                + (", MLP blocks among them" if model.mlp_blocks else "")
+                "a complete table is of heads alone, and this model has MLP blocks: load it with mlp_blocks=0"
+            )
+        if free > LARGEST:
+            raise InputError(
+                f"a complete table is of at most {LARGEST} heads that may go, here {free}: take a smaller model, or "
+                f"keep the first layers whole (whole_layers={layers - LARGEST // model.heads})"
             )
         model.make_dense()
-        self._model, self.heads = model, model.heads
+        self._model, self.heads, self._whole = model, model.heads, whole_layers
         self.options = torch.tensor(list(itertools.product((False, True), repeat=self.heads)))
         self._layers = transformer_layers(model.model)
         self._sites = model.blocks
@@ -64,13 +76,14 @@ class MaskTree:
         self._projections = [self._project(site, way.method, moments) for site in self._sites]
 
     def masks(self, first: int) -> Tensor:
-        """(n, L, H) boolean: the masks that begin with this option, in the order of `losses`."""
-        rest = itertools.product(range(len(self.options)), repeat=len(self._layers) - 1)
-        return torch.stack([self.options[[first, *choices]] for choices in rest])
+        """(n, L, H) boolean: the masks whose first free layer has this option, in the order of `losses`."""
+        rest = itertools.product(range(len(self.options)), repeat=len(self._layers) - self._whole - 1)
+        whole = [len(self.options) - 1] * self._whole
+        return torch.stack([self.options[[*whole, first, *choices]] for choices in rest])
 
     @torch.no_grad()
     def losses(self, first: int, ids: Tensor) -> Tensor:
-        """Loss of each block under every mask whose first layer has one option.
+        """Loss of each block under every mask whose first free layer has one option.
 
         Args:
             first: Number of that option, of `options`.
@@ -83,8 +96,11 @@ class MaskTree:
         with frozen(self._model), self._model.using(None):
             for block in ids.to(self._model.device).split(1):
                 calls = layer_calls(self._model.model, block.repeat(len(self.options), 1))
-                hidden = self._run(0, calls.hidden[:1], calls, slice(first, first + 1))
-                columns.append(torch.cat(list(self._leaves(1, hidden, calls, block))))
+                hidden, last = calls.hidden[:1], len(self.options) - 1
+                for layer in range(self._whole):
+                    hidden = self._run(layer, hidden, calls, slice(last, last + 1))
+                hidden = self._run(self._whole, hidden, calls, slice(first, first + 1))
+                columns.append(torch.cat(list(self._leaves(self._whole + 1, hidden, calls, block))))
         return torch.stack(columns, 1)
 
     def _leaves(self, layer: int, hidden: Tensor, calls: LayerCalls, block: Tensor) -> Iterator[Tensor]:

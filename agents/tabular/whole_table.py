@@ -18,7 +18,7 @@ VERSION = "1.0.0"  # of what a table says; grows with its columns and with how t
 TABLE = "table"
 
 
-def write_masks(rules: Rules, seed: int, folder: Path, limit: int | None = None) -> str:
+def write_masks(rules: Rules, seed: int, folder: Path, limit: int | None = None, whole_layers: int = 0) -> str:
     """Measure the shards that are missing and, once none is, write the table.
 
     Args:
@@ -26,6 +26,7 @@ def write_masks(rules: Rules, seed: int, folder: Path, limit: int | None = None)
         seed: Draws the calibration and reward blocks.
         folder: The run's folder.
         limit: Most shards to measure now; None for all.
+        whole_layers: So many first layers keep all their heads in every mask.
 
     Returns:
         A line that says what was done.
@@ -34,7 +35,7 @@ def write_masks(rules: Rules, seed: int, folder: Path, limit: int | None = None)
         InputError: The model cannot have such a table, or the folder belongs to another one.
     """
     with at_work_in(folder):
-        return measured(MaskShards(folder, Table(rules), seed), limit)
+        return measured(MaskShards(folder, Table(rules), seed, whole_layers), limit)
 
 
 def measured(shards: MaskShards, limit: int | None = None) -> str:

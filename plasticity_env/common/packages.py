@@ -12,7 +12,10 @@ EXTRAS = {  # extra -> what it installs, by the names that are imported
     "human": ("pygame",),
     "ray": ("ray.rllib",),
     "bench": ("torch_pruning",),
+    "serve": ("fastapi", "uvicorn"),
     "dynamic": ("sklearn",),
+    "offline": ("minari",),
+    "tune": ("optuna",),
 }
 
 

@@ -33,7 +33,8 @@ class StructureBank:
     Args:
         model: The model, dense; its weights are read and never changed, but by `installed`.
         structures: Further structures.
-        prefixes: By label, (n, F) features of the first tokens of the texts that its structures were fitted on.
+        prefixes: By label, (n, 2 E) what the first tokens of the texts tell that its structures were fitted on
+            (`PrefixView.pooled`).
 
     Raises:
         InputError: The model is pruned or repaired at the moment, or a structure is not of this model.

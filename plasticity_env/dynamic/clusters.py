@@ -92,7 +92,7 @@ class _Maker:
         self._rounds, self._prefix, self._seed, self._sampled = rounds, prefix_tokens, seed, sampled
         self._batch = batch_size
         reader = PrefixReader(model)
-        self._prefixes = reader.read(fitted[:, :prefix_tokens], batch_size).features
+        self._prefixes = reader.read(fitted[:, :prefix_tokens], batch_size).pooled.cpu()
         self._held: PrefixView = reader.read(kept[:, :prefix_tokens], batch_size)
         whole = reader.read(fitted, batch_size).features
         self._features = (whole - whole.mean(0)) / whole.std(0).clamp(min=1e-6)

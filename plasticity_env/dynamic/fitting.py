@@ -60,7 +60,7 @@ def build_bank(
         together = sums if together is None else together + sums
         for structure in fit_structures(model, sums, shares, seq_len, label):
             bank.add(structure)
-        bank.prefixes[label] = reader.read(ids[:, :prefix_tokens], batch_size).features
+        bank.prefixes[label] = reader.read(ids[:, :prefix_tokens], batch_size).pooled.cpu()
     if mixture and together is not None:
         for structure in fit_structures(model, together, shares, seq_len, MIXTURE):
             bank.add(structure)

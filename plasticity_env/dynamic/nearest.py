@@ -30,27 +30,55 @@ class NearestTexts:
         self.labels = [label for label in bank.labels if label in bank.prefixes]
         if not self.labels:
             raise InputError("the bank holds no prefixes to compare with: make it with build_bank, or pass a router")
-        self._bank = bank
+        self._distances = TextDistances(bank)
         self._structures = torch.tensor([bank.find(label, share) for label in self.labels])
 
     def pick(self, view: PrefixView) -> Tensor:
         """(B,) numbers of structures."""
-        return self._structures[distances_to(self._bank, view.features).argmin(1)]
+        return self._structures[self._distances.to(view).argmin(1)]
 
 
-def distances_to(bank: StructureBank, features: Tensor) -> Tensor:
-    """(B, k) distance of prefixes to the mean prefix of each kind of text that structures of a bank were fitted on.
+class TextDistances:
+    """How far prefixes lie from the mean prefix of each kind of text that structures of a bank were fitted on.
 
-    Each feature counts over its spread within the kinds.
+    Mahalanobis distances over the square root of the dimension, as linear discriminant analysis takes them: with the covariance
+    within the kinds, shrunk as Ledoit and Wolf (2004) say.
 
     Args:
-        bank: With prefixes.
-        features: (B, F) of `PrefixView.features`.
+        bank: With prefixes; one without any has distances to nothing.
     """
-    labels = [label for label in bank.labels if label in bank.prefixes]
-    if not labels:
-        return features.new_zeros(len(features), 0)
-    means = torch.stack([bank.prefixes[label].mean(0) for label in labels])  # (k, F)
-    within = torch.cat([bank.prefixes[label] - mean for label, mean in zip(labels, means, strict=True)])
-    spread = within.square().mean(0).sqrt().clamp(min=1e-6)
-    return torch.cdist(features / spread, means / spread)
+
+    def __init__(self, bank: StructureBank) -> None:
+        self.labels = [label for label in bank.labels if label in bank.prefixes]
+        if not self.labels:
+            return
+        rows = [bank.prefixes[label].double() for label in self.labels]
+        means = torch.stack([of.mean(0) for of in rows])  # (k, F)
+        within = torch.cat([of - mean for of, mean in zip(rows, means, strict=True)])
+        self._spread = within.square().mean(0).sqrt().clamp(min=1e-6)
+        self._root = torch.linalg.cholesky(shrunk_covariance(within / self._spread))
+        self._means = self._whitened(means)
+
+    def to(self, view: PrefixView) -> Tensor:
+        """(B, k) float32 on the CPU."""
+        if not self.labels:
+            return torch.zeros(len(view), 0)
+        return torch.cdist(self._whitened(view.pooled.double().cpu()), self._means).float()
+
+    def _whitened(self, rows: Tensor) -> Tensor:
+        scaled = (rows / self._spread).mT / rows.shape[1] ** 0.5
+        found: Tensor = torch.linalg.solve_triangular(self._root, scaled, upper=False).mT
+        return found
+
+
+def shrunk_covariance(rows: Tensor) -> Tensor:
+    """(F, F) covariance of centred (n, F) rows, shrunk to a multiple of the identity as Ledoit and Wolf (2004) say."""
+    count, width = rows.shape
+    plain = rows.mT @ rows / count
+    scale = plain.diagonal().mean()
+    identity = torch.eye(width, dtype=rows.dtype)
+    off = (plain - scale * identity).square().sum()
+    noise = (rows.square().sum(1).square().mean() - plain.square().sum()) / count
+    share = float((noise / off.clamp(min=1e-12)).clamp(1e-3, 1)) if count > 1 else 1.0
+    found: Tensor = (1 - share) * plain + share * scale.clamp(min=1e-6) * identity
+    return found

@@ -16,6 +16,7 @@ from plasticity_env.model.layer_stream import hidden_of
 from plasticity_env.model.layouts import transformer_layers
 
 WIDTH = 32  # numbers of the projection
+VIEWED = ("hidden", "loss", "entropy", "tokens", "pooled")
 SEED = 0  # of the projection: banks and routers of one model share it
 
 
@@ -29,12 +30,14 @@ class PrefixView:
         loss: (B,) mean next-token loss over them, nats; 0 where a text has a single token.
         entropy: (B,) mean entropy of the next-token distribution, nats.
         tokens: (B,) how many tokens were read.
+        pooled: (B, 2 E) those hidden states before the projection, by which texts are compared.
     """
 
     hidden: Tensor
     loss: Tensor
     entropy: Tensor
     tokens: Tensor
+    pooled: Tensor
 
     @property
     def features(self) -> Tensor:
@@ -48,7 +51,7 @@ class PrefixView:
     def row(self, number: int) -> PrefixView:
         """One of the texts, alone."""
         cut = slice(number, number + 1)
-        return PrefixView(self.hidden[cut], self.loss[cut], self.entropy[cut], self.tokens[cut])
+        return PrefixView(*(getattr(self, name)[cut] for name in VIEWED))
 
 
 @dataclass
@@ -110,13 +113,14 @@ class PrefixReader:
         both = torch.cat(
             [F.normalize(state.float(), dim=-1) * state.shape[-1] ** 0.5 for state in tap.states[-2:]], -1
         )  # (B, T, 2 E)
-        hidden = ((both * weights[..., None]).sum(1) / tokens[:, None]) @ self._projection
+        pooled = (both * weights[..., None]).sum(1) / tokens[:, None]
         log = logits.float().log_softmax(-1)
         entropy = -(log.exp() * log).sum(-1)
         counted = weights[:, 1:] * weights[:, :-1]
         losses = -log[:, :-1].gather(2, input_ids[:, 1:, None])[..., 0] * counted
         loss = losses.sum(1) / counted.sum(1).clamp(min=1)
-        return PrefixView(hidden, loss, (entropy * weights).sum(1) / tokens, mask.sum(1))
+        entropy = (entropy * weights).sum(1) / tokens
+        return PrefixView(pooled @ self._projection, loss, entropy, mask.sum(1), pooled)
 
     @torch.no_grad()
     def read(self, input_ids: Tensor, batch_size: int = 8) -> PrefixView:
@@ -132,5 +136,4 @@ class PrefixReader:
 
 def joined(views: list[PrefixView]) -> PrefixView:
     """Views of several batches as of one."""
-    names = ("hidden", "loss", "entropy", "tokens")
-    return PrefixView(*(torch.cat([getattr(view, name) for view in views]) for name in names))
+    return PrefixView(*(torch.cat([getattr(view, name) for view in views]) for name in VIEWED))

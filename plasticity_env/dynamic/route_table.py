@@ -18,7 +18,7 @@ from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import new_folder, write_text
 from plasticity_env.common.values import user_path
 from plasticity_env.dynamic.bank import StructureBank
-from plasticity_env.dynamic.nearest import distances_to
+from plasticity_env.dynamic.nearest import TextDistances
 from plasticity_env.dynamic.prefix import PrefixReader
 from plasticity_env.dynamic.token_routes import TokenRoutes
 from plasticity_env.model.contexts import evaluating
@@ -181,7 +181,7 @@ def measure_routes(
     ids = torch.cat(list(texts.values()))
     kind = np.repeat(np.arange(len(texts), dtype=np.int64), [len(each) for each in texts.values()])
     reader = PrefixReader(bank.model)
-    features = reader.read(ids[:, :prefix_tokens], batch_size).features
+    view = reader.read(ids[:, :prefix_tokens], batch_size)
     routed = torch.stack([routed_losses(bank, ids, k, prefix_tokens, batch_size) for k in range(len(bank))], 1)
     whole = set(range(len(bank)))
     if not all_static:
@@ -199,11 +199,11 @@ def measure_routes(
             probe[:, number] = 0.0
     return RouteTable(
         kind=kind,
-        features=features.numpy(),
+        features=view.features.numpy(),
         loss=routed.numpy(),
         static_loss=static.numpy(),
         probe=probe.numpy(),
-        distance=distances_to(bank, features).numpy(),
+        distance=TextDistances(bank).to(view).numpy(),
         kinds=tuple(texts),
         structures=tuple(bank.names),
         labels=tuple(structure.label for structure in bank),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -328,12 +328,16 @@ class _Plan:
         """Pick from what the tokens since the last pick tell; as before where none were heard."""
         if not self._views:
             return self._segments[-1]
-        weights = torch.stack([view.tokens for view in self._views]).float()[..., None]  # (n, B, 1)
-        features = torch.stack([torch.cat([v.hidden, v.loss[:, None], v.entropy[:, None]], 1) for v in self._views])
-        mean = (features * weights).sum(0) / weights.sum(0).clamp(min=1)
-        tokens = torch.stack([view.tokens for view in self._views]).sum(0)
+        weights = torch.stack([view.tokens for view in self._views]).float()  # (n, B)
+
+        def mean(name: str) -> Tensor:
+            values = torch.stack([getattr(view, name).float() for view in self._views])  # (n, B, ...)
+            shares = (weights / weights.sum(0).clamp(min=1)).view(*weights.shape, *[1] * (values.ndim - 2))
+            return (values * shares).sum(0)
+
+        view = PrefixView(mean("hidden"), mean("loss"), mean("entropy"), weights.sum(0).long(), mean("pooled"))
         self._views.clear()
-        return self._owner._picked(PrefixView(mean[:, :-2], mean[:, -2], mean[:, -1], tokens)).cpu().long()
+        return self._owner._picked(view).cpu().long()
 
     @contextmanager
     def hearing(self) -> Iterator[None]:
@@ -354,7 +358,7 @@ class _Plan:
                     ones = torch.ones_like(ids, dtype=torch.bool)
                     view = self._owner.reader.view(heard, output.logits[:, -1:], ids, ones)
                     loss = -last[0].gather(1, ids)[:, 0] if last else torch.zeros_like(view.loss)
-                    self._views.append(PrefixView(view.hidden, loss, view.entropy, view.tokens))
+                    self._views.append(replace(view, loss=loss))
                     last[:] = [log]
 
             hook = model.register_forward_hook(note, with_kwargs=True)

@@ -16,6 +16,7 @@ from plasticity_env.common.values import brief
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.route_board import RouteBoard
 from plasticity_env.envs.route_episodes import RouteEpisodes, read_route_actions, read_route_options
+from plasticity_env.envs.route_rendering import described, text_picture
 from plasticity_env.envs.route_settings import RouteSettings
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class RouteEnv(gym.Env[Any, Any]):
     * v0: first version
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 2}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 2}  # noqa: RUF012
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class RouteEnv(gym.Env[Any, Any]):
         **settings: Any,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise InputError(f"unknown render_mode {render_mode!r}: use 'ansi'")
+            raise InputError(f"unknown render_mode {render_mode!r}: use 'ansi' or 'rgb_array'")
         daemon_ends_with_parent()
         self.render_mode = render_mode
         self.settings = RouteSettings.read(settings)
@@ -147,12 +148,13 @@ class RouteEnv(gym.Env[Any, Any]):
         allowed: np.ndarray = self._episodes.allowed()[0]
         return allowed
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """The structures in lines of text: cost, mean rise, distance, what was probed and chosen."""
+    def render(self) -> Any:
+        """The structures in lines of text ("ansi"), or these as an (H, W, 3) uint8 array ("rgb_array")."""
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode does nothing: gym.make(..., render_mode='ansi')")
             return None
-        return described(self._episodes)
+        lines = described(self._episodes)
+        return lines if self.render_mode == "ansi" else text_picture(lines)
 
     def episode_record(self) -> EpisodeRecord:
         """The episode so far; `plasticity_env.validate` replays it (one on a table of your own with ``env=``)."""
@@ -202,17 +204,3 @@ def digest_of(table: RouteTable) -> str:
 def action_space(board: RouteBoard) -> gym.spaces.Discrete[Any]:
     """Structures, and probes of them where there are some."""
     return gym.spaces.Discrete(board.columns.structures * (2 if board.settings.probes else 1))
-
-
-def described(episodes: RouteEpisodes, index: int = 0) -> str:
-    """An episode as lines of text."""
-    board, text = episodes.board, int(episodes.text[index])
-    lines = [f"text {text}, {board.settings.price_name} {episodes.price[index]:.3g}"]
-    lines.append(f"{'structure':16} {'FLOPs':>6} {'rise':>7} {'distance':>8} {'probe':>7}")
-    mean = board.static[:, 2]
-    for number, name in enumerate(board.table.structures):
-        probe = f"{board.probe_rise[text, number]:7.3f}" if episodes.probed[index, number] else f"{'-':>7}"
-        chosen = "  <- chosen" if episodes.structure[index] == number else ""
-        distance = board.distance[text, number]
-        lines.append(f"{name:16} {board.kept[number]:6.3f} {mean[number]:7.3f} {distance:8.3f} {probe}{chosen}")
-    return "\n".join(lines)

@@ -17,7 +17,7 @@ from plasticity_env.common.values import brief
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.fitting import MIXTURE, fit_structures
-from plasticity_env.dynamic.nearest import distances_to
+from plasticity_env.dynamic.nearest import TextDistances
 from plasticity_env.dynamic.prefix import PrefixReader
 from plasticity_env.dynamic.running import measuring_flops
 from plasticity_env.dynamic.structure import Structure
@@ -136,6 +136,7 @@ class StreamBench:
         self.texts, self.chunks = self.source.texts, self.source.chunks
         self._reader = PrefixReader(self.model)
         self.bank, self.prior = self._fitted()
+        self._distances = TextDistances(self.bank)
         self.table = flop_table(self.model, settings.max_length)
         costs = self.bank.flops(settings.max_length)
         self.dense_flops = float(costs[0])
@@ -156,7 +157,7 @@ class StreamBench:
             together = sums if together is None else together + sums
             for structure in fit_structures(self.model, sums, (settings.share,), settings.max_length, kind):
                 bank.add(structure)
-            bank.prefixes[kind] = self._reader.read(ids, settings.batch_size).features
+            bank.prefixes[kind] = self._reader.read(ids, settings.batch_size).pooled.cpu()
         assert together is not None
         if len(self.texts) > 1:
             for structure in fit_structures(self.model, together, (settings.share,), settings.max_length, MIXTURE):
@@ -187,8 +188,7 @@ class StreamBench:
                 logits = self.model.model(input_ids=ids, use_cache=False).logits[0, :-1]
             dense = float(F.cross_entropy(logits.float(), ids[0, 1:]))
         self._dense.put((kind, number), dense)
-        features = view.features
-        run = ChunkRun(loss, dense, features[0], distances_to(self.bank, features)[0])
+        run = ChunkRun(loss, dense, view.features[0], self._distances.to(view)[0])
         in_bank = any(structure is mine for mine in self.bank)
         return self._runs.put((kind, number, id(structure)), run) if in_bank else run
 

@@ -50,9 +50,10 @@ def masks_card(about: Mapping[str, Any], rows: int) -> str:
         about: What it was measured with.
         rows: How many masks it has.
     """
+    free = f" behind its first {whole} layers, which stay whole" if (whole := about.get("whole_layers")) else ""
     what = (
-        f"The losses of all {rows:,} masks of the attention heads of {about['model']}: what any search for heads to prune would "
-        "find, without running the model."
+        f"The losses of all {rows:,} masks of the attention heads of {about['model']}{free}: what any search for heads to prune "
+        "would find, without running the model."
     )
     shown = [f"| {name} | {value} |" for name, value in about.items() if not isinstance(value, list)]
     made = "\n".join(["| measured with | |", "|---|---|", *shown])

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.values import brief, check_number
 from plasticity_env.tabular.table_files import open_folder, read_part
 
 KIND = "masks"
-SHIPPED = ZOO_FOLDER / "tables" / "bard-gpt2-4x4"
 CRITERIA = ("reward_loss", "calibration_loss")
 
 
@@ -173,16 +171,16 @@ class MaskTable:
         return np.flatnonzero(inside)
 
 
-def open_masks(folder: str | Path | None = None) -> MaskTable:
+def open_masks(folder: str | Path) -> MaskTable:
     """Open a complete table of masks.
 
     Args:
-        folder: Where `plasticity tabular masks` wrote it; None for the one of bard-gpt2-4x4 that ships.
+        folder: Where `plasticity tabular masks` wrote it: the folder ``table`` in its run's folder.
 
     Raises:
         InputError: No such table there.
     """
-    return MaskTable(SHIPPED if folder is None else folder)
+    return MaskTable(folder)
 
 
 def mask_name(mask: Any) -> str:

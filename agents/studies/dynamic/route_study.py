@@ -113,7 +113,7 @@ def _banks(
         sums[kind] = gather_sums(model, ids, sampled=options.sampled, batch_size=4)
         for structure in fit_structures(model, sums[kind], options.shares, options.max_length, kind):
             bank.add(structure)
-        bank.prefixes[kind] = reader.read(ids[:, : options.prefix_tokens], 4).features
+        bank.prefixes[kind] = reader.read(ids[:, : options.prefix_tokens], 4).pooled.cpu()
     together = _total(list(sums.values()))
     for structure in fit_structures(model, together, options.shares, options.max_length, MIXTURE):
         bank.add(structure)

@@ -26,8 +26,9 @@ class GgufCut:
     """What is left in each layer.
 
     Attributes:
-        heads: Query heads.
-        kv_heads: Heads of keys and values: as many as query heads where groups keep different numbers of heads.
+        heads: Query heads. Where the groups of a layer keep different numbers of heads, either pruned ones fill them up, or each
+            head gets keys and values of its own: whatever is smaller.
+        kv_heads: Heads of keys and values.
         neurons: MLP neurons.
     """
 
@@ -103,19 +104,26 @@ def _number(reader: Any, key: str) -> int:
 def _cut_heads(arrays: dict[str, np.ndarray], prefix: str, heads: int, kv_heads: int, width: int) -> tuple[int, int]:
     """Cut a layer's pruned heads out of its projections; returns the query heads and the KV heads that are left."""
     output = arrays[f"{prefix}output.weight"]  # (E, H * width)
+    members = heads // kv_heads
     kept = [head for head in range(heads) if output[:, head * width : (head + 1) * width].any()]
     if not kept:
         for name in ("q", "k", "v", "output", "norm"):
             del arrays[f"{prefix}{name}.weight"]
         return 0, 0
-    groups = [head // (heads // kv_heads) for head in kept]
-    sizes = {groups.count(group) for group in groups}
-    if len(sizes) == 1:
-        groups = sorted(set(groups))
+    groups = [head // members for head in kept]  # keys and values once for each head, ...
+    alike = sorted(set(groups))
+    most = max(groups.count(group) for group in alike)
+    if len(alike) * (most + 1) <= 2 * len(kept):  # ... or groups as large as the largest, filled with pruned heads
+        kept, groups = [head for group in alike for head in _filled(group, members, kept, most)], alike
     for name, chosen in (("q", kept), ("k", groups), ("v", groups)):
         arrays[f"{prefix}{name}.weight"] = arrays[f"{prefix}{name}.weight"][_columns(chosen, width)]
     arrays[f"{prefix}output.weight"] = np.ascontiguousarray(output[:, _columns(kept, width)])
     return len(kept), len(groups)
+
+
+def _filled(group: int, members: int, kept: list[int], size: int) -> list[int]:
+    """So many heads of a group: those that are kept, and pruned ones, which write zeros."""
+    return sorted(sorted(range(group * members, (group + 1) * members), key=lambda head: head not in kept)[:size])
 
 
 def _cut_neurons(arrays: dict[str, np.ndarray], prefix: str) -> int:

@@ -102,6 +102,20 @@ def test_a_run_that_was_cut_goes_on_and_the_table_holds_every_mask_once(table_of
     assert json.loads((tmp_path / TABLE / "table.json").read_text())["rows"] == {"masks": 16, "masks_test": 16}
 
 
+def test_the_first_layers_may_stay_whole(table_of, tmp_path: Path) -> None:
+    table = table_of()
+    measured(MaskShards(tmp_path, table, seed=0, whole_layers=1))
+    masks = open_masks(tmp_path / TABLE)
+    assert masks.masks == ["11/00", "11/01", "11/10", "11/11"]
+    mask = torch.tensor([[True, True], [True, False]])
+    assert masks.final("11/10") == pytest.approx(np.mean(table.losses_of(mask, 0)), abs=1e-4)
+    assert "first 1 layers, which stay whole" in (tmp_path / TABLE / "README.md").read_text()
+    with pytest.raises(InputError, match="another whole_layers"):
+        MaskShards(tmp_path, table, seed=0)
+    with pytest.raises(InputError, match=r"whole_layers must lie in \[0, 1\]"):
+        MaskShards(tmp_path / "other", table, seed=0, whole_layers=2)
+
+
 def test_shards_of_other_arguments_are_refused(table_of, tmp_path: Path) -> None:
     measured(MaskShards(tmp_path, table_of(), seed=0), limit=1)
     with pytest.raises(InputError, match="another seed"):
@@ -115,7 +129,7 @@ def test_shards_of_other_arguments_are_refused(table_of, tmp_path: Path) -> None
 
 def test_models_without_such_a_table_are_refused(table_of, narrow_model, small_text: TextSplits) -> None:
     ids = small_text.blocks("calibration")[:2]
-    with pytest.raises(InputError, match="MLP blocks among them"):
+    with pytest.raises(InputError, match="has MLP blocks"):
         MaskTree(narrow_model(2).model, "none", ids)
     with pytest.raises(InputError, match="fits a layer to those before it"):
         MaskTree(narrow_model(0).model, "sequential", ids)
@@ -126,7 +140,7 @@ def test_models_without_such_a_table_are_refused(table_of, narrow_model, small_t
     [
         (["nothing"], "unknown table 'nothing'"),
         (["build", "--cells", "missing.jsonl"], "no cells at 'missing.jsonl'"),
-        (["masks", "--model_name", "bard-gpt2-6x8", "--output_dir", "out"], "of at most 20: this model has 48 units"),
+        (["masks", "--model_name", "bard-gpt2-6x8", "--output_dir", "out"], "at most 20 heads that may go, here 48"),
         (["masks", "--shards", "0"], "shards must be a whole number of at least 1"),
     ],
 )

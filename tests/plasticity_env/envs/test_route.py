@@ -35,7 +35,7 @@ def make(**kwargs) -> RouteEnv:
 def test_gymnasiums_and_stable_baselines3s_checkers_pass(variant, observation):
     from stable_baselines3.common.env_checker import check_env as check
 
-    env = make(observation=observation, render_mode="ansi", **variant)
+    env = make(observation=observation, render_mode="rgb_array", **variant)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env)
@@ -229,6 +229,13 @@ def test_rendering_tells_what_was_probed_and_chosen():
     (line,) = [line for line in env.render().splitlines() if "chosen" in line]
     assert line.startswith("code@0.6 ")
     assert "-  <- chosen" not in line  # its probe is shown
+    env = make(render_mode="rgb_array")
+    env.reset(seed=0)
+    before = env.render()
+    env.step(3)
+    assert before.dtype == np.uint8
+    assert before.shape == env.render().shape
+    assert (before != env.render()).any()
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from plasticity_env import InputError
 from plasticity_env.model.stock.cut_gguf import GgufCut, cut_gguf
 
-LAYERS, HEADS, GROUPS, WIDTH, EMBED, NEURONS = 3, 4, 2, 4, 16, 6
-PRUNED = {0: (0, 1, 2), 1: (0, 1, 2, 3), 2: (1, 3)}  # one is left; none; one of each group
+LAYERS, HEADS, GROUPS, WIDTH, EMBED, NEURONS = 3, 9, 3, 4, 16, 6
+PRUNED = {0: range(1, 9), 1: range(9), 2: (2, 3, 8)}  # one head is left; none; two of each group
 
 
 def masked_arrays(pruned=PRUNED, neurons=((0, 3), tuple(range(NEURONS)), ())):
@@ -88,7 +88,7 @@ def forward(path):
 def test_the_cut_file_computes_the_same_and_is_smaller(tmp_path, dtype):
     whole = write(tmp_path / "masked.gguf", masked_arrays(), dtype=dtype)
     cut = cut_gguf(whole, tmp_path / "cut.gguf")
-    assert cut == GgufCut(heads=(1, 0, 2), kv_heads=(1, 0, 2), neurons=(4, 1, 6))
+    assert cut == GgufCut(heads=(1, 0, 6), kv_heads=(1, 0, 3), neurons=(4, 1, 6))
     np.testing.assert_allclose(forward(tmp_path / "cut.gguf"), forward(whole), rtol=1e-9, atol=1e-9)
     before, after = GGUFReader(whole), GGUFReader(tmp_path / "cut.gguf")
     assert sum(t.n_elements for t in after.tensors) < sum(t.n_elements for t in before.tensors)
@@ -103,10 +103,10 @@ def test_the_cut_file_computes_the_same_and_is_smaller(tmp_path, dtype):
     assert "deci.attention.layer_norm_rms_epsilon" in after.fields
 
 
-def test_groups_of_unequal_size_get_keys_and_values_of_their_own(tmp_path):
-    whole = write(tmp_path / "masked.gguf", masked_arrays({0: (0,), 1: (2, 3)}))
+def test_groups_of_unequal_size_are_filled_up_or_get_keys_and_values_of_their_own(tmp_path):
+    whole = write(tmp_path / "masked.gguf", masked_arrays({0: (0,), 1: (3, 5, 7, 8), 2: (1, 3, 4, 5)}))
     cut = cut_gguf(whole, tmp_path / "cut.gguf")
-    assert (cut.heads, cut.kv_heads) == ((3, 2, 4), (3, 1, 2))
+    assert (cut.heads, cut.kv_heads) == ((9, 5, 6), (3, 5, 2))  # of 2 + 3 + 3, of 3 + 1 + 1, of 2 + 0 + 3
     np.testing.assert_allclose(forward(tmp_path / "cut.gguf"), forward(whole), rtol=1e-9, atol=1e-9)
 
 

@@ -1,0 +1,164 @@
+"""Playing episodes for a data set: an expert, random actions, or both in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from plasticity_env import controllers
+from plasticity_env.agents.offline.minari_files import check_new, stored_in
+from plasticity_env.agents.offline.record_config import RecordConfig
+from plasticity_env.agents.training.agent import ENVIRONMENTS
+from plasticity_env.common.progress import Progress
+from plasticity_env.controllers.base import Action, Controller, sample_mask, wants_scores
+from plasticity_env.envs.observation import Observation
+from plasticity_env.envs.settings import Settings
+
+Policy = Callable[[Observation], Action]
+SITE = "https://pypi.org/project/plasticity-env"
+NUMBERS = (
+    "loss",
+    "ppl",
+    "flops",
+    "params",
+    "active_heads",
+    "active_units",
+    "invalid_actions",
+)  # of infos, that are kept
+
+
+@dataclass(frozen=True)
+class Played:
+    """One episode of T steps.
+
+    Attributes:
+        seed: Its reset's.
+        observations: T + 1 of each part.
+        actions, rewards: T.
+        infos: T + 1 of each number.
+    """
+
+    seed: int
+    observations: dict[str, list[np.ndarray]]
+    actions: list[Any]
+    rewards: list[float]
+    infos: dict[str, list[float]]
+
+
+def record(config: RecordConfig) -> str:
+    """Play episodes and write them as a Minari data set.
+
+    Args:
+        config: Arguments.
+
+    Returns:
+        A line that says what was written.
+
+    Raises:
+        InputError: Arguments that cannot be used, a data set that is there already, or Minari is not installed.
+    """
+    with stored_in(config.root):
+        check_new(config.name)
+        expert = controllers.make(config.controller)
+        settings = config.environment(expert.signals)
+        env = gym.make(ENVIRONMENTS[config.env], **settings.kwargs())
+        env.action_space.seed(config.seed)
+        played = []
+        with Progress("recording", config.episodes) as progress:
+            for episode in episodes(env, expert, config):
+                played.append(episode)
+                progress.advance(1, reward=sum(episode.rewards))
+        mean = float(np.mean([sum(episode.rewards) for episode in played]))
+        _write(config, settings, env, played, mean)
+        env.close()
+    steps = sum(len(episode.rewards) for episode in played)
+    return f"{len(played)} episodes, {steps} steps, mean return {mean:.4f} nats: {config.name}"
+
+
+def episodes(env: gym.Env[Any, Any], expert: Controller, config: RecordConfig) -> Iterator[Played]:
+    """Play episodes, one for each seed from the first on."""
+    for seed in range(config.seed, config.seed + config.episodes):
+        expert.reset(seed)
+        yield _play(env, _policy(env, expert, config.quality, np.random.default_rng(seed)), seed)
+
+
+def _policy(env: gym.Env[Any, Any], expert: Controller, quality: str, random: np.random.Generator) -> Policy:
+    def by_chance(observation: Observation) -> Action:
+        if wants_scores(observation):
+            action: Action = env.action_space.sample()
+            return action
+        return env.action_space.sample(mask=sample_mask(observation))  # type: ignore[no-any-return]
+
+    if quality == "expert":
+        return expert.act
+    if quality == "random":
+        return by_chance
+    return lambda observation: (expert.act if random.random() < 0.5 else by_chance)(observation)
+
+
+def _play(env: gym.Env[Any, Any], policy: Policy, seed: int) -> Played:
+    observation, info = env.reset(seed=seed)
+    seen: dict[str, list[np.ndarray]] = {name: [values] for name, values in observation.items()}
+    infos = {name: [float(info[name])] for name in NUMBERS}
+    actions, rewards, over = [], [], False
+    while not over:
+        action = policy(observation)
+        observation, reward, terminated, truncated, info = env.step(action)
+        over = terminated or truncated
+        actions.append(np.asarray(action, dtype=env.action_space.dtype))
+        rewards.append(float(reward))
+        for name, values in observation.items():
+            seen[name].append(values)
+        for name in NUMBERS:
+            infos[name].append(float(info[name]))
+    return Played(seed, seen, actions, rewards, infos)
+
+
+def _write(config: RecordConfig, settings: Settings, env: gym.Env[Any, Any], played: list[Played], mean: float) -> None:
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    buffers = []
+    for number, episode in enumerate(played):
+        ends = [False] * (len(episode.rewards) - 1) + [True]
+        buffers.append(
+            EpisodeBuffer(
+                id=number,
+                seed=episode.seed,
+                observations=episode.observations,  # type: ignore[arg-type]
+                actions=episode.actions,
+                rewards=episode.rewards,
+                terminations=ends,
+                truncations=[False] * len(ends),
+                infos=episode.infos,
+            )
+        )
+    from plasticity_env import __version__
+
+    dataset = minari.create_dataset_from_buffers(
+        config.name,
+        buffers,
+        env=env,
+        algorithm_name=config.played_by,
+        author="plasticity-env",
+        code_permalink=SITE,
+        description=config.description(settings),
+        requirements=[f"plasticity-env=={__version__}"],
+        data_format="arrow",
+    )
+    dataset.storage.update_metadata(
+        {
+            "plasticity": {
+                "version": __version__,
+                "quality": config.quality,
+                "controller": config.controller,
+                "first_seed": config.seed,
+                "mean_return": mean,
+                "settings": asdict(settings),
+            }
+        }
+    )

@@ -1,0 +1,144 @@
+"""From arguments to a running server: the socket first, then the model and its bank, then requests."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import sys
+import threading
+import time
+import webbrowser
+
+import uvicorn
+
+from plasticity_env.agents.commands.serve_command import ServeConfig
+from plasticity_env.agents.serving.completions import Limits
+from plasticity_env.agents.serving.demo_texts import EXAMPLES, NOTE, demo_texts
+from plasticity_env.agents.serving.engine import Engine
+from plasticity_env.agents.serving.web_app import About, make_app
+from plasticity_env.agents.serving.worker import Worker
+from plasticity_env.common.errors import InputError, first_line, unknown
+from plasticity_env.controllers.routers.learned_router import LearnedRouter
+from plasticity_env.data.text import pack
+from plasticity_env.dynamic.bank import StructureBank
+from plasticity_env.dynamic.fitting import build_bank
+from plasticity_env.dynamic.nearest import NearestTexts
+from plasticity_env.dynamic.routed_model import Router
+from plasticity_env.model.embedded import embedded_models
+from plasticity_env.model.loading import LoadedModel, load_model
+
+DEMO_MODEL, DEMO_SHARE, DEMO_BLOCKS, DEMO_LENGTH = "bard-llama-6x8", 0.5, 48, 128
+LOOPBACK = frozenset(("localhost", "127.0.0.1", "[::1]"))
+
+
+def serve(config: ServeConfig) -> None:
+    """Serve until Ctrl-C.
+
+    Raises:
+        InputError: The port is taken, or the model or its bank cannot be used.
+    """
+    demo_model = config.model_name or DEMO_MODEL
+    if config.demo and demo_model not in embedded_models():
+        raise InputError(f"--demo runs on an embedded model, not {demo_model!r}: {', '.join(embedded_models())} are")
+    listening = listen(config.host, config.port)
+    with listening:
+        app_worker, about = _model(config, demo_model)
+        host, port = listening.getsockname()[:2]
+        loopback = ipaddress.ip_address(host).is_loopback
+        hosts = LOOPBACK | {_in_url(config.host.lower())} if loopback else frozenset()
+        limits = Limits(config.max_tokens, config.max_prompt_tokens)
+        app = make_app(app_worker, about, limits, hosts, config.max_body)
+        url = f"http://{_in_url(host)}:{port}/"
+        if not loopback:
+            print(f"anyone who reaches {host} can use this server: it asks for no key", file=sys.stderr)
+        print(f"page: {url}\nendpoint: {url}v1/completions (Ctrl-C ends it)", flush=True)
+        if config.browser:
+            threading.Timer(0.5, webbrowser.open, (url,)).start()
+        settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+        uvicorn.Server(settings).run(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before any work.
+
+    Raises:
+        InputError: The address does not exist here, or the port is taken or not allowed.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except (OSError, UnicodeError) as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if code == errno.EADDRINUSE:
+            raise InputError(
+                f"port {port} of {host} is in use: choose another with --port, or --port 0 for a free one"
+            ) from error
+        if code == errno.EACCES:
+            raise InputError(
+                f"port {port} needs rights that this user lacks: choose one above 1023 with --port"
+            ) from error
+        raise InputError(
+            f"this machine cannot listen at {host!r} ({first_line(error)}): use --host 127.0.0.1, or an address of its own"
+        ) from error
+
+
+def _model(config: ServeConfig, demo_model: str) -> tuple[Worker, About]:
+    name = demo_model if config.model_name is None else config.model_name
+    loaded = load_model(name, device=config.device, mlp_blocks=config.mlp_blocks)
+    if config.demo:
+        started = time.monotonic()
+        bank = demo_bank(loaded)
+        print(f"fitted a bank of {len(bank) - 1} structures in {time.monotonic() - started:.0f} seconds", flush=True)
+        about = About(loaded.name, NOTE, tuple(EXAMPLES.items()))
+    else:
+        assert config.bank is not None  # the command has looked
+        bank = StructureBank.load(config.bank, loaded.model)
+        about = About(loaded.name)
+    engine = Engine(
+        bank,
+        _router(bank, config),
+        loaded.tokenizer,
+        prefix_tokens=config.prefix_tokens,
+        prefix_structure=config.prefix_structure,
+        switch_every=config.switch_every,
+        compacted=config.compacted,
+    )
+    return Worker(engine, config.batch_size, config.waiting), about
+
+
+def demo_bank(loaded: LoadedModel, blocks: int = DEMO_BLOCKS) -> StructureBank:
+    """A bank of an embedded model for four kinds of text.
+
+    Args:
+        loaded: The model.
+        blocks: Blocks of each kind.
+    """
+    texts = {label: pack(loaded.tokenizer, text, DEMO_LENGTH)[:blocks] for label, text in demo_texts().items()}
+    return build_bank(loaded.model, texts, (DEMO_SHARE,))
+
+
+def _router(bank: StructureBank, config: ServeConfig) -> Router:
+    if config.router is not None:
+        return LearnedRouter.load(config.router, config.price, bank)
+    return NearestTexts(bank, _share(bank, config.share))
+
+
+def _share(bank: StructureBank, share: float | None) -> float:
+    """Which share the router picks from.
+
+    Raises:
+        InputError: Several, and none was named; or one that the bank does not have.
+    """
+    known = {f"{each:g}": each for each in bank.shares}
+    if share is None:
+        if len(known) != 1:
+            raise InputError(f"the bank has structures of the shares {', '.join(known)}: name one with --share")
+        return next(iter(known.values()))
+    if f"{share:g}" not in known:
+        raise unknown("share", f"{share:g}", known)
+    return known[f"{share:g}"]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
