@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
 from torch import Tensor
 
-from plasticity_env.agents.pretraining.corpus import LICENCE
+from plasticity_env.agents.pretraining.corpora import CORPORA
 from plasticity_env.agents.pretraining.head_values import Score
 
 CARD: Final = "card.json"
@@ -109,6 +110,7 @@ class Card:
         fields["training"] = Training(**fields["training"])
         fields["test"] = Score(**fields["test"])
         fields["ablation"] = Ablation(**fields["ablation"])
+        fields["kinds"] = {kind: Score(**values) for kind, values in fields.get("kinds", {}).items()}
         if fields["naive"] is not None:
             fields["naive"] = Comparison(**fields["naive"] | {"test": Score(**fields["naive"]["test"])})
         return cls(**fields)
@@ -132,7 +134,7 @@ class Card:
             ("sha256 of model.safetensors", f"`{self.sha256}`"),
         ]
         heads = range(self.heads)
-        intro = f"A small {self.architecture} language model, pretrained on Shakespeare."
+        intro = f"A small {self.architecture} language model, pretrained on {CORPORA[self.corpus].title}."
         held_out = "**Held out**: never used to train a controller, only to test one."
         parts = [
             f"# {self.name}",
@@ -152,6 +154,8 @@ class Card:
                 ]
             ),
         ]
+        if self.kinds:
+            parts[4:4] = ["## By kind of text", "\n".join(_kinds_table(self.kinds))]
         if t.note:
             parts.append(f"Note: {t.note}")
         if self.naive is not None:
@@ -162,5 +166,14 @@ class Card:
                 f"({n.tokens:,} tokens, {n.threads} thread(s)) reaches a test perplexity of "
                 f"{n.test.perplexity:.3f} ({n.test.bits_per_byte:.4f} bits per byte).",
             ]
-        parts.append(f"Weights are stored as float16; load with `dtype=torch.float32` on a CPU. {LICENCE}")
+        parts.append(f"Weights are stored as float16; load with `dtype=torch.float32` on a CPU. {CORPORA[self.corpus].licence}")
         return "\n\n".join(parts) + "\n"
+
+
+def _kinds_table(kinds: Mapping[str, Score]) -> list[str]:
+    """Test scores of each kind of text in lines of Markdown."""
+    rows = [
+        f"| {kind} | {score.perplexity:.3f} ({score.nll:.4f} nats) | {score.bits_per_byte:.4f} | {score.tokens:,} |"
+        for kind, score in kinds.items()
+    ]
+    return ["| kind | test perplexity per token | bits per byte | tokens |", "|---|---|---|---|", *rows]

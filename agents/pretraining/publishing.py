@@ -107,6 +107,7 @@ def publish(
         test=score(model, torch.cat(list(test.values())), lengths),
         ablation=Ablation.of(ablation_deltas(model, spec, blocks), ABLATION_SPLIT, blocks.shape[0], blocks.shape[1]),
         sha256=sha256((folder / "model.safetensors").read_bytes()),
+        licence=f"Weights: as the package. Text: {corpus.licence}",
         corpus=spec.corpus,
         kinds={kind: score(model, ids, lengths) for kind, ids in test.items()} if len(test) > 1 else {},
     )

@@ -22,9 +22,10 @@ from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
 from plasticity_env.common.lru import ByteCache
 from plasticity_env.common.values import user_path
-from plasticity_env.data.dealing import Dealt, deal, spread_draw
+from plasticity_env.data.dealing import Dealt, deal, packed, spread_draw
 from plasticity_env.data.documents import EMBEDDED, TEXT_SPLITS, documents_of, documents_of_rows
 from plasticity_env.data.generated import GENERATED, generated_documents
+from plasticity_env.data.mixed import MIXED, SEPARATOR, mixed_text
 
 Split = Literal["train", "calibration", "reward", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -162,7 +163,8 @@ def load_text(
     """Load a text in four disjoint splits.
 
     ``"shakespeare"`` (``"tiny_shakespeare"`` is another name for it) is embedded and split by play; ``"generated:json"`` and
-    ``"generated:table"`` are made-up records and tables, always the same. A path (``.txt``,
+    ``"generated:table"`` are made-up records and tables, always the same; ``"mixed:shakespeare"``, ``"mixed:python"``,
+    ``"mixed:json"`` and ``"mixed:table"`` are embedded, with the splits of the model ``mixed-llama-4x8``. A path (``.txt``,
     ``.jsonl`` or ``.parquet`` with a ``text`` column) is one text, whose documents are dealt to the splits by a hash of what
     they say: 3/8 of them to test, 1/4 to calibration, 1/4 to train, 1/8 to reward, and none to two of them.
     Rows are documents; in plain text they are found by their titles or the blank lines between them (see
@@ -196,6 +198,8 @@ def load_text(
     if dataset in EMBEDDED:
         texts = {s: gzip.decompress((_TEXT_FOLDER / f"{s}.txt.gz").read_bytes()).decode() for s in SPLITS}
         return TextSplits("shakespeare", block_size, tokenizer, texts)
+    if dataset in MIXED:
+        return _of_splits(dataset, {s: mixed_text(MIXED[dataset], s) for s in SPLITS}, tokenizer, block_size)
     if dataset in GENERATED:
         return _one_text(dataset, generated_documents(dataset), tokenizer, block_size, text_split)
     if path.suffix.lower() in (".txt", ".jsonl", ".json", ".parquet", *TABLES) or path.exists():
@@ -297,6 +301,18 @@ def _of_dealt(
     blocks: dict[Split, Tensor] = {split: dealt[split].blocks for split in SPLITS if split in dealt}
     documents: dict[Split, Tensor] = {split: dealt[split].documents for split in SPLITS if split in dealt}
     return TextSplits(name, block_size, tokenizer, texts or {}, blocks, documents)
+
+
+def _of_splits(
+    name: str, texts: dict[Split, str], tokenizer: PreTrainedTokenizerBase, block_size: int
+) -> TextSplits:
+    """Splits that are texts of their own, with their documents told apart; each but the last ends with its separator."""
+    found = {}
+    for split, text in texts.items():
+        *documents, last = text.split(SEPARATOR)
+        ids = [_token_ids(tokenizer, document) for document in (*(f"{each}{SEPARATOR}" for each in documents), last)]
+        found[split] = packed(ids, range(len(ids)), block_size)
+    return _of_dealt(name, found, tokenizer, block_size)
 
 
 def _check_four(name: str, blocks: int, block_size: int) -> None:
