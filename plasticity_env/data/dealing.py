@@ -70,15 +70,14 @@ def _dealt(
         alike.setdefault((_hash(document), 0 if together else number), []).append(number)
     for _, numbers in sorted(alike.items()):
         hands[min(hands, key=lambda split: (len(hands[split]) + 1) / shares[split])] += numbers
-    return {split: packed(documents, sorted(hand), block_size) for split, hand in hands.items()}
+    return {split: _packed(documents, sorted(hand), block_size) for split, hand in hands.items()}
 
 
 def _hash(ids: Tensor) -> bytes:
     return hashlib.sha256(ids.numpy().tobytes()).digest()
 
 
-def packed(documents: Sequence[Tensor], hand: Sequence[int], block_size: int) -> Dealt:
-    """Blocks of the documents whose numbers are given, joined in this order."""
+def _packed(documents: Sequence[Tensor], hand: Sequence[int], block_size: int) -> Dealt:
     if not hand:
         return Dealt(torch.empty(0, block_size, dtype=torch.long), torch.empty(0, dtype=torch.long))
     ids = torch.cat([documents[number] for number in hand])

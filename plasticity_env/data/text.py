@@ -22,7 +22,7 @@ from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.hub import hub_or_cache
 from plasticity_env.common.lru import ByteCache
 from plasticity_env.common.values import user_path
-from plasticity_env.data.dealing import Dealt, deal, packed, spread_draw
+from plasticity_env.data.dealing import Dealt, deal, spread_draw
 from plasticity_env.data.documents import EMBEDDED, TEXT_SPLITS, documents_of, documents_of_rows
 from plasticity_env.data.generated import GENERATED, generated_documents
 from plasticity_env.data.mixed import MIXED, SEPARATOR, mixed_text
@@ -43,6 +43,8 @@ class TextSplits:
     Attributes:
         name: What the text is called in reports.
         block_size: T, tokens per block.
+        tokenizer: Of the model that reads it.
+        separator: What stands between two documents of the texts; a tokenizer that has a token for it tells them apart.
     """
 
     name: str
@@ -51,6 +53,7 @@ class TextSplits:
     _texts: dict[Split, str] = field(repr=False)
     _blocks: dict[Split, Tensor] = field(default_factory=dict, repr=False)
     _documents: dict[Split, Tensor] = field(default_factory=dict, repr=False)
+    separator: str | None = None
 
     def blocks(self, split: Split) -> Tensor:
         """(n, T) token ids of a split: full blocks in reading order, nothing padded, the remainder dropped.
@@ -72,6 +75,12 @@ class TextSplits:
 
     def documents(self, split: Split) -> Tensor | None:
         """(n,) number of the document that each block of a split begins in; None where documents are not told apart."""
+        if self.separator is not None and split not in self._documents:
+            ends = self.tokenizer.get_vocab().get(self.separator)
+            if ends is not None:
+                blocks = self.blocks(split)
+                ended = (blocks == ends).flatten().cumsum(0)
+                self._documents[split] = torch.cat([ended.new_zeros(1), ended[self.block_size - 1 : -1 : self.block_size]])
         return self._documents.get(split)
 
     def some(self, split: Split, count: int | None) -> Tensor:
@@ -199,7 +208,8 @@ def load_text(
         texts = {s: gzip.decompress((_TEXT_FOLDER / f"{s}.txt.gz").read_bytes()).decode() for s in SPLITS}
         return TextSplits("shakespeare", block_size, tokenizer, texts)
     if dataset in MIXED:
-        return _of_splits(dataset, {s: mixed_text(MIXED[dataset], s) for s in SPLITS}, tokenizer, block_size)
+        texts = {s: mixed_text(MIXED[dataset], s) for s in SPLITS}
+        return TextSplits(dataset, block_size, tokenizer, texts, separator=SEPARATOR)
     if dataset in GENERATED:
         return _one_text(dataset, generated_documents(dataset), tokenizer, block_size, text_split)
     if path.suffix.lower() in (".txt", ".jsonl", ".json", ".parquet", *TABLES) or path.exists():
@@ -301,18 +311,6 @@ def _of_dealt(
     blocks: dict[Split, Tensor] = {split: dealt[split].blocks for split in SPLITS if split in dealt}
     documents: dict[Split, Tensor] = {split: dealt[split].documents for split in SPLITS if split in dealt}
     return TextSplits(name, block_size, tokenizer, texts or {}, blocks, documents)
-
-
-def _of_splits(
-    name: str, texts: dict[Split, str], tokenizer: PreTrainedTokenizerBase, block_size: int
-) -> TextSplits:
-    """Splits that are texts of their own, with their documents told apart; each but the last ends with its separator."""
-    found = {}
-    for split, text in texts.items():
-        *documents, last = text.split(SEPARATOR)
-        ids = [_token_ids(tokenizer, document) for document in (*(f"{each}{SEPARATOR}" for each in documents), last)]
-        found[split] = packed(ids, range(len(ids)), block_size)
-    return _of_dealt(name, found, tokenizer, block_size)
 
 
 def _check_four(name: str, blocks: int, block_size: int) -> None:
