@@ -166,7 +166,9 @@ class Card:
                 f"({n.tokens:,} tokens, {n.threads} thread(s)) reaches a test perplexity of "
                 f"{n.test.perplexity:.3f} ({n.test.bits_per_byte:.4f} bits per byte).",
             ]
-        parts.append(f"Weights are stored as float16; load with `dtype=torch.float32` on a CPU. {CORPORA[self.corpus].licence}")
+        parts.append(
+            f"Weights are stored as float16; load with `dtype=torch.float32` on a CPU. {CORPORA[self.corpus].licence}"
+        )
         return "\n\n".join(parts) + "\n"
 
 

@@ -77,9 +77,7 @@ def _read_mixed(split: SplitName, texts: Path, cache: Path) -> dict[str, str]:
 
 
 CORPORA: Final[dict[str, Corpus]] = {
-    "plays": Corpus(
-        "Shakespeare", plays.LICENCE, "text", "plays.json", {}, _build_plays, _read_plays
-    ),
+    "plays": Corpus("Shakespeare", plays.LICENCE, "text", "plays.json", {}, _build_plays, _read_plays),
     "mixed": Corpus(
         "Shakespeare, Python's standard library, and made-up JSON records and tables, as many tokens of each",
         mixed.LICENCE,

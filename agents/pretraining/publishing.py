@@ -14,7 +14,7 @@ from plasticity_env.agents.pretraining.architectures import FAMILIES, ZooModel
 from plasticity_env.agents.pretraining.cards import Ablation, Card, Comparison, Training
 from plasticity_env.agents.pretraining.corpora import CORPORA
 from plasticity_env.agents.pretraining.corpus import SplitName, sha256
-from plasticity_env.agents.pretraining.head_values import Score, ablation_deltas, score
+from plasticity_env.agents.pretraining.head_values import ablation_deltas, score
 from plasticity_env.agents.pretraining.pretrain import Trained
 from plasticity_env.agents.pretraining.recipe import Recipe
 from plasticity_env.agents.pretraining.vocabulary import bytes_per_token

@@ -80,7 +80,9 @@ class TextSplits:
             if ends is not None:
                 blocks = self.blocks(split)
                 ended = (blocks == ends).flatten().cumsum(0)
-                self._documents[split] = torch.cat([ended.new_zeros(1), ended[self.block_size - 1 : -1 : self.block_size]])
+                self._documents[split] = torch.cat(
+                    [ended.new_zeros(1), ended[self.block_size - 1 : -1 : self.block_size]]
+                )
         return self._documents.get(split)
 
     def some(self, split: Split, count: int | None) -> Tensor:

@@ -57,7 +57,10 @@ def play(config: MixedRoutes) -> None:
                 kind: torch.cat([text.drawn("train", config.measured, draw), text.drawn("test", config.measured, 0)])
                 for kind, text in texts.items()
             }
-            print(f"draw {draw}: {config.measured} train and test texts of each kind under {len(bank)} structures", flush=True)
+            print(
+                f"draw {draw}: {config.measured} train and test texts of each kind under {len(bank)} structures",
+                flush=True,
+            )
             table = measure_routes(bank, measured, prefix_tokens=config.prefix_tokens, batch_size=16, model=loaded.name)
             table.save(folder / "table")
 
