@@ -115,6 +115,10 @@ class Card:
             fields["naive"] = Comparison(**fields["naive"] | {"test": Score(**fields["naive"]["test"])})
         return cls(**fields)
 
+    def _ablated(self) -> str:
+        blocks = self.ablation.blocks
+        return f"the first {blocks} blocks" if not self.kinds else f"the first {blocks // len(self.kinds)} blocks of each kind"
+
     def readme(self) -> str:
         """The card for people, in Markdown."""
         t, a = self.training, self.ablation
@@ -144,7 +148,7 @@ class Card:
             f"{self.test.block_length} tokens, float32; the first token of a block is not scored "
             f"({self.test.tokens:,} tokens are). Per byte is per character: the texts are ASCII.",
             "## What each head is worth",
-            f"Rise in nats per token when one head alone is silenced, on the first {a.blocks} blocks of the "
+            f"Rise in nats per token when one head alone is silenced, on {self._ablated()} of the "
             f"{a.split} split: min {a.min:.4f}, median {a.median:.4f}, max {a.max:.4f}, std {a.std:.4f}.",
             "\n".join(
                 [

@@ -27,6 +27,7 @@ class Corpus:
         licence: Of the texts.
         folder: Where its texts lie, under the output folder.
         contents: Name of the file that says what is in them; it is written last.
+        ablated: Blocks of each kind's reward split on which each head alone is silenced.
         learnt: Letters of each kind that the tokenizer learns from; kinds that are not named: all.
         build: Writes the texts, given the folder with the sources (None: download), the folder of downloads, and where to.
         read: Texts of a split by kind, given the folder of the texts and the folder of downloads.
@@ -36,6 +37,7 @@ class Corpus:
     licence: str
     folder: str
     contents: str
+    ablated: int
     learnt: Mapping[str, int]
     build: Callable[[Path | None, Path, Path], None]
     read: Callable[[SplitName, Path, Path], dict[str, str]]
@@ -77,12 +79,13 @@ def _read_mixed(split: SplitName, texts: Path, cache: Path) -> dict[str, str]:
 
 
 CORPORA: Final[dict[str, Corpus]] = {
-    "plays": Corpus("Shakespeare", plays.LICENCE, "text", "plays.json", {}, _build_plays, _read_plays),
+    "plays": Corpus("Shakespeare", plays.LICENCE, "text", "plays.json", 128, {}, _build_plays, _read_plays),
     "mixed": Corpus(
         "Shakespeare, Python's standard library, and made-up JSON records and tables, as many tokens of each",
         mixed.LICENCE,
         "text/mixed",
         mixed.CONTENTS,
+        8,
         {"shakespeare": 1_000_000, "python": 1_000_000, "json": 250_000, "table": 250_000},
         _build_mixed,
         _read_mixed,

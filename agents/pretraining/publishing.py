@@ -14,7 +14,7 @@ from plasticity_env.agents.pretraining.architectures import FAMILIES, ZooModel
 from plasticity_env.agents.pretraining.cards import Ablation, Card, Comparison, Training
 from plasticity_env.agents.pretraining.corpora import CORPORA
 from plasticity_env.agents.pretraining.corpus import SplitName, sha256
-from plasticity_env.agents.pretraining.head_values import ablation_deltas, score
+from plasticity_env.agents.pretraining.head_values import ablation_deltas, score, together
 from plasticity_env.agents.pretraining.pretrain import Trained
 from plasticity_env.agents.pretraining.recipe import Recipe
 from plasticity_env.agents.pretraining.vocabulary import bytes_per_token
@@ -22,7 +22,6 @@ from plasticity_env.common.files import new_folder
 
 BLOCK_LENGTH: Final = 256
 ABLATION_SPLIT: Final[SplitName] = "reward"
-ABLATION_BLOCKS: Final = 128
 
 
 def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -77,8 +76,9 @@ def publish(
     model = load_model(folder)
     corpus, shape = CORPORA[spec.corpus], spec.shape
     reward = corpus.blocks(ABLATION_SPLIT, tokenizer, BLOCK_LENGTH, texts, downloads)
-    blocks = torch.cat([ids[: ABLATION_BLOCKS // len(reward)] for ids in reward.values()])
+    blocks = torch.cat([ids[: corpus.ablated] for ids in reward.values()])
     test, lengths = corpus.blocks("test", tokenizer, BLOCK_LENGTH, texts, downloads), bytes_per_token(tokenizer)
+    kinds = {kind: score(model, ids, lengths) for kind, ids in test.items()}
     card = Card(
         name=spec.name,
         architecture=FAMILIES[spec.family].title,
@@ -104,12 +104,12 @@ def publish(
             torch=torch.__version__,
             transformers=transformers.__version__,
         ),
-        test=score(model, torch.cat(list(test.values())), lengths),
+        test=together(list(kinds.values())),
         ablation=Ablation.of(ablation_deltas(model, spec, blocks), ABLATION_SPLIT, blocks.shape[0], blocks.shape[1]),
         sha256=sha256((folder / "model.safetensors").read_bytes()),
         licence=f"Weights: as the package. Text: {corpus.licence}",
         corpus=spec.corpus,
-        kinds={kind: score(model, ids, lengths) for kind, ids in test.items()} if len(test) > 1 else {},
+        kinds=kinds if len(kinds) > 1 else {},
     )
     card.save(folder)
     return card
