@@ -73,7 +73,7 @@ def open_dataset(dataset_id: str) -> tuple[Any, str]:
         dataset = minari.load_dataset(dataset_id)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"no data set {dataset_id!r} ({first_line(error)}): record one with plasticity record, or say where it lies with --root"
+            f"no data set {dataset_id!r} ({first_line(error)}): record one with plasticity record, or name its folder (--root)"
         ) from error
     name = getattr(dataset.spec.env_spec, "id", None)
     kinds = {env_id: kind for kind, env_id in ENVIRONMENTS.items()}

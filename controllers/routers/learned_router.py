@@ -20,7 +20,7 @@ from plasticity_env.common.values import check_number, user_path
 from plasticity_env.controllers.routers.route_player import Played, RoutePlayer, no_probes
 from plasticity_env.controllers.routers.router_network import RouterConfig, RouterNetwork
 from plasticity_env.dynamic.bank import StructureBank
-from plasticity_env.dynamic.nearest import distances_to
+from plasticity_env.dynamic.nearest import TextDistances
 from plasticity_env.dynamic.prefix import PrefixView
 from plasticity_env.dynamic.route_table import RouteTable
 from plasticity_env.envs.route_board import raw_columns, scaled
@@ -83,8 +83,8 @@ class LearnedRouter(RoutePlayer):
         """
         if self._bank is None:
             raise InputError("a learned router inside a model needs its bank: LearnedRouter.load(folder, bank=bank)")
-        features = view.features
-        return torch.from_numpy(self._best(features.numpy(), distances_to(self._bank, features).numpy()))
+        distance = TextDistances(self._bank).to(view)
+        return torch.from_numpy(self._best(view.features.numpy(), distance.numpy()))
 
     @torch.no_grad()
     def _best(self, features: np.ndarray, distance: np.ndarray) -> np.ndarray:

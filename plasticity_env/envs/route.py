@@ -189,7 +189,7 @@ def make_board(table: RouteTable | str | os.PathLike[str] | None, settings: Rout
     from plasticity_env.dynamic.route_table import RouteTable  # loads torch
 
     if table is None or isinstance(table, str | os.PathLike):
-        table = RouteTable.load(SHIPPED_TABLE if table is None else table)
+        table = RouteTable.load(SHIPPED_TABLE if table is None else os.fspath(table))
     if not isinstance(table, RouteTable):
         raise InputError(f"table must be a RouteTable or a folder of one, got {brief(table)}")
     return RouteBoard(table, settings)

@@ -59,7 +59,9 @@ def test_ppo_and_dqn_learn_on_it(policy, observation, tmp_path):
 
 
 def test_maskable_ppo_makes_only_probes_that_are_allowed():
-    contrib = pytest.importorskip("sb3_contrib", reason="sb3-contrib is not installed: pip install 'plasticity-env[rl]'")
+    contrib = pytest.importorskip(
+        "sb3_contrib", reason="sb3-contrib is not installed: pip install 'plasticity-env[rl]'"
+    )
     envs = native(observation="flat", probes=2)
     agent = contrib.MaskablePPO("MlpPolicy", envs, n_steps=8, batch_size=16, n_epochs=1, device="cpu", seed=0).learn(32)
     env = gym.make("plasticity/Route-v0", table=TABLE, observation="flat", probes=2)

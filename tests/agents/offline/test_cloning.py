@@ -105,7 +105,7 @@ def test_likelihoods_are_of_the_choices_that_count(make_env) -> None:
     )
     env, played = played_by(make_env, "head_rank", "random", 1)
     decisions = read_decisions(dataset_of(env, played), "head_rank")
-    gone = [16 - int(round(active)) for active in played[0].infos["active_heads"]]
+    gone = [16 - round(active) for active in played[0].infos["active_heads"]]
     expected = [-sum(math.log(16 - place) for place in range(count)) for count in gone[1:]]
     assert log_likelihoods(network, decisions, "head_rank").tolist() == pytest.approx(expected, abs=1e-4)
 

@@ -77,12 +77,38 @@ def test_players_fit_the_table():
 def test_the_commands_train_a_router_and_compare_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     TABLE.save("table")
-    main(["train-router", "table", "--output", "router", "--total_steps", "512", "--num_envs", "16", "--warm_start", "20"])
+    main(
+        [
+            "train-router",
+            "table",
+            "--output",
+            "router",
+            "--total_steps",
+            "512",
+            "--num_envs",
+            "16",
+            "--warm_start",
+            "20",
+        ]
+    )
     said = capsys.readouterr().out
     assert "regression: " in said
     assert "PPO: " in said
     assert LearnedRouter.load("router").structures == TABLE.structures
-    main(["evaluate-routers", "table", "--routers", "router", "--prices", "0.3,1", "--output", "rows.json", "--replicates", "20"])
+    main(
+        [
+            "evaluate-routers",
+            "table",
+            "--routers",
+            "router",
+            "--prices",
+            "0.3,1",
+            "--output",
+            "rows.json",
+            "--replicates",
+            "20",
+        ]
+    )
     said = capsys.readouterr().out
     assert said.count("| learned | price ") == said.count("| text oracle | price ") == 2
     rows = json.loads((tmp_path / "rows.json").read_text())

@@ -49,7 +49,10 @@ def test_levels_are_chosen_by_how_hard_a_text_is():
     played = router.play(TABLE, TEST)
     kept, rise = played.flops_kept(TABLE).mean(), played.rise(TABLE, TEST).mean()
     levels = [LabelOracle(share).play(TABLE, TEST) for share in (0.3, 0.6)]
-    costs, rises = ([f(each) for each in levels] for f in (lambda p: p.flops_kept(TABLE).mean(), lambda p: p.rise(TABLE, TEST).mean()))
+    costs, rises = (
+        [f(each) for each in levels]
+        for f in (lambda p: p.flops_kept(TABLE).mean(), lambda p: p.rise(TABLE, TEST).mean())
+    )
     assert costs[1] < kept < costs[0]
     assert rise < np.interp(kept, costs[::-1], rises[::-1])
 
