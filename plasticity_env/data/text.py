@@ -216,6 +216,8 @@ def load_text(
         return _one_text(dataset, generated_documents(dataset), tokenizer, block_size, text_split)
     if path.suffix.lower() in (".txt", ".jsonl", ".json", ".parquet", *TABLES) or path.exists():
         return _one_text(path.name, _read(path), tokenizer, block_size, text_split)
+    if dataset.partition(":")[0] in ("mixed", "generated"):
+        raise unknown("text", dataset, (*MIXED, *GENERATED))
     rows = _from_hub(dataset, dataset_config)
     if "validation" not in rows:
         return _one_text(dataset, rows["train"], tokenizer, block_size, text_split)

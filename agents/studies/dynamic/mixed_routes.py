@@ -37,7 +37,7 @@ class MixedRoutes:
     """shares of the heads that structures prune, separated by commas"""
     blocks: int = 48
     """calibration blocks of each kind"""
-    measured: int = 24
+    measured: int = 16
     """train texts and test texts of each kind in a table; the test texts are the same in all draws"""
     max_length: int = 256
     """tokens of a block and of a text"""

@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 
-from plasticity_env import load_model, load_text
+from plasticity_env import InputError, load_model, load_text
 from plasticity_env.data.generated import GENERATED
 from plasticity_env.data.mixed import MIXED, MIXED_FOLDER, MIXED_KINDS, SEPARATOR, mixed_text
 from plasticity_env.data.text import SPLITS
@@ -85,3 +85,8 @@ def test_a_tokenizer_without_the_separator_tells_no_documents_apart(tokenizer):
 def test_the_kinds_but_plays_are_small():
     assert sum(path.stat().st_size for path in MIXED_FOLDER.iterdir()) < 1_000_000
     assert set(HELD) < set(RECORD["python"])
+
+
+def test_a_kind_that_there_is_not_names_those_that_there_are(tokenizer):
+    with pytest.raises(InputError, match="mixed:python"):
+        load_text("mixed:poems", tokenizer)
