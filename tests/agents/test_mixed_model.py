@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import tarfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,22 @@ from plasticity_env.agents.pretraining.mixed_corpus import LETTERS, STDLIB, docu
 from plasticity_env.agents.pretraining.packages import Package, debian_files
 from plasticity_env.data.mixed import MIXED, MIXED_FOLDER, MIXED_KINDS
 from plasticity_env.model.embedded import MODELS_FOLDER
+from plasticity_env.model.loading import LoadedModel
 
 MODEL, STRANGER = "mixed-llama-4x8", "bard-llama-6x8"
 
 
+@cache
+def loaded(name: str) -> LoadedModel:
+    """The model, loaded once."""
+    return load_model(name)
+
+
+@cache
 def bits_per_letter(name: str, dataset: str) -> float:
-    """On 12 test blocks of 128 tokens; the texts are ASCII, so models of any tokenizer compare by it."""
-    model, tokenizer, _ = load_model(name)
-    blocks = load_text(dataset, tokenizer, block_size=128).some("test", 12)
+    """On 6 test blocks of 128 tokens; the texts are ASCII, so models of any tokenizer compare by it."""
+    model, tokenizer, _ = loaded(name)
+    blocks = load_text(dataset, tokenizer, block_size=128).some("test", 6)
     with torch.no_grad():
         logits = model(blocks).logits[:, :-1]
     nats = float(F.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten(), reduction="sum"))
