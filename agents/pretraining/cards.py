@@ -117,7 +117,11 @@ class Card:
 
     def _ablated(self) -> str:
         blocks = self.ablation.blocks
-        return f"the first {blocks} blocks" if not self.kinds else f"the first {blocks // len(self.kinds)} blocks of each kind"
+        return (
+            f"the first {blocks} blocks"
+            if not self.kinds
+            else f"the first {blocks // len(self.kinds)} blocks of each kind"
+        )
 
     def readme(self) -> str:
         """The card for people, in Markdown."""

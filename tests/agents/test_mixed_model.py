@@ -63,7 +63,13 @@ def test_its_card_has_every_kind() -> None:
 
 def test_the_sources_are_named() -> None:
     notice = (Path(__file__).parents[2] / "NOTICE").read_text(encoding="utf-8")
-    for name in (f"{STDLIB.name} {STDLIB.version}", "PSF License Version 2", "Project", "json.*.txt.gz", "table.*.txt.gz"):
+    for name in (
+        f"{STDLIB.name} {STDLIB.version}",
+        "PSF License Version 2",
+        "Project",
+        "json.*.txt.gz",
+        "table.*.txt.gz",
+    ):
         assert name in notice
     licence = (MIXED_FOLDER / "LICENSE-PYTHON.txt").read_text(encoding="utf-8")
     assert licence.startswith("PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2\n")
