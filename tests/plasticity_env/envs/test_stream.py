@@ -15,8 +15,8 @@ from gymnasium.utils.env_checker import check_env
 from plasticity_env import InputError, load_text
 from plasticity_env.data.generated import GENERATED, generated_documents
 from plasticity_env.dynamic.running import RunningEstimate, measuring_flops
-from plasticity_env.envs.stream import KEEP, MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_bench import StreamBench
+from plasticity_env.envs.stream_env import KEEP, MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_settings import StreamSettings
 from plasticity_env.signals.measure import sequence_losses
 
