@@ -47,8 +47,12 @@ class Decisions:
     episode: Tensor
 
     def __getitem__(self, index: Tensor) -> Decisions:
-        actions, picks = (None if part is None else part[index] for part in (self.actions, self.picks))
-        return Decisions(self.batch[index], actions, picks, self.episode[index])
+        return Decisions(
+            self.batch[index],
+            None if self.actions is None else self.actions[index],
+            None if self.picks is None else self.picks[index],
+            self.episode[index],
+        )
 
 
 @dataclass(frozen=True)
