@@ -98,10 +98,13 @@ def _folded(line: str) -> str:
 
 
 def _columns(which: str) -> str:
-    """The columns of the newest version, with their bounds."""
+    """The columns of the newest version, with their bounds; of Route-v0 those of its structures and of the request."""
     from plasticity_env.envs.observation import VERSIONS
+    from plasticity_env.envs.route_columns import REQUEST_COLUMNS, STRUCTURE_COLUMNS
 
-    columns = VERSIONS[-1][0 if which == "heads" else 1]
+    heads, globals_ = VERSIONS[-1]
+    kinds = {"heads": heads, "globals": globals_, "structures": STRUCTURE_COLUMNS, "request": REQUEST_COLUMNS}
+    columns = kinds[which]
     rows = [f"| `{name}` | {low:g} | {high:g} |" for name, (low, high) in columns.items()]
     return "\n".join(["| column | least | most |", "|---|---|---|", *rows])
 

@@ -54,10 +54,12 @@ for _prefix, _kwargs in (
             kwargs=_kwargs,
         )
 _gym.register(id="plasticity/Stream-v0", entry_point="plasticity_env.envs.stream:stream_env")
-_gym.register(
-    id="plasticity/Route-v0",
-    entry_point="plasticity_env.envs.route:RouteEnv",
-    vector_entry_point="plasticity_env.envs.route_vector:RouteVectorEnv",
-)
+for _prefix in ("", "Flat"):
+    _gym.register(
+        id=f"plasticity/{_prefix}Route-v0",
+        entry_point="plasticity_env.envs.route:RouteEnv",
+        vector_entry_point="plasticity_env.envs.route_vector:RouteVectorEnv",
+        kwargs={"observation": "flat"} if _prefix else {},
+    )
 
 _load_plugins()

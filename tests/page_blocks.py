@@ -55,6 +55,8 @@ SMALLER = {  # what replaces the page's own words
     "clone": {"epochs": 2},
     "tune": {"trials": 2, "total_timesteps": 32},
     "bank": {"model_name": "bard-gpt2-4x4", "blocks": 4},
+    "train-router": {"total_steps": 64, "num_envs": 16, "warm_start": 10},
+    "evaluate-routers": {"replicates": 50},
     "leaderboard": {"models": "bard-gpt2-4x4"},
     "evaluate": {"model_name": "bard-gpt2-4x4", "sparsities": "0.3", "rounds": 2},
 }

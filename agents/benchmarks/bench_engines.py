@@ -85,7 +85,7 @@ def engine_rows(options: Options) -> Iterator[EngineRow]:
         for length, count in itertools.product(options.check(), environments):
             text = options.text(tokenizer, length)
             yield from bench_engines(
-                name, text, count, runners, options.tokens // length, options.rounds, options.device
+                name, text, count, runners, options.tokens // length, options.rounds, options.settings.device
             )
 
 

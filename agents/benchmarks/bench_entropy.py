@@ -62,14 +62,14 @@ def entropy_rows(options: Options) -> Iterator[EntropyRow]:
         InputError: On a system whose peak memory cannot be read.
     """
     lengths = options.check()
-    if check_device(options.device).type == "cpu" and not Path("/proc/self/clear_refs").exists():
+    if check_device(options.settings.device).type == "cpu" and not Path("/proc/self/clear_refs").exists():
         raise InputError("peak memory on the CPU is read from /proc, which this system lacks: use --device cuda")
     for length in lengths:
         found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
         for _ in range(options.rounds):
             for way in WAYS:
                 with worker_pool(1) as pool:
-                    found[way].append(pool.submit(_measured, way, length, options.device).result())
+                    found[way].append(pool.submit(_measured, way, length, options.settings.device).result())
         memory = {way: statistics.median(m for m, _ in pairs) for way, pairs in found.items()}
         seconds = {way: statistics.median(s for _, s in pairs) for way, pairs in found.items()}
         yield EntropyRow(

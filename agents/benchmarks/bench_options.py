@@ -54,11 +54,6 @@ class Options:
     clock: Clock = "wall"
     """seconds by the wall, or "cpu": processor seconds on one thread, for a machine that does other work (not vector, entropy)"""
 
-    @property
-    def device(self) -> str:
-        """Device to run on."""
-        return self.settings.device
-
     def check(self) -> list[int]:
         """The lengths as numbers.
 
@@ -81,9 +76,10 @@ class Options:
             check_number("sparsities", share, 0, 1, below=True)
         check_number("memory_share", self.memory_share, 0)
         check_counts(self, test_tokens=1)
-        if self.clock == "cpu" and not self.device.startswith(("cpu", "auto")):
-            raise InputError(f"processor seconds say nothing about device {self.device!r}: leave --clock at wall")
-        if check_device(self.device).type != "cpu" and self.clock == "cpu":
+        device = self.settings.device
+        if self.clock == "cpu" and not device.startswith(("cpu", "auto")):
+            raise InputError(f"processor seconds say nothing about device {device!r}: leave --clock at wall")
+        if check_device(device).type != "cpu" and self.clock == "cpu":
             raise InputError("processor seconds say nothing about this machine's GPU: add --device cpu")
         return lengths
 
@@ -93,7 +89,7 @@ class Options:
 
         lengths = self.check()
         for name in cli.words(self.models) or embedded_models():
-            loaded = load_model(name, device=self.device)
+            loaded = load_model(name, device=self.settings.device)
             for length in lengths:
                 yield loaded, self.text(loaded.tokenizer, length)
 

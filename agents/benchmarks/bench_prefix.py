@@ -64,7 +64,7 @@ def bench_prefix(loaded: LoadedModel, options: Options, text: TextSplits, repair
     """
     sequences = options.tokens // text.block_size
     walks = {
-        way: _Walk(loaded, text, sequences, repair, options.device, megabytes)
+        way: _Walk(loaded, text, sequences, repair, options.settings.device, megabytes)
         for way, megabytes in (("whole", 0.0), ("prefix", _PREFIX_MB))
     }
     ways: dict[str, Callable[[], object]] = {way: walk.go for way, walk in walks.items()}

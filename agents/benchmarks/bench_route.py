@@ -95,7 +95,7 @@ def bench_route(num_envs: int, probes: int = 0, rounds: int = 7, clock: Clock = 
     actions = np.random.default_rng(0).integers(0, native.single_action_space.n, (STEPS, num_envs))  # type: ignore[attr-defined]
     ways: dict[str, Callable[[], object]] = {
         "native": lambda: [native.step(row) for row in actions],
-        "single": lambda: [_one(env, row[index]) for row in actions for index, env in enumerate(alone)],
+        "single": lambda: _one_by_one(alone, actions),
         "sync": lambda: [sync.step(row) for row in actions],
     }
     cpu = torch.device("cpu")
@@ -125,9 +125,11 @@ def bench_route(num_envs: int, probes: int = 0, rounds: int = 7, clock: Clock = 
     )
 
 
-def _one(env: gym.Env[Any, Any], action: Any) -> None:
-    if env.step(action)[2]:
-        env.reset()
+def _one_by_one(envs: list[gym.Env[Any, Any]], actions: np.ndarray) -> None:
+    for row in actions:
+        for env, action in zip(envs, row, strict=True):
+            if env.step(action)[2]:
+                env.reset()
 
 
 def _learn(envs: NativeVecEnv) -> None:

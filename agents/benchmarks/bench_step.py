@@ -74,7 +74,7 @@ def step_rows(options: Options) -> Iterator[StepRow]:
                 crossfit=crossfit,
                 naive=repair == "none",
                 rounds=options.rounds,
-                device=options.device,
+                device=options.settings.device,
                 clock=options.clock,
             )
 

@@ -84,7 +84,7 @@ def vector_rows(options: Options) -> Iterator[VectorRow]:
                 scores=scores,
                 memory_share=options.memory_share,
                 rounds=options.rounds,
-                device=options.device,
+                device=options.settings.device,
                 processes=options.processes,
             )
 

@@ -60,8 +60,8 @@ def readme(config: SmallTable, table: RouteTable) -> str:
     structures, version = len(table.structures), platform.python_version()
     return f"""# Route table of {table.model}
 
-What {structures} structures of `{table.model}` cost {len(table)} texts of {table.tokens} tokens, in figures; it holds no text and
-no weights. `plasticity/Route-v0` reads it where no other table is given.
+What {structures} structures of `{table.model}` cost {len(table)} texts of {table.tokens} tokens, in figures; it holds no text
+and no weights. `plasticity/Route-v0` reads it where no other table is given.
 
 Kinds of text: plays (the embedded Shakespeare), manual (the topics of Python's `pydoc`), programs (the standard library of
 Python {version}), records (generated JSON lines). The model was trained on the plays alone; on the other kinds its loss

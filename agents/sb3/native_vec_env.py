@@ -46,7 +46,7 @@ class NativeVecEnv(VecEnv):
     def reset(self) -> Any:
         options = next((each for each in self._options if each), None)
         seeds = None if self._seeds[0] is None else list(self._seeds)
-        seen, _ = self.envs.reset(seed=seeds, options=options)
+        seen, _ = self.envs.reset(seed=seeds, options=options)  # type: ignore[arg-type]
         self._reset_seeds()
         self._reset_options()
         self._returns[:], self._lengths[:] = 0.0, 0

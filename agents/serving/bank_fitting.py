@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from plasticity_env.agents.commands.bank_command import BankConfig
+from plasticity_env.agents.serving.bank_config import BankConfig
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.values import user_path
 from plasticity_env.data.text import load_text

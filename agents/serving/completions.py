@@ -154,7 +154,10 @@ class Completions:
         asked, loop = _Asked([], seed), asyncio.get_running_loop()
 
         def sender(index: int) -> Callable[[Event], None]:
-            return lambda event: loop.call_soon_threadsafe(asked.events.put_nowait, (index, event))  # type: ignore[func-returns-value]
+            def send(event: Event) -> None:
+                loop.call_soon_threadsafe(asked.events.put_nowait, (index, event))
+
+            return send
 
         for index, prompt in enumerate(prompts):
             ids = self._checked_ids(prompt, request.max_tokens)

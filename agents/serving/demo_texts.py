@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import inspect
 import io
 import random
 import textwrap
-from pathlib import Path
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import ZOO_FOLDER
@@ -48,7 +48,7 @@ def _sonnets() -> str:
 
 def _python() -> str:
     try:
-        return "\n".join(Path(module.__file__).read_text(encoding="utf-8") for module in (argparse, textwrap))
+        return "\n".join(map(inspect.getsource, (argparse, textwrap)))
     except OSError as error:
         raise InputError(
             "this Python comes without the source of its standard library, which the demo reads: use another, or --bank"

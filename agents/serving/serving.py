@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import socket
@@ -12,10 +13,10 @@ import webbrowser
 
 import uvicorn
 
-from plasticity_env.agents.commands.serve_command import ServeConfig
 from plasticity_env.agents.serving.completions import Limits
 from plasticity_env.agents.serving.demo_texts import EXAMPLES, NOTE, demo_texts
 from plasticity_env.agents.serving.engine import Engine
+from plasticity_env.agents.serving.serve_config import ServeConfig
 from plasticity_env.agents.serving.web_app import About, make_app
 from plasticity_env.agents.serving.worker import Worker
 from plasticity_env.common.errors import InputError, first_line, unknown
@@ -56,7 +57,19 @@ def serve(config: ServeConfig) -> None:
         if config.browser:
             threading.Timer(0.5, webbrowser.open, (url,)).start()
         settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-        uvicorn.Server(settings).run(sockets=[listening])
+        _Server(settings, app_worker).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Tells the requests that run or wait before it waits for their connections."""
+
+    def __init__(self, settings: uvicorn.Config, worker: Worker) -> None:
+        super().__init__(settings)
+        self._worker = worker
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.to_thread(self._worker.close)
+        await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:

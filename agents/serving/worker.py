@@ -90,14 +90,17 @@ class Worker:
             self._change.notify()
 
     def close(self) -> None:
-        """Let nobody wait any longer, and end the thread after the step that it is at."""
+        """Tell all that wait, and end the thread after the step that it is at; safe to call twice."""
         with self._change:
             self._stopping = True
+            jobs = [*self._running, *self._waiting]
             self._waiting.clear()
             self._change.notify()
-        for job in self._running:
+        for job in jobs:
             job.cancelled = True
-        self._thread.join(10)
+        self._fail(jobs, "the server is closing", caller=False)
+        if self._thread.is_alive():
+            self._thread.join(10)
 
     def _work(self) -> None:
         while not self._stopping:

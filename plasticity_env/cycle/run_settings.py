@@ -124,7 +124,9 @@ class ExperimentSettings(TextSettings, LearningSettings):
         check_mode(self.tracking.wandb_mode)
         check_number("pruning_level", self.pruning_level, 0, 1, below=True)
         self._check_ranges()
-        check_counts(self, **_COUNTS)
+        check_counts(self, cycles=1, stabilisation_window=1, analysis_steps=1, lr_decay_steps=1)
+        check_counts(self, warmup_steps=0, training_steps=0, decision_every=0, mlp_blocks=0, growth_warmup_steps=0)
+        check_counts(self, growth_trial_steps=0, reward_blocks=1, test_blocks=1, sample_tokens=0, seed=0)
 
     def _check_names(self) -> None:
         if given(self, "growth_init") and self.growth_init != REVIVE:
@@ -199,24 +201,6 @@ class ExperimentSettings(TextSettings, LearningSettings):
         for name, before in (("text_split", "leading"), ("neuron_order", "stored")):
             known.setdefault(name, before)  # as in all runs before there was a choice
         return fill(cls(), known, "the run's settings")
-
-
-_COUNTS = {
-    "cycles": 1,
-    "warmup_steps": 0,
-    "stabilisation_window": 1,
-    "analysis_steps": 1,
-    "training_steps": 0,
-    "decision_every": 0,
-    "mlp_blocks": 0,
-    "growth_warmup_steps": 0,
-    "growth_trial_steps": 0,
-    "lr_decay_steps": 1,
-    "reward_blocks": 1,
-    "test_blocks": 1,
-    "sample_tokens": 0,
-    "seed": 0,
-}
 
 
 def check_strategy(name: str) -> str:

@@ -10,6 +10,7 @@ from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.head_edit import HeadEditEnv
 from plasticity_env.envs.head_rank import HeadRankEnv
 from plasticity_env.envs.heads import HeadsEnv
+from plasticity_env.envs.route import RouteEnv
 
 
 @overload
@@ -19,15 +20,17 @@ def make_env(id: Literal["plasticity/HeadEdit-v1"], **settings: Any) -> HeadEdit
 @overload
 def make_env(id: Literal["plasticity/HeadRank-v1"], **settings: Any) -> HeadRankEnv: ...
 @overload
+def make_env(id: Literal["plasticity/Route-v0"], **settings: Any) -> RouteEnv: ...
+@overload
 def make_env(id: str, **settings: Any) -> PlasticityEnv: ...
-def make_env(id: str = "plasticity/Heads-v1", **settings: Any) -> PlasticityEnv:
+def make_env(id: str = "plasticity/Heads-v1", **settings: Any) -> PlasticityEnv | RouteEnv:
     """The environment itself, as `gymnasium.make` builds it but without its wrappers.
 
     Args:
         id: Id of the environment.
-        **settings: See `plasticity_env.envs.settings.Settings`.
+        **settings: See `plasticity_env.envs.settings.Settings`, for Route `plasticity_env.envs.route_settings.RouteSettings`.
 
     Raises:
         InputError: A setting that cannot be used.
     """
-    return cast(PlasticityEnv, gym.make(id, disable_env_checker=True, **settings).unwrapped)
+    return cast("PlasticityEnv | RouteEnv", gym.make(id, disable_env_checker=True, **settings).unwrapped)

@@ -80,7 +80,7 @@ def _arguments(record: EpisodeRecord) -> dict[str, Any]:
     Raises:
         InputError: A setting that cannot be used, or a table that did not come with the package.
     """
-    if record.env_id != "plasticity/Route-v0":
+    if record.env_id not in ("plasticity/Route-v0", "plasticity/FlatRoute-v0"):
         Settings.read(record.kwargs)
         return {**OLDER, **record.kwargs}
     if "table" in record.kwargs:

@@ -95,7 +95,7 @@ class RouteColumns:
             if self.mask:
                 parts["action_mask"][...] = edge
             edges.append(row)
-        return spaces.Box(*edges, dtype=np.float32)
+        return spaces.Box(edges[0], edges[1], dtype=np.float32)
 
     def space(self) -> spaces.Dict:
         """Space of the dictionaries."""

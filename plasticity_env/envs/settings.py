@@ -31,6 +31,10 @@ MEASURING_ARGUMENTS = (
     "batch_size",
     "device",
 )
+NAMES = (  # arguments that are a name, or a place
+    *("model_name", "dataset", "mode", "reward", "repair", "growth_init"),
+    *("neuron_order", "units", "observation", "labels", "device"),
+)
 # what ranges must lie above, and their largest value
 LIMITS = {"flop_price": (0.0, 1e6), "flop_budget": (1e-3, 1.0), "pruned_share": (0.0, 0.99)}
 
@@ -121,19 +125,7 @@ class Settings(TextSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "device", str(self.device) if type(self.device).__module__ == "torch" else self.device)
-        for name in (
-            "model_name",
-            "dataset",
-            "mode",
-            "reward",
-            "repair",
-            "growth_init",
-            "neuron_order",
-            "units",
-            "observation",
-            "labels",
-            "device",
-        ):
+        for name in NAMES:
             check_text(name, getattr(self, name))
         if self.moment_cache is not None:
             check_text("moment_cache", self.moment_cache)

@@ -103,7 +103,13 @@ class CellTable:
 
     def __init__(self, folder: str | Path) -> None:
         self._folder, self.description = open_folder(folder, KIND, ("cells", "cells_test"))
-        self._rows = [_cell(row) for row in read_part(self._folder / "cells.parquet").to_pylist()]
+        own = {entry.name for entry in fields(CellRow)} - {"board"}
+        self._rows = []
+        for row in read_part(self._folder / "cells.parquet").to_pylist():
+            values: dict[str, Any] = {name: value for name, value in row.items() if name in own}
+            if "rounds" in values:
+                values["rounds"] = tuple(values["rounds"])
+            self._rows.append(CellRow(board={name: row[name] for name in BOARD}, **values))
         self._test: list[dict[str, Any]] | None = None
         self.looks: Counter[str] = Counter()
 
@@ -248,13 +254,6 @@ class CellTable:
 
     def _shares(self, model: str, text: str) -> str:
         return ", ".join(f"{share:g}" for share in sorted({row.share for row in self._of(model, text, {})}))
-
-
-def _cell(row: dict[str, Any]) -> CellRow:
-    """A cell of its line in the Parquet file."""
-    values: dict[str, Any] = {entry.name: row[entry.name] for entry in fields(CellRow) if entry.name in row}
-    values |= {"board": {name: row[name] for name in BOARD}, "rounds": tuple(row["rounds"])}
-    return CellRow(**values)
 
 
 def _single(rows: Sequence[CellRow]) -> CellRow:

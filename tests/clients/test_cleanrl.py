@@ -21,10 +21,11 @@ from tests.conftest import SMALL
 SCRIPT = os.environ.get("CLEANRL_PPO", "")
 
 
+@pytest.mark.parametrize("name", ["FlatHeadEdit-v1", "FlatRoute-v0"])
 @pytest.mark.skipif(
     not SCRIPT, reason="CLEANRL_PPO names no copy of cleanrl/ppo.py, which is not on PyPI: github.com/vwxyzjn/cleanrl"
 )
-def test_the_script_itself_trains(tmp_path):
+def test_the_script_itself_trains(name, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     sizes = {"num-envs": 2, "num-steps": 16, "total-timesteps": 64, "num-minibatches": 2, "update-epochs": 2}
@@ -32,7 +33,7 @@ def test_the_script_itself_trains(tmp_path):
         sys.executable,
         Path(SCRIPT).resolve(),
         "--env-id",
-        "plasticity_env:plasticity/FlatHeadEdit-v1",
+        f"plasticity_env:plasticity/{name}",
         "--no-cuda",
     ]
     command += [part for name, size in sizes.items() for part in (f"--{name}", str(size))]
@@ -47,11 +48,12 @@ def test_the_script_itself_trains(tmp_path):
         assert all(map(math.isfinite, values))
 
 
-def make_env():
-    return gym.wrappers.RecordEpisodeStatistics(gym.make("plasticity/HeadEdit-v1", observation="flat", **SMALL))
+@pytest.mark.parametrize(("name", "settings"), [("HeadEdit-v1", SMALL), ("Route-v0", {})])
+def test_ppo_over_sync_vector_env_updates_its_network(name, settings):
+    def make_env():
+        env = gym.make(f"plasticity/{name}", observation="flat", **settings)
+        return gym.wrappers.RecordEpisodeStatistics(env)
 
-
-def test_ppo_over_sync_vector_env_updates_its_network():
     torch.manual_seed(0)
     envs, steps = gym.vector.SyncVectorEnv([make_env] * 2), 8
     (width,), actions = envs.single_observation_space.shape, envs.single_action_space.n

@@ -11,13 +11,14 @@ from tests.conftest import SMALL
 pytest.importorskip("ray.rllib", reason="Ray's RLlib is not installed: make clients installs it")
 
 
-def test_ppo_trains_by_the_environments_name():
+@pytest.mark.parametrize(("name", "settings"), [("Heads-v1", SMALL), ("Route-v0", {"probes": 1})])
+def test_ppo_trains_by_the_environments_name(name, settings):
     import ray
     from ray.rllib.algorithms.ppo import PPOConfig
 
     config = (
         PPOConfig()
-        .environment("plasticity_env:plasticity/Heads-v1", env_config={"observation": "flat", **SMALL})
+        .environment(f"plasticity_env:plasticity/{name}", env_config={"observation": "flat", **settings})
         .env_runners(num_env_runners=0)
         .training(train_batch_size=6, minibatch_size=3, num_epochs=1)
     )

@@ -12,12 +12,14 @@ PPO = {"n_steps": 6, "batch_size": 3, "n_epochs": 1, "device": "cpu", "seed": 0}
 
 
 @pytest.mark.parametrize(("policy", "observation"), [("MultiInputPolicy", "dict"), ("MlpPolicy", "flat")])
-@pytest.mark.parametrize("env_id", ["plasticity/Heads-v1", "plasticity/HeadEdit-v1", "plasticity/HeadRank-v1"])
+@pytest.mark.parametrize(
+    "env_id", ["plasticity/Heads-v1", "plasticity/HeadEdit-v1", "plasticity/HeadRank-v1", "plasticity/Route-v0"]
+)
 def test_ppo_learns_saves_and_loads(env_id, policy, observation, tmp_path):
     sb3 = pytest.importorskip(
         "stable_baselines3", reason="Stable-Baselines3 is not installed: make clients installs it"
     )
-    env = gym.make(env_id, observation=observation, **SMALL)
+    env = gym.make(env_id, observation=observation, **({"probes": 1} if "Route" in env_id else SMALL))
     agent = sb3.PPO(policy, env, **PPO).learn(6)
     agent.save(tmp_path / "agent.zip")
     again = sb3.PPO.load(tmp_path / "agent.zip", device="cpu")

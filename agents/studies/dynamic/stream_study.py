@@ -55,7 +55,7 @@ class Options:
         picture: Where a picture of the first stream goes; None: nowhere.
     """
 
-    model_name: str = "bard-llama-6x8"
+    model_name: str = "mixed-llama-4x8"
     datasets: tuple[str, ...] = StreamSettings.datasets
     output: Path = Path("runs/streams/rows.jsonl")
     seeds: int = 3

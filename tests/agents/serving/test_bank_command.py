@@ -16,7 +16,7 @@ pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 'pl
 
 import httpx
 
-from plasticity_env.agents.commands.bank_command import BankConfig
+from plasticity_env.agents.serving.bank_config import BankConfig
 from plasticity_env.agents.serving.bank_fitting import fit_bank
 from plasticity_env.data.text import load_text
 from plasticity_env.dynamic import StructureBank

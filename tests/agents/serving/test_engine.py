@@ -172,6 +172,25 @@ def test_requests_that_arrive_while_others_run_share_the_next_batch(job) -> None
     assert (worker.batches, worker.served[0].requests, worker.served[0].flops) == (3, 5, 25.0)
 
 
+def test_a_server_that_closes_tells_those_that_run_and_those_that_wait(job) -> None:
+    engine = _Fake()
+    worker, told = Worker(engine, patience=0.0), [queue.Queue(), queue.Queue()]
+    worker.start()
+    for hears in told:
+        one, _ = job(PLAY)
+        one.send = hears.put
+        worker.submit([one])
+        assert engine.begun.wait(60)
+    closing = threading.Thread(target=worker.close)
+    closing.start()
+    assert [hears.get(timeout=60) for hears in told] == [Failed("the server is closing", False)] * 2
+    engine.leave.set()
+    closing.join()
+    worker.close()
+    assert not worker.alive
+    assert engine.batches == [[0]]
+
+
 def test_a_batch_that_fails_is_told_and_the_next_one_runs(make_engine, job) -> None:
     engine, heard = make_engine(), queue.Queue()
     worker, run = Worker(engine), engine.run
