@@ -47,18 +47,9 @@ class Decisions:
     episode: Tensor
 
     def __getitem__(self, index: Tensor) -> Decisions:
-<<<<<<< HEAD
-        return Decisions(
-            self.batch[index],
-            None if self.actions is None else self.actions[index],
-            None if self.picks is None else self.picks[index],
-            self.episode[index],
-        )
-=======
         actions = None if self.actions is None else self.actions[index]
         picks = None if self.picks is None else self.picks[index]
         return Decisions(self.batch[index], actions, picks, self.episode[index])
->>>>>>> main
 
 
 @dataclass(frozen=True)
