@@ -50,12 +50,13 @@ class Family:
 
 @dataclass(frozen=True)
 class ZooModel:
-    """One model of the zoo; `held_out` ones are never used to train a controller."""
+    """One model of the zoo; `held_out` ones are never used to train a controller, `corpus` is an entry of `CORPORA`."""
 
     name: str
     family: str
     shape: Shape
     held_out: bool = False
+    corpus: str = "plays"
 
 
 def _gpt2(shape: Shape) -> PretrainedConfig:
@@ -115,6 +116,7 @@ ZOO: Final[dict[str, ZooModel]] = {
         ZooModel("bard-gpt2-6x8", "gpt2", Shape(6, 8, 8, 128, 512)),
         ZooModel("bard-llama-6x8", "llama", Shape(6, 8, 4, 128, 352)),
         ZooModel("bard-neox-5x6", "gpt_neox", Shape(5, 6, 6, 144, 576), held_out=True),
+        ZooModel("mixed-llama-4x8", "llama", Shape(4, 8, 4, 64, 176), corpus="mixed"),
     )
 }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
 from torch import Tensor
 
-from plasticity_env.agents.pretraining.corpus import LICENCE
+from plasticity_env.agents.pretraining.corpora import CORPORA
 from plasticity_env.agents.pretraining.head_values import Score
 
 CARD: Final = "card.json"
@@ -92,8 +93,10 @@ class Card:
     test: Score
     ablation: Ablation
     sha256: str
-    licence: str = f"Weights: as the package. Text: {LICENCE}"
+    licence: str = ""
     naive: Comparison | None = None
+    corpus: str = "plays"
+    kinds: dict[str, Score] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write card.json and README.md into the model's folder."""
@@ -107,9 +110,18 @@ class Card:
         fields["training"] = Training(**fields["training"])
         fields["test"] = Score(**fields["test"])
         fields["ablation"] = Ablation(**fields["ablation"])
+        fields["kinds"] = {kind: Score(**values) for kind, values in fields.get("kinds", {}).items()}
         if fields["naive"] is not None:
             fields["naive"] = Comparison(**fields["naive"] | {"test": Score(**fields["naive"]["test"])})
         return cls(**fields)
+
+    def _ablated(self) -> str:
+        blocks = self.ablation.blocks
+        return (
+            f"the first {blocks} blocks"
+            if not self.kinds
+            else f"the first {blocks // len(self.kinds)} blocks of each kind"
+        )
 
     def readme(self) -> str:
         """The card for people, in Markdown."""
@@ -130,7 +142,7 @@ class Card:
             ("sha256 of model.safetensors", f"`{self.sha256}`"),
         ]
         heads = range(self.heads)
-        intro = f"A small {self.architecture} language model, pretrained on Shakespeare."
+        intro = f"A small {self.architecture} language model, pretrained on {CORPORA[self.corpus].title}."
         held_out = "**Held out**: never used to train a controller, only to test one."
         parts = [
             f"# {self.name}",
@@ -140,7 +152,7 @@ class Card:
             f"{self.test.block_length} tokens, float32; the first token of a block is not scored "
             f"({self.test.tokens:,} tokens are). Per byte is per character: the texts are ASCII.",
             "## What each head is worth",
-            f"Rise in nats per token when one head alone is silenced, on the first {a.blocks} blocks of the "
+            f"Rise in nats per token when one head alone is silenced, on {self._ablated()} of the "
             f"{a.split} split: min {a.min:.4f}, median {a.median:.4f}, max {a.max:.4f}, std {a.std:.4f}.",
             "\n".join(
                 [
@@ -150,6 +162,8 @@ class Card:
                 ]
             ),
         ]
+        if self.kinds:
+            parts[4:4] = ["## By kind of text", "\n".join(_kinds_table(self.kinds))]
         if t.note:
             parts.append(f"Note: {t.note}")
         if self.naive is not None:
@@ -160,5 +174,16 @@ class Card:
                 f"({n.tokens:,} tokens, {n.threads} thread(s)) reaches a test perplexity of "
                 f"{n.test.perplexity:.3f} ({n.test.bits_per_byte:.4f} bits per byte).",
             ]
-        parts.append(f"Weights are stored as float16; load with `dtype=torch.float32` on a CPU. {LICENCE}")
+        parts.append(
+            f"Weights are stored as float16; load with `dtype=torch.float32` on a CPU. {CORPORA[self.corpus].licence}"
+        )
         return "\n\n".join(parts) + "\n"
+
+
+def _kinds_table(kinds: Mapping[str, Score]) -> list[str]:
+    """Test scores of each kind of text in lines of Markdown."""
+    rows = [
+        f"| {kind} | {score.perplexity:.3f} ({score.nll:.4f} nats) | {score.bits_per_byte:.4f} | {score.tokens:,} |"
+        for kind, score in kinds.items()
+    ]
+    return ["| kind | test perplexity per token | bits per byte | tokens |", "|---|---|---|---|", *rows]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -52,6 +53,15 @@ def score(model: PreTrainedModel, blocks: Tensor, token_bytes: Tensor) -> Score:
         tokens=targets.numel(),
         block_length=blocks.shape[1],
     )
+
+
+def together(scores: Sequence[Score]) -> Score:
+    """The score of all texts together from those of each, whose blocks are of one length."""
+    tokens = sum(each.tokens for each in scores)
+    bits = [each.nll * each.tokens / math.log(2) for each in scores]
+    nll = sum(bits) * math.log(2) / tokens
+    text_bytes = sum(round(all_bits / each.bits_per_byte) for all_bits, each in zip(bits, scores, strict=True))
+    return Score(nll, math.exp(nll), sum(bits) / text_bytes, tokens, scores[0].block_length)
 
 
 @contextmanager

@@ -9,12 +9,11 @@ import torch
 
 from plasticity_env.agents.pretraining.architectures import ZooModel
 from plasticity_env.agents.pretraining.cards import CARD, Card
-from plasticity_env.agents.pretraining.corpus import build_texts, download_source, read_split
+from plasticity_env.agents.pretraining.corpora import CORPORA, Corpus
 from plasticity_env.agents.pretraining.display import Display
 from plasticity_env.agents.pretraining.pretrain import steps_in, train
 from plasticity_env.agents.pretraining.publishing import add_comparison, publish
 from plasticity_env.agents.pretraining.recipe import NAIVE, Recipe
-from plasticity_env.agents.pretraining.vocabulary import encode, train_tokenizer
 from plasticity_env.common.at_work import at_work_in, at_work_on
 
 
@@ -33,11 +32,11 @@ class Run:
     threads: int
 
 
-def prepare_texts(run: Run) -> Path:
-    """The folder of the four splits under the output folder, built from the source texts if need be."""
-    texts = run.output / "text"
-    if run.source is not None or not (texts / "plays.json").is_file():
-        build_texts(run.source or download_source(run.cache), texts)
+def prepare_texts(corpus: Corpus, run: Run) -> Path:
+    """The folder of the corpus under the output folder, built from the source texts if need be."""
+    texts = run.output / corpus.folder
+    if run.source is not None or not (texts / corpus.contents).is_file():
+        corpus.build(run.source, run.cache, texts)
     return texts
 
 
@@ -58,10 +57,10 @@ def pretrain(spec: ZooModel, recipe: Recipe, run: Run) -> Card:
 
 def _pretrain(spec: ZooModel, recipe: Recipe, run: Run, checkpoints: Path, output: Path) -> Card:
     torch.set_num_threads(run.threads)
-    texts = prepare_texts(run)
-    text = read_split("train", texts)
-    tokenizer = train_tokenizer(text)
-    tokens = encode(tokenizer, text)
+    corpus = CORPORA[spec.corpus]
+    texts, downloads = prepare_texts(corpus, run), run.source or run.cache
+    tokenizer = corpus.tokenizer(texts, downloads)
+    tokens = corpus.train_tokens(tokenizer, texts, downloads)
     if run.tokens is not None:
         steps = max(1, run.tokens // recipe.tokens_per_step)
     else:
@@ -85,6 +84,7 @@ def _pretrain(spec: ZooModel, recipe: Recipe, run: Run, checkpoints: Path, outpu
         recipe,
         output,
         texts,
+        downloads,
         train_tokens=tokens.numel(),
         seed=run.seed,
         threads=run.threads,

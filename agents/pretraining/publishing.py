@@ -12,16 +12,16 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from plasticity_env.agents.pretraining.architectures import FAMILIES, ZooModel
 from plasticity_env.agents.pretraining.cards import Ablation, Card, Comparison, Training
-from plasticity_env.agents.pretraining.corpus import SplitName, read_split, sha256
-from plasticity_env.agents.pretraining.head_values import Score, ablation_deltas, score
+from plasticity_env.agents.pretraining.corpora import CORPORA
+from plasticity_env.agents.pretraining.corpus import SplitName, sha256
+from plasticity_env.agents.pretraining.head_values import ablation_deltas, score, together
 from plasticity_env.agents.pretraining.pretrain import Trained
 from plasticity_env.agents.pretraining.recipe import Recipe
-from plasticity_env.agents.pretraining.vocabulary import bytes_per_token, encode, pack
+from plasticity_env.agents.pretraining.vocabulary import bytes_per_token
 from plasticity_env.common.files import new_folder
 
 BLOCK_LENGTH: Final = 256
 ABLATION_SPLIT: Final[SplitName] = "reward"
-ABLATION_BLOCKS: Final = 128
 
 
 def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -40,12 +40,6 @@ def load_model(folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def test_score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Path) -> Score:
-    """Score on the whole test split, in packed blocks of `BLOCK_LENGTH` tokens."""
-    blocks = pack(encode(tokenizer, read_split("test", texts)), BLOCK_LENGTH)
-    return score(model, blocks, bytes_per_token(tokenizer))
-
-
 def publish(
     trained: Trained,
     tokenizer: PreTrainedTokenizerFast,
@@ -53,6 +47,7 @@ def publish(
     recipe: Recipe,
     folder: Path,
     texts: Path,
+    downloads: Path,
     *,
     train_tokens: int,
     seed: int,
@@ -67,7 +62,8 @@ def publish(
         spec: the model's entry in the zoo.
         recipe: how it was trained.
         folder: where the model goes, replaced if it exists.
-        texts: folder of the four splits.
+        texts: folder of the corpus.
+        downloads: folder of the files that it was made of.
         train_tokens: N, tokens of the train split; gives the epochs.
         seed: of the run.
         threads: CPU threads of the run.
@@ -78,8 +74,11 @@ def publish(
     """
     save_folder(trained.model, tokenizer, folder)
     model = load_model(folder)
-    blocks = pack(encode(tokenizer, read_split(ABLATION_SPLIT, texts)), BLOCK_LENGTH)[:ABLATION_BLOCKS]
-    shape = spec.shape
+    corpus, shape = CORPORA[spec.corpus], spec.shape
+    reward = corpus.blocks(ABLATION_SPLIT, tokenizer, BLOCK_LENGTH, texts, downloads)
+    blocks = torch.cat([ids[: corpus.ablated] for ids in reward.values()])
+    test, lengths = corpus.blocks("test", tokenizer, BLOCK_LENGTH, texts, downloads), bytes_per_token(tokenizer)
+    kinds = {kind: score(model, ids, lengths) for kind, ids in test.items()}
     card = Card(
         name=spec.name,
         architecture=FAMILIES[spec.family].title,
@@ -105,9 +104,12 @@ def publish(
             torch=torch.__version__,
             transformers=transformers.__version__,
         ),
-        test=test_score(model, tokenizer, texts),
+        test=together(list(kinds.values())),
         ablation=Ablation.of(ablation_deltas(model, spec, blocks), ABLATION_SPLIT, blocks.shape[0], blocks.shape[1]),
         sha256=sha256((folder / "model.safetensors").read_bytes()),
+        licence=f"Weights: as the package. Text: {corpus.licence}",
+        corpus=spec.corpus,
+        kinds=kinds if len(kinds) > 1 else {},
     )
     card.save(folder)
     return card

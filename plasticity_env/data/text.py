@@ -25,6 +25,7 @@ from plasticity_env.common.values import user_path
 from plasticity_env.data.dealing import Dealt, deal, spread_draw
 from plasticity_env.data.documents import EMBEDDED, TEXT_SPLITS, documents_of, documents_of_rows
 from plasticity_env.data.generated import GENERATED, generated_documents
+from plasticity_env.data.mixed import MIXED, SEPARATOR, mixed_text
 
 Split = Literal["train", "calibration", "reward", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -42,6 +43,8 @@ class TextSplits:
     Attributes:
         name: What the text is called in reports.
         block_size: T, tokens per block.
+        tokenizer: Of the model that reads it.
+        separator: What stands between two documents of the texts; a tokenizer that has a token for it tells them apart.
     """
 
     name: str
@@ -50,6 +53,7 @@ class TextSplits:
     _texts: dict[Split, str] = field(repr=False)
     _blocks: dict[Split, Tensor] = field(default_factory=dict, repr=False)
     _documents: dict[Split, Tensor] = field(default_factory=dict, repr=False)
+    separator: str | None = None
 
     def blocks(self, split: Split) -> Tensor:
         """(n, T) token ids of a split: full blocks in reading order, nothing padded, the remainder dropped.
@@ -71,6 +75,14 @@ class TextSplits:
 
     def documents(self, split: Split) -> Tensor | None:
         """(n,) number of the document that each block of a split begins in; None where documents are not told apart."""
+        if self.separator is not None and split not in self._documents:
+            ends = self.tokenizer.get_vocab().get(self.separator)
+            if ends is not None:
+                blocks = self.blocks(split)
+                ended = (blocks == ends).flatten().cumsum(0)
+                self._documents[split] = torch.cat(
+                    [ended.new_zeros(1), ended[self.block_size - 1 : -1 : self.block_size]]
+                )
         return self._documents.get(split)
 
     def some(self, split: Split, count: int | None) -> Tensor:
@@ -162,7 +174,8 @@ def load_text(
     """Load a text in four disjoint splits.
 
     ``"shakespeare"`` (``"tiny_shakespeare"`` is another name for it) is embedded and split by play; ``"generated:json"`` and
-    ``"generated:table"`` are made-up records and tables, always the same. A path (``.txt``,
+    ``"generated:table"`` are made-up records and tables, always the same; ``"mixed:shakespeare"``, ``"mixed:python"``,
+    ``"mixed:json"`` and ``"mixed:table"`` are embedded, with the splits of the model ``mixed-llama-4x8``. A path (``.txt``,
     ``.jsonl`` or ``.parquet`` with a ``text`` column) is one text, whose documents are dealt to the splits by a hash of what
     they say: 3/8 of them to test, 1/4 to calibration, 1/4 to train, 1/8 to reward, and none to two of them.
     Rows are documents; in plain text they are found by their titles or the blank lines between them (see
@@ -196,10 +209,15 @@ def load_text(
     if dataset in EMBEDDED:
         texts = {s: gzip.decompress((_TEXT_FOLDER / f"{s}.txt.gz").read_bytes()).decode() for s in SPLITS}
         return TextSplits("shakespeare", block_size, tokenizer, texts)
+    if dataset in MIXED:
+        texts = {s: mixed_text(MIXED[dataset], s) for s in SPLITS}
+        return TextSplits(dataset, block_size, tokenizer, texts, separator=SEPARATOR)
     if dataset in GENERATED:
         return _one_text(dataset, generated_documents(dataset), tokenizer, block_size, text_split)
     if path.suffix.lower() in (".txt", ".jsonl", ".json", ".parquet", *TABLES) or path.exists():
         return _one_text(path.name, _read(path), tokenizer, block_size, text_split)
+    if dataset.partition(":")[0] in ("mixed", "generated"):
+        raise unknown("text", dataset, (*MIXED, *GENERATED))
     rows = _from_hub(dataset, dataset_config)
     if "validation" not in rows:
         return _one_text(dataset, rows["train"], tokenizer, block_size, text_split)

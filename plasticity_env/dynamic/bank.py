@@ -34,14 +34,19 @@ class StructureBank:
         model: The model, dense; its weights are read and never changed, but by `installed`.
         structures: Further structures.
         prefixes: By label, (n, 2 E) what the first tokens of the texts tell that its structures were fitted on
-            (`PrefixView.pooled`).
+            (`PrefixView.pooled`), in the dense model.
+        pruned_prefixes: The same by the name of the structure under which the first tokens ran.
 
     Raises:
         InputError: The model is pruned or repaired at the moment, or a structure is not of this model.
     """
 
     def __init__(
-        self, model: PlasticModel, structures: Iterable[Structure] = (), prefixes: Mapping[str, Tensor] | None = None
+        self,
+        model: PlasticModel,
+        structures: Iterable[Structure] = (),
+        prefixes: Mapping[str, Tensor] | None = None,
+        pruned_prefixes: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         if not isinstance(model, PlasticModel):
             raise InputError(f"a bank is of a PlasticModel, got {brief(model)}")
@@ -49,6 +54,7 @@ class StructureBank:
             raise InputError("a bank is of the dense model: call model.make_dense() first")
         self.model = model
         self.prefixes: dict[str, Tensor] = dict(prefixes or {})
+        self.pruned_prefixes = {name: dict(of) for name, of in (pruned_prefixes or {}).items()}
         self._structures = [Structure(DENSE, torch.ones(model.shape, dtype=torch.bool), {})]
         for structure in structures:
             self.add(structure)
@@ -122,7 +128,14 @@ class StructureBank:
         chosen = [structure for structure in self._structures[1:] if abs(structure.share - share) < 1e-9]
         if not chosen:
             raise InputError(f"no structure prunes {share:g}: the bank has {', '.join(f'{s:g}' for s in self.shares)}")
-        return StructureBank(self.model, chosen, self.prefixes)
+        names = [structure.name for structure in chosen]
+        pruned = {name: of for name, of in self.pruned_prefixes.items() if name in names}
+        return StructureBank(self.model, chosen, self.prefixes, pruned)
+
+    def prefixes_under(self, which: int | str) -> dict[str, Tensor]:
+        """By label, (n, 2 E) prefixes as they ran under a structure; empty where nobody read them so."""
+        structure = self[which]
+        return self.prefixes if structure.is_dense else self.pruned_prefixes.get(structure.name, {})
 
     # -- costs -------------------------------------------------------------------------------------------------------
 
@@ -186,6 +199,8 @@ class StructureBank:
         """
         path = user_path(folder, "a bank")
         tensors: dict[str, Tensor] = {f"prefix.{label}": rows for label, rows in self.prefixes.items()}
+        for name, prefixes in self.pruned_prefixes.items():
+            tensors |= {f"under.{self.index(name)}.{label}": rows for label, rows in prefixes.items()}
         entries: list[dict[str, Any]] = []
         for number, structure in enumerate(self._structures[1:], 1):
             tensors[f"{number}.active"] = structure.active
@@ -219,7 +234,12 @@ class StructureBank:
                 f"the bank at {str(path)!r} was fitted on other weights than this model's: load that model"
             )
         prefixes = {name.removeprefix("prefix."): rows for name, rows in tensors.items() if name.startswith("prefix.")}
-        return cls(model, structures, prefixes)
+        pruned: dict[str, dict[str, Tensor]] = {}
+        for name, rows in tensors.items():
+            if name.startswith("under."):
+                _, number, label = name.split(".", 2)
+                pruned.setdefault(structures[int(number) - 1].name, {})[label] = rows
+        return cls(model, structures, prefixes, pruned)
 
 
 def _numbered(description: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:

@@ -12,6 +12,7 @@ from plasticity_env.common.values import check_number
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.prefix import PrefixReader
 from plasticity_env.dynamic.structure import Structure, repair_of
+from plasticity_env.dynamic.token_routes import TokenRoutes
 from plasticity_env.model.flops import CostTable, flop_table
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.text_sums import TextSums, gather_sums
@@ -37,7 +38,8 @@ def build_bank(
         shares: Of the units that go: by number where heads are the only units, else by FLOPs.
         mixture: Also fit structures on all texts together, labelled ``"mixture"``; they cost no further pass.
         sampled: Price units by tokens that the model draws, not by the text's own.
-        prefix_tokens: Tokens from the start of each text that routers will compare with.
+        prefix_tokens: Tokens from the start of each text that routers will compare with; they are read in the dense model and
+            under the mixture's structures.
         batch_size: Sequences in one pass.
 
     Returns:
@@ -64,6 +66,10 @@ def build_bank(
     if mixture and together is not None:
         for structure in fit_structures(model, together, shares, seq_len, MIXTURE):
             bank.add(structure)
+            with TokenRoutes(model, [structure]).along(torch.zeros_like):
+                bank.pruned_prefixes[structure.name] = {
+                    label: reader.read(ids[:, :prefix_tokens], batch_size).pooled.cpu() for label, ids in texts.items()
+                }
     return bank
 
 

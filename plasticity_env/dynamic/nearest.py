@@ -16,21 +16,25 @@ class NearestTexts:
     Args:
         bank: Its structures and the prefixes of the texts that they were fitted on.
         share: Of which share structures are picked; None: the one that all have.
+        under: The structure under which prefixes run, by which those of the bank's texts were read as well.
 
     Raises:
         InputError: The bank has structures of several shares and none was named, or kinds without prefixes.
     """
 
-    def __init__(self, bank: StructureBank, share: float | None = None) -> None:
+    def __init__(self, bank: StructureBank, share: float | None = None, under: int | str = 0) -> None:
         if share is None:
             if len(bank.shares) != 1:
                 shares = ", ".join(f"{share:g}" for share in bank.shares) or "none"
                 raise InputError(f"the bank has structures of the shares {shares}: say which, as bank.only(0.3)")
             share = bank.shares[0]
-        self.labels = [label for label in bank.labels if label in bank.prefixes]
+        self._distances = TextDistances(bank, under)
+        self.labels = self._distances.labels
         if not self.labels:
-            raise InputError("the bank holds no prefixes to compare with: make it with build_bank, or pass a router")
-        self._distances = TextDistances(bank)
+            raise InputError(
+                f"the bank holds no prefixes that ran under {bank[under].name!r} to compare with: make it with build_bank, or "
+                "pass a router"
+            )
         self._structures = torch.tensor([bank.find(label, share) for label in self.labels])
 
     def pick(self, view: PrefixView) -> Tensor:
@@ -46,13 +50,15 @@ class TextDistances:
 
     Args:
         bank: With prefixes; one without any has distances to nothing.
+        under: The structure under which they ran.
     """
 
-    def __init__(self, bank: StructureBank) -> None:
-        self.labels = [label for label in bank.labels if label in bank.prefixes]
+    def __init__(self, bank: StructureBank, under: int | str = 0) -> None:
+        prefixes = bank.prefixes_under(under)
+        self.labels = [label for label in bank.labels if label in prefixes]
         if not self.labels:
             return
-        rows = [bank.prefixes[label].double() for label in self.labels]
+        rows = [prefixes[label].double() for label in self.labels]
         means = torch.stack([of.mean(0) for of in rows])  # (k, F)
         within = torch.cat([of - mean for of, mean in zip(rows, means, strict=True)])
         self._spread = within.square().mean(0).sqrt().clamp(min=1e-6)

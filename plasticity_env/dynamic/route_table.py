@@ -217,11 +217,13 @@ def measure_routes(
     )
 
 
-def routed_losses(bank: StructureBank, ids: Tensor, number: int, prefix_tokens: int, batch_size: int = 8) -> Tensor:
-    """(n,) losses over the tokens after a prefix that runs dense, the rest under one structure."""
+def routed_losses(
+    bank: StructureBank, ids: Tensor, number: int, prefix_tokens: int, batch_size: int = 8, prefix_structure: int = 0
+) -> Tensor:
+    """(n,) losses over the tokens after a prefix, which runs dense or under another structure, the rest under one structure."""
 
     def route_of(places: Tensor) -> Tensor:
-        return (places >= prefix_tokens).long() * number
+        return torch.where(places < prefix_tokens, prefix_structure, number)
 
     return torch.cat([_split(losses, prefix_tokens)[1] for losses in _losses(bank, ids, route_of, batch_size)])
 

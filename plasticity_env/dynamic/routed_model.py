@@ -59,7 +59,8 @@ class RoutedModel:
         bank: Structures of a model. Those of several shares need a router that chooses among them.
         router: Picks; None: the structure whose texts begin most alike (`NearestTexts`), of the share that the bank has.
         prefix_tokens: P.
-        prefix_structure: Under which structure the prefix runs, a name or number.
+        prefix_structure: Under which structure the prefix runs, a name or number. None: where the router is the bank's own, the
+            mixture's, which is the better one at equal FLOPs; the dense one (0) where the bank has none or a router is given.
         switch_every: Pick anew after each so many generated tokens, from what they tell; None: once a request.
 
     Attributes:
@@ -75,14 +76,17 @@ class RoutedModel:
         router: Router | None = None,
         *,
         prefix_tokens: int = PREFIX,
-        prefix_structure: int | str = 0,
+        prefix_structure: int | str | None = None,
         switch_every: int | None = None,
     ) -> None:
         check_least("prefix_tokens", prefix_tokens, 1)
         if switch_every is not None:
             check_least("switch_every", switch_every, 1)
         self.bank, self.model = bank, bank.model
-        self.router: Router = NearestTexts(bank) if router is None else router
+        if prefix_structure is None:
+            mixtures = [name for name in bank.pruned_prefixes if router is None and len(bank.shares) == 1]
+            prefix_structure = mixtures[0] if mixtures else 0
+        self.router: Router = NearestTexts(bank, under=prefix_structure) if router is None else router
         self.prefix_tokens, self.switch_every = prefix_tokens, switch_every
         self.prefix_structure = bank.index(prefix_structure)
         self.reader = PrefixReader(self.model)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from plasticity_env.agents.pretraining.architectures import POOL, ZOO, Shape, ZooModel, build_model, find_model
 from plasticity_env.agents.pretraining.cards import Card
+from plasticity_env.agents.pretraining.corpora import CORPORA
 from plasticity_env.agents.pretraining.corpus import (
     SEPARATOR,
     SPLITS,
@@ -66,21 +68,24 @@ def mean_nll(model: PreTrainedModel, blocks: torch.Tensor) -> float:
     return sum(losses) / len(blocks)
 
 
-@pytest.fixture(scope="module")
-def split_blocks() -> torch.Tensor:
-    """(n, BLOCK) tokens of the test split, of which nothing is lost; all models share the tokenizer (see below)."""
-    tokenizer, text = AutoTokenizer.from_pretrained(folder_of("bard-gpt2-4x4")), read_split("test")
-    ids = tokenizer(text, verbose=False)["input_ids"]
-    assert tokenizer.decode(ids) == text
-    return torch.tensor(ids[: len(ids) // BLOCK * BLOCK]).view(-1, BLOCK)
+@lru_cache
+def split_blocks(corpus: str) -> torch.Tensor:
+    """(n, BLOCK) tokens of the test split, of which nothing is lost; all models of a corpus share the tokenizer (see below)."""
+    name = next(spec.name for spec in ZOO.values() if spec.corpus == corpus)
+    tokenizer, blocks = AutoTokenizer.from_pretrained(folder_of(name)), []
+    for text in CORPORA[corpus].read("test", ZOO_FOLDER / CORPORA[corpus].folder, Path()).values():
+        ids = tokenizer(text, verbose=False)["input_ids"]
+        assert tokenizer.decode(ids) == text
+        blocks.append(torch.tensor(ids[: len(ids) // BLOCK * BLOCK]).view(-1, BLOCK))
+    return torch.cat(blocks)
 
 
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
 )
-def test_perplexity_on_the_test_split_is_the_cards(name: str, split_blocks: torch.Tensor) -> None:
-    """Slow: the card's figure is over the whole split, 0.16 million tokens, and so is this one."""
-    card, blocks = Card.load(folder_of(name)), split_blocks
+def test_perplexity_on_the_test_split_is_the_cards(name: str) -> None:
+    """Slow: the card's figure is over the whole split, 0.16 million tokens or more, and so is this one."""
+    card, blocks = Card.load(folder_of(name)), split_blocks(find_model(name).corpus)
     tokenizer = AutoTokenizer.from_pretrained(folder_of(name))
     nll = mean_nll(load(name), blocks)
     assert card.test.tokens == len(blocks) * (BLOCK - 1)
@@ -141,10 +146,12 @@ def test_trained_well_beats_trained_naively() -> None:
     assert card.test.perplexity < 0.8 * card.naive.test.perplexity
 
 
-def test_all_models_share_the_tokenizer() -> None:
-    files = {(folder_of(name) / "tokenizer.json").read_bytes() for name in ZOO}
+@pytest.mark.parametrize("corpus", list(CORPORA))
+def test_all_models_of_a_corpus_share_the_tokenizer(corpus: str) -> None:
+    names = [spec.name for spec in ZOO.values() if spec.corpus == corpus]
+    files = {(folder_of(name) / "tokenizer.json").read_bytes() for name in names}
     assert len(files) == 1
-    tokenizer = AutoTokenizer.from_pretrained(folder_of("bard-gpt2-4x4"))
+    tokenizer = AutoTokenizer.from_pretrained(folder_of(names[0]))
     assert len(tokenizer) == 1024
     assert tokenizer.eos_token == SEPARATOR
     assert tokenizer.decode(tokenizer("naïve 雪\t")["input_ids"]) == "naïve 雪\t"

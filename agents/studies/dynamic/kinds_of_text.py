@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 
+from plasticity_env.agents.pretraining.source_packages import Package, debian_files, pip_package
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.data.documents import documents_of
@@ -23,62 +20,19 @@ SECTION = 4000  # letters of a document that is cut from a longer file
 MOST = 1_500_000  # letters of one kind
 
 
-@dataclass(frozen=True)
-class Package:
-    """A file of a package index.
-
-    Attributes:
-        name, version: Of the package.
-        file: Its file name.
-        sha256: Digest of the file.
-        fetch: Command that downloads it into the current folder.
-    """
-
-    name: str
-    version: str
-    file: str
-    sha256: str
-    fetch: tuple[str, ...]
-
-    def get(self, folder: Path) -> bytes:
-        """The file, downloaded where it is not there yet.
-
-        Raises:
-            InputError: It cannot be had, or is another one.
-        """
-        path = folder / self.file
-        if not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                subprocess.run([*self.fetch], cwd=folder, check=True, capture_output=True)
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise InputError(
-                    f"cannot download {self.name} {self.version}: put {self.file} into {str(folder)!r}"
-                ) from error
-        data = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise InputError(f"{str(path)!r} is not {self.name} {self.version} (its digest differs): delete it")
-        return data
-
-
-def _pip(name: str, version: str, file: str, sha256: str, *options: str) -> Package:
-    command = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", *options, f"{name}=={version}")
-    return Package(name, version, file, sha256, command)
-
-
-NETWORKX = _pip(
+NETWORKX = pip_package(
     "networkx",
     "3.4.2",
     "networkx-3.4.2-py3-none-any.whl",
     "df5d4365b724cf81b8c6a7312509d0c22386097011ad1abe274afd5e9d3bbc5f",
 )
-PYCOUNTRY = _pip(
+PYCOUNTRY = pip_package(
     "pycountry",
     "24.6.1",
     "pycountry-24.6.1-py3-none-any.whl",
     "f1a4fb391cd7214f8eefd39556d740adcc233c778a27f8942c8dca351d6ce06f",
 )
-ZSTANDARD = _pip(
+ZSTANDARD = pip_package(
     "zstandard",
     "0.23.0",
     "zstandard-0.23.0.tar.gz",
@@ -167,7 +121,7 @@ def _c(sdist: bytes) -> Iterator[str]:
 
 
 def _german(deb: bytes) -> Iterator[str]:
-    with tarfile.open(fileobj=io.BytesIO(_data_of(deb))) as archive:
+    with debian_files(deb) as archive:
         for member in sorted(archive.getmembers(), key=lambda each: each.name):
             file = archive.extractfile(member) if re.search(r"/ch\d+\.de\.html$", member.name) else None
             if file is not None:
@@ -175,17 +129,6 @@ def _german(deb: bytes) -> Iterator[str]:
                 lines = re.sub(r"(?s)</(p|div|li|h\d|tr|table)>", "\n\n", page)
                 text = unescape(re.sub(r"(?s)<[^>]*>", " ", lines))
                 yield from _sections(re.sub(r"[ \t]+", " ", re.sub(r"\n[ \t]+", "\n", text)))
-
-
-def _data_of(deb: bytes) -> bytes:
-    """The archive of files in a Debian package, which is an ``ar`` archive."""
-    place = 8
-    while place < len(deb):
-        name, size = deb[place : place + 16].decode().strip(), int(deb[place + 48 : place + 58])
-        if name.startswith("data.tar"):
-            return deb[place + 60 : place + 60 + size]
-        place += 60 + size + size % 2
-    raise InputError("a Debian package without files")
 
 
 def _json(wheel: bytes) -> Iterator[str]:

@@ -190,12 +190,32 @@ def _shares(draws: list[Draw], share: float) -> list[str]:
             probes = draws[0].test.prefix_tokens * sum(draws[0].test.flops[k] for k in numbers) / draws[0].test.flops[0]
         kept = np.mean([d.test.flops_kept(p, probes).mean() for d, p in zip(draws, picked, strict=True)])
         lines.append(_row(name, rises, static, float(kept)))
-    lines.append(
-        _row(
-            f"static at the share itself, {MIXTURE}@{share:g}", whole, static, _flops_of(draws, f"{MIXTURE}@{share:g}")
-        )
-    )
+    for way in ("own", "nearest"):
+        name = f"{way}@{share:g} after {MIXTURE}"
+        if all(name in draw.mixtures for draw in draws):
+            lines.append(_under_mixture(draws, share, name))
+    if not np.isnan(whole).any():
+        name = f"{MIXTURE}@{share:g}"
+        lines.append(_row(f"static at the share itself, {name}", whole, static, _flops_of(draws, name)))
     return lines
+
+
+def _under_mixture(draws: list[Draw], share: float, name: str) -> str:
+    """A row of texts whose prefix ran under the mixture's structure, beside the static one at as many FLOPs.
+
+    That one's losses lie on the line between the mixtures at the two shares that were measured.
+    """
+    at_share, at_equal = _flops_of(draws, f"{MIXTURE}@{share:g}"), _static_flops(draws, share)
+    kept, rises, static = [], [], []
+    for draw in draws:
+        (spent,) = draw.mixtures[f"FLOPs@{share:g} after {MIXTURE}"]
+        weight, table = (spent - at_share) / (at_equal - at_share), draw.test
+        low, high = table.static_loss[:, mixture(draw, share)[0]], draw.mixtures[_equal(draw, share)]
+        kept.append(spent)
+        static.append(_rise(table, (1 - weight) * low + weight * high))
+        rises.append(_rise(table, draw.mixtures[name]))
+    said = {"own": "each kind's own", "nearest": "nearest texts"}[name.split("@")[0]]
+    return _row(f"{said}, prefix under the mixture (over static at these FLOPs)", rises, static, float(np.mean(kept)))
 
 
 def _static_flops(draws: list[Draw], share: float) -> float:

@@ -21,8 +21,11 @@ from plasticity_env.common.files import write_text
 from plasticity_env.data.text import load_text
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.fitting import MIXTURE, fit_structures
+from plasticity_env.dynamic.nearest import NearestTexts
 from plasticity_env.dynamic.prefix import PrefixReader
 from plasticity_env.dynamic.route_table import measure_routes, routed_losses, static_losses
+from plasticity_env.dynamic.routed_model import RoutedModel
+from plasticity_env.dynamic.token_routes import TokenRoutes
 from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.signals.text_sums import TextSums, gather_sums
 
@@ -96,7 +99,7 @@ def play(options: Options) -> None:
                 )
                 table.save(folder / name)
             if name == "test" and not (folder / "more.json").is_file():
-                write_text(folder / "more.json", json.dumps(_more(options, mixtures, test), indent=1) + "\n")
+                write_text(folder / "more.json", json.dumps(_more(options, bank, mixtures, test), indent=1) + "\n")
 
 
 def _banks(
@@ -117,6 +120,10 @@ def _banks(
     together = _total(list(sums.values()))
     for structure in fit_structures(model, together, options.shares, options.max_length, MIXTURE):
         bank.add(structure)
+        with TokenRoutes(model, [structure]).along(torch.zeros_like):
+            bank.pruned_prefixes[structure.name] = {
+                kind: reader.read(ids[:, : options.prefix_tokens], 4).pooled.cpu() for kind, ids in calibration.items()
+            }
     dense = options.prefix_tokens / options.max_length
     equal = tuple(round((1 - dense) * share, 4) for share in options.shares)  # as many FLOPs as with a dense prefix
     others = _total([of for kind, of in sums.items() if kind != options.held_out])
@@ -136,9 +143,33 @@ def _total(parts: list[TextSums]) -> TextSums:
     return total
 
 
-def _more(options: Options, mixtures: StructureBank, test: dict[str, Tensor]) -> dict[str, list[float]]:
-    """Losses text by text: of all texts whole under mixtures, and of the kind held out under those that never saw it."""
-    everything, found = torch.cat(list(test.values())), {}
+def _more(
+    options: Options, bank: StructureBank, mixtures: StructureBank, test: dict[str, Tensor]
+) -> dict[str, list[float]]:
+    """Losses text by text: of all texts whole under mixtures, of the kind held out under those that never saw it, and of all
+    texts after a prefix under the mixture's structure, under their kind's own structure and under what the router picks."""
+    everything, tokens = torch.cat(list(test.values())), options.max_length
+    found: dict[str, list[float]] = {}
+    costs, with_keys = bank.flops(tokens), bank.flops(tokens, all_keys=True)
+    for share in options.shares:
+        under = bank.find(MIXTURE, share)
+        model = RoutedModel(
+            bank, NearestTexts(bank, share, under), prefix_tokens=options.prefix_tokens, prefix_structure=under
+        )
+        dense = float(costs[0])
+        prefix = options.prefix_tokens * float(with_keys[under]) + model.reader.flops
+        rest = (tokens - options.prefix_tokens) * sum(float(costs[bank.find(kind, share)]) for kind in test) / len(test)
+        found[f"FLOPs@{share:g} after {MIXTURE}"] = [(prefix + rest) / (tokens * dense)]
+        for kind, ids in test.items():
+            own, picked = bank.find(kind, share), model.router.pick(model.read_prefix(ids))
+            losses = {
+                number: routed_losses(bank, ids, number, options.prefix_tokens, 4, under)
+                for number in {own, *picked.tolist()}
+            }
+            found.setdefault(f"own@{share:g} after {MIXTURE}", []).extend(losses[own].tolist())
+            found.setdefault(f"nearest@{share:g} after {MIXTURE}", []).extend(
+                float(losses[number][row]) for row, number in enumerate(picked.tolist())
+            )
     for number, structure in enumerate(mixtures):
         if structure.label == MIXTURE:
             found[structure.name] = static_losses(mixtures, everything, number, options.prefix_tokens, 4)[0].tolist()

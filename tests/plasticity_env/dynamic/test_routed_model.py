@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plasticity_env import InputError
-from plasticity_env.dynamic import NearestTexts, RoutedModel, cluster_bank
+from plasticity_env.dynamic import NearestTexts, RoutedModel, StructureBank, cluster_bank
 from tests.conftest import build, but
 from tests.plasticity_env.dynamic.test_structures import bank_of, texts
 
@@ -24,7 +24,8 @@ def padded(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def routed(architecture: str, **options: Any) -> RoutedModel:
-    return RoutedModel(bank_of(architecture, shares=(0.5,)), prefix_tokens=5, **options)
+    options = {"prefix_tokens": 5, "prefix_structure": 0, **options}
+    return RoutedModel(bank_of(architecture, shares=(0.5,)), **options)
 
 
 CHOSEN = torch.tensor([1, 3, 2])
@@ -102,8 +103,9 @@ def test_beams_and_samples_keep_their_requests(ids: torch.Tensor) -> None:
 def test_the_router_tells_texts_apart() -> None:
     bank = bank_of("llama", shares=(0.5,))
     model, right = RoutedModel(bank, prefix_tokens=6), 0
+    assert bank[model.prefix_structure].name == "mixture@0.5"
     for label, ids in texts(12).items():  # those that it was fitted on, whose prefixes are a little longer there
-        picked = NearestTexts(bank).pick(model.read_prefix(ids))
+        picked = NearestTexts(bank, under="mixture@0.5").pick(model.read_prefix(ids))
         right += int((picked == bank.find(label, 0.5)).sum())
         model.generate(ids[:2], max_new_tokens=3)
         assert model.last is not None
@@ -139,12 +141,29 @@ def test_a_long_generation_may_switch(ids: torch.Tensor) -> None:
 
 
 def test_another_prefix_structure_counts_all_keys(ids: torch.Tensor) -> None:
-    dense, pruned = routed("llama"), routed("llama", prefix_structure="mixture@0.5")
+    dense, pruned = routed("llama"), routed("llama", prefix_structure=None)
     for model in (dense, pruned):
         model(ids, structures=CHOSEN)
     assert dense.last is not None
     assert pruned.last is not None
     assert pruned.last.flops_kept < dense.last.flops_kept
+
+
+def test_the_prefix_may_run_under_the_mixture(ids: torch.Tensor) -> None:
+    bank = bank_of("llama", shares=(0.5,))
+    model, number = RoutedModel(bank, prefix_tokens=5), bank.index("mixture@0.5")
+    found = model(ids, structures=CHOSEN)
+    everywhere = RoutedModel(bank, prefix_tokens=5)(ids, structures=torch.full((3,), number))
+    assert torch.allclose(found[:, :5], everywhere[:, :5], rtol=1e-6, atol=1e-8)
+    options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "structures": CHOSEN}
+    masked = model.generate(ids, **options)
+    assert torch.equal(masked, model.generate(ids, use_cache=False, **options))
+    assert torch.equal(masked, model.generate(ids, compacted=True, **options))
+    plain = StructureBank(bank.model, list(bank)[1:], bank.prefixes)
+    assert RoutedModel(plain).prefix_structure == 0
+    assert RoutedModel(bank, NearestTexts(bank)).prefix_structure == 0
+    with pytest.raises(InputError, match=r"no prefixes that ran under 'mixture@0\.5'"):
+        RoutedModel(plain, prefix_structure="mixture@0.5")
 
 
 def test_bad_requests_are_refused(ids: torch.Tensor) -> None:

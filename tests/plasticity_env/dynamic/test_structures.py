@@ -134,6 +134,7 @@ def test_banks_are_kept_in_files(tmp_path: Path) -> None:
     again = StructureBank.load(tmp_path / "bank", bank.model)
     assert again.names == bank.names
     assert again.prefixes.keys() == bank.prefixes.keys()
+    assert torch.equal(again.prefixes_under("mixture@0.6")["low"], bank.pruned_prefixes["mixture@0.6"]["low"])
     for one, other in zip(bank, again, strict=True):
         assert torch.equal(one.active, other.active)
         assert one.label == other.label
