@@ -66,6 +66,7 @@ class LearnedRouter(RoutePlayer):
         self._bank = bank
         if bank is not None:
             self._check(tuple(bank.names), "bank")
+            self._distances = TextDistances(bank)
 
     def at(self, price: float) -> LearnedRouter:
         """The same network at another price."""
@@ -83,8 +84,7 @@ class LearnedRouter(RoutePlayer):
         """
         if self._bank is None:
             raise InputError("a learned router inside a model needs its bank: LearnedRouter.load(folder, bank=bank)")
-        distance = TextDistances(self._bank).to(view)
-        return torch.from_numpy(self._best(view.features.numpy(), distance.numpy()))
+        return torch.from_numpy(self._best(view.features.numpy(), self._distances.to(view).numpy()))
 
     @torch.no_grad()
     def _best(self, features: np.ndarray, distance: np.ndarray) -> np.ndarray:
