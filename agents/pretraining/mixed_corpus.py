@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from plasticity_env.agents.pretraining.packages import Package, debian_files
+from plasticity_env.agents.pretraining.source_packages import Package, debian_files
 from plasticity_env.common.files import write_text
 from plasticity_env.data.generated import GENERATED
 from plasticity_env.data.mixed import MIXED_KINDS, SEPARATOR, mixed_text

@@ -35,8 +35,8 @@ class StreamSettings:
         device: Device to run on.
     """
 
-    model_name: str = "bard-gpt2-4x4"
-    datasets: tuple[str, ...] = ("shakespeare", "generated:json", "generated:table")
+    model_name: str = "mixed-llama-4x8"
+    datasets: tuple[str, ...] = ("mixed:shakespeare", "mixed:python", "mixed:json", "mixed:table")
     split: str = "train"
     chunks: int = 32
     stage: int | tuple[int, int] = (3, 10)

@@ -17,7 +17,7 @@ from plasticity_env.agents.pretraining.architectures import ZOO
 from plasticity_env.agents.pretraining.cards import Card
 from plasticity_env.agents.pretraining.corpora import CORPORA
 from plasticity_env.agents.pretraining.mixed_corpus import LETTERS, STDLIB, documents_by_split
-from plasticity_env.agents.pretraining.packages import Package, debian_files
+from plasticity_env.agents.pretraining.source_packages import Package, debian_files
 from plasticity_env.data.mixed import MIXED, MIXED_FOLDER, MIXED_KINDS
 from plasticity_env.model.embedded import MODELS_FOLDER
 from plasticity_env.model.loading import LoadedModel

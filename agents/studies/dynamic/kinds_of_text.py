@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
 
-from plasticity_env.agents.pretraining.packages import Package, debian_files, pip_package
+from plasticity_env.agents.pretraining.source_packages import Package, debian_files, pip_package
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.data.documents import documents_of

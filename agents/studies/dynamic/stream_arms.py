@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from plasticity_env.envs.stream import KEEP, MEASURE, RECALL, StreamEnv
+from plasticity_env.envs.stream_env import KEEP, MEASURE, RECALL, StreamEnv
 
 SLACK, THRESHOLD = 0.1, 1.0  # nats: of the CUSUM
 

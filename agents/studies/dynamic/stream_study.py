@@ -30,8 +30,8 @@ from plasticity_env.agents.studies.dynamic.stream_arms import (
 )
 from plasticity_env.agents.studies.dynamic.stream_picture import draw_stream
 from plasticity_env.common.files import LineFile
-from plasticity_env.envs.stream import MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_bench import StreamBench
+from plasticity_env.envs.stream_env import MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_settings import StreamSettings
 
 
@@ -55,7 +55,7 @@ class Options:
         picture: Where a picture of the first stream goes; None: nowhere.
     """
 
-    model_name: str = "bard-llama-6x8"
+    model_name: str = "mixed-llama-4x8"
     datasets: tuple[str, ...] = StreamSettings.datasets
     output: Path = Path("runs/streams/rows.jsonl")
     seeds: int = 3

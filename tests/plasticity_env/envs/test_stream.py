@@ -15,12 +15,20 @@ from gymnasium.utils.env_checker import check_env
 from plasticity_env import InputError, load_text
 from plasticity_env.data.generated import GENERATED, generated_documents
 from plasticity_env.dynamic.running import RunningEstimate, measuring_flops
-from plasticity_env.envs.stream import KEEP, MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_bench import StreamBench
+from plasticity_env.envs.stream_env import KEEP, MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_settings import StreamSettings
 from plasticity_env.signals.measure import sequence_losses
 
-SMALL: dict[str, Any] = {"chunks": 6, "stage": (1, 3), "max_length": 24, "fit_blocks": 4}
+KINDS = ("shakespeare", "generated:json", "generated:table")
+SMALL: dict[str, Any] = {
+    "model_name": "bard-gpt2-4x4",
+    "datasets": KINDS,
+    "chunks": 6,
+    "stage": (1, 3),
+    "max_length": 24,
+    "fit_blocks": 4,
+}
 
 
 @pytest.fixture(scope="module")

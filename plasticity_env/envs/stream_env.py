@@ -61,7 +61,7 @@ class StreamEnv(gym.Env[Any, Any]):
 
     ## Starting State
     The first chunk has run under the mixture's structure. Stream and price are drawn with the seed, or given in
-    `reset(options={"flop_price": 1.0, "stream": [["shakespeare", 3], ...]})` (kind and number of each chunk).
+    `reset(options={"flop_price": 1.0, "stream": [["mixed:json", 3], ...]})` (kind and number of each chunk).
 
     ## Episode End
     Terminates after `chunks` chunks. Never truncates.
@@ -74,7 +74,7 @@ class StreamEnv(gym.Env[Any, Any]):
     The others are in `plasticity_env.envs.stream_settings.StreamSettings`:
     ```python
     >>> import gymnasium as gym, plasticity_env
-    >>> env = gym.make("plasticity/Stream-v0", model_name="bard-gpt2-4x4", chunks=32, share=0.5)
+    >>> env = gym.make("plasticity/Stream-v0", model_name="mixed-llama-4x8", chunks=32, share=0.5)
     ```
 
     ## Version History
