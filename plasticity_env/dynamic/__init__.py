@@ -2,6 +2,7 @@
 
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.clusters import cluster_bank
+from plasticity_env.dynamic.embedded_bank import embedded_bank
 from plasticity_env.dynamic.fitting import build_bank, fit_structures
 from plasticity_env.dynamic.nearest import NearestTexts
 from plasticity_env.dynamic.prefix import PrefixReader, PrefixView
@@ -19,6 +20,7 @@ __all__ = [
     "StructureBank",
     "build_bank",
     "cluster_bank",
+    "embedded_bank",
     "fit_structures",
     "measure_routes",
 ]

@@ -72,6 +72,7 @@ def _bank(
         return StructureBank.load(folder, loaded.model)
     fitted = {kind: text.drawn("calibration", config.blocks, draw) for kind, text in texts.items()}
     bank = build_bank(loaded.model, fitted, cli.numbers(config.shares, "shares"), prefix_tokens=config.prefix_tokens)
+    bank.pruned_prefixes.clear()  # routers read dense prefixes here; the package's bank stays small
     bank.save(folder)
     return bank
 
