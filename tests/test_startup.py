@@ -51,7 +51,7 @@ import sys, io
 from contextlib import redirect_stdout
 from plasticity_env.__main__ import main
 from plasticity_env.agents.commands.command_table import command_names
-for name in sorted(command_names(), key=lambda name: name in ("bank", "es", "record")):  # the last: tuples are among their arguments
+for name in sorted(command_names(), key=lambda name: name in ("bank", "es", "record")):  # tuples come last
     page = io.StringIO()
     try:
         with redirect_stdout(page):

@@ -31,7 +31,10 @@ def bank(loaded: LoadedModel) -> StructureBank:
 def texts(loaded: LoadedModel) -> torch.Tensor:
     """(4 BLOCKS, 128) of text that neither bank nor router was fitted on, kind by kind."""
     return torch.cat(
-        [load_text(f"mixed:{kind}", loaded.tokenizer, block_size=128).drawn("reward", BLOCKS, 0) for kind in MIXED_KINDS]
+        [
+            load_text(f"mixed:{kind}", loaded.tokenizer, block_size=128).drawn("reward", BLOCKS, 0)
+            for kind in MIXED_KINDS
+        ]
     )
 
 
