@@ -24,7 +24,7 @@ def draw_stream(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     static = min((arm for arm in by_arm if arm.startswith("static")), key=lambda arm: by_arm[arm]["rise"])
     kinds = list(dict.fromkeys(rows[0]["kinds"]))
     figure, (top, middle, bottom) = plt.subplots(
-        3, 1, figsize=(9, 5), sharex=True, height_ratios=(0.5, 0.5, 4), constrained_layout=True
+        3, 1, figsize=(9, 5), sharex=True, height_ratios=(0.5, 0.5, 4), layout="constrained"
     )
     chunks = len(rows[0]["kinds"])
     for axes, names, title in (
@@ -42,7 +42,7 @@ def draw_stream(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         bottom.plot([], [], "s", color=colour, label=kind)
     bottom.set_xlabel("chunk")
     bottom.set_ylabel("rise of the loss, nats")
-    bottom.legend(ncol=3, fontsize=8, frameon=False)
+    figure.legend(ncol=4, fontsize=8, frameon=False, loc="outside lower center")
     bottom.margins(x=0)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
