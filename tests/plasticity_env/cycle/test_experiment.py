@@ -292,7 +292,7 @@ def test_what_cannot_run_writes_nothing(tmp_path, short, small_text):
 
 def test_a_model_that_diverges_leaves_what_was_measured(run_short, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "plasticity_env.cycle.run_settings.LARGEST_RATE", 1e38
+        "plasticity_env.steps.learning_settings.LARGEST_RATE", 1e38
     )  # what is allowed takes longer to diverge
     with pytest.raises(InputError, match="diverged"):
         run_short(learning_rate=1e30, warmup_steps=10)
