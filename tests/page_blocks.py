@@ -109,7 +109,9 @@ def check(example: Example) -> None:
                 argv = list(rest)
                 if "--config" in argv:  # a file of the checkout, or one that an earlier block writes
                     at = argv.index("--config")
-                    assert argv[at + 1].startswith("runs/") or (ROOT / argv[at + 1]).is_file(), f"no file {argv[at + 1]}"
+                    assert argv[at + 1].startswith("runs/") or (ROOT / argv[at + 1]).is_file(), (
+                        f"no file {argv[at + 1]}"
+                    )
                     del argv[at : at + 2]
                 default = command.arguments()
                 parse(type(default), argv, default)
