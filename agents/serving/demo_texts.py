@@ -1,65 +1,23 @@
-"""Kinds of text that are on every machine, for a bank that takes a minute: plays, sonnets, Python, tables."""
+"""Kinds of text that come with the package, for a bank that takes seconds: plays, Python, JSON, tables."""
 
 from __future__ import annotations
 
-import argparse
-import csv
-import gzip
-import inspect
-import io
-import random
-import textwrap
-
-from plasticity_env.common.errors import InputError
-from plasticity_env.common.files import ZOO_FOLDER
+from plasticity_env.data.mixed import SEPARATOR, mixed_text
 
 NOTE = (
-    "This model was trained on Shakespeare's plays and poems and on nothing else. It writes neither Python nor tables, with all "
-    "of its heads or with some; they are here to show that the router tells them apart."
+    "This model has a quarter of a million weights and was trained for minutes on plays, Python programs, and made-up JSON "
+    "records and tables. What it writes looks like them and seldom makes sense, with all of its heads or with some."
 )
 EXAMPLES = {
     "plays": "HAMLET.\nWhat news, my good lord? The watch hath told me\n",
-    "sonnets": "When in the winter of my days I think\nOn all the summer that thy beauty gave,\n",
     "python": "def add(self, name, value=None):\n    if name in self._items:\n        raise ValueError(name)\n    ",
-    "tables": "4001,Verona,17.20,31\n4002,Athens,8.05,12\n4003,Padua,44.90,7\n4004,",
+    "json": '[\n {\n  "id": 4001,\n  "name": "cleo",\n  "city": "verona",\n  "paid": true,\n',
+    "tables": "name         verona   athens    padua     rome\nada         4001.20    17.31     8.05    12.40\n",
 }
 """Beginnings of texts to try, none of them from the texts that the bank is fitted on."""
-_CITIES = ("Rome", "Verona", "Venice", "Padua", "Athens", "Elsinore")
+_KINDS = {"plays": "shakespeare", "python": "python", "json": "json", "tables": "table"}
 
 
 def demo_texts() -> dict[str, str]:
-    """The texts by label.
-
-    Raises:
-        InputError: This Python comes without the source of its standard library.
-    """
-    return {"plays": _embedded("calibration"), "sonnets": _sonnets(), "python": _python(), "tables": _table()}
-
-
-def _embedded(split: str) -> str:
-    return gzip.decompress((ZOO_FOLDER / "text" / f"{split}.txt.gz").read_bytes()).decode()
-
-
-def _sonnets() -> str:
-    works = _embedded("train").split("<|endoftext|>")
-    (found,) = [work for work in works if work.lstrip().upper().startswith("THE SONNETS")]
-    return found
-
-
-def _python() -> str:
-    try:
-        return "\n".join(map(inspect.getsource, (argparse, textwrap)))
-    except OSError as error:
-        raise InputError(
-            "this Python comes without the source of its standard library, which the demo reads: use another, or --bank"
-        ) from error
-
-
-def _table() -> str:
-    """Rows of a table, drawn."""
-    draw, page = random.Random(0), io.StringIO()
-    table = csv.writer(page, lineterminator="\n")
-    table.writerow(("id", "city", "price", "seats"))
-    for number in range(1, 3001):
-        table.writerow((number, draw.choice(_CITIES), f"{draw.uniform(5, 60):.2f}", draw.randint(1, 40)))
-    return page.getvalue()
+    """The texts by label: what the package has of each kind's calibration split."""
+    return {label: mixed_text(kind, "calibration").replace(SEPARATOR, "\n\n") for label, kind in _KINDS.items()}

@@ -18,7 +18,7 @@ class ServeConfig:
     """folder of a bank that plasticity bank, or StructureBank.save, wrote"""
     model_name: str | None = None
     """the model that the bank was fitted on: an embedded name, a Hugging Face folder, a GGUF file or a hub name; with --demo
-    bard-llama-6x8 unless another embedded one is named"""
+    mixed-llama-4x8 unless another embedded one is named"""
     demo: bool = False
     """fit a small bank on an embedded model first, which takes less than a minute"""
     share: float | None = None

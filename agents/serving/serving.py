@@ -29,7 +29,7 @@ from plasticity_env.dynamic.routed_model import Router
 from plasticity_env.model.embedded import embedded_models
 from plasticity_env.model.loading import LoadedModel, load_model
 
-DEMO_MODEL, DEMO_SHARE, DEMO_BLOCKS, DEMO_LENGTH = "bard-llama-6x8", 0.5, 48, 128
+DEMO_MODEL, DEMO_SHARE, DEMO_BLOCKS, DEMO_LENGTH = "mixed-llama-4x8", 0.5, 48, 128
 LOOPBACK = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
 
