@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from plasticity_env.agents.studies.dynamic.route_study import WITHOUT
+from plasticity_env.agents.studies.dynamic.route_study import FALSE_ALARMS, WITHOUT
 from plasticity_env.common.errors import InputError
 from plasticity_env.dynamic.fitting import MIXTURE
 from plasticity_env.dynamic.route_table import RouteTable
@@ -190,6 +190,17 @@ def _shares(draws: list[Draw], share: float) -> list[str]:
             probes = draws[0].test.prefix_tokens * sum(draws[0].test.flops[k] for k in numbers) / draws[0].test.flops[0]
         kept = np.mean([d.test.flops_kept(p, probes).mean() for d, p in zip(draws, picked, strict=True)])
         lines.append(_row(name, rises, static, float(kept)))
+    for rate in FALSE_ALARMS:
+        name = f"picks@{share:g}, {rate:g} false alarms"
+        if all(name in draw.mixtures for draw in draws):
+            picked = [draw.mixtures[name].astype(int) for draw in draws]
+            rises = [_rise(d.test, d.test.loss[np.arange(len(d.test)), p]) for d, p in zip(draws, picked, strict=True)]
+            kept = np.mean([d.test.flops_kept(p).mean() for d, p in zip(draws, picked, strict=True)])
+            lines.append(
+                _row(
+                    f"nearest texts, unknown ones to the mixture ({rate:.0%} false alarms)", rises, static, float(kept)
+                )
+            )
     for way in ("own", "nearest"):
         name = f"{way}@{share:g} after {MIXTURE}"
         if all(name in draw.mixtures for draw in draws):
@@ -298,10 +309,17 @@ def _kinds(draws: list[Draw], shares: list[float]) -> list[str]:
 def _held_out(draws: list[Draw], shares: list[float], kind: str) -> list[str]:
     """The kind without a structure of its own, and a mixture that never saw it."""
     lines = [f"### {kind} held out: rise in nats", ""]
-    lines += [
-        "| share | nearest other kind | mixture of the others, dense prefix | static mixture of the others | own |",
-        "|---|---:|---:|---:|---:|",
+    rates = [
+        rate for rate in FALSE_ALARMS if all(f"{kind} unknown, {rate:g} false alarms" in d.mixtures for d in draws)
     ]
+    names = [
+        "nearest other kind",
+        *(f"unknown ones to the mixture ({rate:.0%} false alarms)" for rate in rates),
+        "mixture of the others, dense prefix",
+        "static mixture of the others",
+        "own",
+    ]
+    lines += ["| share | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
     for share in shares:
         rows = []
         for draw in draws:
@@ -312,10 +330,16 @@ def _held_out(draws: list[Draw], shares: list[float], kind: str) -> list[str]:
             others = [place for place, label in enumerate(_labels(table)) if label != kind]
             picked = np.array(numbers)[table.distance[mine][:, others].argmin(1)]
             equal = _equal(draw, share).replace(MIXTURE, WITHOUT)
+            nearest_other, mixed = (
+                table.loss[mine][at, picked],
+                draw.mixtures[f"{WITHOUT}@{share:g} after a dense prefix"],
+            )
+            flagged = [draw.mixtures[f"{kind} unknown, {rate:g} false alarms"] > 0 for rate in rates]
             rows.append(
                 [
-                    (table.loss[mine][at, picked] - dense).mean(),
-                    (draw.mixtures[f"{WITHOUT}@{share:g} after a dense prefix"] - dense).mean(),
+                    (nearest_other - dense).mean(),
+                    *((np.where(unknown, mixed, nearest_other) - dense).mean() for unknown in flagged),
+                    (mixed - dense).mean(),
                     (draw.mixtures[equal] - dense).mean(),
                     (table.loss[mine][at, own(draw, share)[mine]] - dense).mean(),
                 ]

@@ -21,7 +21,7 @@ from plasticity_env.common.files import write_text
 from plasticity_env.data.text import load_text
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.fitting import MIXTURE, fit_structures
-from plasticity_env.dynamic.nearest import NearestTexts
+from plasticity_env.dynamic.nearest import FOLDS, NearestTexts, TextDistances, unknown_beyond
 from plasticity_env.dynamic.prefix import PrefixReader
 from plasticity_env.dynamic.route_table import measure_routes, routed_losses, static_losses
 from plasticity_env.dynamic.routed_model import RoutedModel
@@ -29,6 +29,7 @@ from plasticity_env.dynamic.token_routes import TokenRoutes
 from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.signals.text_sums import TextSums, gather_sums
 
+FALSE_ALARMS = (0.01, 0.05)  # of routers that send unknown texts to the mixture
 WITHOUT = "others"  # label of mixtures of all kinds but the one held out
 
 
@@ -170,6 +171,7 @@ def _more(
             found.setdefault(f"nearest@{share:g} after {MIXTURE}", []).extend(
                 float(losses[number][row]) for row, number in enumerate(picked.tolist())
             )
+    found |= _unknown(options, bank, test)
     for number, structure in enumerate(mixtures):
         if structure.label == MIXTURE:
             found[structure.name] = static_losses(mixtures, everything, number, options.prefix_tokens, 4)[0].tolist()
@@ -179,6 +181,23 @@ def _more(
             if structure.share in options.shares:
                 routed = routed_losses(mixtures, ids, number, options.prefix_tokens, 4)
                 found[f"{structure.name} after a dense prefix"] = routed.tolist()
+    return found
+
+
+def _unknown(options: Options, bank: StructureBank, test: dict[str, Tensor]) -> dict[str, list[float]]:
+    """What routers pick that send unknown texts to the mixture, and which texts of the kind held out they take for unknown."""
+    found: dict[str, list[float]] = {}
+    if options.blocks < 2 * FOLDS:
+        return found
+    reader, held = PrefixReader(bank.model), options.held_out
+    view = reader.read(torch.cat(list(test.values()))[:, : options.prefix_tokens], 8)
+    prefixes = {kind: rows for kind, rows in bank.prefixes.items() if kind != held}
+    distance = TextDistances.of(prefixes).to(reader.read(test[held][:, : options.prefix_tokens], 8)).min(1).values
+    for rate in FALSE_ALARMS:
+        for share in options.shares:
+            picked = NearestTexts(bank, share, false_alarms=rate).pick(view)
+            found[f"picks@{share:g}, {rate:g} false alarms"] = picked.tolist()
+        found[f"{held} unknown, {rate:g} false alarms"] = (distance > unknown_beyond(prefixes, rate)).float().tolist()
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,6 +114,26 @@ def test_the_router_tells_texts_apart() -> None:
         assert model.last.prefix.tolist() == [6, 6]
         assert 0 < model.last.flops_kept < 1
     assert right >= 18  # of 24
+
+
+def test_texts_of_no_kind_go_to_the_mixture() -> None:
+    bank = bank_of("llama", shares=(0.5,))
+    model, mixture = RoutedModel(bank, prefix_tokens=6, prefix_structure=0), bank.index("mixture@0.5")
+    known = model.read_prefix(torch.cat(list(texts(12).values())))
+    near = NearestTexts(bank, false_alarms=0.05)
+    far = replace(known, pooled=known.pooled + 40 * known.pooled.std())
+    assert 0 < near.limit < float("inf")
+    assert (near.pick(far) == mixture).all()
+    assert int((near.pick(known) == mixture).sum()) <= 6
+    assert NearestTexts(bank, false_alarms=0.5).limit < near.limit
+    assert (NearestTexts(bank).pick(far) != mixture).all()
+    few = StructureBank(bank.model, list(bank)[1:], {label: rows[:3] for label, rows in bank.prefixes.items()})
+    with pytest.raises(InputError, match="at least 8 prefixes"):
+        NearestTexts(few, false_alarms=0.05)
+    with pytest.raises(InputError, match="no structure of 'mixture'"):
+        NearestTexts(StructureBank(bank.model, list(bank)[1:-1], bank.prefixes), false_alarms=0.05)
+    with pytest.raises(InputError, match="false_alarms"):
+        NearestTexts(bank, false_alarms=1.5)
 
 
 def test_a_long_generation_may_switch(ids: torch.Tensor) -> None:
