@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -80,6 +81,28 @@ def test_no_file_is_past_400_lines() -> None:
     lines = {str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines()) for file in FILES}
     assert len(lines) > 200
     assert not {name: count for name, count in lines.items() if count > 400}
+
+
+def test_every_slow_test_says_why() -> None:
+    """In its docstring, or in its file's where all of the file is slow."""
+    silent, said = [], 0
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        places: list[tuple[str, ast.Module | ast.FunctionDef]] = [
+            (node.name, node)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and any("mark.slow" in ast.unparse(d) for d in node.decorator_list)
+        ]
+        if any(ast.unparse(line).startswith("pytestmark = pytest.mark.slow") for line in tree.body):
+            places.append(("the file", tree))
+        said += len(places)
+        silent += [
+            f"{file.relative_to(ROOT)}: {name}"
+            for name, node in places
+            if "slow" not in (ast.get_docstring(node) or "").lower()
+        ]
+    assert said > 50
+    assert silent == []
 
 
 def test_there_are_at_most_nine_floors() -> None:
