@@ -193,7 +193,9 @@ def test_wheel_and_sdist_hold_one_package_and_all_its_files(copy: Path, tmp_path
             "-".join(wheel.stem.split("-")[:2]),
         }
         assert {name for name in packed if name.startswith("plasticity_env/")} == _package_files()
+        assert any(name.endswith(".dist-info/licenses/NOTICE") for name in packed)
         with tarfile.open(sdist) as archive:
+            assert f"{sdist.name.removesuffix('.tar.gz')}/NOTICE" in archive.getnames()
             archive.extractall(tmp_path, filter="data")
         if folder.name == "checkout":
             (tmp_path / sdist.name.removesuffix(".tar.gz")).rename(tmp_path / "sdist")
