@@ -210,7 +210,8 @@ def test_rllib_workers_find_the_prefixed_id():
         algorithm = config.env_runners(num_env_runners=1).build_algo()
         try:
             ids = algorithm.env_runner_group.foreach_env_runner(
-                lambda runner: (runner.worker_index, runner.env.envs[0].unwrapped.env_id), local_env_runner=False
+                lambda runner: (runner.worker_index, runner.env.unwrapped.envs[0].unwrapped.env_id),
+                local_env_runner=False,
             )
             assert ids == [(1, "plasticity/Heads-v1")]
         finally:
