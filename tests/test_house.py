@@ -103,7 +103,7 @@ def test_every_slow_test_says_why() -> None:
             if "slow" not in (ast.get_docstring(node) or "").lower()
         ]
     assert said > 50
-    assert silent == []
+    assert silent == [], 'their docstrings must say it, as "Slow: another process imports torch."'
 
 
 def test_there_are_at_most_nine_floors() -> None:
