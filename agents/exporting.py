@@ -146,7 +146,7 @@ def _best_uniform_mask(env: PlasticityEnv, importance: Tensor, heads: int, block
     """The most important units of each layer, in the shape of KV groups that costs the least on the reward text.
 
     Args:
-        env: Freshly reset.
+        env: An environment that was just reset.
         importance: (L, U), larger = kept longer.
         heads: Heads that each layer keeps.
         blocks: MLP blocks that each layer keeps.

@@ -37,7 +37,7 @@ class RouteRow:
         ppo_steps: Environment steps a second of an SB3 PPO run on it.
         ppo_added: Seconds of that run over those of one whose environment hands the same arrays back, less 1.
         step_share: Share of the run's seconds that passes in the environment's steps, the adapter to SB3 included.
-        rounds: How many.
+        rounds: Number of rounds.
     """
 
     bench: str
@@ -74,7 +74,7 @@ def bench_route(num_envs: int, probes: int = 0, rounds: int = 7, clock: Clock = 
     """Time N environments every way.
 
     Args:
-        num_envs: N.
+        num_envs: Number N of environments.
         probes: Probes that an agent may make.
         rounds: Rounds after one that does not count.
         clock: See `plasticity_env.common.stopwatch.timed`.

@@ -25,7 +25,7 @@ def run_plasticity(arguments: RunArguments, say: Say, tables: Callable[[RunRecor
     """Run the cycle, or go on with a run.
 
     Args:
-        arguments: Of the run.
+        arguments: Arguments of the run.
         say: Called with sentences.
         tables: Writes what else belongs into the folder, before the run says that it is finished.
 
@@ -103,7 +103,7 @@ def other_strategy(settings: Mapping[str, Any]) -> str | None:
     """What this package would have taken at the same level, in a sentence; None where that was asked for.
 
     Args:
-        settings: Of a run, as its record holds them.
+        settings: Settings of a run, as its record holds them.
     """
     own = ("pruning_strategy", "repair", "growth_init")
     if all(settings.get(name) == QUICK[name] for name in own) or settings.get("pruning_strategy") == CONTROLLER:

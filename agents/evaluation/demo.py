@@ -148,9 +148,9 @@ def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tu
     """Pictures of one episode that a saved controller plays freely at the middle price (on HeadRank: at the middle share).
 
     Args:
-        controller: Its folder.
+        controller: Folder of the controller.
         config: Configuration of the training; gives the environment's arguments.
-        model: On which model.
+        model: Name of the model that is pruned.
 
     Returns:
         Captions and (H, W, 3) uint8 pictures, the dense model first.

@@ -108,7 +108,7 @@ class Table:
         """One cell.
 
         Args:
-            player: Who.
+            player: The player.
             share: Share of the units, to prune.
             seed: Seed of the blocks and of the player's randomness.
             maker: Who decides, where it is made already; the player's own when None.
@@ -207,7 +207,7 @@ def packed_of(rules: Rules) -> PackedModel:
     """The model and the text of some rules, to be handed to tables in other processes.
 
     Raises:
-        InputError: As of `Table`.
+        InputError: If the model or its text cannot be read (see `Table`).
     """
     bench = Table(replace(rules, settings=replace(rules.settings, device="cpu"))).workbench
     return pack(LoadedModel(bench.model, bench.tokenizer, bench.name), bench.text, ("calibration", "reward", "test"))

@@ -83,8 +83,8 @@ def report(bank: StructureBank, held_out: Mapping[str, Tensor]) -> list[str]:
     """A table of a bank on text that it was not fitted on.
 
     Args:
-        bank: With structures of a mixture.
-        held_out: By label, (n, T) token ids.
+        bank: A bank with structures of a mixture.
+        held_out: (n, T) token ids of each kind of text, by label.
 
     Returns:
         Its lines: each structure on its own kind of text, the mixture's of the same share beside it; losses in nats a token.

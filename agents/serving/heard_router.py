@@ -15,7 +15,7 @@ class HeardRouter:
     """Picks as another router does.
 
     Args:
-        router: Picks.
+        router: Router that picks.
 
     Attributes:
         wanted: Structures that the requests of the batch ask for, None where the router is to pick.

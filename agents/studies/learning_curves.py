@@ -44,7 +44,7 @@ class Point:
     """One evaluation of one training.
 
     Attributes:
-        agent: With its network, as asked for.
+        agent: Name of the agent with its network, as asked for.
         seed: Seed of the training.
         steps: Environment steps behind it.
         rises: Rise of the loss on each held-out scenario, nats per token.

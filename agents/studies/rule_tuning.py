@@ -34,7 +34,7 @@ class Tuned:
 
     Attributes:
         options: Options of `PlasticityController`.
-        ratio: Its rise of the loss over the reference's, mean over scenarios that had no say; below 1 is better.
+        ratio: Rise of the loss over the reference's, mean over scenarios that had no say; below 1 is better.
         classic_ratio: The same of the rule's defaults.
         best: Fitness of each generation's best candidate, on the search's scenarios.
         steps: Environment steps, the reference's included.

@@ -84,7 +84,7 @@ class Trials:
     Args:
         env: Its running episode.
         share: Target, or None for the episode's own.
-        bill: Where tries are written.
+        bill: Bill on which tries are counted.
 
     Attributes:
         start: (L, U) the mask now.

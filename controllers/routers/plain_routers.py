@@ -17,7 +17,7 @@ class FixedRouter(RoutePlayer):
     """The same structure for every text, after a dense prefix.
 
     Args:
-        structure: Its number.
+        structure: Number of the structure.
     """
 
     name = "fixed"
@@ -43,7 +43,7 @@ class RandomRouter(RoutePlayer):
 
     Args:
         share: What it prunes.
-        seed: Of the draws; a text of a table gets the same structure in every play.
+        seed: Seed of the draws; a text of a table gets the same structure in every play.
     """
 
     name = "random"

@@ -137,7 +137,7 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
     hold a `LOCK`) are left alone.
 
     Args:
-        folder: Where to look.
+        folder: Folder to look in.
         name: Look only beside the file or folder of this name, and no deeper.
     """
     for top, folders, files in os.walk(folder):

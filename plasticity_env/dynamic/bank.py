@@ -33,7 +33,7 @@ class StructureBank:
     Args:
         model: The model, dense; its weights are read and never changed, but by `installed`.
         structures: Further structures.
-        prefixes: By label, (n, 2 E) what the first tokens of the texts tell that its structures were fitted on
+        prefixes: By label, (n, 2 E): what the first tokens tell of the texts that its structures were fitted on
             (`PrefixView.pooled`), in the dense model.
         pruned_prefixes: The same by the name of the structure under which the first tokens ran.
 
@@ -63,7 +63,7 @@ class StructureBank:
         """Add a structure.
 
         Raises:
-            InputError: It is not of this model, or its name is taken.
+            InputError: If it belongs to another model, or its name is taken.
         """
         structure.check(self.model)
         if structure.name in self.names:
@@ -143,7 +143,7 @@ class StructureBank:
         """(K,) forward FLOPs per token of each structure at a sequence length, as if what it prunes were removed.
 
         Args:
-            seq_len: T.
+            seq_len: Length T of a sequence.
             all_keys: Count the keys and values of every KV group that any structure reads: what a token costs where later ones
                 may run under another structure.
         """

@@ -58,9 +58,10 @@ class RoutedModel:
     Args:
         bank: Structures of a model. Those of several shares need a router that chooses among them.
         router: Picks; None: the structure whose texts begin most alike (`NearestTexts`), of the share that the bank has.
-        prefix_tokens: P.
-        prefix_structure: Under which structure the prefix runs, a name or number. None: where the router is the bank's own, the
-            mixture's, which is the better one at equal FLOPs; the dense one (0) where the bank has none or a router is given.
+        prefix_tokens: Number P of first tokens that the router reads.
+        prefix_structure: Name or number of the structure under which the prefix runs. None: where the router is the
+            bank's own, the mixture's, which is the better one at equal FLOPs; the dense one (0) where the bank has none
+            or a router is given.
         switch_every: Pick anew after each so many generated tokens, from what they tell; None: once a request.
 
     Attributes:
@@ -150,9 +151,9 @@ class RoutedModel:
             input_ids: (B, T) prompts, padded on the left where lengths differ.
             attention_mask: (B, T), 1 for text.
             structures: (B,) numbers of structures; None: what the router picks.
-            compacted: After the prefix run models from which what a structure prunes was removed, one for each structure that
-                was picked: fewer seconds, more memory (the last four are kept).
-            **kwargs: As Hugging Face's ``generate`` takes them.
+            compacted: Run smaller models after the prefix: what a structure prunes is removed, in one model for each
+                structure that was picked: fewer seconds, more memory (the last four are kept).
+            **kwargs: Arguments of Hugging Face's ``generate``.
 
         Returns:
             As Hugging Face's ``generate``: (B, T + new) tokens, or its output object.

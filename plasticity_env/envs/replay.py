@@ -53,7 +53,7 @@ class EpisodeRecord:
         """Read what `save` wrote.
 
         Raises:
-            InputError: Not a record.
+            InputError: If it is no record.
         """
         path = user_path(path, "a record")
         try:
@@ -95,7 +95,7 @@ def validate(record: EpisodeRecord, rel_tol: float = 1e-5, env: gym.Env[Any, Any
     """Replay a record and compare every reward.
 
     Args:
-        record: To replay.
+        record: Record to replay.
         rel_tol: Relative tolerance, of the largest absolute reward of the replayed episode.
         env: An environment to replay in; a fresh one from the record's arguments when None.
 

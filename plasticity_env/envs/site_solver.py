@@ -23,8 +23,8 @@ class SiteSolver:
     """Solves for n masks at once; of a single one only sites whose units changed since the last one.
 
     Args:
-        model: Whose sites they are.
-        repair: Whose method repairs all sites at once, or None for no such repair.
+        model: Model whose sites they are.
+        repair: Repair whose method repairs all sites at once, or None where there is none.
         crossfit: Whether projectors are wanted of each half of the calibration blocks as well.
         moments: Moments of the dense stream.
     """

@@ -22,7 +22,7 @@ class PruningModule:
 
     Args:
         model_name: What `load_model` takes; loaded when first needed.
-        device: Where it goes.
+        device: Device that the model goes to.
         mode: Whether zeroed heads may come back.
 
     Example::

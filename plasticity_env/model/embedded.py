@@ -20,7 +20,7 @@ def model_card(name: str) -> dict[str, Any]:
     """The card of an embedded model: parameters, training, test perplexity, whether it is held out.
 
     Raises:
-        InputError: Not an embedded model.
+        InputError: If it is no embedded model.
     """
     if name not in embedded_models():
         raise InputError(f"{name!r} is not embedded: {', '.join(embedded_models())} are")

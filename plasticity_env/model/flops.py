@@ -117,7 +117,7 @@ def kv_cache_bytes(model: PlasticModel | nn.Module) -> float:
         model: Masked (as if its pruned units were removed), compacted, or a stock causal LM.
 
     Raises:
-        InputError: Unknown architecture.
+        InputError: If its architecture is unknown.
     """
     if isinstance(model, PlasticModel):
         return kv_cache_table(model).total(model.active)

@@ -40,7 +40,7 @@ class GatedModel(nn.Module):
         prove: Hold the wrapped model against the stock one on a probe of 64 random ids (see `plasticity_env.model.proof`).
 
     Raises:
-        InputError: As `PlasticModel`; the model is left untouched.
+        InputError: If the model is refused as in `PlasticModel`; it is left untouched.
     """
 
     def __init__(self, model: nn.Module, mlp_blocks: int = 0, prove: bool = True) -> None:

@@ -21,7 +21,8 @@ def refuse_other_attention(module: nn.Module, args: Any) -> None:
     """Forward pre-hook on an attention module.
 
     Raises:
-        InputError: Its configuration names an attention implementation that does not know the gates, and gates are closed.
+        InputError: If its configuration names an attention implementation that does not know the gates, and gates are
+            closed.
     """
     link = getattr(module, "plastic", None)
     if not isinstance(link, LayerGate) or (link.state.gates is None and link.state.recorder is None):

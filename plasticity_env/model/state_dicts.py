@@ -47,7 +47,7 @@ def marked_state(model: GatedModel, warmup: Tensor, units: UnitWeights) -> dict[
     Args:
         model: The wrapped model.
         warmup: (2, L, U) warm-up steps taken and in total.
-        units: Its weights.
+        units: Weights of the units.
     """
     state, gates, seen = masked_weights(model.model), model.gates, set()
     for name, value in state.items():

@@ -34,7 +34,7 @@ def plastic_view(model: nn.Module) -> Iterator[PlasticModel]:
         model: A `PlasticModel`, which is yielded itself, or a Hugging Face causal LM.
 
     Raises:
-        InputError: As `as_plastic`.
+        InputError: If the model is refused (see `as_plastic`).
     """
     if isinstance(model, PlasticModel):
         yield model

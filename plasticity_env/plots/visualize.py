@@ -237,10 +237,11 @@ def visualize_attention_patterns(
         attention: A model (with ``input_ids``); or weights of shape (T, T), (H, T, T), (L, H, T, T) or (B, L, H, T, T); or
             a sequence of (B, H, T, T), one a layer, as ``output_attentions=True`` gives them.
         input_ids: (T,) or (B, T), where ``attention`` is a model.
-        layers, heads: Which to show; all when None (evenly chosen ones where there are too many to be seen).
+        layers, heads: Layers and heads to show; None shows all (evenly chosen ones where there are too many to be
+            seen).
         tokens: (T,) words for the axes, written where there is room.
         active: (L, H) boolean, names the pruned heads; a `PlasticModel` knows it.
-        sequence: Which of the B sequences.
+        sequence: Number of the sequence among the B.
         title: Above the picture.
         save_path: Write a PNG there as well.
 

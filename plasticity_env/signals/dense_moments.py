@@ -21,7 +21,7 @@ class DenseMoments:
     """What repairs and residual scores read.
 
     Args:
-        model: Whose dense stream it is.
+        model: Model whose dense stream it is.
         texts: How many texts are kept; the one that was not used for longest goes first.
         packed: Keep the upper triangle in float32, a quarter of the matrix in float64.
         files: A folder that is looked up before a text is read, and keeps what was gathered; None for none.

@@ -46,7 +46,7 @@ def open_checkpoint(path: str | Path, model_name: str | None, device: str) -> Ch
         path: Folder or file.
         model_name: What its model must be called (the last part counts: ``gpt2`` is ``openai-community/gpt2``), and where
             the tokenizer comes from if the checkpoint has none; None takes any.
-        device: Where it goes.
+        device: Device that the model goes to.
 
     Raises:
         InputError: No path, nothing there, not a checkpoint of this package or of another model, or no tokenizer.

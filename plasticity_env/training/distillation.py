@@ -138,7 +138,7 @@ class Lesson:
 
     Attributes:
         logits: (B, T, V).
-        layers: By place, (B, T, E) of each layer.
+        layers: (B, T, E) of each layer, by place.
     """
 
     logits: Tensor

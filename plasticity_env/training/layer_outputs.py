@@ -20,7 +20,7 @@ def layer_outputs(model: PlasticModel, places: Sequence[str]) -> Iterator[dict[s
     """Hear what the layers compute in the forward passes inside.
 
     Args:
-        model: Whose layers.
+        model: Model whose layers are heard.
         places: ``hidden`` (hidden states after each layer), ``attention`` (what each layer's attention writes), or both.
 
     Yields:

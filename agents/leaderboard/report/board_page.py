@@ -23,8 +23,8 @@ def write_leaderboard(path: Path, boards: Sequence[Results], aggregates: dict[st
     Args:
         path: The HTML file.
         boards: Results of each.
-        aggregates: Over several boards, by what they have in common.
-        command: That made the cells.
+        aggregates: Aggregates over several boards, by what these have in common.
+        command: Command line that made the cells.
     """
     figures = Figures()
     scores = [_overall(name, found, figures) for name, found in aggregates.items()]

@@ -52,8 +52,8 @@ class Act:
         """Words of each command line, the command's name first.
 
         Args:
-            folder: Where it writes.
-            seed: Of the whole act.
+            folder: Folder that it writes into.
+            seed: Seed of the whole act.
         """
         filled = (line.replace(MODEL, self.model).replace(PLACE, folder) for line in self.lines)
         return [[*line.split(), *_seed(line, seed)] for line in filled]

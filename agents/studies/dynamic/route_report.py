@@ -29,7 +29,7 @@ class Options:
     """What is reported.
 
     Attributes:
-        folder: Where the study wrote.
+        folder: Folder that the study wrote.
         held_out: The kind that a second mixture never saw.
     """
 
