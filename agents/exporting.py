@@ -134,7 +134,7 @@ def _environment(config: ExportConfig, loaded: LoadedModel, text: TextSplits) ->
 
 
 def _left_in_each_layer(config: ExportConfig, model: PlasticModel) -> tuple[int, int]:
-    """Heads and MLP blocks that each layer shall keep."""
+    """Heads and MLP blocks that each layer should keep."""
     heads = config.uniform_heads
     if heads is None:
         heads = max(1, round(model.heads * (1 - config.pruning_level)))

@@ -49,9 +49,9 @@ class StructureBank:
         pruned_prefixes: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         if not isinstance(model, PlasticModel):
-            raise InputError(f"a bank is of a PlasticModel, got {brief(model)}")
+            raise InputError(f"a bank needs a PlasticModel, got {brief(model)}")
         if not bool(model.active.all()) or model.repaired_sites:
-            raise InputError("a bank is of the dense model: call model.make_dense() first")
+            raise InputError("a bank needs the dense model: call model.make_dense() first")
         self.model = model
         self.prefixes: dict[str, Tensor] = dict(prefixes or {})
         self.pruned_prefixes = {name: dict(of) for name, of in (pruned_prefixes or {}).items()}

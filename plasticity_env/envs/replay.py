@@ -85,7 +85,7 @@ def _arguments(record: EpisodeRecord) -> dict[str, Any]:
         return {**OLDER, **record.kwargs}
     if "table" in record.kwargs:
         raise InputError(
-            "the record is of a route table of its player's own: pass an environment with that table, validate(record, env=...)"
+            "the record was played on a route table of the player's own: pass an environment with it, validate(record, env=...)"
         )
     RouteSettings.read(record.kwargs)
     return record.kwargs

@@ -191,7 +191,7 @@ class Settings(TextSettings):
         """
         if self.units == "heads" and bounds(share)[1] > self.max_sparsity:
             raise InputError(
-                f"pruned_share {share!r} is more than max_sparsity {self.max_sparsity!r} lets go: ask for less, or raise it"
+                f"pruned_share {share!r} is more than max_sparsity {self.max_sparsity!r} allows: ask for less, or raise it"
             )
 
     @classmethod

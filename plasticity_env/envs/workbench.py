@@ -218,7 +218,7 @@ class Workbench:
         return self._split_losses.put(key, loss)
 
     def reward_loss(self, request: Request) -> float:
-        """Mean loss in nats per token of a mask, repaired, on the blocks that pay: one forward, nothing else is measured."""
+        """Mean loss in nats per token of a mask, repaired, on the reward blocks: one forward, nothing else is measured."""
         self.model.set_active(request.active)
         key = self.key(request)
         measured = self.memo.get(key)

@@ -1,4 +1,4 @@
-"""Functions that take a plain Hugging Face model as well as a `PlasticModel`: wrap it, for ever or for a moment."""
+"""Functions that take a plain Hugging Face model as well as a `PlasticModel`: wrap it permanently or for a moment."""
 
 from __future__ import annotations
 

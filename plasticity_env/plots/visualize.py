@@ -327,7 +327,7 @@ def _attention_of(attention: Any, sequence: int) -> np.ndarray:
     array = np.stack([to_array(layer) for layer in attention], 1) if layered else to_array(attention)
     if array.ndim == 5:
         if not 0 <= sequence < len(array):
-            raise InputError(f"there is no sequence {sequence}: the weights are of {len(array)}")
+            raise InputError(f"there is no sequence {sequence}: the weights hold {len(array)}")
         array = array[sequence]
     if array.ndim < 2 or array.ndim > 4 or array.shape[-1] != array.shape[-2] or not array.size:
         raise InputError(

@@ -111,7 +111,7 @@ class TextSums:
             outer = torch.stack([of.outer for of in sums])
             if any(of.gradient is None for of in sums):
                 raise InputError(
-                    "prices need gradients, and these sums are of a forward alone: gather them with gradients=True"
+                    "prices need gradients, and these sums come from a forward pass alone: gather them with gradients=True"
                 )
             gradient = torch.stack([of.gradient for of in sums])  # type: ignore[misc]
             if not bool(torch.isfinite(outer).all() and torch.isfinite(gradient).all()):

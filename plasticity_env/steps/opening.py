@@ -138,7 +138,7 @@ def head_ages(checkpoint: Checkpoint) -> Tensor:
     if noted is not None:
         age = torch.tensor(noted)
         if tuple(age.shape) != model.shape:
-            raise InputError(f"the checkpoint's notes are of a model of shape {tuple(age.shape)}, it is {model.shape}")
+            raise InputError(f"the checkpoint's notes belong to a model of shape {tuple(age.shape)}, its own is {model.shape}")
         return torch.where(model.active, age, -1)
     taken, total = model.snapshot(weights=False).warmup  # (L, U) each
     return torch.where((taken < total) & model.active, 0, -1)

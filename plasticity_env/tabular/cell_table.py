@@ -260,7 +260,7 @@ def _single(rows: Sequence[CellRow]) -> CellRow:
     """The one row among these; they are of one player, share and seed."""
     if len(rows) > 1:
         raise InputError(
-            f"{len(rows)} cells of {rows[0].player} on {rows[0].model} are alike but for {_differences(rows)}: say which"
+            f"{len(rows)} cells of {rows[0].player} on {rows[0].model} differ only in {_differences(rows)}: say which one you mean"
         )
     return rows[0]
 

@@ -30,10 +30,10 @@ def write_table(folder: Path, parts: Mapping[str, pa.Table], description: Mappin
         card: Text of its ``README.md``.
 
     Raises:
-        InputError: The folder holds something else than a table.
+        InputError: If the folder holds something other than a table.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / DESCRIPTION).is_file():
-        raise InputError(f"{str(folder)!r} holds something else than a table: name another folder")
+        raise InputError(f"{str(folder)!r} holds something other than a table: name another folder")
     with new_folder(folder, replace=True) as place:
         for name, part in parts.items():
             write_part(place / f"{name}.parquet", part)

@@ -159,7 +159,7 @@ class HeadLRManager:
         age = torch.tensor(state["age"])
         if age.shape != self._age.shape:
             raise InputError(
-                f"the head rates are of a model of shape {tuple(age.shape)}, this one is {self.model.shape}"
+                f"the head rates belong to a model of shape {tuple(age.shape)}, this one is {self.model.shape}"
             )
         self.new_head_multiplier = state["new_head_multiplier"]
         self.existing_head_multiplier = state["existing_head_multiplier"]

@@ -158,7 +158,7 @@ class PlasticityTrainer:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
-            raise InputError(f"the saved trainer's optimizer is of another model ({error})") from error
+            raise InputError(f"the saved trainer's optimizer belongs to another model ({error})") from error
         self.taken = state["taken"]
 
     def _step(self) -> TrainStep:

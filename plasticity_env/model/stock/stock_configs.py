@@ -136,7 +136,7 @@ def find_skeleton(config: Any, dense: Sizes, wanted: Sizes, names: set[str]) -> 
     Args:
         config: Configuration of the model.
         dense: Sizes of that model.
-        wanted: What each layer of the stock model shall have.
+        wanted: Sizes that each layer of the stock model should have.
         names: Names of the tensors to place.
 
     Returns:
