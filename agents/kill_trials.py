@@ -159,7 +159,7 @@ def _start(line: list[str], place: Path) -> ForkServerProcess:
 
 
 def _work(line: list[str], log: str) -> None:
-    """In the program's own process."""
+    """The program, in its own process."""
     import torch
 
     from plasticity_env.agents.commands.command_table import find_command

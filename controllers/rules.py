@@ -149,7 +149,7 @@ class PlasticityController(Controller):
 
 
 def measured_direction(observation: Observation) -> Literal["high", "low"]:
-    """Which entropy marks idle heads here: "high" where Fisher falls with entropy over the heads that are seen, else "low".
+    """Tell which entropy marks idle heads here: "high" where Fisher falls with entropy over the heads that are seen, else "low".
 
     A pruned head is seen where it may come back: its attention is computed and its score is that of the closed gate.
     """

@@ -76,7 +76,7 @@ class Board:
 
     @property
     def title(self) -> str:
-        """For headings: model, text, and what differs from the usual."""
+        """The heading: model, text, and what differs from the usual."""
         units = "" if self.units == "heads" else f", {self.what}"
         mode = "" if self.mode == "adaptive" else f", {self.mode}"
         return f"{self.model} on {self.text}, {self.repair} repair{units}{mode}"
@@ -166,7 +166,7 @@ def played(path: Path, boards: Container[Board], players: Container[str], seeds:
 
 
 def row(cell: Cell) -> dict[str, Any]:
-    """A cell's line."""
+    """The line of a cell in the file."""
     return asdict(cell)
 
 

@@ -61,7 +61,7 @@ class Player:
         return bool(self.option) and "." in self.name and not Path(self.name).exists()
 
     def make(self) -> Controller | Planner:
-        """Who decides, fresh.
+        """Make a fresh controller or planner.
 
         Raises:
             InputError: No player has this name, or this one cannot be used.

@@ -105,7 +105,7 @@ class Table:
         return {"pruned_share": share, "flop_price": self.rules.settings.flop_price, **self.blocks(seed)}
 
     def play(self, player: Player, share: float, seed: int, maker: Controller | Planner | None = None) -> Cell:
-        """One cell.
+        """Play one cell.
 
         Args:
             player: The player.
@@ -156,7 +156,7 @@ class Table:
         )
 
     def bill(self, measured: int) -> Bill:
-        """Of a controller that had so many masks measured."""
+        """The bill of a controller that had this many masks measured."""
         settings = self.rules.settings
         read, paid = (settings.max_length * blocks for blocks in (settings.calibration_blocks, settings.reward_blocks))
         once = settings.max_length * settings.moment_blocks  # their moments are kept
@@ -172,7 +172,7 @@ class Table:
         return masks
 
     def dense_losses(self) -> tuple[float, ...]:
-        """Of each test block, nats per token, of the whole model."""
+        """The whole model's loss on each test block, nats per token."""
         if self._dense is None:
             self.workbench.install(torch.ones(self.workbench.model.shape, dtype=torch.bool), ())
             self._dense = block_losses(self.workbench.model, self.tested, self.rules.settings.batch_size)

@@ -228,7 +228,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def estimate(values: np.ndarray, drawn: bool = True) -> Estimate:
-    """Of (R,) values whose first is that of the whole text, and whether replicates could differ."""
+    """The estimate from (R,) values whose first is that of the whole text, and whether replicates could differ."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(values[1:], [tail, 1 - tail]) if len(values) > 1 else (values[0], values[0])
     return Estimate(float(values[0]), float(low), float(high), drawn)

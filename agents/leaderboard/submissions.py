@@ -151,7 +151,7 @@ def _record(data: dict[str, Any]) -> EpisodeRecord:
 
 
 def _play(request: Request) -> dict[str, Any]:
-    """In the submission's process: episodes and fingerprint, or what is wrong in a sentence."""
+    """Play in the submission's process, and return episodes and fingerprint, or what is wrong in a sentence."""
     try:
         player = read_player(request.player)
         maker = player.make()

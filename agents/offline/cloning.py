@@ -54,7 +54,7 @@ class Decisions:
 
 @dataclass(frozen=True)
 class Cloned:
-    """What cloning left.
+    """The result of a cloning.
 
     Attributes:
         controller: The network.

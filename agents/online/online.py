@@ -90,7 +90,7 @@ class Lesson:
     grad_norm: float
 
     def to_json(self) -> dict[str, float]:
-        """By name."""
+        """The lesson's numbers by name."""
         return asdict(self)
 
 

@@ -58,7 +58,7 @@ class Scenario:
         return replace(self, **changes)
 
     def options(self) -> dict[str, Any]:
-        """For `reset`."""
+        """Options for `reset`."""
         blocks = {"calibration": list(self.calibration), "reward": list(self.reward)}
         return {"pruned_share": self.share, "flop_price": self.price, **blocks}
 

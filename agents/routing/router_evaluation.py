@@ -31,7 +31,7 @@ class Interval:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Interval:
-        """Of (R,) values whose first is that of the texts as they are; NaN where any replicate has none."""
+        """The estimate from (R,) values whose first is that of the texts as they are; NaN where any replicate has none."""
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(values[1:], [tail, 1 - tail])
         return cls(float(values[0]), float(low), float(high))
@@ -47,7 +47,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class RouterRow:
-    """One player.
+    """One player's row.
 
     Attributes:
         player, level: The player, and the share or price at which it plays.

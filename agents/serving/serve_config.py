@@ -73,7 +73,7 @@ class ServeConfig:
             if self.router is None:
                 raise InputError("--price is for a learned router: name one with --router FOLDER")
         if self.router is not None and self.share is not None:
-            raise InputError("--share is for the router that looks for the nearest texts: leave out --share, or leave out --router")
+            raise InputError("--share is for the router of the nearest texts: leave out --share, or leave out --router")
         if self.port > 65535:
             raise InputError(f"port must lie in [0, 65535], got {self.port}: 0 takes a free one")
         if self.compacted and self.switch_every is not None:

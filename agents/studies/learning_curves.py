@@ -61,7 +61,7 @@ class Point:
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> Point:
-        """Read a line."""
+        """Read a line of the file."""
         return cls(**{**data, "rises": tuple(data["rises"]), "rule": tuple(data["rule"])})
 
     @property

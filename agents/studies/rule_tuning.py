@@ -125,7 +125,7 @@ class ThresholdSearch:
         return Tuned(kept, ratio, classic, best, self.steps)
 
     def _scenarios(self, use: int, count: int) -> list[Scenario]:
-        """Of the search (0), of the choice (1), of the comparison (2); every model meets small and large shares."""
+        """Scenarios of the search (0), of the choice (1) or of the comparison (2); every model meets small and large shares."""
         random = np.random.default_rng([self.config.seed, use])
         models, found = len(self._stage.models), []
         for place in range(count):

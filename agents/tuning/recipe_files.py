@@ -45,7 +45,7 @@ def recipes(algorithm: str) -> dict[str, Recipe]:
 
 
 def find_recipe(algorithm: str, env_id: str) -> Recipe:
-    """One recipe.
+    """Find a recipe.
 
     Raises:
         InputError: No such algorithm, or one that does not take the actions of this id.

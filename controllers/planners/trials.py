@@ -55,7 +55,7 @@ class Planner(ABC):
 
     @property
     def evaluations(self) -> int:
-        """Of the latest plan."""
+        """Evaluations of the latest plan."""
         return self.bill.evaluations
 
     def plan(self, env: Any) -> Tensor:

@@ -34,7 +34,7 @@ class FixedRouter(RoutePlayer):
         return no_probes(np.full(len(texts), self.structure))
 
     def pick(self, view: PrefixView) -> Tensor:
-        """(B,) the structure."""
+        """Pick the same structure for each of the B texts."""
         return torch.full((len(view),), self.structure)
 
 

@@ -47,7 +47,7 @@ class RoutePlayer(ABC):
 
     @abstractmethod
     def play(self, table: RouteTable, texts: np.ndarray) -> Played:
-        """Pick.
+        """Pick a structure for each text.
 
         Args:
             table: What was measured.

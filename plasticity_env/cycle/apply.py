@@ -34,7 +34,7 @@ class Edited:
     waiting: Tensor | None = None
 
     def details(self) -> dict[str, Any]:
-        """For the record: counts, the budget's measurements, and what the deciders said."""
+        """Figures for the record: counts, the budget's measurements, and what the deciders said."""
         counts = {
             f"{done}": sum(int(getattr(decision, edit).sum()) for decision, _ in self.decisions)
             for edit, done in (("prune", "pruned"), ("revive", "revived"))

@@ -12,7 +12,7 @@ from plasticity_env.common.errors import InputError
 
 
 class TokenBatch(NamedTuple):
-    """One micro-batch.
+    """One micro-batch of token ids.
 
     Attributes:
         input_ids: (B, T).

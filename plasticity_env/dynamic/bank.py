@@ -133,7 +133,7 @@ class StructureBank:
         return StructureBank(self.model, chosen, self.prefixes, pruned)
 
     def prefixes_under(self, which: int | str) -> dict[str, Tensor]:
-        """By label, (n, 2 E) prefixes as they ran under a structure; empty where nobody read them so."""
+        """The (n, 2 E) prefixes of each label as they ran under a structure; empty where nobody read them so."""
         structure = self[which]
         return self.prefixes if structure.is_dense else self.pruned_prefixes.get(structure.name, {})
 

@@ -26,7 +26,7 @@ PREFIX = 32
 
 
 class Router(Protocol):
-    """Picks structures."""
+    """What picks a structure for each request."""
 
     def pick(self, view: PrefixView) -> Tensor:
         """(B,) numbers of structures for B texts, from what their first tokens tell."""
@@ -156,7 +156,7 @@ class RoutedModel:
             **kwargs: Arguments of Hugging Face's ``generate``.
 
         Returns:
-            As Hugging Face's ``generate``: (B, T + new) tokens, or its output object.
+            What Hugging Face's ``generate`` returns: (B, T + new) tokens, or its output object.
 
         Raises:
             InputError: Padding elsewhere than on the left, an own cache, ``compacted`` or beams with ``switch_every``.

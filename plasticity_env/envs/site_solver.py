@@ -34,7 +34,7 @@ class SiteSolver:
         self._kept: dict[tuple[int, int], tuple[Hashable, Projector]] = {}  # of part and site: what it was made for
 
     def parts(self, calibration: Indices) -> tuple[Indices, ...]:
-        """Of what moments are kept: the calibration blocks, or where cross-fitted scores are wanted their halves."""
+        """What moments are kept of: the calibration blocks, or where cross-fitted scores are wanted their halves."""
         middle = len(calibration) // 2
         return (calibration[:middle], calibration[middle:]) if self._crossfit and middle else (calibration,)
 

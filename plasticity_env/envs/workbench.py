@@ -142,7 +142,7 @@ class Workbench:
         return [found[key] for key in keys]  # type: ignore[misc]
 
     def key(self, request: Request) -> Key:
-        """Under what the memo knows a mask: everything that its measurement depends on."""
+        """The key under which the memo knows a mask: everything that its measurement depends on."""
         active, version = request.active, self.model.weight_version
         gates = active * self.model.scale
         texts = request.calibration, request.reward, request.moments

@@ -222,7 +222,7 @@ def calibration_text(data: Tensor | Iterable[Any], batch_size: int, batches: int
         batches: Number of batches.
 
     Returns:
-        (m, T).
+        (m, T) token ids.
 
     Raises:
         InputError: There is no full block.

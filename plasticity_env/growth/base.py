@@ -130,7 +130,7 @@ def small_random(
 
 
 def output_index(model: PlasticModel, layer: int, unit: int) -> int:
-    """Which of a unit's pieces is its output rows: the last of its own."""
+    """Number of the piece that holds a unit's output rows: the last of its own."""
     return len(model.pieces(layer, unit, "unit")) - 1
 
 

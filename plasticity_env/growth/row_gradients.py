@@ -64,7 +64,7 @@ def row_gradients(
 
 
 def _output_slopes(model: PlasticModel, ids: Tensor, sequences: int) -> list[Tensor]:
-    """By layer, (b * T, E): the gradient of the mean loss in what attention writes."""
+    """The gradient of the mean loss in what attention writes, (b * T, E) by layer."""
     leaves: list[Tensor] = []
 
     def add(module: Any, args: Any, output: Tensor) -> Tensor:

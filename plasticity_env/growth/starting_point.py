@@ -21,7 +21,7 @@ class HoldsModel(Protocol):
 
     @property
     def model(self) -> PlasticModel:
-        """The model."""
+        """The model to grow in."""
 
     def calibration_ids(self) -> Tensor:
         """(B, T) token ids."""

@@ -131,7 +131,7 @@ def _check_length(seq_len: int) -> None:
 
 
 def _projections(model: nn.Module) -> float:
-    """Of every weight matrix that a token meets; in a mixture of experts it meets some of them."""
+    """The summed sizes of the weight matrices that a token meets; in a mixture of experts it meets some of them."""
     total = 0.0
     for module in model.modules():
         own = [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 3]  # (experts, .., ..)

@@ -203,12 +203,12 @@ class GatedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Device that the parameters lie on."""
         return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The parameters' type."""
+        """Type of the parameters."""
         return next(self.model.parameters()).dtype
 
     @property

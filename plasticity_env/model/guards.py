@@ -46,7 +46,7 @@ class MaskedSaver:
         self._model = model
 
     def __call__(self, save_directory: Any, *args: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        """As the stock method, with the masked weights where no others are given.
+        """The same as the stock method, with the masked weights where no others are given.
 
         Raises:
             InputError: A repair added biases that the stock configuration does not know.

@@ -77,7 +77,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Holder:
-    """Where an attention module keeps one entry for each head.
+    """A place where an attention module keeps one entry for each head.
 
     Attributes:
         owner: The module that has it.

@@ -28,7 +28,7 @@ class Repair(Registered):
 
     @classmethod
     def registry(cls) -> Registry[Repair]:
-        """Where repairs are looked up."""
+        """The registry of repairs."""
         return REPAIRS
 
 

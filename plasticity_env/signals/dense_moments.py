@@ -51,7 +51,7 @@ class DenseMoments:
         return found.__getitem__
 
     def _gathered(self, ids: Tensor, batch_size: int) -> dict[int, Moments]:
-        """Of n texts at once; with a folder one by one, from there as far as it has them."""
+        """Gather the moments of n texts at once; with a folder one by one, from there as far as it has them."""
         if self._files is None:
             with self._model.dense():
                 return gather_many(self._model, ids, batch_size)

@@ -244,7 +244,7 @@ def gather_many(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> 
     """The same for n texts, (n, B, T), with ``batch_size`` sequences of each in one pass.
 
     Returns:
-        By site, ``gram`` (n, I, I) and ``mean`` (n, I).
+        ``gram`` (n, I, I) and ``mean`` (n, I) of each site.
     """
     return _gather(model, input_ids, batch_size).moments()
 

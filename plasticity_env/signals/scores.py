@@ -100,7 +100,7 @@ class Score:
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """Those of its signals that are measured only where they are asked for by name."""
+        """The signals among those it reads that are measured only on request, by name."""
         return tuple(name for name in self.reads if SIGNALS[name] not in STANDARD)
 
 

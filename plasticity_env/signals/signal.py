@@ -115,7 +115,7 @@ class Signal(Registered):
 
     @classmethod
     def registry(cls) -> Registry[Signal]:
-        """Where signals are looked up."""
+        """The registry of signals."""
         return SIGNALS
 
     @property

@@ -30,7 +30,7 @@ LOT = 1 << 20  # entries of the matrices that are eliminated at once
 
 @dataclass(frozen=True)
 class SiteTextSums:
-    """Of one site's input x and of the loss's gradient h in it.
+    """Sums of one site's input x and of the loss's gradient h in it.
 
     Attributes:
         outer: (I, I) float64 sum of x x^T over the tokens.

@@ -34,7 +34,7 @@ ORDER_BLOCKS = 16  # calibration blocks that are read for it, spread evenly over
 
 @dataclass
 class NeuronSums:
-    """Over the tokens of a text, of one MLP with I neurons, float64.
+    """Sums over the tokens of a text, of one MLP with I neurons, in float64.
 
     Attributes:
         inputs: (I, I) sum of x x^T; None where it was not asked for.

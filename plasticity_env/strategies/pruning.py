@@ -49,7 +49,7 @@ class HeadView:
 
     @property
     def measured(self) -> HeadSignals:
-        """The signals.
+        """The signals that were measured.
 
         Raises:
             InputError: Nothing was measured.
@@ -256,7 +256,7 @@ def entropy_correlation(signals: HeadSignals, heads: Tensor) -> float:
 
 
 def entropy_direction(signals: HeadSignals, heads: Tensor) -> Literal["high", "low"]:
-    """Which entropy marks idle heads in this model: "high" where the Fisher score falls with entropy, else "low".
+    """Tell which entropy marks idle heads in this model: "high" where the Fisher score falls with entropy, else "low".
 
     Args:
         signals: Signals of one model, on calibration text.

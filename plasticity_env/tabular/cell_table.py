@@ -130,7 +130,7 @@ class CellTable:
         return sorted({row.player for row in self._of(model, text, board)})
 
     def query(self, model: str, text: str, player: str, share: float, seed: int, **board: Any) -> CellRow:
-        """One cell.
+        """Look one cell up.
 
         Args:
             model, text, player, share, seed: Names and numbers as on the leaderboard, for example ``fisher@4``.
@@ -260,7 +260,7 @@ def _single(rows: Sequence[CellRow]) -> CellRow:
     """The one row among these; they are of one player, share and seed."""
     if len(rows) > 1:
         raise InputError(
-            f"{len(rows)} cells of {rows[0].player} on {rows[0].model} differ only in {_differences(rows)}: say which one you mean"
+            f"{len(rows)} cells of {rows[0].player} on {rows[0].model} differ only in {_differences(rows)}: name one"
         )
     return rows[0]
 

@@ -77,7 +77,7 @@ class Distillation:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Which of the layers' outputs are compared."""
+        """Names of the layers' outputs that are compared."""
         return tuple(part for part in self.parts if part in PLACES)
 
     def check(self, student: PlasticModel) -> None:
@@ -117,7 +117,7 @@ class Distillation:
     def differences(
         self, logits: Tensor, heard: dict[str, list[Tensor]], lesson: Lesson, counted: Tensor
     ) -> dict[str, Tensor]:
-        """By part, how far a student is from the teacher, summed over the positions that count ((B, T) boolean)."""
+        """How far a student is from the teacher in each part, summed over the positions that count ((B, T) boolean)."""
         found = {}
         if "logits" in self.parts:
             found["logits"] = distillation_loss(logits, lesson.logits, counted, self.temperature)

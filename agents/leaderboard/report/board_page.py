@@ -18,7 +18,7 @@ from plasticity_env.plots.html import Cell, Figures, Plot, write_page
 
 
 def write_leaderboard(path: Path, boards: Sequence[Results], aggregates: dict[str, Aggregate], command: str) -> None:
-    """Write the page.
+    """Write the page of the leaderboard.
 
     Args:
         path: The HTML file.
@@ -138,7 +138,7 @@ def _rows(results: Results, order: list[str]) -> list[list[Cell]]:
 
 
 def _maps(results: Results) -> dict[str, Any]:
-    """For each player the maps of when heads go."""
+    """The maps of when heads are pruned, for each player."""
     return {
         name: {
             "share": by_share(results, name),

@@ -61,7 +61,7 @@ def study_png(cells: Sequence[Cell], path: Path, shown: str | None = None, drawn
 
 
 def arms_to_draw(arms: Sequence[str], shown: str | None = None, drawn: Sequence[str] | None = None) -> list[str]:
-    """Those of some arms that a picture compares with the control arm.
+    """The arms that a picture compares with the control arm.
 
     Args:
         arms: Arms that have cells, or will have.

@@ -58,5 +58,5 @@ class Setting:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The stages' domains."""
+        """The domains of the stages, in order."""
         return tuple(word.strip() for word in self.stages.split(","))

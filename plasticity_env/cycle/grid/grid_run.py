@@ -37,7 +37,7 @@ from plasticity_env.training.trainer import PlasticityTrainer
 
 
 class Losses(NamedTuple):
-    """Of one cycle, nats per token of the test split: after pruning, after heads came back, after training."""
+    """Losses of one cycle, nats per token of the test split: after pruning, after heads came back, after training."""
 
     pruned: float
     edited: float
@@ -69,12 +69,12 @@ class GridCell:
 
     @property
     def pruned_loss(self) -> float:
-        """After the first pruning (and repair), before anything trained; of the control arm: of the dense model."""
+        """Loss after the first pruning (and repair), before anything trained; for the control arm that of the dense model."""
         return self.cycles[0].pruned
 
     @property
     def final_loss(self) -> float:
-        """At the end."""
+        """Loss at the end."""
         return self.cycles[-1].trained
 
 

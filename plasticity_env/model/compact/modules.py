@@ -142,7 +142,7 @@ class NoKeys(DynamicLayer):
         return next((e for e in entries if not getattr(e, "is_sliding", False)), entries[0] if entries else None)
 
     def get_seq_length(self) -> int:
-        """Tokens seen."""
+        """Number of tokens seen."""
         other = self._first_with_keys()
         return 0 if other is None else other.get_seq_length()  # type: ignore[no-any-return]
 
