@@ -51,7 +51,7 @@ def run(name: str, *marks: str) -> None:
         if mark in marks:
             example.evaluate()
         else:
-            check(example)
+            check(example, mark)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,6 +63,13 @@ def test_blocks_run(name: str) -> None:
 @pytest.mark.parametrize("name", SLOW)
 def test_slow_blocks_run_after_the_others(name: str) -> None:
     run(name, "", "slow")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_block_of_code_goes_by_another_name(name: str) -> None:
+    """Only blocks of ``python`` and ``bash`` are run or checked, so ``py`` or ``shell`` would escape."""
+    fences = re.findall(r"^ *```(\w*)$", NAMES[name].read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(fences) <= {"", "python", "bash", "yaml"}
 
 
 def test_marks_are_known_and_few() -> None:
