@@ -18,6 +18,8 @@ from plasticity_env.cycle.run_checks import refuse_used, settings_of
 from plasticity_env.cycle.run_comparison import ComparisonRow, compare_strategies
 from plasticity_env.cycle.run_settings import CONTROLLER, check_strategy, new_run_path
 
+DONE = {"prune": "pruned", "revive": "revived", "grow": "grown"}
+
 Say = Callable[[str], None]
 
 
@@ -86,7 +88,7 @@ def conclusion(record: RunRecord) -> list[str]:
     said = [
         f"test perplexity {baseline['ppl']:.2f} before anything, {final['ppl']:.2f} at the end, control arm {control['ppl']:.2f}",
         f"{final['active_heads']} {units} ({final['sparsity']:.1%} pruned), {final['flops_kept']:.1%} of the FLOPs",
-        "edits: " + ", ".join(f"{count} {edit}" for edit, count in found["edits"].items()),
+        "edits: " + ", ".join(f"{found['edits'][edit]} {done}" for edit, done in DONE.items()),
     ]
     for cycle in found["cycles"]:
         back = (
@@ -109,6 +111,4 @@ def other_strategy(settings: Mapping[str, Any]) -> str | None:
     if all(settings.get(name) == QUICK[name] for name in own) or settings.get("pruning_strategy") == CONTROLLER:
         return None
     flags = " ".join(f"--{name} {QUICK[name]}" for name in own)
-    return (
-        f"{settings.get('pruning_strategy')} pruned, as asked; this package's own choice at the same level is {flags}"
-    )
+    return f"{settings.get('pruning_strategy')} chose the heads, as asked; this package's own choice at the same level is {flags}"

@@ -95,7 +95,8 @@ def conclusion(found: dict[str, dict[str, Any]]) -> str:
     first = next(iter(found.values()))
     names = dict.fromkeys(row["controller"] for row in first["rows"])
     models = " and ".join(dict.fromkeys(results["model"] for results in found.values()))
-    compared = f"{len(names)} controllers pruned {models} and were judged by the rise of the loss on test text that none of them read."
+    judged = "judged by the rise of the loss on test text that none of them read"
+    compared = f"{len(names)} controllers pruned {models} and were {judged}."
     who = "; ".join(verdict(results) for results in found.values())
     return f"{compared}\n{who[0].upper()}{who[1:]}."
 
