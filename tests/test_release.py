@@ -44,3 +44,19 @@ def test_the_entry_names_the_gymnasium_that_the_tests_run_on() -> None:
     pinned = re.search(r"^gymnasium==(.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned is not None
     assert f"badge/Gymnasium-v{pinned[1]}-blue" in entry
+
+
+def test_the_cluster_jobs_are_well_formed_and_play_a_known_command() -> None:
+    folder = ROOT / "scripts/configs/cluster"
+    subprocess.run(["bash", "-n", folder / "slurm_ray.sh"], check=True)
+    job = yaml.safe_load((folder / "kuberay.yaml").read_text(encoding="utf-8"))
+    cluster = job["spec"]["rayClusterSpec"]
+    pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert pinned is not None
+    assert cluster["rayVersion"] == pinned[1]
+    assert len(cluster["workerGroupSpecs"]) == 1
+    lines = [job["spec"]["entrypoint"], (folder / "slurm_ray.sh").read_text(encoding="utf-8")]
+    for line in lines:
+        words = line[line.index("plasticity leaderboard") :].replace("\\\n", " ").split("\n")[0].split()
+        assert words[:2] == ["plasticity", "leaderboard"]
+        assert {word for word in words if word.startswith("--")} <= {"--ray_address", "--workers", "--output"}
