@@ -122,6 +122,8 @@ def check(example: Example, mark: str) -> None:
                 extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
                 assert what.startswith(".")
                 assert set(filter(None, what[1:].strip("[]").split(","))) <= set(extras), what
+            case ["python", script, *_] if script.startswith("scripts/"):
+                assert (ROOT / script).is_file(), f"no file {script}"
             case ["ray", "start", *_]:
                 pass
             case _:
