@@ -78,7 +78,7 @@ class LinearSearch:
 
     Args:
         config: Arguments.
-        folder: Where the history and the controller are written.
+        folder: Folder that the history and the controller are written to.
 
     Raises:
         InputError: A model or text that cannot be used.

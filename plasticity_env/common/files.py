@@ -167,7 +167,7 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
     Args:
         path: What is written.
-        temporary: Where it is written for now; errors that name something else stay as they are. None: all are of ``path``.
+        temporary: File that is written for now; errors that name something else stay as they are. None: all are of ``path``.
 
     Raises:
         OSError: Nothing can be written there, or the disk is full.

@@ -311,7 +311,7 @@ class _Plan:
     """Under which structure each token of each request runs.
 
     Args:
-        owner: Whose requests they are.
+        owner: Requests that the rows belong to.
         requests: Lengths and prefixes.
         picked: (B,) structures after the prefix.
         copies: Sequences a request while it generates.

@@ -38,7 +38,7 @@ class Distillation:
         teacher: Called with ``input_ids`` (and ``attention_mask``), gives ``logits`` (B, T, V); never trained.
         weight: w, in (0, 1].
         temperature: tau, above 0.
-        parts: Which of ``logits``, ``hidden`` and ``attention``; for the last two the teacher is a `PlasticModel` of the
+        parts: Some of ``logits``, ``hidden`` and ``attention``; for the last two the teacher is a `PlasticModel` of the
             student's size.
 
     Raises:

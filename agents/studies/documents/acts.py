@@ -32,7 +32,7 @@ class Act:
 
     Attributes:
         name: Short, in the table.
-        asked: Whose flags these are.
+        asked: Whether the flags are the document's or ours.
         lines: Command lines, in order; the last one's figures are the row's.
         model: Embedded model that stands for the document's.
         seeds: How many seeds are played.
