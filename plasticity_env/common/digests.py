@@ -102,7 +102,7 @@ def check_digest(values: dict[str, Any], digest: object, where: Path) -> None:
     """
     if digest is None:
         said = f"{str(where)!r} carries no digest (an earlier version wrote it): only its values are checked"
-        warnings.warn(said, stacklevel=4)
+        warnings.warn(said, stacklevel=1)  # from one place, so that Python says it once a file
     elif digest != digest_of(values):
         raise InputError(f"{str(where)!r} is damaged: it is not what was written (its digest differs)")
 

@@ -258,9 +258,10 @@ class TestGuards:
         with pytest.raises(InputError, match=r"attention 'eager' does not know the gates.*attention_maps"):
             model.set_attn_implementation("eager")
 
-    def test_weights_on_disk_are_the_model_that_was_measured(self, pruned, tmp_path):
+    def test_weights_on_disk_are_the_model_that_was_measured(self, pruned, tmp_path, monkeypatch):
         model, ids, dense, loss = pruned
-        model.model.save_pretrained(tmp_path / "saved")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        model.model.save_pretrained("~/saved")
         stock = PlasticModel(tf.AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval())
         assert mean_loss(stock, ids) == pytest.approx(loss, abs=1e-5)
         model.revive(~model.active)
