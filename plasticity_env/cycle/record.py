@@ -204,7 +204,7 @@ class RunRecord:
         """Read a run, finished or cut.
 
         Raises:
-            InputError: The folder holds no run.
+            InputError: The folder holds no run, or a line of it is damaged.
         """
         folder = user_path(folder)
         if not (folder / CONFIG).is_file():
@@ -296,10 +296,10 @@ def _make(kind: type[R], values: dict[str, Any]) -> R:
 
 def _read_table(folder: Path, name: str, kind: type[R]) -> list[R]:
     rows = []
-    for line in _lines(folder / _table_file(name)):
+    for line in _checked_lines(folder / _table_file(name)):
         try:
             rows.append(_make(kind, json.loads(line)))
-        except (ValueError, TypeError, AttributeError):
+        except TypeError:  # of a version whose rows said less
             continue
     return rows
 

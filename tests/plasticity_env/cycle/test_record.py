@@ -100,6 +100,8 @@ def test_a_run_does_not_go_on_without_its_rows_and_drops_no_line_that_it_did_not
     with pytest.raises(InputError, match=r"line 2 of .*steps.jsonl' is no row of a run"):
         RunWriter(tmp_path).rewind(position)
     assert path.read_text() == whole + "my own note\n"
+    with pytest.raises(InputError, match=r"line 2 of .*steps.jsonl' is no row of a run"):
+        RunRecord.read(tmp_path)
     path.write_text("")
     with pytest.raises(InputError, match=r"steps.jsonl' holds 0 rows, the run's checkpoint is 1 rows in"):
         RunWriter(tmp_path).rewind(position)
