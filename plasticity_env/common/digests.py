@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 
@@ -146,6 +144,8 @@ def load_archive(path: Path, map_location: Any = "cpu") -> Any:
         raise InputError(f"{str(path)!r} is damaged, or not a file that torch.save wrote ({error})") from error
     if broken is not None:
         raise InputError(f"{str(path)!r} is damaged: the checksum of {broken!r} in it does not hold")
+    import torch  # not for those who read JSON alone
+
     return torch.load(path, weights_only=True, map_location=map_location)
 
 
