@@ -60,9 +60,8 @@ class MaskedSaver:
             state_dict = {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
         saved = self._model.get_submodule(self._part)
         stock: Any = type(saved).save_pretrained  # type: ignore[attr-defined]
-        folder = str(
-            user_path(save_directory, "the folder of a model")
-        )  # text, of which the stock method makes a repository's name
+        # text, of which the stock method makes a repository's name
+        folder = str(user_path(save_directory, "the folder of a model"))
         return stock(saved, folder, *args, state_dict=state_dict, **kwargs)
 
 
