@@ -23,7 +23,8 @@ def refuse_other_attention(module: nn.Module, args: Any) -> None:
     """Forward pre-hook on an attention module.
 
     Raises:
-        InputError: Its configuration names an attention implementation that does not know the gates, and gates are closed.
+        InputError: If its configuration names an attention implementation that does not know the gates, and gates are
+            closed.
     """
     link = getattr(module, "plastic", None)
     if not isinstance(link, LayerGate) or (link.state.gates is None and link.state.recorder is None):
@@ -48,7 +49,7 @@ class MaskedSaver:
         self._model, self._part = model, part
 
     def __call__(self, save_directory: Any, *args: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        """As the stock method, with the masked weights where no others are given; ``~`` is the home folder.
+        """The same as the stock method, with the masked weights where no others are given; ``~`` is the home folder.
 
         Raises:
             InputError: A repair added biases that the stock configuration does not know.

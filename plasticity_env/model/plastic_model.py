@@ -41,7 +41,7 @@ class PlasticModel(WatchedModel):
 
     Attributes:
         blocks: L attention blocks.
-        mlps: L MLPs.
+        mlps: L MLP blocks, one a layer.
         sites: The projections that write to the residual stream, in execution order; each knows its ``index``, ``layer``
             and ``kind``.
         neuron_order: How the neurons of each MLP lie (see `plasticity_env.strategies.neuron_order`).
@@ -89,7 +89,7 @@ class PlasticModel(WatchedModel):
 
         Raises:
             InputError: The mask that comes along does not fit this model, or a repair added biases; nothing is changed.
-            RuntimeError: As PyTorch's, for weights of other names or shapes; nothing is changed either.
+            RuntimeError: The weights have other names or shapes; nothing is changed either.
         """
         self.refuse_if_retired()
         stock, said = split_state(state_dict)
@@ -240,7 +240,7 @@ class PlasticModel(WatchedModel):
         """Prune and revive until exactly the heads where ``target`` is True are active ((L, U) boolean).
 
         Raises:
-            InputError: As `prune` and `revive`; nothing is changed.
+            InputError: What `prune` and `revive` refuse; nothing is changed.
         """
         target = self._check(target)
         if bool((target == self._active).all()):
@@ -304,7 +304,7 @@ class PlasticModel(WatchedModel):
 
         Args:
             mask: (L, U) boolean.
-            optimizer: Over this model's parameters.
+            optimizer: Optimizer over this model's parameters.
         """
         mask = self._check(mask)
         for layer, unit in mask.nonzero().tolist():
