@@ -22,6 +22,7 @@ from plasticity_env.agents.ppo.scenarios import Scenario, Stage
 from plasticity_env.common.arguments import first_change, flat, plain
 from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.cli import words
+from plasticity_env.common.digests import sealed, unsealed
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.common.packages import require
@@ -126,7 +127,7 @@ class LinearSearch:
         if not path.exists():
             return
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = unsealed(dict(json.loads(path.read_text(encoding="utf-8"))), path)
             generations = [Generation(**each) for each in data["generations"]]
             compared = (name for name in flat(self.config) if name != "generations")
             changed = first_change(self.config, data["config"], compared)
@@ -188,7 +189,7 @@ class LinearSearch:
     def save(self) -> None:
         """Write history and controller."""
         data = {"config": plain(self.config), "generations": [asdict(generation) for generation in self.history]}
-        write_text(self.folder / HISTORY, json.dumps(data, indent=1))
+        write_text(self.folder / HISTORY, json.dumps(sealed(data), indent=1))
         self.controller().save(self.folder / CONTROLLER)
 
     def _play(self, candidates: np.ndarray, scenarios: list[Scenario]) -> Generation:

@@ -24,6 +24,7 @@ from typing import Any
 from plasticity_env.agents.kill_programs import PRELOADED, PROGRAMS, Program
 from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.cli import words
+from plasticity_env.common.digests import CHECK, SEAL
 from plasticity_env.common.errors import InputError, unknown
 
 CLOCKS = ("seconds", "time/sps", "machine")  # what two runs need not have in common
@@ -209,7 +210,7 @@ def _read(path: Path) -> Any:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _timeless(entry) for key, entry in value.items() if key not in CLOCKS}
+        return {key: _timeless(entry) for key, entry in value.items() if key not in (*CLOCKS, CHECK, SEAL)}
     return [_timeless(entry) for entry in value] if isinstance(value, list) else value
 
 

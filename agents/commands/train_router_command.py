@@ -28,6 +28,7 @@ class TrainRouterConfig:
 def main(config: TrainRouterConfig) -> None:
     """Train a router on the train texts of a route table: a regression of all losses, then PPO in plasticity/Route-v0."""
     from plasticity_env.agents.routing.router_training import train_router
+    from plasticity_env.common.at_work import at_work_on
     from plasticity_env.common.errors import InputError
     from plasticity_env.common.places import check_place
     from plasticity_env.common.values import user_path
@@ -39,9 +40,10 @@ def main(config: TrainRouterConfig) -> None:
     check_place(output, True, "--output")
     if output.is_dir() and any(output.iterdir()) and not (output / DESCRIPTION).is_file():
         raise InputError(f"--output {str(output)!r} is a folder that holds no router: choose another one")
-    table = RouteTable.load(config.table or SHIPPED_TABLE)
-    router = train_router(table, config.training, print)
-    router.save(output)
+    with at_work_on(output):
+        table = RouteTable.load(config.table or SHIPPED_TABLE)
+        router = train_router(table, config.training, print)
+        router.save(output)
     print(f"router: {output} ({router.info['kept']})")
 
 

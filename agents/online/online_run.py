@@ -14,7 +14,7 @@ import torch
 from plasticity_env.agents.online.online_arguments import OnlineRunConfig
 from plasticity_env.agents.online.online_decider import OnlineDecider
 from plasticity_env.common.arguments import fill, plain
-from plasticity_env.common.digests import load_archive
+from plasticity_env.common.digests import load_archive, sealed, unsealed
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import replace_file, write_text
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
@@ -80,7 +80,7 @@ class _Files:
     def update(self, decider: OnlineDecider) -> None:
         """Called after each decision and lesson."""
         if not self._said:
-            text = json.dumps(plain(replace(self.config, resume=None, output_dir=None)), indent=1)
+            text = json.dumps(sealed(plain(replace(self.config, resume=None, output_dir=None))), indent=1)
             write_text(self.folder / ARGUMENTS, text + "\n")
         self._said += 1
         last = decider.history[-1]
@@ -128,7 +128,7 @@ def _read_arguments(config: OnlineRunConfig) -> OnlineRunConfig:
     if not path.is_file():
         return config
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = unsealed(dict(json.loads(path.read_text(encoding="utf-8"))), path)
         # as all runs began before there was a choice, and when heads were all that is pruned
         values.setdefault("from_scratch", values.get("controller") is None)
         for name, value in (("mlp_blocks", 0), ("neuron_order", "stored"), ("text_split", "leading")):

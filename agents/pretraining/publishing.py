@@ -36,7 +36,9 @@ def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fold
 
 def load_model(folder: Path) -> PreTrainedModel:
     """The stored model in float32, ready to evaluate."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
     return model.eval()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from plasticity_env.agents.serving.bank_config import BankConfig
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.values import user_path
 from plasticity_env.data.text import load_text
@@ -36,12 +37,13 @@ def fit_bank(config: BankConfig) -> list[str]:
     place = user_path(config.output_dir, "--output_dir")
     if place.is_dir() and any(place.iterdir()) and not (place / DESCRIPTION).is_file():
         raise InputError(f"--output_dir {str(place)!r} holds something other than a bank: choose another folder")
-    loaded = load_model(config.model_name, device=config.device, mlp_blocks=config.mlp_blocks)
-    check_positions(loaded, config.max_length)
-    drawn = {label: _blocks(label, name, loaded.tokenizer, config) for label, name in named.items()}
-    fitted = {label: own for label, (own, _) in drawn.items()}
-    bank = build_bank(loaded.model, fitted, config.shares_as_numbers, sampled=config.sampled)
-    bank.save(place)
+    with at_work_on(place):
+        loaded = load_model(config.model_name, device=config.device, mlp_blocks=config.mlp_blocks)
+        check_positions(loaded, config.max_length)
+        drawn = {label: _blocks(label, name, loaded.tokenizer, config) for label, name in named.items()}
+        fitted = {label: own for label, (own, _) in drawn.items()}
+        bank = build_bank(loaded.model, fitted, config.shares_as_numbers, sampled=config.sampled)
+        bank.save(place)
     return report(bank, {label: held_out for label, (_, held_out) in drawn.items()})
 
 

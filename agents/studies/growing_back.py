@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.arguments import check_counts
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.cli import run, words
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.jsonl_table import CellFile, spread
@@ -154,6 +155,11 @@ def cell_file(path: Path) -> CellFile[Cell]:
 
 def main(config: GrowingBackConfig) -> None:
     """Measure every cell that is not finished, and print the tables."""
+    with at_work_on(config.output):
+        _measure(config)
+
+
+def _measure(config: GrowingBackConfig) -> None:
     file, setting = cell_file(config.output), config.setting
     done = {cell.key for cell in file.read()}
     for distil in words(config.distil):

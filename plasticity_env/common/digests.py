@@ -1,4 +1,8 @@
-"""Files that say whether they are still what was written: a manifest of digests in a folder, checksums in a torch archive."""
+"""Files that say whether they are still what was written.
+
+A folder has a manifest of digests, a torch archive checksums, a JSON file from which a run goes on a digest of its own, and a
+line of a file that grows a short check.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,17 @@ import hashlib
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 
 MANIFEST = "digests.json"
+SEAL, CHECK = "digest", "check"  # entries of a JSON file, and of a JSON line, that say what the others are
 
 
 def write_manifest(folder: Path, *patterns: str) -> None:
@@ -67,6 +71,65 @@ def check_manifest(folder: Path) -> bool:
     return True
 
 
+def digest_of(values: dict[str, Any]) -> str:
+    """SHA-256 digest of what a JSON file's mapping says, however it is written."""
+    return hashlib.sha256(_said(values)).hexdigest()
+
+
+def sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """A JSON file's mapping with the digest of what it says, for `unsealed`."""
+    return {**values, SEAL: digest_of(values)}
+
+
+def unsealed(values: dict[str, Any], where: Path) -> dict[str, Any]:
+    """The mapping of a JSON file without its digest, which is checked as `check_digest` does.
+
+    Raises:
+        InputError: The file does not say what was written.
+    """
+    said = {name: value for name, value in values.items() if name != SEAL}
+    check_digest(said, values.get(SEAL), where)
+    return said
+
+
+def check_digest(values: dict[str, Any], digest: object, where: Path) -> None:
+    """Hold what a JSON file says against its digest; where it has none (None), a warning says so.
+
+    Raises:
+        InputError: It does not say what was written.
+    """
+    if digest is None:
+        said = f"{str(where)!r} carries no digest (an earlier version wrote it): only its values are checked"
+        warnings.warn(said, stacklevel=1)  # from one place, so that Python says it once a file
+    elif digest != digest_of(values):
+        raise InputError(f"{str(where)!r} is damaged: it is not what was written (its digest differs)")
+
+
+def checked_line(values: dict[str, Any]) -> str:
+    """A mapping as a line of JSON that says what it was, for `line_values`."""
+    return json.dumps({**values, CHECK: f"{zlib.crc32(_said(values)):08x}"})
+
+
+def line_values(line: str) -> dict[str, Any]:
+    """The mapping of a line of JSON; one without a check is of an earlier version, and taken as it is.
+
+    Raises:
+        ValueError: The line is no JSON object, or not what was written.
+    """
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError(f"a {type(values).__name__} and no object")
+    check = values.pop(CHECK, None)
+    if check is not None and check != f"{zlib.crc32(_said(values)):08x}":
+        raise ValueError("it is damaged: its check differs")
+    return values
+
+
+def _said(values: dict[str, Any]) -> bytes:
+    """What a mapping says once it was a file: the same bytes before it is written and after it is read."""
+    return json.dumps(json.loads(json.dumps(values)), sort_keys=True).encode()
+
+
 def load_archive(path: Path, map_location: Any = "cpu") -> Any:
     """``torch.load(weights_only=True)`` of a file whose checksums hold: a flipped bit is an error, not another number.
 
@@ -81,6 +144,8 @@ def load_archive(path: Path, map_location: Any = "cpu") -> Any:
         raise InputError(f"{str(path)!r} is damaged, or not a file that torch.save wrote ({error})") from error
     if broken is not None:
         raise InputError(f"{str(path)!r} is damaged: the checksum of {broken!r} in it does not hold")
+    import torch  # not for those who read JSON alone
+
     return torch.load(path, weights_only=True, map_location=map_location)
 
 

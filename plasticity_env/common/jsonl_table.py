@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import statistics
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.digests import CHECK, checked_line, line_values
+from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import LineFile, write_text
 
 C = TypeVar("C")
 
 
 class CellFile(Generic[C]):
-    """The finished cells of a study, one JSON line each.
+    """The finished cells of a study, one JSON line each, with a check of the line; lines of earlier versions have none.
 
     Args:
         path: JSON lines; made with the first cell.
@@ -26,6 +28,7 @@ class CellFile(Generic[C]):
 
     def __init__(self, path: Path, parse: Callable[[dict[str, Any]], C], kind: str) -> None:
         self.path, self._parse, self._kind = path, parse, kind
+        self._said_so = False
 
     def read(self) -> list[C]:
         """The cells; none where there is no file. A last line that a crash cut off does not count.
@@ -36,10 +39,11 @@ class CellFile(Generic[C]):
         cells = []
         for number, line in enumerate(self._lines(), 1):
             try:
-                cells.append(self._parse(json.loads(line)))
+                cells.append(self._parse(line_values(line)))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InputError(
-                    f"line {number} of {str(self.path)!r} is not a cell of {self._kind}: name another file"
+                    f"line {number} of {str(self.path)!r} is not a cell of {self._kind} ({first_line(error, 80)}): name another "
+                    "file, or take this line out"
                 ) from error
         return cells
 
@@ -52,8 +56,21 @@ class CellFile(Generic[C]):
         """
         if not self._ends_in_a_line():
             write_text(self.path, "".join(line + "\n" for line in self._lines()))
+        if not self._said_so:
+            self._say_what_is_unchecked()
         with closing(LineFile(self.path)) as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(checked_line(values) + "\n")
+
+    def _say_what_is_unchecked(self) -> None:
+        self._said_so = True
+        lines = self._lines()
+        bare = sum(f'"{CHECK}": "' not in line for line in lines)
+        if bare:
+            warnings.warn(
+                f"{bare} of {len(lines)} lines of {str(self.path)!r} carry no check (an earlier version wrote them): only their "
+                "values are checked",
+                stacklevel=3,
+            )
 
     def _ends_in_a_line(self) -> bool:
         if not self.path.exists() or not self.path.stat().st_size:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plasticity_env.common.tracking import Tracker, TrackingOptions
+from plasticity_env.common.values import user_path
 
 Curves = dict[str, tuple[list[int], list[float]]]
 
@@ -41,7 +42,7 @@ class MetricsLogger(Tracker):
         resume: bool = False,
     ) -> None:
         options = TrackingOptions(track=track, tensorboard=tensorboard)
-        super().__init__(Path(folder), config or {}, options, resume)
+        super().__init__(user_path(folder, "a run folder"), config or {}, options, resume)
 
     def curves(self) -> Curves:
         """Every metric's steps and values, as logged; what was no number (null in the file) is NaN."""

@@ -19,6 +19,7 @@ import transformers
 
 from plasticity_env.common import cli
 from plasticity_env.common.at_work import at_work_in
+from plasticity_env.common.digests import digest_of
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import Tracker
@@ -29,7 +30,7 @@ from plasticity_env.cycle.page.refresh import Pages
 from plasticity_env.cycle.phases import PlasticityCycle
 from plasticity_env.cycle.record import RunRecord, RunWriter
 from plasticity_env.cycle.removal import remove
-from plasticity_env.cycle.run_checks import check_run, refuse_used, settings_of, strategy_decider
+from plasticity_env.cycle.run_checks import SETTINGS_DIGEST, check_run, refuse_used, settings_of, strategy_decider
 from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, PhaseRow
 from plasticity_env.cycle.run_settings import ExperimentSettings, new_run_path
 from plasticity_env.cycle.summary import CYCLE_PHASES, summarise
@@ -252,7 +253,8 @@ class NeuralPlasticityExperiment:
         if self._position is not None:
             self._writer.rewind(self._position)
             checkpoint.forget_older(self.folder)
-        config = {**self._head(), "status": "running", "settings": self.settings.to_json()}
+        settings = self.settings.to_json()
+        config = {**self._head(), "status": "running", "settings": settings, SETTINGS_DIGEST: digest_of(settings)}
         self._tracker = Tracker(self.folder, config, self.settings.tracking, resume=self._position is not None)
         self._writer.config(config)
         self.cycle.on_step = self._on_step

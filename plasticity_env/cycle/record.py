@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.digests import line_values
+from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import LineFile, write_text
 from plasticity_env.common.values import user_path
 from plasticity_env.cycle.run_rows import (
@@ -39,6 +40,7 @@ STABILISATION, EVENTS, SAMPLES = "warmup/stabilisation.json", "pruning_events.js
 
 R = TypeVar("R")
 _TABLES = ("steps", "evaluations", "phases", "signals")
+POSITIONS = (*_TABLES, "events", "samples", "tracked")  # what a run counts, so that it can be rewound
 
 
 class RunWriter:
@@ -48,6 +50,7 @@ class RunWriter:
         folder: Made if missing, with the folders that a run has.
 
     Raises:
+        InputError: What it holds already is damaged, and would be lost.
         OSError: Nothing can be written there.
     """
 
@@ -55,6 +58,8 @@ class RunWriter:
         self.folder = folder
         for name in FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
+        for name in (EVENTS, SAMPLES):
+            _refuse_damaged(folder / name)
         self.events: list[PruningEvent] = _read_list(folder / EVENTS, PruningEvent)
         self.samples: list[Sample] = _read_list(folder / SAMPLES, Sample)
         self._open: dict[str, LineFile] = {}
@@ -117,12 +122,26 @@ class RunWriter:
         return {**counts, "events": len(self.events), "samples": len(self.samples), "tracked": tracked}
 
     def rewind(self, position: dict[str, int]) -> None:
-        """Forget every row after a `position`, as a run must that goes on from there."""
+        """Forget every row after a `position`, as a run must that goes on from there.
+
+        Raises:
+            InputError: A file holds fewer rows than that, or a line that is no row; nothing is changed.
+        """
         self.close()
         files = {name: self.folder / _table_file(name) for name in _TABLES} | {"tracked": self.folder / ROWS}
+        rows = {name: _checked_lines(path) for name, path in files.items()}
+        held = {name: len(lines) for name, lines in rows.items()}
+        held |= {"events": len(self.events), "samples": len(self.samples)}
+        places = files | {"events": self.folder / EVENTS, "samples": self.folder / SAMPLES}
+        for name, path in places.items():
+            if held[name] < position[name]:
+                raise InputError(
+                    f"{str(path)!r} holds {held[name]} rows, the run's checkpoint is {position[name]} rows in: the run cannot "
+                    "go on without them"
+                )
         for name, path in files.items():
             if path.exists():
-                write_text(path, "".join(line + "\n" for line in _lines(path)[: position[name]]))
+                write_text(path, "".join(line + "\n" for line in rows[name][: position[name]]))
         self.events = self.events[: position["events"]]
         self.samples = self.samples[: position["samples"]]
         self.add_events([])
@@ -185,7 +204,7 @@ class RunRecord:
         """Read a run, finished or cut.
 
         Raises:
-            InputError: The folder holds no run.
+            InputError: The folder holds no run, or a line of it is damaged.
         """
         folder = user_path(folder)
         if not (folder / CONFIG).is_file():
@@ -243,12 +262,29 @@ def _read_json(path: Path, missing: Any) -> Any:
         return missing
 
 
+def _refuse_damaged(path: Path) -> None:
+    """Refuse a file of rows that is there and cannot be read: writing it anew would lose what it held."""
+    if path.exists() and not isinstance(_read_json(path, None), list):
+        raise InputError(f"{str(path)!r} is damaged: it is no list of rows")
+
+
 def _lines(path: Path) -> list[str]:
     """Whole lines; one that a crash cut off does not count."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8", errors="replace")
     return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _checked_lines(path: Path) -> list[str]:
+    """Whole lines, each a row: a line that is none was never written by a run, and would be lost."""
+    lines = _lines(path)
+    for number, line in enumerate(lines, 1):
+        try:
+            line_values(line)
+        except ValueError as error:
+            raise InputError(f"line {number} of {str(path)!r} is no row of a run ({first_line(error, 80)})") from error
+    return lines
 
 
 def _make(kind: type[R], values: dict[str, Any]) -> R:
@@ -260,10 +296,10 @@ def _make(kind: type[R], values: dict[str, Any]) -> R:
 
 def _read_table(folder: Path, name: str, kind: type[R]) -> list[R]:
     rows = []
-    for line in _lines(folder / _table_file(name)):
+    for line in _checked_lines(folder / _table_file(name)):
         try:
             rows.append(_make(kind, json.loads(line)))
-        except (ValueError, TypeError, AttributeError):
+        except TypeError:  # of a version whose rows said less
             continue
     return rows
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from plasticity_env.common.digests import load_archive, plain_name
+from plasticity_env.common.digests import load_archive, plain_name, sealed, unsealed
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import new_folder, replace_file, write_text
-from plasticity_env.cycle.record import EVENTS, ROWS
+from plasticity_env.cycle.record import EVENTS, POSITIONS, ROWS
 from plasticity_env.model.checkpoints import load_plastic, save_plastic
 from plasticity_env.model.loading import LoadedModel
 
@@ -65,7 +65,7 @@ def save(
     with new_folder(folder / "models" / f"resume_{name}", replace=True) as place:
         save_plastic(loaded.model, place / MODEL, tokenizer, loaded.name)
         replace_file(place / STATE, lambda temporary: torch.save(state, temporary))
-    pointer = {"name": name, "position": position, "keep": keep}
+    pointer = sealed({"name": name, "position": position, "keep": keep})
     write_text(folder / POINTER, json.dumps(pointer, indent=1) + "\n")
     if keep:
         write_text(folder / "models" / f"resume_{name}.json", json.dumps(pointer, indent=1) + "\n")
@@ -156,5 +156,7 @@ def _pointer(folder: Path, name: str | None = None) -> dict[str, Any] | None:
         raise InputError(f"{str(path)!r} is damaged: it does not say where the run goes on from")
     if not all(isinstance(count, int) and count >= 0 for count in pointer["position"].values()):
         raise InputError(f"{str(path)!r} is damaged: a position in it is not a number of rows")
+    if not set(POSITIONS) <= set(pointer["position"]):
+        raise InputError(f"{str(path)!r} is damaged: it does not say where each file of the run goes on from")
     plain_name(pointer.get("name"))  # it becomes part of a path
-    return pointer
+    return unsealed(pointer, path)

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from plasticity_env.common.digests import check_digest
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import LOCK
 from plasticity_env.cycle.deciders import Decider, StrategyDecider
-from plasticity_env.cycle.record import RunRecord
+from plasticity_env.cycle.record import CONFIG, RunRecord
 from plasticity_env.cycle.run_settings import CONTROLLER, REVIVE, ExperimentSettings
 from plasticity_env.data.text import SPLITS, TextSplits
 from plasticity_env.growth.initial_weights import find_initial_weights
 from plasticity_env.model.loading import LoadedModel, check_positions
+
+SETTINGS_DIGEST = "settings_digest"  # entry of a run's config.json: what its settings were when it began
 
 
 def settings_of(folder: str | Path) -> ExperimentSettings:
     """The settings that a run was started with.
 
     Raises:
-        InputError: No run there, or one of something else.
+        InputError: No run there, one of something else, or settings that are not those that it began with.
     """
-    found = RunRecord.read(folder).config.get("settings")
+    config = RunRecord.read(folder).config
+    found = config.get("settings")
     if not isinstance(found, dict):
         raise InputError(f"{str(folder)!r} holds a run, but not of this experiment: give the folder of one")
-    return ExperimentSettings.from_json(found)
+    settings = ExperimentSettings.from_json(found)
+    check_digest(found, config.get(SETTINGS_DIGEST), Path(folder) / CONFIG)
+    return settings
 
 
 def strategy_decider(settings: ExperimentSettings) -> Decider:

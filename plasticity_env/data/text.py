@@ -31,6 +31,7 @@ Split = Literal["train", "calibration", "reward", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHARED_BLOCKS = 64  # calibration and reward blocks of a source that is one single text and is cut from its front
 HALVES = {"calibration": 0.5, "reward": 0.5}  # of the validation split of a hub data set
+JSON_LINES = (".jsonl", ".json", ".ndjson", ".jsonlines", ".ldjson")
 TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods", ".feather", ".arrow", ".orc")  # their syntax would be read as prose
 _TOKENS: ByteCache[Tensor] = ByteCache(64 * 2**20)  # by tokenizer and text: several environments tokenise a text once
 _TEXT_FOLDER = ZOO_FOLDER / "text"
@@ -214,7 +215,7 @@ def load_text(
         return TextSplits(dataset, block_size, tokenizer, texts, separator=SEPARATOR)
     if dataset in GENERATED:
         return _one_text(dataset, generated_documents(dataset), tokenizer, block_size, text_split)
-    if path.suffix.lower() in (".txt", ".jsonl", ".json", ".parquet", *TABLES) or path.exists():
+    if path.suffix.lower() in (".txt", ".parquet", *JSON_LINES, *TABLES) or path.exists():
         return _one_text(path.name, _read(path), tokenizer, block_size, text_split)
     if dataset.partition(":")[0] in ("mixed", "generated"):
         raise unknown("text", dataset, (*MIXED, *GENERATED))
@@ -246,7 +247,7 @@ def _read(path: Path) -> list[str]:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    return _json_rows(path, text) if suffix in (".jsonl", ".json") else [text.replace("\r\n", "\n").replace("\r", "\n")]
+    return _json_rows(path, text) if suffix in JSON_LINES else [text.replace("\r\n", "\n").replace("\r", "\n")]
 
 
 def _json_rows(path: Path, text: str) -> list[str]:

@@ -118,9 +118,14 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         bench = self.workbench
         draw = draw_episode(self.settings, bench.text, self.np_random, read_options(options))
         self._task.check_targets(draw.share, draw.budget)
-        reference = self._training.start(draw.stream, draw.reward)
         active = torch.ones(bench.model.shape, dtype=torch.bool)
-        (measurement,) = bench.measure([draw.request(active)])
+        try:
+            reference = self._training.start(draw.stream, draw.reward)
+            (measurement,) = bench.measure([draw.request(active)])
+        except BaseException:
+            if draw.stream is not None:
+                self._state = None  # the model is no longer that of the episode before
+            raise
         state = EpisodeState.start(draw, measurement, reference or (measurement.loss,), bench.model.shape)
         self._record = EpisodeRecord(self.env_id, self.settings.kwargs(), draw.options(), (), ())
         _, observation, info = self._enter(state, 0)
@@ -298,10 +303,11 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         model = self.workbench.model
         trains = self.settings.train_steps > 0  # a frozen model gets its mask and repair anew whenever it is used
         before = model.snapshot(weights=False) if trains else None
-        loss = self.workbench.split_loss(split, blocks, mask, state.fitted, text, spread)  # type: ignore[arg-type]
-        if before is not None:
-            model.restore(before)
-        return loss
+        try:
+            return self.workbench.split_loss(split, blocks, mask, state.fitted, text, spread)  # type: ignore[arg-type]
+        finally:
+            if before is not None:
+                model.restore(before)
 
     @property
     def model(self) -> PlasticModel:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedToken
 from transformers.initialization import no_init_weights
 
 from plasticity_env.data.text import Split, TextSplits
-from plasticity_env.model.loading import LoadedModel, check_device
+from plasticity_env.model.loading import LOADING, LoadedModel, check_device
 from plasticity_env.model.plastic_model import PlasticModel
 
 
@@ -73,7 +73,7 @@ class PackedModel:
         Returns:
             Model, dense, and text with the packed splits.
         """
-        with no_init_weights():
+        with LOADING, no_init_weights():
             hf_model = AutoModelForCausalLM.from_config(self.config, dtype=_dtype(next(iter(self.weights.values()))[1]))
         shared: dict[int, Tensor] = {}  # tied weights stay tied
         for array, dtype in self.weights.values():

@@ -72,7 +72,12 @@ class Training:
         if moved:
             raise InputError(MOVED)
         self._bench.model.restore(self._dense)
-        losses = self._control_arm(stream, reward)
+        try:
+            losses = self._control_arm(stream, reward)
+        except BaseException:
+            self._bench.model.restore(self._dense)
+            self._bench.own_change()
+            raise
         self._tuner = self._new_tuner(stream)
         self._bench.own_change()
         return losses

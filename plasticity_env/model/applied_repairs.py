@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
+from plasticity_env.common.errors import InputError
 from plasticity_env.common.serials import next_serial
 from plasticity_env.model.layouts import Site
 
@@ -51,8 +52,13 @@ class AppliedRepairs:
 
     def apply(self, index: int, weight: Tensor | None, bias: Tensor | None, version: int) -> None:
         """Replace a site's projection; see `PlasticModel.apply_repair`."""
-        self.undo([index], version)
         output, view = self._sites[index].output, self._sites[index].output_weight()
+        for name, given, shape in (("weight", weight, tuple(view.shape)), ("bias", bias, (view.shape[1],))):
+            if given is not None and tuple(given.shape) != shape:
+                raise InputError(
+                    f"the {name} of a repair of site {index} must have shape {shape}, got {tuple(given.shape)}"
+                )
+        self.undo([index], version)
         base, base_bias = view.clone(), None
         if weight is not None:
             weight = weight.to(view.dtype).clone()
@@ -93,21 +99,41 @@ class AppliedRepairs:
     @contextmanager
     def lifted(self, version: int) -> Iterator[None]:
         """No repairs for a moment; afterwards the very same ones, to the bit."""
+        put_back = self._way_back()
+        self.undo(list(self.by_site), version)
+        try:
+            yield
+        finally:
+            put_back()
+
+    @contextmanager
+    def kept_on_failure(self, version: int) -> Iterator[None]:
+        """An edit that may take repairs back, or make others: where it fails, the repairs are those of before, to the bit."""
+        before, put_back = set(self.by_site), self._way_back()
+        try:
+            yield
+        except BaseException:
+            self.undo([index for index in self.by_site if index not in before], version)
+            put_back()
+            raise
+
+    def _way_back(self) -> Callable[[], None]:
+        """What brings back the repairs that are carried now, to the bit."""
         carried, kept = dict(self.by_site), {}
         for index in carried:
             bias = self._sites[index].output.bias
             values = None if bias is None else bias.data.clone()  # type: ignore[union-attr, operator]
             kept[index] = self._sites[index].output_weight().clone(), bias, values
-        self.undo(carried, version)
-        try:
-            yield
-        finally:
+
+        def put_back() -> None:
             for index, (weight, bias, values) in kept.items():
                 self._sites[index].output_weight().copy_(weight)
                 self._sites[index].output.bias = bias
                 if values is not None:
                     bias.data.copy_(values)  # type: ignore[union-attr, operator]
             self.by_site = carried
+
+        return put_back
 
     def make_room(self, repairs: dict[int, OutputRepair]) -> None:
         """Give projections without a bias the one that a snapshot's repair gave them, before weights are loaded."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.contexts import evaluating
+from plasticity_env.model.inputs import check_ids
 from plasticity_env.model.score_terms import cap, explicit_mask
 from plasticity_env.model.wrapping import plastic_view
 
@@ -28,12 +29,14 @@ def attention_maps(model: nn.Module, input_ids: Tensor) -> Tensor:
         what an attention sink takes.
 
     Raises:
-        InputError: No token ids, an unknown architecture, or maps too large to be looked at.
+        InputError: No token ids, ids that the model has no row or position for, an unknown architecture, or maps too large to
+            be looked at.
     """
     ids = input_ids[None] if input_ids.ndim == 1 else input_ids
     if ids.ndim != 2 or not ids.numel():
         raise InputError(f"input_ids must be (tokens,) or (sequences, tokens), got {tuple(input_ids.shape)}")
     with plastic_view(model) as view:
+        check_ids(view, ids)
         size = len(ids) * view.shape[0] * view.heads * ids.shape[1] ** 2
         if size > LARGEST:
             raise InputError(f"attention maps of {tuple(ids.shape)} tokens hold {size:,} numbers: take a shorter text")

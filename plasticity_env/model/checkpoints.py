@@ -204,7 +204,8 @@ def _read_file(path: Path) -> Checkpoint:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer: Any = read_tokenizer(folder) if description["tokenizer"] else None
         generation = GenerationConfig.from_pretrained(folder)
-    hf_model = AutoModelForCausalLM.from_config(config, dtype=next(iter(whole["weights"].values())).dtype)
+    with LOADING:
+        hf_model = AutoModelForCausalLM.from_config(config, dtype=next(iter(whole["weights"].values())).dtype)
     hf_model.generation_config = generation
     hf_model.load_state_dict(whole["weights"])
     contents = Contents(description, {}, whole["aside"])

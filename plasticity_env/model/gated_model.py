@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
 from plasticity_env.model.contexts import evaluating, plain_mode
-from plasticity_env.model.guards import MaskedSaver, refuse_other_attention
+from plasticity_env.model.guards import MaskedSaver, refuse_other_attention, saved_parts
 from plasticity_env.model.layouts import (
     AttentionBlock,
     MlpBlock,
@@ -97,7 +97,8 @@ class GatedModel(nn.Module):
             gate = MlpGate(LayerGate(self._state, mlp.layer, self.heads))
             self._handles.append(mlp.output.register_forward_pre_hook(gate))
         self._attend_by(IMPLEMENTATION)
-        self.model.save_pretrained = MaskedSaver(self.model)  # type: ignore[assignment]
+        for part in saved_parts(self.model):
+            vars(self.model.get_submodule(part))["save_pretrained"] = MaskedSaver(self.model, part)
 
     def let_go(self) -> None:
         """Take everything off the model that wrapping hung on it: it is as it was, an earlier wrapper's links included.
@@ -112,7 +113,8 @@ class GatedModel(nn.Module):
                 link.state.replaced = False
                 block.module.plastic = link  # type: ignore[assignment]
         if not any(self._earlier):
-            vars(self.model).pop("save_pretrained", None)
+            for part in saved_parts(self.model):
+                vars(self.model.get_submodule(part)).pop("save_pretrained", None)
             for block, stock in zip(self.blocks, self._stock_classes, strict=True):
                 block.module.__class__ = stock
         if self._stock_attention != IMPLEMENTATION:
@@ -320,6 +322,10 @@ class GatedModel(nn.Module):
                 f"got {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
             )
         return mask
+
+    def _refuse_headless(self, active: Tensor) -> None:
+        if not bool(active[:, : self.heads].any()):
+            raise InputError("pruning all heads of the model leaves no attention at all: keep at least one head active")
 
     def refuse_if_retired(self) -> None:
         """Raise an `InputError` where ``compact(inplace=True)`` gave the dense weights up, or a newer wrapper took over."""

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import user_path
 from plasticity_env.model.attention import IMPLEMENTATION, LayerGate
 from plasticity_env.model.layouts import attention_blocks, cut_mlps, in_order
 
@@ -36,26 +38,42 @@ def refuse_other_attention(module: nn.Module, args: Any) -> None:
 
 
 class MaskedSaver:
-    """Stands as ``save_pretrained`` on a wrapped Hugging Face model.
+    """Stands as ``save_pretrained`` on a wrapped Hugging Face model, and on the models in it that hold its layers.
 
     Args:
         model: The Hugging Face model.
+        part: The name of a model in it that is saved instead; "" for the whole.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, part: str = "") -> None:
+        self._model, self._part = model, part
 
     def __call__(self, save_directory: Any, *args: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        """The same as the stock method, with the masked weights where no others are given.
+        """The same as the stock method, with the masked weights where no others are given; ``~`` is the home folder.
 
         Raises:
             InputError: A repair added biases that the stock configuration does not know.
         """
         if state_dict is None:
-            state_dict = masked_weights(self._model)
-            _refuse_unknown_biases(self._model, state_dict)
-        stock: Any = type(self._model).save_pretrained  # type: ignore[attr-defined]
-        return stock(self._model, save_directory, *args, state_dict=state_dict, **kwargs)
+            whole = masked_weights(self._model)
+            _refuse_unknown_biases(self._model, whole)
+            prefix = f"{self._part}." if self._part else ""
+            state_dict = {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
+        saved = self._model.get_submodule(self._part)
+        stock: Any = type(saved).save_pretrained  # type: ignore[attr-defined]
+        # text, of which the stock method makes a repository's name
+        folder = str(user_path(save_directory, "the folder of a model"))
+        return stock(saved, folder, *args, state_dict=state_dict, **kwargs)
+
+
+def saved_parts(model: nn.Module) -> list[str]:
+    """Names of a Hugging Face model, which is "", and of the models in it that hold its layers: each can be saved."""
+    layers = attention_blocks(model)[-1].module
+    return [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, PreTrainedModel) and any(module is layers for module in part.modules())
+    ]
 
 
 @torch.no_grad()

@@ -15,20 +15,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.serials import next_serial
 from plasticity_env.model.applied_repairs import AppliedRepairs, OutputRepair
 from plasticity_env.model.checkpoint_writing import write_plastic
 from plasticity_env.model.compact.build import compact
 from plasticity_env.model.frozen_training import frozen_pieces, zero_moments
-from plasticity_env.model.gated_model import GatedModel
 from plasticity_env.model.layouts import HeadSlice
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.snapshots import Snapshot
 from plasticity_env.model.state_dicts import check_marks, marked_state, read_gates, split_state
-from plasticity_env.model.unit_weights import NewWeights, UnitWeights, random_weights
+from plasticity_env.model.unit_weights import NewWeights, UnitWeights, check_shapes, random_weights
+from plasticity_env.model.watched_model import WatchedModel
 
 
-class PlasticModel(GatedModel):
+class PlasticModel(WatchedModel):
     """Wraps a Hugging Face causal LM and leaves it usable as one (forward, generate, KV cache, state_dict).
 
     Args:
@@ -90,13 +89,20 @@ class PlasticModel(GatedModel):
 
         Raises:
             InputError: The mask that comes along does not fit this model, or a repair added biases; nothing is changed.
+            RuntimeError: The weights have other names or shapes; nothing is changed either.
         """
         self.refuse_if_retired()
         stock, said = split_state(state_dict)
         if said:
             check_marks(said, stock, self, self.unit_weights)
+        before = self.snapshot()
         self.undo_repair()
-        result = self.model.load_state_dict(stock if said else state_dict, *args, **kwargs)
+        try:
+            result = self.model.load_state_dict(stock if said else state_dict, *args, **kwargs)
+        except BaseException:  # PyTorch has loaded what fits by now
+            self.weights_changed()
+            self.restore(before)
+            raise
         if said:
             self._active, self._scale, self._warmup = read_gates(said, self)
             self.unit_weights.take_from(said)
@@ -139,8 +145,8 @@ class PlasticModel(GatedModel):
             InputError: Wrong shape or type, or no head of the model would be left; nothing is changed.
         """
         mask = self._check(mask) & self._active
-        if bool(mask.any()) and not bool((self._active & ~mask)[:, : self.heads].any()):
-            raise InputError("pruning all heads of the model leaves no attention at all: keep at least one head active")
+        if bool(mask.any()):
+            self._refuse_headless(self._active & ~mask)
         self._undo_repairs_of(mask)
         self._active = self._active & ~mask
         for layer, unit in mask.nonzero().tolist():
@@ -195,22 +201,26 @@ class PlasticModel(GatedModel):
             weights: Makes the new weights of one unit; called for all units before any is written.
 
         Raises:
-            InputError: Wrong shape, type or scale, or the mode is COMPRESSED.
+            InputError: Wrong shape, type or scale, or the mode is COMPRESSED; nothing is changed, nor is it where ``weights``
+                fails.
         """
         mask = self._check(mask) & ~self._active
         self._refuse_if_compressed("grow", mask)
         if not 0 < initial_scale <= 1:
             raise InputError(f"initial_scale {initial_scale} is outside (0, 1]; 0.01 is usual")
-        self._undo_repairs_of(mask)
         make, fresh = weights or random_weights, []
         active, dead_groups = self._active.clone(), set()
-        for layer, unit in mask.nonzero().tolist():
-            pieces = self.pieces(layer, unit, "unit")
-            group = unit // self.blocks[layer].group_size
-            if self.group_is_dead(layer, unit) and (layer, group) not in dead_groups:
-                pieces += self.pieces(layer, group, "group")
-                dead_groups.add((layer, group))  # one new head brings the group's keys and values
-            fresh.append((pieces, make(self, layer, unit, pieces, generator)))
+        with self.repairs_kept_on_failure():
+            self._undo_repairs_of(mask)
+            for layer, unit in mask.nonzero().tolist():
+                pieces = self.pieces(layer, unit, "unit")
+                group = unit // self.blocks[layer].group_size
+                if self.group_is_dead(layer, unit) and (layer, group) not in dead_groups:
+                    pieces += self.pieces(layer, group, "group")
+                    dead_groups.add((layer, group))  # one new head brings the group's keys and values
+                values = make(self, layer, unit, pieces, generator)
+                check_shapes(values, pieces)
+                fresh.append((pieces, values))
         for pieces, values in fresh:
             for piece, value in zip(pieces, values, strict=True):
                 piece.data.copy_(value)
@@ -227,10 +237,15 @@ class PlasticModel(GatedModel):
         self._publish()
 
     def set_active(self, target: Tensor) -> None:
-        """Prune and revive until exactly the heads where ``target`` is True are active ((L, U) boolean)."""
+        """Prune and revive until exactly the heads where ``target`` is True are active ((L, U) boolean).
+
+        Raises:
+            InputError: What `prune` and `revive` refuse; nothing is changed.
+        """
         target = self._check(target)
         if bool((target == self._active).all()):
             return
+        self._refuse_headless(target)
         self.revive(target & ~self._active)
         self.prune(self._active & ~target)
 
@@ -248,6 +263,9 @@ class PlasticModel(GatedModel):
             site: Index in `sites`.
             weight: (inputs, E) the new projection, or None to leave it.
             bias: (E,) to add to the bias (the projection gets one where it has none), or None.
+
+        Raises:
+            InputError: A weight or bias of another shape; nothing is changed.
         """
         self.refuse_if_retired()
         self._repairs.apply(site, weight, bias, self.weight_version)
@@ -255,6 +273,12 @@ class PlasticModel(GatedModel):
     def undo_repair(self, sites: Iterable[int] | None = None) -> None:
         """Take repairs back: exactly where nothing trained since, else by subtracting what repair added."""
         self._repairs.undo(list(self._repairs.by_site) if sites is None else sites, self.weight_version)
+
+    @contextmanager
+    def repairs_kept_on_failure(self) -> Iterator[None]:
+        """Take repairs back or make others inside: where that fails, those of before are there again, to the bit."""
+        with self._repairs.kept_on_failure(self.weight_version):
+            yield
 
     @property
     def repaired_sites(self) -> list[int]:
@@ -274,31 +298,6 @@ class PlasticModel(GatedModel):
         with frozen_pieces(self._pruned_pieces(), optimizer):
             yield
         self.weights_changed()
-
-    def weights_changed(self) -> None:
-        """Declare that parameters changed, so that measurements of older weights are not reused."""
-        self.weight_version = next_serial()  # copies, also in other processes, never share one for different weights
-        self._stamp = self._counters()
-
-    def notice_changes(self) -> None:
-        """Find out whether somebody else changed parameters in place (an optimizer, ``load_state_dict``): a new version then."""
-        if self._stamp is None:  # a copy, whose tensors count anew
-            self._stamp = self._counters()
-        elif self._stamp != self._counters():
-            self.weights_changed()
-
-    def _counters(self) -> list[int]:
-        """How often each parameter was changed in place, as its tensor counts; our own edits go past the counters."""
-        known = self._repairs.added_biases()
-        return [p._version for p in self.model.parameters() if id(p) not in known and not p.is_inference()]
-
-    def __getstate__(self) -> dict[str, Any]:
-        self.notice_changes()  # a copy's counters begin anew: it could not tell any more
-        return self.__dict__.copy()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._stamp = None
 
     def forget_moments(self, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Zero the optimizer's moments of heads (and of KV groups that only they use): new weights start afresh.

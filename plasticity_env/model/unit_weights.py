@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from plasticity_env.common.errors import InputError
 from plasticity_env.model.layouts import AttentionBlock, HeadSlice, MlpBlock
 
 Key = tuple[int, int, str]  # layer, index, kind: "unit" (a column of the mask) or "group" (a KV group)
@@ -135,6 +136,17 @@ def random_weights(
         noise = torch.randn(piece.data.shape, generator=generator, dtype=torch.float32, device=device)
         fresh.append(noise * float(piece.parameter.data.float().std()) if noise.ndim > 1 else torch.zeros_like(noise))
     return fresh
+
+
+def check_shapes(values: list[Tensor], pieces: list[HeadSlice]) -> None:
+    """Refuse new weights that do not fit the pieces of parameters that they are for.
+
+    Raises:
+        InputError: They are more or fewer, or of another shape.
+    """
+    found, wanted = ([tuple(part.shape) for part in parts] for parts in (values, [piece.data for piece in pieces]))
+    if found != wanted:
+        raise InputError(f"the new weights of a unit must have shapes {wanted}, got {found}")
 
 
 def _copy(tensor: Tensor) -> Tensor:

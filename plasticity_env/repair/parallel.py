@@ -32,17 +32,18 @@ def repair_sites(
     """
     statistics.check(ridge)
     chosen = list(statistics.sites if sites is None else sites)
-    model.undo_repair(chosen)
     changes = {}
-    for index in chosen:
-        site = model.sites[index]
-        kept = site.kept_inputs(model.active)[None]
-        if index in statistics.sites and not bool(kept.all()):
-            of = statistics.sites[index]
-            moments = Moments(of.gram[None].to(model.device), of.mean[None].to(model.device))
-            changes[index] = find_method(method)(site.output_weight(), moments, kept, site.unit_width, ridge)
-    for index, change in changes.items():
-        carry(model, index, change)
+    with model.repairs_kept_on_failure():
+        model.undo_repair(chosen)
+        for index in chosen:
+            site = model.sites[index]
+            kept = site.kept_inputs(model.active)[None]
+            if index in statistics.sites and not bool(kept.all()):
+                of = statistics.sites[index]
+                moments = Moments(of.gram[None].to(model.device), of.mean[None].to(model.device))
+                changes[index] = find_method(method)(site.output_weight(), moments, kept, site.unit_width, ridge)
+        for index, change in changes.items():
+            carry(model, index, change)
 
 
 def carry(model: PlasticModel, site: int, change: Projection) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.contexts import frozen
+from plasticity_env.model.inputs import check_text
 from plasticity_env.model.layer_stream import LayerCalls, hidden_of, layer_calls
 from plasticity_env.model.layouts import Site, SiteKind, transformer_layers
 from plasticity_env.model.plastic_model import PlasticModel
@@ -55,10 +56,9 @@ def repair_in_order(
         batch_size: Sequences in one pass.
 
     Raises:
-        InputError: Statistics that are not finite, a text too short for the ridge, or a model with U-Net skips; it is left
-            without repair.
+        InputError: Token ids that the model cannot read, statistics that are not finite, a text too short for the ridge, or a
+            model with U-Net skips; it is left as it was.
     """
-    model.undo_repair()
     if model.skip_flops:
         raise InputError(
             "sequential repair runs layers one by one and U-Net skips join two: call skip.remove() first, or repair in parallel"
@@ -67,19 +67,18 @@ def repair_in_order(
         raise InputError(
             "this model has no MLP whose output projection could be refitted (a mixture of experts has none)"
         )
+    check_text(model, input_ids)
     active = model.active
     if bool(active.all()):
+        model.undo_repair()
         return
     first = int((~active).any(1).nonzero()[0, 0])
     widest = max(site.output_weight().shape[0] for site in (model.sites if mlp else model.blocks))
     shape = Moments(torch.zeros(1, 1), torch.zeros(widest))
     Statistics({model.blocks[first].index: shape}, input_ids.numel()).check(ridge)
-    try:
-        with frozen(model):
-            _refit_all(model, first, [*input_ids.split(batch_size)], mlp, ridge, pull, weighted)
-    except (InputError, RuntimeError):
+    with model.repairs_kept_on_failure(), frozen(model):
         model.undo_repair()
-        raise
+        _refit_all(model, first, [*input_ids.split(batch_size)], mlp, ridge, pull, weighted)
 
 
 def _refit_all(

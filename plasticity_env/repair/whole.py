@@ -23,18 +23,19 @@ def repair_model(model: PlasticModel, name: str, input_ids: Tensor, batch_size: 
         batch_size: Sequences in one pass.
 
     Raises:
-        InputError: No such repair, or a text that is too short for it; the model then carries no repair.
+        InputError: No such repair, or a text that is too short for it; the model is left as it was.
     """
     repair = find_repair(name)
     if repair.method is None:
         return
-    model.undo_repair()
-    if repair.sequential:
-        repair_in_order(model, input_ids, mlp=repair.mlp, weighted=repair.weighted, batch_size=batch_size)
-        return
-    with model.open_gates():
-        statistics = gather(model, input_ids, batch_size)
-    try:
-        repair_sites(model, repair.method, statistics)
-    except InputError as error:
-        raise InputError(f"repair {name!r} cannot be computed: {error}") from error
+    with model.repairs_kept_on_failure():
+        model.undo_repair()
+        if repair.sequential:
+            repair_in_order(model, input_ids, mlp=repair.mlp, weighted=repair.weighted, batch_size=batch_size)
+            return
+        with model.open_gates():
+            statistics = gather(model, input_ids, batch_size)
+        try:
+            repair_sites(model, repair.method, statistics)
+        except InputError as error:
+            raise InputError(f"repair {name!r} cannot be computed: {error}") from error

@@ -21,7 +21,7 @@ from torch import Tensor
 from plasticity_env.common.errors import InputError
 from plasticity_env.data.batches import holds_target
 from plasticity_env.model.contexts import frozen
-from plasticity_env.model.inputs import check_ids, text_mask_inputs
+from plasticity_env.model.inputs import check_ids, check_text, text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.model.prefix_reuse import PrefixCache
 from plasticity_env.signals.attention_entropy import Kernel
@@ -110,9 +110,7 @@ def measure(
     Raises:
         InputError: A batch that is empty or shorter than two tokens, or a model whose loss is not finite.
     """
-    if input_ids.ndim != 2 or input_ids.shape[0] < 1 or input_ids.shape[1] < 2:
-        raise InputError(f"input_ids must be (sequences >= 1, tokens >= 2), got {tuple(input_ids.shape)}")
-    check_ids(model, input_ids)
+    check_text(model, input_ids)
     if attention_mask is not None:
         if attention_mask.shape != input_ids.shape:
             raise InputError(
@@ -235,7 +233,12 @@ def _chunks(sequences: int, batch_size: int, middle: int) -> list[tuple[int, int
 
 
 def gather(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> Statistics:
-    """Moments of the units' outputs, before their gates, on (B, T) token ids: one forward without gradients."""
+    """Moments of the units' outputs, before their gates, on (B, T) token ids: one forward without gradients.
+
+    Raises:
+        InputError: Token ids that the model cannot read, or sequences shorter than two tokens.
+    """
+    check_text(model, input_ids)
     return _gather(model, input_ids[None], batch_size).statistics()[0]
 
 
@@ -250,6 +253,7 @@ def gather_many(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> 
 
 
 def _gather(model: PlasticModel, input_ids: Tensor, batch_size: int) -> SignalRecorder:
+    check_ids(model, input_ids)
     texts, _, tokens = input_ids.shape
     recorder = SignalRecorder(model, gram=True, groups=texts, moments_only=True)
     with frozen(model), model.using(model.state.gates, recorder):
@@ -337,9 +341,10 @@ def mean_loss(
         batch: Names the tokens for it.
 
     Raises:
-        InputError: Ids that the model has no row or position for, or a loss that is not finite.
+        InputError: Ids that the model has no row or position for, sequences shorter than two tokens, or a loss that is not
+            finite.
     """
-    check_ids(model, input_ids)
+    check_text(model, input_ids)
     chunks, losses = input_ids.split(batch_size), []
     for number, chunk in enumerate(chunks):
         with nullcontext() if prefix is None else prefix.resumed(batch, number, len(chunks)):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.contexts import evaluating
-from plasticity_env.model.inputs import text_mask_inputs
+from plasticity_env.model.inputs import check_ids, text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import DIVERGED
 
@@ -93,7 +93,12 @@ def read_batches(data: Data, batch_size: int = 8, max_batches: int | None = None
 
 
 def summed_loss(model: nn.Module, batch: TokenBatch) -> tuple[Tensor, int]:
-    """Summed negative log-likelihood in nats, differentiable, and how many tokens it is of."""
+    """Summed negative log-likelihood in nats, differentiable, and how many tokens it is of.
+
+    Raises:
+        InputError: Token ids that the model has no row or position for.
+    """
+    check_ids(model, batch.input_ids)
     extra = text_mask_inputs(model, batch.attention_mask)
     logits = model(input_ids=batch.input_ids, use_cache=False, **extra).logits  # (B, T, V)
     targets = batch.targets

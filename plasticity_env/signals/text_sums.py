@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.contexts import frozen
-from plasticity_env.model.inputs import check_ids
+from plasticity_env.model.inputs import check_text
 from plasticity_env.model.layouts import Site
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.linalg import RIDGE, outer_sums
@@ -158,9 +158,7 @@ def gather_sums(
     Raises:
         InputError: A text that is empty or too short, ids that the model has no row for, or a loss that is not finite.
     """
-    if input_ids.ndim != 2 or input_ids.shape[0] < 1 or input_ids.shape[1] < 2:
-        raise InputError(f"input_ids must be (sequences >= 1, tokens >= 2), got {tuple(input_ids.shape)}")
-    check_ids(model, input_ids)
+    check_text(model, input_ids)
     sites, loss = [site for site in model.sites if site.gated], 0.0
     found: dict[int, list[Tensor | None]] = {site.index: [None, None, None] for site in sites}
     leaf = torch.zeros((), device=model.device, requires_grad=True)

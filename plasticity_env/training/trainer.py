@@ -16,7 +16,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.interrupts import interrupts_between_steps
 from plasticity_env.data.batches import Batches, TokenBatch, as_batches, token_batch
 from plasticity_env.model.contexts import evaluating
-from plasticity_env.model.inputs import text_mask_inputs
+from plasticity_env.model.inputs import check_ids, text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import DIVERGED
 from plasticity_env.training.distillation import Distillation, not_half
@@ -164,6 +164,8 @@ class PlasticityTrainer:
     def _step(self) -> TrainStep:
         first = self.taken * self.accumulation
         micro = [token_batch(self.batches(first + i)) for i in range(self.accumulation)]
+        for batch in micro:
+            check_ids(self.model, batch.input_ids)
         tokens = sum(int((batch.targets != -100).sum()) for batch in micro)
         if not tokens:
             raise InputError(f"micro-batch {first} holds nothing to predict: all of it is padding")

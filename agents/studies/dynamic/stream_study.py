@@ -29,6 +29,7 @@ from plasticity_env.agents.studies.dynamic.stream_arms import (
     StageOracle,
 )
 from plasticity_env.agents.studies.dynamic.stream_picture import draw_stream
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.files import LineFile
 from plasticity_env.envs.stream_bench import StreamBench
 from plasticity_env.envs.stream_env import MEASURE, RECALL, StreamEnv
@@ -87,6 +88,11 @@ def settings_of(options: Options) -> StreamSettings:
 
 def play(options: Options) -> list[dict[str, Any]]:
     """Play what is missing; returns all rows."""
+    with at_work_on(options.output):
+        return _play(options)
+
+
+def _play(options: Options) -> list[dict[str, Any]]:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     lines = options.output.read_text(encoding="utf-8").splitlines() if options.output.is_file() else []
     rows = [json.loads(line) for line in lines]

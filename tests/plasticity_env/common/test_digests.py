@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from plasticity_env import InputError, load_model, load_plastic, save_plastic
-from plasticity_env.common.digests import MANIFEST, load_archive, plain_name
+from plasticity_env.common.digests import (
+    MANIFEST,
+    checked_line,
+    line_values,
+    load_archive,
+    plain_name,
+    sealed,
+    unsealed,
+)
 from plasticity_env.controllers import ANNController
 
 
@@ -105,3 +113,32 @@ def test_names_in_files_are_plain_names(name):
     with pytest.raises(InputError, match="not a plain name"):
         plain_name(name)
     assert plain_name("resume_cycle1-a.b") == "resume_cycle1-a.b"
+
+
+VALUES = {"a": 0.1, "steps": (1, 2), "inner": {3: None, "b": [True, "\u2028"]}, "nan": float("nan")}
+
+
+def test_a_json_file_from_which_a_run_goes_on_carries_a_digest(tmp_path):
+    path = tmp_path / "resume.json"
+    text = json.dumps(sealed(VALUES), indent=1)
+    path.write_text(text)
+    read = unsealed(json.loads(path.read_text()), path)
+    assert read.keys() == VALUES.keys()
+    assert (read["a"], read["steps"], read["inner"]["3"]) == (0.1, [1, 2], None)
+    for old, new in (("0.1", "0.2"), ("true", "false"), ('"steps"', '"stepz"')):
+        with pytest.raises(InputError, match=r"resume.json' is damaged: .*digest differs"):
+            unsealed(json.loads(text.replace(old, new)), path)
+    with pytest.warns(UserWarning, match="carries no digest"):
+        assert unsealed({"a": 1}, path) == {"a": 1}
+
+
+def test_a_line_of_a_file_that_grows_carries_a_check():
+    line = checked_line(VALUES)
+    assert line_values(line)["steps"] == [1, 2]
+    assert line_values(json.dumps({"a": 1})) == {"a": 1}  # of an earlier version
+    for old, new in (("0.1", "0.3"), ("true", "false"), ("NaN", "1.0")):
+        with pytest.raises(ValueError, match="its check differs"):
+            line_values(line.replace(old, new))
+    for other in ("[1]", "3", "{"):
+        with pytest.raises(ValueError, match=r"no object|Expecting"):
+            line_values(other)

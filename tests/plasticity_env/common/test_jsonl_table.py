@@ -19,7 +19,12 @@ def test_a_cut_line_is_forgotten_and_gone_with_the_next_cell(tmp_path):
         assert file.read() == [1, 2]
     file.append({"a": 4})
     assert file.read() == [1, 2, 4]
-    assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 4}\n'
+    assert path.read_text().count("\n") == 3
+    damaged = path.read_text().replace('"a": 2', '"a": 3')
+    path.write_text(damaged)
+    with pytest.raises(InputError, match=r"line 2 of .* is not a cell of this test .its check differs|it is damaged"):
+        file.read()
+    assert path.read_text() == damaged
 
 
 def test_a_line_that_is_no_cell_is_an_error(tmp_path):
@@ -39,9 +44,11 @@ def test_a_last_cell_without_a_line_feed_is_kept(tmp_path):
     path.write_text('{"a": 1}\n{"a": 2}')
     file = CellFile(path, lambda row: row["a"], "this test")
     assert file.read() == [1, 2]
-    file.append({"a": 3})
-    assert file.read() == [1, 2, 3]
-    assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
+    with pytest.warns(UserWarning, match=r"2 of 2 lines of .* carry no check \(an earlier version wrote them\)"):
+        file.append({"a": 3})
+    file.append({"a": 4})
+    assert file.read() == [1, 2, 3, 4]
+    assert path.read_text().startswith('{"a": 1}\n{"a": 2}\n{"a": 3, "check": "')
 
 
 @pytest.mark.parametrize("content", ["my notes", "a: 1\nb: 2", '{"other": 1}', "[1, 2]"])

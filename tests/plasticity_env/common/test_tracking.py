@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.metrics_logger import MetricsLogger
 from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder
 from plasticity_env.common.wandb_run import resolve_mode, use_writable_home
@@ -301,3 +302,12 @@ def test_folders_in_a_home_that_cannot_be_written_lie_with_the_run(
     assert found == [str(tmp_path / "run" / "data"), str(tmp_path / "own"), str(tmp_path / "run" / "config")]
     for name in names:
         monkeypatch.setenv(name, os.environ[name])  # so that it is undone
+
+
+def test_a_loggers_folder_may_begin_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    with MetricsLogger("~/run") as logger:
+        logger.log({"loss": 1.0}, step=1)
+    assert (tmp_path / "home" / "run" / "metrics.jsonl").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

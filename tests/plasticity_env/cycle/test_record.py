@@ -89,3 +89,24 @@ def test_rewinding_forgets_what_came_after(tmp_path):
     RunWriter(tmp_path).rewind(position)
     after = RunRecord.read(tmp_path)
     assert after == before
+
+
+def test_a_run_does_not_go_on_without_its_rows_and_drops_no_line_that_it_did_not_write(tmp_path):
+    writer = write(tmp_path)
+    position = writer.position()
+    path = tmp_path / "metrics/steps.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + "my own note\n")
+    with pytest.raises(InputError, match=r"line 2 of .*steps.jsonl' is no row of a run"):
+        RunWriter(tmp_path).rewind(position)
+    assert path.read_text() == whole + "my own note\n"
+    with pytest.raises(InputError, match=r"line 2 of .*steps.jsonl' is no row of a run"):
+        RunRecord.read(tmp_path)
+    path.write_text("")
+    with pytest.raises(InputError, match=r"steps.jsonl' holds 0 rows, the run's checkpoint is 1 rows in"):
+        RunWriter(tmp_path).rewind(position)
+    path.write_text(whole)
+    events = tmp_path / "pruning_events.json"
+    events.write_text(events.read_text()[:-9])
+    with pytest.raises(InputError, match=r"pruning_events.json' is damaged"):
+        RunWriter(tmp_path)

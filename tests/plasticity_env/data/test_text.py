@@ -132,9 +132,10 @@ def first_words(path, tokenizer):
     return tokenizer.decode(load_text(path, tokenizer, block_size=32).blocks("calibration")[0])
 
 
-def test_suffixes_are_read_without_regard_to_case(tmp_path, tokenizer):
-    (tmp_path / "UPPER.JSONL").write_text("".join(json.dumps({"text": SENTENCE}) + "\n" for _ in range(90)))
-    assert first_words(tmp_path / "UPPER.JSONL", tokenizer).startswith(f"{SENTENCE}\nTo be")
+@pytest.mark.parametrize("name", ["UPPER.JSONL", "rows.ndjson", "Rows.JsonLines"])
+def test_suffixes_are_read_without_regard_to_case(tmp_path, tokenizer, name):
+    (tmp_path / name).write_text("".join(json.dumps({"text": SENTENCE}) + "\n" for _ in range(90)))
+    assert first_words(tmp_path / name, tokenizer).startswith(f"{SENTENCE}\nTo be")
 
 
 @pytest.mark.parametrize("name", ["table.csv", "TABLE.TSV", "sheet.xlsx"])

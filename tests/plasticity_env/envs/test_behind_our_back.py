@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from plasticity_env import InputError, load_model
+from plasticity_env.envs import training_env
 
 SMALL = {"model_name": "bard-gpt2-4x4", "calibration_blocks": 2, "reward_blocks": 2, "max_length": 32, "horizon": 3}
 ONE_HEAD = np.eye(16, dtype=int)
@@ -163,6 +164,49 @@ def test_a_step_that_fails_leaves_no_edit_in_the_model(make, monkeypatch):
                     env.step(PRUNE_FIRST)
         rewards.append(env.step(PRUNE_SECOND)[1])
     assert rewards[1] == pytest.approx(rewards[0], abs=NEAR)
+
+
+def test_an_evaluation_that_fails_leaves_no_mask_in_the_model(make, monkeypatch):
+    rewards = []
+    for fails in (False, True):
+        env = make(train_steps=1)
+        env.reset(seed=0)
+        env.step(PRUNE_FIRST)
+        bench, state = env.unwrapped.workbench, env.unwrapped._state
+
+        def failing(*_, bench=bench, state=state):
+            bench.install(torch.ones(4, 4, dtype=torch.bool), state.fitted)
+            raise ZeroDivisionError
+
+        if fails:
+            with monkeypatch.context() as patch:
+                patch.setattr(bench, "split_loss", failing)
+                with pytest.raises(ZeroDivisionError):
+                    env.unwrapped.evaluate("test", blocks=1)
+        rewards.append(env.step(PRUNE_SECOND)[1])
+    assert rewards[1] == pytest.approx(rewards[0], abs=NEAR)
+
+
+@pytest.mark.parametrize("where", ["measure", "control_arm"])
+def test_after_a_reset_that_fails_an_episode_begins_anew(make, monkeypatch, where):
+    env = make(train_steps=1)
+    wanted = env.reset(seed=0)[1]["loss"], env.step(PRUNE_FIRST)[1]
+
+    def failing(tuner, *_):
+        tuner.run(1)
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        if where == "measure":
+            patch.setattr(env.unwrapped.workbench, "measure", lambda requests: 1 / 0)
+        else:
+            patch.setattr(training_env, "control_arm", failing)
+        with pytest.raises(ZeroDivisionError):
+            env.reset(seed=1)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(PRUNE_SECOND)
+    found = env.reset(seed=0)[1]["loss"], env.step(PRUNE_FIRST)[1]
+    assert found == pytest.approx(wanted, abs=NEAR)
 
 
 @pytest.mark.parametrize("blocks", [0, -1, "2", 1.5, True])

@@ -6,8 +6,24 @@ import gymnasium as gym
 import pytest
 import torch
 
-from plasticity_env import InputError, PlasticModel, evaluate_model, load_model, mean_loss, measure
+from plasticity_env import (
+    InputError,
+    PlasticModel,
+    attention_maps,
+    calculate_head_entropy,
+    calculate_head_gradients,
+    evaluate_model,
+    generate_pruning_mask,
+    grow_attention_heads_gradually,
+    load_model,
+    mean_loss,
+    measure,
+    train_with_plasticity,
+)
 from plasticity_env.data.batches import TokenBatch
+from plasticity_env.repair.sequential import repair_in_order
+from plasticity_env.repair.whole import repair_model
+from plasticity_env.signals.measure import gather
 from plasticity_env.training import Distillation, PlasticityTrainer, get_plasticity_optimizer
 from tests.conftest import build
 
@@ -63,13 +79,41 @@ def test_text_that_is_all_padding_is_refused(ids):
         measure(model, ids, attention_mask=torch.ones(1, 3))
 
 
-@pytest.mark.parametrize("read", [measure, mean_loss])
+ENTRANCES = {
+    "measure": measure,
+    "mean_loss": mean_loss,
+    "gather": gather,
+    "evaluate_model": evaluate_model,
+    "calculate_head_entropy": calculate_head_entropy,
+    "calculate_head_gradients": calculate_head_gradients,
+    "generate_pruning_mask": lambda model, ids: generate_pruning_mask(model, 0.2, data=ids),
+    "attention_maps": attention_maps,
+    "repair_model": lambda model, ids: repair_model(model, "least_squares", ids),
+    "repair_in_order": repair_in_order,
+    "train_with_plasticity": lambda model, ids: train_with_plasticity(model, ids, 1),
+    "grow": lambda model, ids: grow_attention_heads_gradually(model, 0.1, input_ids=ids),
+}
+
+
+@pytest.mark.parametrize("read", ENTRANCES.values(), ids=ENTRANCES)
 def test_ids_without_a_row_or_a_position_are_refused(read):
     model = load_model("bard-gpt2-4x4").model
+    mask = torch.zeros(model.shape, dtype=torch.bool)
+    mask[0, 1] = True
+    model.prune(mask)
     with pytest.raises(InputError, match=r"token ids must lie in \[0, \d+\).*got 5000"):
         read(model, torch.full((1, 8), 5000))
     with pytest.raises(InputError, match=r"600 tokens are more than the model's \d+ positions"):
         read(model, torch.full((1, 600), 5))
+    with pytest.raises(InputError, match=r"input_ids must be a tensor of token ids, one at least, got float32"):
+        read(model, torch.zeros(1, 8))
+    for shape in ((0, 8), (1, 1, 8)):
+        with pytest.raises(InputError, match=r"must be"):
+            read(model, torch.zeros(shape, dtype=torch.long))
+    if read is not attention_maps:
+        for shape in ((8,), (2, 1)):
+            with pytest.raises(InputError, match=r"must be"):
+                read(model, torch.zeros(shape, dtype=torch.long))
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused_where_it_enters(tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 import torch
 import transformers
 
-from plasticity_env import InputError, embedded_models, load_model
+from plasticity_env import InputError, embedded_models, load_model, load_plastic, save_plastic
 from tests.conftest import build
 
 
@@ -114,3 +117,42 @@ def test_a_folder_without_a_config_is_refused(tmp_path):
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(InputError, match="device"):
         load_model("bard-gpt2-4x4", device=device)
+
+
+def test_threads_take_turns_where_transformers_patches_torch(tmp_path, monkeypatch):
+    """Of a folder, a checkpoint's folder, a checkpoint's file: two at once would leave parameters without values."""
+    saved = load_model("bard-gpt2-4x4")
+    save_plastic(saved.model, tmp_path / "folder", saved.tokenizer)
+    save_plastic(saved.model, tmp_path / "file.pth", saved.tokenizer)
+    inside, most, failed = [], [], []
+
+    def alone(build):
+        def go(*args, **kwargs):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.02)
+            made = build(*args, **kwargs)
+            inside.pop()
+            return made
+
+        return go
+
+    for name in ("from_pretrained", "from_config"):
+        monkeypatch.setattr(
+            transformers.AutoModelForCausalLM, name, alone(getattr(transformers.AutoModelForCausalLM, name))
+        )
+
+    def load(read, source):
+        try:
+            assert not any(parameter.is_meta for parameter in read(source).model.parameters())
+        except BaseException as error:
+            failed.append(error)
+
+    ways = [(load_model, "bard-gpt2-4x4"), (load_plastic, tmp_path / "folder"), (load_plastic, tmp_path / "file.pth")]
+    threads = [threading.Thread(target=load, args=way) for way in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert most == [1, 1, 1]

@@ -6,11 +6,15 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers as tf
+from safetensors.torch import load_file
 from torch import nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from plasticity_env import InputError, PlasticModel, load_model, mean_loss
 from plasticity_env.functional.functions import calculate_head_entropy
+from plasticity_env.model.guards import masked_weights
 from plasticity_env.model.layout_table import LAYOUTS, Layout, register_layout
 from plasticity_env.model.layouts import attention_blocks
 from tests.conftest import build
@@ -74,9 +78,28 @@ def tuples():
     return model
 
 
+def past_the_interface():
+    """A Llama whose second layer computes its attention itself, as far as anybody can see from the logits."""
+    model = build("llama")
+
+    def forward(hidden_states, position_embeddings, attention_mask=None, **kwargs):
+        query, key, value = (
+            project(hidden_states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        heads = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return attention.o_proj(heads.transpose(1, 2).flatten(-2)), None
+
+    attention = model.model.layers[1].self_attn
+    attention.forward = forward
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (past_the_interface, r"the gates of layer 1 do not reach the logits of LlamaForCausalLM"),
         (bloom, r"BloomForCausalLM computes its attention itself"),
         (
             unknown_argument,
@@ -139,6 +162,19 @@ def test_a_norm_over_all_heads_is_masked_and_not_compacted():
         model.compact()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not bool(model.active[0, 1])
+
+
+def test_neurons_that_no_gate_reaches_are_refused_and_rows_of_zeros_are_passed_over():
+    model = build("llama")
+    mlp = model.model.layers[1].mlp
+    mlp.forward = lambda hidden: F.linear(mlp.act_fn(mlp.gate_proj(hidden)) * mlp.up_proj(hidden), mlp.down_proj.weight)
+    with pytest.raises(InputError, match=r"the gates of layer 1 do not reach .* its mlp does not run"):
+        PlasticModel(model, mlp_blocks=4)
+    assert PlasticModel(model).shape == (2, 4)
+    model = build("llama")
+    with torch.no_grad():
+        model.model.layers[1].self_attn.o_proj.weight.zero_()
+    assert PlasticModel(model).shape == (2, 4)
 
 
 def test_layers_without_values_are_refused():
@@ -223,13 +259,31 @@ class TestGuards:
         with pytest.raises(InputError, match=r"attention 'eager' does not know the gates.*attention_maps"):
             model.set_attn_implementation("eager")
 
-    def test_weights_on_disk_are_the_model_that_was_measured(self, pruned, tmp_path):
+    def test_weights_on_disk_are_the_model_that_was_measured(self, pruned, tmp_path, monkeypatch):
         model, ids, dense, loss = pruned
-        model.model.save_pretrained(tmp_path / "saved")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        model.model.save_pretrained("~/saved")
         stock = PlasticModel(tf.AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval())
         assert mean_loss(stock, ids) == pytest.approx(loss, abs=1e-5)
         model.revive(~model.active)
         assert mean_loss(model, ids) == pytest.approx(dense, abs=1e-6)  # saving changed nothing
+
+    @pytest.mark.parametrize(
+        ("architecture", "part"), [("gpt2", "transformer"), ("opt", "model"), ("opt", "model.decoder")]
+    )
+    def test_a_part_that_holds_the_layers_is_saved_as_it_was_measured(self, tmp_path, architecture, part):
+        model = PlasticModel(build(architecture))
+        mask = torch.zeros(model.shape, dtype=torch.bool)
+        mask[1, 0] = True
+        model.prune(mask)
+        model.model.get_submodule(part).save_pretrained(tmp_path)
+        written = load_file(tmp_path / "model.safetensors")
+        wanted = {name.removeprefix(f"{part}."): value for name, value in masked_weights(model.model).items()}
+        assert written
+        assert all(torch.equal(value, wanted[name]) for name, value in written.items())
+        stock = model.model
+        model.let_go()
+        assert not any("save_pretrained" in vars(module) for module in stock.modules())
 
     def test_a_copy_saves_its_own_weights(self, pruned, tmp_path):
         model, ids, dense, _loss = pruned
