@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
@@ -18,7 +17,7 @@ MOST = 8  # runs whose colours can be told apart
 class WatchConfig:
     """Arguments of the page that shows runs."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """folders of one run or of several, which are shown side by side"""
     every: float = 1.0
     """seconds between two looks at the folders"""

@@ -1,7 +1,7 @@
 "use strict";
 // What the runs have written so far, as it arrives; drawn again a moment after it changes.
 const at = id => document.getElementById(id);
-const FIRST = [/return/, /potential/, /reward/, /test_ppl/, /ppl/, /test_loss/, /loss/, /flops_kept/, /active_heads|sparsity/], SHOWN = 6, COLUMNS = 5;
+const FIRST = [/return/, /potential/, /reward/, /test_ppl/, /ppl/, /flops_kept/, /(test|train)_loss/, /rise/, /active_heads|sparsity/, /loss/], SHOWN = 6, COLUMNS = 5;
 let runs = [], state = "Connecting …", due = null, every = false, playing = null, episodeShown = "";
 
 function start(names) {

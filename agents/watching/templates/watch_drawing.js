@@ -1,7 +1,7 @@
 "use strict";
 // Drawing: curves, maps of heads, and heads by layer over time. Everything is SVG, coloured by the style sheet.
 const SVG = "http://www.w3.org/2000/svg";
-const WIDE = 360, HIGH = 170, LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 18, POINTS = 300;
+const WIDE = 360, HIGH = 170, LEFT = 50, RIGHT = 8, TOP = 8, BOTTOM = 18, POINTS = 300;
 
 function shape(kind, values, inside = null) {
   const made = document.createElementNS(SVG, kind);
@@ -27,6 +27,8 @@ function figure(number) {
   if (Number.isInteger(number)) return String(number);
   return size >= 100 ? number.toFixed(0) : size >= 10 ? number.toFixed(1) : size >= 1 ? number.toFixed(2) : number.toFixed(3);
 }
+
+function short(number) { return figure(number).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, ""); }
 
 function ticks(low, high, count) {
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
@@ -62,14 +64,14 @@ function chart(series) {
   if (y0 === y1) { const room = Math.abs(y0) * 0.1 || 1; y0 -= room; y1 += room; }
   const x = step => LEFT + (step - x0) / (x1 - x0) * (WIDE - LEFT - RIGHT);
   const y = value => HIGH - BOTTOM - (value - y0) / (y1 - y0) * (HIGH - TOP - BOTTOM);
-  for (const tick of ticks(y0, y1, 4)) {
+  for (const tick of ticks(y0, y1, 5)) {
     shape("line", { x1: LEFT, x2: WIDE - RIGHT, y1: y(tick), y2: y(tick), class: "axis" }, picture);
-    label(figure(tick), { x: LEFT - 5, y: y(tick) + 3, "text-anchor": "end" }, picture);
+    label(short(tick), { x: LEFT - 5, y: y(tick) + 3, "text-anchor": "end" }, picture);
   }
   for (const tick of ticks(x0, x1, 4)) {
     if (!Number.isInteger(tick)) continue;
     const end = x(tick) > WIDE - 24 ? "end" : "middle";
-    label(figure(tick), { x: x(tick), y: HIGH - 4, "text-anchor": end }, picture);
+    label(short(tick), { x: x(tick), y: HIGH - 4, "text-anchor": end }, picture);
   }
   for (const { run, points } of series) {
     let path = "", on = false;
