@@ -67,7 +67,10 @@ class RunLines:
                 if rows:
                     yield {"kind": "rows", "file": name, "rows": rows}
                 if bad:
-                    yield {"kind": "problem", "said": f"line {bad} of {tail.path.name} is not a row of {name}: left out"}
+                    yield {
+                        "kind": "problem",
+                        "said": f"line {bad} of {tail.path.name} is not a row of {name}: left out",
+                    }
 
 
 def _metrics(row: Any) -> Row:
@@ -93,7 +96,9 @@ def _episode(row: Any) -> Row:
         {
             "active": _grid(step["active"]),
             "note": _text(step.get("note", "")),
-            "numbers": {str(name): _number(value) for name, value in step.get("numbers", {}).items() if _is_number(value)},
+            "numbers": {
+                str(name): _number(value) for name, value in step.get("numbers", {}).items() if _is_number(value)
+            },
         }
         for step in row["steps"]
     ]

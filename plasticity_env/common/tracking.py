@@ -203,10 +203,7 @@ class Tracker:
             head_columns: As of `heads`.
         """
         count = len(steps[0].active[0]) if head_columns is None else head_columns
-        told = [
-            {"active": _short(each.active), "note": each.note, "numbers": dict(each.numbers)}
-            for each in steps
-        ]
+        told = [{"active": _short(each.active), "note": each.note, "numbers": dict(each.numbers)} for each in steps]
         row = {"global_step": int(step), "model": model, "title": title, "heads": count, "steps": told}
         self._append(EPISODES, row)
 

@@ -82,7 +82,14 @@ def test_a_line_counts_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 BAD = {
-    "metrics": ["[1]", "not JSON", '{"loss": 1}', '{"global_step": "3"}', '{"global_step": true}', '{"global_step": 1e3}'],
+    "metrics": [
+        "[1]",
+        "not JSON",
+        '{"loss": 1}',
+        '{"global_step": "3"}',
+        '{"global_step": true}',
+        '{"global_step": 1e3}',
+    ],
     "heads": [
         '{"global_step": 1, "active": []}',
         '{"global_step": 1, "active": [[1], [1, 1]]}',
@@ -113,14 +120,18 @@ def test_a_line_that_is_no_row_is_said_and_left_out(tmp_path: Path, name: str, l
 
 
 def test_numbers_that_json_lacks_are_not_passed_on(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"global_step": 1, "a": NaN, "b": 1e999, "c": true, "d": "text", "e": 1}\n')
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"global_step": 1, "a": NaN, "b": 1e999, "c": true, "d": "text", "e": 1}\n'
+    )
     assert told(RunLines(tmp_path)) == [("rows", "metrics", [{"global_step": 1, "a": None, "b": None, "e": 1.0}])]
 
 
 def test_a_cycle_from_before_there_were_heads_is_read_from_its_signals(tmp_path: Path) -> None:
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics.jsonl").touch()
-    (tmp_path / "metrics" / "signals.jsonl").write_text('{"cycle": 1, "phase": "measure", "step": 4, "active": [[1, 0]]}\n')
+    (tmp_path / "metrics" / "signals.jsonl").write_text(
+        '{"cycle": 1, "phase": "measure", "step": 4, "active": [[1, 0]]}\n'
+    )
     assert told(RunLines(tmp_path)) == [
         ("rows", "heads", [{"global_step": 4, "model": "", "heads": 2, "active": [[1.0, 0.0]]}])
     ]

@@ -98,7 +98,11 @@ def test_the_page_keeps_names_as_text_and_its_files_are_its_own(url: str) -> Non
     assert page.headers["content-security-policy"] == POLICY
     assert HOSTILE[:8] not in page.text.replace('<script src="watch', "")
     assert "first &lt;script&gt;" in page.text
-    for name, kind in (("watch.css", "text/css"), ("watch.js", "text/javascript"), ("watch_drawing.js", "text/javascript")):
+    for name, kind in (
+        ("watch.css", "text/css"),
+        ("watch.js", "text/javascript"),
+        ("watch_drawing.js", "text/javascript"),
+    ):
         assert httpx.get(f"{url}/{name}").headers["content-type"].startswith(kind)
         assert name in page.text
     assert httpx.get(f"{url}/../metrics.jsonl").status_code == 404
@@ -169,6 +173,8 @@ async def _look(url: str, tracker: Tracker, tmp_path: Path, width: int, dark: bo
         colours = await tab.says("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
         assert (max(colours) < 128) == dark
         assert await tab.says("document.documentElement.scrollWidth <= innerWidth")
-        await tab.says("const f = document.getElementById('filter'); f.value = 'RETURN'; f.dispatchEvent(new Event('input'))")
+        await tab.says(
+            "const f = document.getElementById('filter'); f.value = 'RETURN'; f.dispatchEvent(new Event('input'))"
+        )
         assert await tab.says("document.querySelectorAll('#curves figure').length") == 1
         assert tab.complaints == []
