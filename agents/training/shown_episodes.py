@@ -85,7 +85,7 @@ class ShownEpisodes:
 
     @property
     def end(self) -> int:
-        """The step of what is played when the training is over: one more than its last, so that a resume at the end forgets it."""
+        """The step of what is played when the training is over: one more than its last, which a resume at the end forgets."""
         return self._last + 1
 
     def _due(self, step: int) -> int:

@@ -40,7 +40,7 @@ def train(config: TrainConfig) -> Path:
         config: Arguments.
 
     Returns:
-        The folder: ``config.yaml``, ``metrics.jsonl``, ``heads.jsonl``, ``episodes.jsonl``, ``decisions.jsonl``, ``tensorboard/``, ``controller/``, ``checkpoint.pt``, W&B if on.
+        The folder: ``config.yaml``, the files of a `Tracker`, ``controller/``, ``checkpoint.pt``.
 
     Raises:
         InputError: Arguments that cannot be used, before anything is written, or another process is at work in the folder.

@@ -158,15 +158,19 @@ def objective(trial: optuna.Trial, base: TrainConfig, config: StudyConfig) -> fl
     envs = make_environments(training)
     name = f"trial_{trial.number:04d}"
     folder = Path(tempfile.mkdtemp(prefix="trial_", dir=config.output_dir))
+    ended = False
     try:
         with tracker_of(config, config.output_dir / TRIALS / name, "trial", plain(training)) as tracker:
-            find_agent(training.agent).learner(training, envs).learn(folder, report)
-    except FloatingPointError as error:
-        raise optuna.TrialPruned from error
+            try:
+                find_agent(training.agent).learner(training, envs).learn(folder, report)
+            except (FloatingPointError, optuna.TrialPruned):  # the run itself did not fail
+                ended = True
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for env in envs:
             env.close()
+    if ended:
+        raise optuna.TrialPruned
     if not returns or not np.isfinite(returns[-1]):
         raise optuna.TrialPruned
     return _value(returns)

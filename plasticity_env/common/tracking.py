@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.files import LineFile, naming, write_text
+from plasticity_env.common.files import LineFile, write_text
 from plasticity_env.common.packages import missing
 from plasticity_env.common.tensorboard_run import TensorBoardRun
 from plasticity_env.common.wandb_run import WandbPlace, WandbRun, group_of, resolve_mode, use_writable_home
@@ -110,8 +110,9 @@ def _short(grid: Sequence[Sequence[float]]) -> list[list[float]]:
 class Tracker:
     """Writes a run's metrics to its folder, and to TensorBoard and W&B where the options say so.
 
-    In the folder: ``config.json``, ``metrics.jsonl``, ``heads.jsonl`` and ``episodes.jsonl`` (a row a call of `log`, `heads` and
-    `episode`), ``NAME.jsonl`` (one for each `table`), ``tensorboard/`` and ``wandb/`` with ``wandb_run.json``, the identity that a resumed run takes up again.
+    In the folder: ``config.json``, ``metrics.jsonl``, ``heads.jsonl`` and ``episodes.jsonl`` (a row a call of `log`, `heads`
+    and `episode`), ``NAME.jsonl`` (one for each `table`), ``tensorboard/`` and ``wandb/`` with ``wandb_run.json``, the identity
+    that a resumed run takes up again.
 
     Args:
         folder: The run's folder; made if missing.
@@ -256,8 +257,8 @@ class Tracker:
     def artifact(self, part: str, path: Path) -> None:
         """Store a file or a folder as a W&B artifact; without W&B there is nothing to do.
 
-        It is called ``PROGRAM-PART``, as ``train-controller`` and ``cycle-dashboard``, and its type is the part; its version has the
-        aliases ``latest`` and the run's name. Where W&B cannot take it, one line says so: the files themselves are there.
+        It is called ``PROGRAM-PART``, as ``train-controller`` and ``cycle-dashboard``, and its type is the part; its version
+        has the aliases ``latest`` and the run's name. Where W&B cannot take it, one line says so: the files themselves are there.
 
         Args:
             part: What it is of the run: ``"controller"``, ``"dashboard"``, ``"model"``, ...

@@ -1,4 +1,4 @@
-"""What a run of the cycle sends where its numbers go: heads after each phase, the run as an episode, decisions, what it leaves."""
+"""What a run of the cycle sends where its numbers go: heads after each phase, an episode, decisions, what it leaves."""
 
 from __future__ import annotations
 

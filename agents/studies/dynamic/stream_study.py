@@ -156,7 +156,12 @@ def stream_decisions(rows: list[dict[str, Any]]) -> list[list[Any]]:
 
 
 def play_stream(env: StreamEnv, arm: Arm, seed: int) -> tuple[dict[str, Any], list[EpisodeStep]]:
-    """Mean rise of the loss over the dense model, mean FLOPs kept (billed ones included), return, every chunk's rise; and steps."""
+    """Play one stream.
+
+    Returns:
+        Its row (mean rise of the loss over the dense model, mean FLOPs kept with billed ones, return, every chunk's rise), and
+        its chunks as steps.
+    """
     observation, info = env.reset(seed=seed)
     arm.start(env)
     rises, kept, told, steps, total, over = [], [], [], [], 0.0, False
