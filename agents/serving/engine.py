@@ -39,7 +39,7 @@ class Engine:
         tokenizer: PreTrainedTokenizerBase,
         *,
         prefix_tokens: int = PREFIX,
-        prefix_structure: int | str = 0,
+        prefix_structure: int | str | None = None,
         switch_every: int | None = None,
         compacted: bool = False,
     ) -> None:

@@ -20,10 +20,12 @@ class HeardRouter:
     Attributes:
         wanted: Structures that the requests of the batch ask for, None where the router is to pick.
         heard: Is told the (B,) numbers after each pick.
+        prefix_structure: Under which structure the prefixes ran that the other router knows; None where any will do.
     """
 
     def __init__(self, router: Router) -> None:
         self._router = router
+        self.prefix_structure: int | None = getattr(router, "prefix_structure", None)
         self.wanted: Sequence[int | None] = ()
         self.heard: Callable[[Tensor], None] = lambda picked: None
 

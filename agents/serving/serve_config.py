@@ -31,8 +31,9 @@ class ServeConfig:
     """blocks of MLP neurons a layer that are units beside the heads, as the bank was fitted"""
     prefix_tokens: int = 32
     """tokens of a prompt that the router reads"""
-    prefix_structure: str = "dense"
-    """structure that these tokens run under: dense, mixture@0.5, ..."""
+    prefix_structure: str | None = None
+    """structure that these tokens run under: dense, mixture@0.5, ...; unset: the mixture's where the bank knows
+    prefixes under it and no learned router picks, else dense"""
     switch_every: int | None = None
     """pick again after each so many new tokens; unset: once a request"""
     compacted: bool = False
@@ -74,6 +75,11 @@ class ServeConfig:
                 raise InputError("--price is for a learned router: name one with --router FOLDER")
         if self.router is not None and self.share is not None:
             raise InputError("--share is for the router that looks for the nearest texts: leave it or --router out")
+        if self.router is not None and self.prefix_structure not in (None, "dense"):
+            raise InputError(
+                f"a learned router knows dense prefixes only, got --prefix_structure {self.prefix_structure}: leave it "
+                "or --router out"
+            )
         if self.port > 65535:
             raise InputError(f"port must lie in [0, 65535], got {self.port}: 0 takes a free one")
         if self.compacted and self.switch_every is not None:

@@ -21,8 +21,8 @@ from plasticity_env.agents.serving.worker import Worker
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.controllers.routers.learned_router import LearnedRouter
 from plasticity_env.data.text import pack
-from plasticity_env.dynamic.bank import StructureBank
-from plasticity_env.dynamic.fitting import build_bank
+from plasticity_env.dynamic.bank import DENSE, StructureBank
+from plasticity_env.dynamic.fitting import MIXTURE, build_bank
 from plasticity_env.dynamic.nearest import NearestTexts
 from plasticity_env.dynamic.routed_model import Router
 from plasticity_env.model.embedded import embedded_models
@@ -107,7 +107,10 @@ def demo_bank(loaded: LoadedModel, blocks: int = DEMO_BLOCKS) -> StructureBank:
 def _router(bank: StructureBank, config: ServeConfig) -> Router:
     if config.router is not None:
         return LearnedRouter.load(config.router, config.price, bank)
-    return NearestTexts(bank, _share(bank, config.share))
+    share = _share(bank, config.share)
+    mixture = f"{MIXTURE}@{share:g}"
+    under = config.prefix_structure or (mixture if mixture in bank.pruned_prefixes else DENSE)
+    return NearestTexts(bank, share, under)
 
 
 def _share(bank: StructureBank, share: float | None) -> float:

@@ -48,6 +48,7 @@ class LearnedRouter(RoutePlayer):
     """
 
     name = "learned"
+    prefix_structure = 0  # route tables hold what dense prefixes tell
 
     def __init__(
         self,

@@ -27,6 +27,9 @@ class NearestTexts:
         false_alarms: Send texts to the mixture's structure that are no kind's: those that lie farther from all kinds than this
             share of the bank's own texts do, each seen from the others (four folds). None: there are no such texts.
 
+    Attributes:
+        prefix_structure: The number of ``under``.
+
     Raises:
         InputError: The bank has structures of several shares and none was named, or kinds without prefixes.
     """
@@ -44,6 +47,7 @@ class NearestTexts:
                 shares = ", ".join(f"{share:g}" for share in bank.shares) or "none"
                 raise InputError(f"the bank has structures of the shares {shares}: say which, as bank.only(0.3)")
             share = bank.shares[0]
+        self.prefix_structure = bank.index(under)
         self._distances = TextDistances(bank, under)
         self.labels = self._distances.labels
         if not self.labels:

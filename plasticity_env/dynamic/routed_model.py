@@ -26,7 +26,10 @@ PREFIX = 32
 
 
 class Router(Protocol):
-    """Picks structures."""
+    """Picks structures.
+
+    One that compares prefixes with others says under which structure those ran in an attribute ``prefix_structure``.
+    """
 
     def pick(self, view: PrefixView) -> Tensor:
         """(B,) numbers of structures for B texts, from what their first tokens tell."""
@@ -59,15 +62,15 @@ class RoutedModel:
         bank: Structures of a model. Those of several shares need a router that chooses among them.
         router: Picks; None: the structure whose texts begin most alike (`NearestTexts`), of the share that the bank has.
         prefix_tokens: P.
-        prefix_structure: Under which structure the prefix runs, a name or number. None: where the router is the bank's own, the
-            mixture's, which is the better one at equal FLOPs; the dense one (0) where the bank has none or a router is given.
+        prefix_structure: Under which structure the prefix runs, a name or number. None: the one that the router knows prefixes
+            under; where the router is the bank's own, the mixture's, which is the better one at equal FLOPs; else the dense one.
         switch_every: Pick anew after each so many generated tokens, from what they tell; None: once a request.
 
     Attributes:
         last: How the last call ran its requests.
 
     Raises:
-        InputError: No such structure, or a number below 1.
+        InputError: No such structure, a number below 1, or a router that knows prefixes under another structure.
     """
 
     def __init__(
@@ -83,12 +86,18 @@ class RoutedModel:
         if switch_every is not None:
             check_least("switch_every", switch_every, 1)
         self.bank, self.model = bank, bank.model
+        known: int | None = getattr(router, "prefix_structure", None)  # a router may look at any prefix
         if prefix_structure is None:
             mixtures = [name for name in bank.pruned_prefixes if router is None and len(bank.shares) == 1]
-            prefix_structure = mixtures[0] if mixtures else 0
+            prefix_structure = mixtures[0] if mixtures else known or 0
         self.router: Router = NearestTexts(bank, under=prefix_structure) if router is None else router
         self.prefix_tokens, self.switch_every = prefix_tokens, switch_every
         self.prefix_structure = bank.index(prefix_structure)
+        if known is not None and known != self.prefix_structure:
+            raise InputError(
+                f"prefix_structure is {bank[self.prefix_structure].name!r}, but this router knows prefixes that ran under "
+                f"{bank[known].name!r}: leave prefix_structure out, or pass a router made for it"
+            )
         self.reader = PrefixReader(self.model)
         self.last: Routing | None = None
         self._routes = TokenRoutes(self.model, list(bank))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +14,13 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from plasticity_env.common.errors import InputError, check_least, first_line
 from plasticity_env.common.hub import hub_or_cache
 from plasticity_env.common.values import user_path
 from plasticity_env.model.contexts import in_plain_mode
 from plasticity_env.model.embedded import MODELS_FOLDER, embedded_models
-from plasticity_env.model.loading_remarks import remarks_held_back
+from plasticity_env.model.loading_remarks import remarks_held_back, without_bars
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 
@@ -157,18 +155,6 @@ def _forget_quantization(model: Any) -> None:
     ):
         for name in names:
             vars(owner).pop(name, None)
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars quiet: they would tear this package's."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def check_device(device: str | torch.device) -> torch.device:

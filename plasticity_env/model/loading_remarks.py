@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from transformers.utils import logging as library_logging
+
 
 class _Kept(logging.Handler):
     """Keeps records instead of writing them."""
@@ -38,3 +40,15 @@ def remarks_held_back() -> Iterator[None]:
     for record in kept.records:
         for handler in before:
             handler.handle(record)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars quiet: they would tear this package's."""
+    shown = library_logging.is_progress_bar_enabled()
+    library_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            library_logging.enable_progress_bar()

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.serials import next_serial
 from plasticity_env.model.applied_repairs import AppliedRepairs, OutputRepair
+from plasticity_env.model.checkpoint_writing import write_plastic
 from plasticity_env.model.compact.build import compact
 from plasticity_env.model.frozen_training import frozen_pieces, zero_moments
 from plasticity_env.model.gated_model import GatedModel
@@ -105,6 +106,12 @@ class PlasticModel(GatedModel):
         self.neuron_order = "stored"  # whatever it was, these weights store their own
         self.weights_changed()
         return result
+
+    def save_pretrained(self, save_directory: Any, *args: Any, plastic: bool = False, **kwargs: Any) -> Any:
+        """As `GatedModel.save_pretrained`; ``plastic=True``: as `plasticity_env.save_plastic`, with its arguments."""
+        if plastic:
+            return write_plastic(self, save_directory, *args, **kwargs)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PlasticModel:
         """Move what lies outside the parameters along with them (``.to(device)``, ``.half()``)."""

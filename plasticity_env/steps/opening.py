@@ -15,8 +15,8 @@ from plasticity_env.common import cli
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.places import check_place
 from plasticity_env.functional.functions import evaluate_model
+from plasticity_env.model.checkpoint_writing import SUFFIXES
 from plasticity_env.model.checkpoints import (
-    SUFFIXES,
     Checkpoint,
     is_checkpoint,
     is_own_file,

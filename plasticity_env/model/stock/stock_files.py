@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.model.layouts import AttentionBlock, HeadSlice, MlpBlock, attention_blocks, cut_mlps
-from plasticity_env.model.loading import without_bars
+from plasticity_env.model.loading_remarks import without_bars
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.model.stock.stock_configs import Sizes, find_skeleton
 from plasticity_env.model.stock.uniform import block_count, group_shape

@@ -183,6 +183,9 @@ def test_the_prefix_may_run_under_the_mixture(ids: torch.Tensor) -> None:
     plain = StructureBank(bank.model, list(bank)[1:], bank.prefixes)
     assert RoutedModel(plain).prefix_structure == 0
     assert RoutedModel(bank, NearestTexts(bank)).prefix_structure == 0
+    assert RoutedModel(bank, NearestTexts(bank, under=number)).prefix_structure == number
+    with pytest.raises(InputError, match=r"is 'mixture@0\.5', but this router knows prefixes that ran under 'dense'"):
+        RoutedModel(bank, NearestTexts(bank), prefix_structure="mixture@0.5")
     with pytest.raises(InputError, match=r"no prefixes that ran under 'mixture@0\.5'"):
         RoutedModel(plain, prefix_structure="mixture@0.5")
 

@@ -221,3 +221,21 @@ def test_notes_and_the_state_of_training_stay_beside_the_model(tmp_path, where):
     save_plastic(model, tmp_path / where)  # over it: nothing of it is left
     found = load_checkpoint(tmp_path / where)
     assert (found.notes, found.training) == ({}, None)
+
+
+def test_save_pretrained_with_the_flag_keeps_the_mask_and_without_it_writes_a_stock_folder(tmp_path):
+    model = lived()
+    logits = model(IDS).logits
+    model.save_pretrained(tmp_path / "plastic", plastic=True, name="mine", notes={"why": "test"})
+    again = load_checkpoint(tmp_path / "plastic", name="mine")
+    assert same(model, again.loaded.model) == []
+    assert again.notes == {"why": "test"}
+    model.save_pretrained(tmp_path / "stock")
+    assert is_checkpoint(tmp_path / "plastic")
+    assert not is_checkpoint(tmp_path / "stock")
+    for folder in ("plastic", "stock"):
+        stock = tf.AutoModelForCausalLM.from_pretrained(tmp_path / folder).eval()
+        torch.testing.assert_close(stock(IDS).logits, logits, atol=1e-5, rtol=1e-5)
+    with pytest.raises(TypeError, match="safe_serialization"):
+        model.save_pretrained(tmp_path / "other", plastic=True, safe_serialization=True)
+    assert not (tmp_path / "other").exists()
