@@ -1,8 +1,8 @@
 "use strict";
 // What the runs have written so far, as it arrives; drawn again a moment after it changes.
 const at = id => document.getElementById(id);
-const FIRST = [/return/, /potential/, /reward/, /test_ppl/, /ppl/, /flops_kept/, /(test|train)_loss/, /rise/, /active_heads|sparsity/, /loss/], SHOWN = 6, COLUMNS = 5;
-let runs = [], state = "Connecting …", due = null, every = false, playing = null, episodeShown = "";
+const FIRST = [/return/, /potential/, /reward(?!_)/, /test_ppl/, /ppl/, /flops_kept/, /(test|train)_loss/, /rise/, /active_heads|sparsity/, /loss/], SHOWN = 6, COLUMNS = 5;
+let runs = [], state = "Connecting …", due = null, every = false, playing = null;
 
 function start(names) {
   runs = names.map(name => ({ name, metrics: new Map(), last: null, rows: 0, heads: new Map(), episodes: new Map() }));
@@ -44,7 +44,10 @@ function add(run, file, row) {
 }
 
 function names() {
-  const rank = name => { const found = FIRST.findIndex(part => part.test(name)); return found < 0 ? FIRST.length : found; };
+  const rank = name => {
+    const found = FIRST.findIndex(part => part.test(name));
+    return (found < 0 ? FIRST.length : found) + (name.startsWith("control/") ? 0.5 : 0);
+  };
   return [...new Set(runs.flatMap(run => [...run.metrics.keys()]))].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
 }
 
@@ -133,10 +136,9 @@ function drawEpisodes() {
   const found = cards("episodes"), slider = at("at");
   at("episode-part").hidden = !found.length;
   if (!found.length) return;
-  const newest = found.map(one => `${one.run} ${one.model} ${one.value.global_step} ${one.value.steps.length}`).join(";");
+  const follows = Number(slider.value) >= Number(slider.max) && playing === null;
   slider.max = Math.max(...found.map(one => one.value.steps.length)) - 1;
-  if (newest !== episodeShown && playing === null && !episodeShown) slider.value = slider.max;
-  episodeShown = newest;
+  if (follows) slider.value = slider.max;
   const step = Number(slider.value);
   slider.setAttribute("aria-valuetext", at("at-says").textContent = `${step} of ${slider.max}`);
   at("episodes").replaceChildren(...found.map(({ run, model, value }) => {
