@@ -92,7 +92,7 @@ def _signals(row: Any) -> Row:
 
 
 def _episode(row: Any) -> Row:
-    steps = [
+    steps: list[Row] = [
         {
             "active": _grid(step["active"]),
             "note": _text(step.get("note", "")),
