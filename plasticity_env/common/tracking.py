@@ -301,13 +301,18 @@ class Tracker:
         for file in self._files.values():
             file.close()
 
+    def settle(self) -> None:
+        """End the rows and TensorBoard's files: nothing but artifacts may follow. Safe to call twice."""
+        self._close_files()
+        board, self._tensorboard = self._tensorboard, None
+        if board:
+            board.close()
+
     def close(self, failed: bool = False) -> None:
         """End the run; after offline W&B, print the command that uploads it. Safe to call twice."""
-        self._close_files()
         wandb, self._wandb = self._wandb, None
         try:
-            if self._tensorboard:
-                self._tensorboard.close()
+            self.settle()
         finally:
             if wandb:
                 wandb.close(failed)

@@ -326,6 +326,7 @@ class NeuralPlasticityExperiment:
         self._pages.draw()
         self._pages.track(self._tracker, self.cycle.step)
         track_decisions(self._tracker, self.folder)
+        self._tracker.settle()
         self._writer.status("finished", finished=_now())
         self._pages.finish()  # all other files are there now, so that the page lists them
         track_artifacts(self._tracker, self.folder)
