@@ -93,9 +93,9 @@ class Part:
 
     Attributes:
         name: What it does.
-        flops: Of all devices together.
+        flops: FLOPs of all devices together.
         gib: What has to be held for it, all devices together.
-        seconds: By the roofline.
+        seconds: Seconds by the roofline.
     """
 
     name: str

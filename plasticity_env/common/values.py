@@ -113,7 +113,7 @@ def count_of(name: str, said: str) -> int:
         said: What was written.
 
     Raises:
-        InputError: Not such a count, or none of at least 1.
+        InputError: If it is no such count, or less than 1.
     """
     found = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)([kM]?)", said.strip())
     count = round(float(found[1].replace("_", "")) * {"": 1, "k": 1_000, "M": 1_000_000}[found[2]]) if found else 0

@@ -63,7 +63,7 @@ def resolve_mode(flag: str | None) -> str:
         ``"online"``, ``"offline"`` or ``"disabled"``.
 
     Raises:
-        InputError: Not a mode.
+        InputError: If it is no mode.
     """
     asked = check_mode(flag)
     if asked is None:
@@ -78,7 +78,7 @@ def check_mode(flag: str | None) -> str | None:
     """The W&B mode that is asked for, by the flag or WANDB_MODE; None where neither says one.
 
     Raises:
-        InputError: Not a mode.
+        InputError: If it is no mode.
     """
     asked = flag or os.environ.get("WANDB_MODE") or None
     if asked is not None and asked not in MODES:
@@ -138,9 +138,9 @@ class WandbRun:
     What W&B cannot take is said in one line, and the run goes on.
 
     Args:
-        folder: Of the run.
-        config: Its arguments, as strict JSON can hold them.
-        place: Where it stands on W&B.
+        folder: Folder of the run.
+        config: Arguments of the run, as strict JSON can hold them.
+        place: Project, name, group and kind of job on W&B.
         mode: "online" or "offline".
 
     Raises:

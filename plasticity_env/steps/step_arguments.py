@@ -34,7 +34,7 @@ def with_text(settings: S, model_name: str) -> S:
 
 @dataclass(frozen=True)
 class StepText(TextSettings):
-    """Which text a step reads."""
+    """The text that a step reads."""
 
     dataset: str = ""
     """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: that of the previous step, otherwise shakespeare
