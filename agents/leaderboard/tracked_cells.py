@@ -15,8 +15,8 @@ def track_cell(tracker: Tracker, cell: Cell, number: int) -> None:
     """Write a cell that was played.
 
     Args:
-        tracker: Of the leaderboard.
-        cell: The cell.
+        tracker: The leaderboard's tracker.
+        cell: The cell that was played.
         number: Its place in the file, from 1.
     """
     rise = float(cell.deltas.mean())

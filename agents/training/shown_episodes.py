@@ -38,9 +38,9 @@ def play_shown(controller: ANNController, env: Any, options: dict[str, float]) -
     """Play an episode.
 
     Args:
-        controller: Who acts.
-        env: Where; without wrappers.
-        options: Of the reset.
+        controller: Controller that acts.
+        env: Environment to play in, without wrappers.
+        options: Options of the reset.
 
     Returns:
         The start and each step, and the edits that each step made.
@@ -70,8 +70,8 @@ class ShownEpisodes:
     """Plays and writes them; what is trained does not notice, since each is played in a fork.
 
     Args:
-        config: Of the training.
-        envs: Its environments.
+        config: Arguments of the training.
+        envs: Environments of the training.
         tracker: Gets the episodes, and the heads that are left after each.
         start: Environment steps that lie behind.
     """

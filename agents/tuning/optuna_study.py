@@ -180,8 +180,8 @@ def tracker_of(config: StudyConfig, folder: Path, program: str, arguments: dict[
     """Where a trial's numbers go, or the study's own: in one group, which is called as the study's folder is.
 
     Args:
-        config: Of the study.
-        folder: The run's.
+        config: Arguments of the study.
+        folder: Folder of the run.
         program: "trial" or "tune".
         arguments: What was decided before the run.
     """

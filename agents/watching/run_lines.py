@@ -22,7 +22,7 @@ class RunLines:
     """Reads a run's files again and again.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
 
     Raises:
         InputError: Nothing was ever logged there.

@@ -62,7 +62,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     """What runs are called: as much of the end of their paths as tells them apart; two that are one folder get a number.
 
     Args:
-        folders: Of the runs.
+        folders: Folders of the runs.
     """
     paths = [folder.resolve() for folder in folders]
     for length in range(1, max(len(path.parts) for path in paths) + 1):

@@ -120,8 +120,8 @@ class WandbPlace:
     """Where a run stands on W&B.
 
     Attributes:
-        project: The project.
-        name: Of the run.
+        project: Name of the project.
+        name: Name of the run.
         group: What it belongs to: a sweep or a study.
         job_type: What runs, for example "train".
     """

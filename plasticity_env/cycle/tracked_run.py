@@ -19,12 +19,12 @@ def track_phase(
     """Write what is left after a phase; a cycle's last one ends an episode.
 
     Args:
-        tracker: Of the run.
-        folder: Of the run, whose record holds this phase.
+        tracker: The run's tracker.
+        folder: Folder of the run, whose record holds this phase.
         loaded: The model as it is.
         found: What the phase's evaluation found.
         step: Optimizer steps so far.
-        phase: Its name.
+        phase: Name of the phase.
     """
     model = loaded.model
     tracker.log(found, step)

@@ -134,9 +134,9 @@ def track_stream(tracker: Tracker, row: dict[str, Any], steps: list[EpisodeStep]
     """Write a stream that an arm followed; its heads are the share of the chunks that each ran on.
 
     Args:
-        tracker: Of the study.
-        row: What it came to.
-        steps: Its chunks.
+        tracker: The study's tracker.
+        row: Row of the stream.
+        steps: Chunks of the stream.
         heads: Columns that are heads.
     """
     arm, seed = row["arm"], row["seed"]
