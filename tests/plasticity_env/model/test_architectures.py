@@ -296,10 +296,14 @@ class TestRefused:
         before = dict(LAYOUTS)
         try:
             register_layout(name, BY_HAND[name])
+            model = self.model(name)
+            if type(model)._can_set_attn_implementation():  # GPT-J from transformers 5.24 on: it proves itself
+                PlasticModel(model)
+                return
             with pytest.raises(
                 InputError, match=r"computes its attention itself, not through transformers' attention interface"
             ):
-                PlasticModel(self.model(name))
+                PlasticModel(model)
         finally:
             LAYOUTS.clear()
             LAYOUTS.update(before)
@@ -308,6 +312,7 @@ class TestRefused:
 @pytest.mark.slow
 @NEW
 def test_exports_load_as_stock_models(name, tmp_path):
+    """Slow: two exports of every architecture, written, loaded and compared."""
     for form, mask in (("masked", UNEVEN), ("uniform", torch.tensor([[False, False, True, True]] * 2))):
         model = pruned(name, mask)
         if form == "uniform" and sayable_counts(model.config, dense_sizes(model)) == [4]:

@@ -34,10 +34,11 @@ def random_model(config):
     return tf.AutoModelForCausalLM.from_config(config).eval()
 
 
-def gptj():
-    register_layout("gptj", Layout("transformer.h", "attn", "out_proj", "separate", QKV, "mlp", ("fc_in",), "fc_out"))
-    config = tf.GPTJConfig(vocab_size=97, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=64, eos_token_id=0)
-    return random_model(config)
+def bloom():
+    fused = ("interleaved", ("query_key_value",))
+    mlp = ("mlp", ("dense_h_to_4h",), "dense_4h_to_h")
+    register_layout("bloom", Layout("transformer.h", "self_attention", "dense", *fused, *mlp))
+    return random_model(tf.BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4))
 
 
 def unknown_argument():
@@ -76,7 +77,7 @@ def tuples():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (gptj, r"GPTJForCausalLM computes its attention itself"),
+        (bloom, r"BloomForCausalLM computes its attention itself"),
         (
             unknown_argument,
             r"attention of LlamaForCausalLM is handed 'temperatures', which the gated attention does not",
