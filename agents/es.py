@@ -27,7 +27,7 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import write_text
 from plasticity_env.common.packages import require
 from plasticity_env.common.progress import Progress
-from plasticity_env.common.tracking import new_run_folder
+from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.base import as_scores
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
@@ -70,7 +70,11 @@ def search(config: ESConfig, folder: Path | None) -> LinearSearch:
             found.folder = new_run_folder("es")
         else:
             found.resume()
-        found.run()
+        begun, lines = found.steps > 0, TrackingOptions(tensorboard=False)
+        with Tracker(found.folder, plain(config), lines, resume=begun, program="es") as tracker:
+            if begun:
+                tracker.rewind(found.steps)
+            found.run(lambda step, metrics: tracker.log(metrics, step))
     return found
 
 

@@ -17,7 +17,14 @@ CYCLE = (
 )
 ONLINE = [word.replace("--analysis_steps", "--analyze_steps") for word in CYCLE]
 RECORD = ("metrics/*.jsonl", "metrics.jsonl", "pruning_events.json")
-TRAINED = ("metrics.jsonl", "head_edits.jsonl", "checkpoint.pt", "controller/controller.*")
+TRAINED = (
+    "metrics.jsonl",
+    "heads.jsonl",
+    "episodes.jsonl",
+    "decisions.jsonl",
+    "checkpoint.pt",
+    "controller/controller.*",
+)
 
 
 @dataclass(frozen=True)

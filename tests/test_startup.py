@@ -51,7 +51,7 @@ import sys, io
 from contextlib import redirect_stdout
 from plasticity_env.__main__ import main
 from plasticity_env.agents.commands.command_table import command_names
-for name in sorted(command_names(), key=lambda name: name in ("bank", "es", "record")):  # tuples come last
+for name in sorted(command_names(), key=lambda name: name in ("bank", "es", "record", "watch")):  # tuples come last
     page = io.StringIO()
     try:
         with redirect_stdout(page):
@@ -59,7 +59,7 @@ for name in sorted(command_names(), key=lambda name: name in ("bank", "es", "rec
     except SystemExit as stop:
         assert stop.code == 0
     assert "usage: plasticity " + name in page.getvalue(), name
-    assert name in ("bank", "es", "record") or {SLOW_TO_PARSE!r} not in sys.modules, name
+    assert name in ("bank", "es", "record", "watch") or {SLOW_TO_PARSE!r} not in sys.modules, name
     assert not [each for each in {HEAVY} if each in sys.modules], name
 print("ok")
 """

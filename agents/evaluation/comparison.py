@@ -88,7 +88,7 @@ def _compare(config: CompareConfig, after_each: Callable[[], object] | None) -> 
     rows: list[Row] = []
     written: dict[str, Any] = {}
     with (
-        Tracker(folder, plain(config), config.tracking) as tracker,
+        Tracker(folder, plain(config), config.tracking, program="evaluate") as tracker,
         Progress("evaluating", len(players) * len(repairs)) as progress,
     ):
         for arena in arenas:
@@ -96,6 +96,7 @@ def _compare(config: CompareConfig, after_each: Callable[[], object] | None) -> 
                 for row in arena.play(name, options, label):
                     rows.append(row)
                     tracker.log(_metrics(row), len(rows))
+                    tracker.heads(row.active, len(rows), f"{row.controller}/{row.repair}", loaded.model.heads)
                 written = results_json(arena, rows, cli.command(), cli.machine())
                 write_text(folder / "results.json", json.dumps(written, indent=1))
                 progress.advance(1, perplexity=rows[-1].test_ppl)

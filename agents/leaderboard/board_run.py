@@ -20,6 +20,7 @@ from plasticity_env.agents.leaderboard.report.board_tables import (
 from plasticity_env.agents.leaderboard.report.labels import label
 from plasticity_env.agents.leaderboard.statistics import Results
 from plasticity_env.agents.leaderboard.submissions import play_submission, read_submission
+from plasticity_env.agents.leaderboard.tracked_cells import CELL_DECISIONS, cell_decisions, track_cell
 from plasticity_env.agents.leaderboard.workers import Job, open_all, play_all
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill, plain
@@ -50,24 +51,31 @@ def _leaderboard(config: LeaderboardConfig) -> str:
     _check_versus(config, {player.text for player in [*prints, *guests]} | {cell.player for cell in file.read()})
     replayed = list(map(config.rules, cli.words(config.models))) if guests else []
     open_all([*(job.rules for job in jobs), *replayed], stay=config.workers == 1 and config.ray_address is None)
-    total = sum(len(job.shares) for job in jobs)
-    if total:
-        print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
-    for done, line in enumerate(play_all(jobs, config.workers, config.ray_address), 1):
-        file.append(line)
-        print(f"{done}/{total} {_line(parse(line))}", file=sys.stderr)
-    for cell in _submitted(config, guests):
-        file.append(row(cell))
-        print(f"replayed {_line(cell)}", file=sys.stderr)
-    prints |= fingerprints(guest for guest in guests if not guest.is_entry_point)
-    shares = cli.numbers(config.shares, "shares")
-    cells = [cell for cell in file.read() if cell.share in shares and cell.seed < config.seeds]
-    if not cells:
+    total, shares = sum(len(job.shares) for job in jobs), cli.numbers(config.shares, "shares")
+
+    def asked_for() -> list[Cell]:
+        return [cell for cell in file.read() if cell.share in shares and cell.seed < config.seeds]
+
+    if not total and not guests and not asked_for():
         raise InputError(
             f"{str(config.output)!r} holds no cell of the shares {config.shares} and {config.seeds} draws, and nothing was to be "
             "played: name --players, or the file of an earlier run"
         )
-    return publish(current_cells(cells, prints), config)
+    if total:
+        print(f"{cli.machine()}; {total} cells to play", file=sys.stderr)
+    with Tracker(config.place, plain(config), config.tracking, resume=True, program="leaderboard") as tracker:
+        before = len(file.read())
+        for done, line in enumerate(play_all(jobs, config.workers, config.ray_address), 1):
+            file.append(line)
+            cell = parse(line)
+            track_cell(tracker, cell, before + done)
+            print(f"{done}/{total} {_line(cell)}", file=sys.stderr)
+        for number, cell in enumerate(_submitted(config, guests), before + total + 1):
+            file.append(row(cell))
+            track_cell(tracker, cell, number)
+            print(f"replayed {_line(cell)}", file=sys.stderr)
+        prints |= fingerprints(guest for guest in guests if not guest.is_entry_point)
+        return publish(current_cells(asked_for(), prints), config, tracker)
 
 
 def fingerprints(players: Iterable[Player]) -> dict[Player, str]:
@@ -89,22 +97,23 @@ def current_cells(cells: Sequence[Cell], prints: Mapping[Player, str]) -> list[C
     return [cell for cell in cells if current.get(cell.player, cell.fingerprint) == cell.fingerprint]
 
 
-def publish(cells: list[Cell], config: LeaderboardConfig) -> str:
-    """Write the page, the documentation if asked for, and the table; returns the tables as text."""
+def publish(cells: list[Cell], config: LeaderboardConfig, tracker: Tracker) -> str:
+    """Write the page, the documentation if asked for, and the tables; returns the tables as text."""
     text = report(cells, [read_player(name).text for name in cli.words(config.versus)])
     boards, _ = results_of(cells)
     named = titles(results.board for results in boards)
+    page = config.page or config.place / "leaderboard.html"
     if boards:
-        page = config.page or config.place / "leaderboard.html"
         write_leaderboard(page, boards, aggregates_of(boards), cli.command())
     if config.docs is not None:
         write_docs(config.docs, text, cli.command())
-    with Tracker(config.place, plain(config), config.tracking, resume=True) as tracker:
-        columns = ["board", "player", "share", "test_ppl", "test_ppl_std", "delta_nll", "flops_kept", "evaluations"]
-        columns += ["area_ratio", "area_ratio_low", "area_ratio_high", "validated"]
-        tracker.table(
-            "leaderboard", columns, [line for results in boards for line in table_rows(results, named[results.board])]
-        )
+    columns = ["board", "player", "share", "test_ppl", "test_ppl_std", "delta_nll", "flops_kept", "evaluations"]
+    columns += ["area_ratio", "area_ratio_low", "area_ratio_high", "validated"]
+    lines = [line for results in boards for line in table_rows(results, named[results.board])]
+    tracker.table("leaderboard", columns, lines)
+    tracker.table("decisions", CELL_DECISIONS, cell_decisions(cells))
+    if boards:
+        tracker.artifact("dashboard", page)
     return text
 
 

@@ -32,6 +32,11 @@ WEIGHTS, FOLDER, HISTORY, MODEL, ARGUMENTS = (
     "controller_arguments.json",
 )
 
+DECISION, LESSON = (
+    ("prune", "revive", "grow", "policy_entropy"),
+    ("reward", "baseline", "advantage"),
+)  # what is tracked of them
+
 
 def run_online(config: OnlineRunConfig) -> tuple[RunRecord, OnlineDecider]:
     """Run the cycle, or go on with a run, and write its folder.
@@ -56,6 +61,7 @@ def run_online(config: OnlineRunConfig) -> tuple[RunRecord, OnlineDecider]:
         if config.output_dir is not None:
             refuse_used(config.output_dir)
         run = NeuralPlasticityExperiment(config.settings(), config.output_dir or new_run_path(), decider, _say)
+    run.program = "adaptive"
     files = _Files(run, config)
     if run.finished:
         files.read(decider)
@@ -89,6 +95,8 @@ class _Files:
         if self.config.verbose:
             for line in [sentence, *([] if "reward" in last else decider.edits)]:
                 _say(f"  {line}")
+        told = LESSON if "reward" in last else DECISION
+        self.run.log({f"controller/{name}": float(last[name]) for name in told})
         self._write(decider)
 
     def close(self, decider: OnlineDecider) -> None:

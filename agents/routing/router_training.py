@@ -22,6 +22,7 @@ from plasticity_env.dynamic.route_table import RouteTable
 from plasticity_env.envs.route_board import RouteBoard
 from plasticity_env.envs.route_columns import REQUEST_COLUMNS, STRUCTURE_COLUMNS
 from plasticity_env.envs.route_settings import RouteSettings
+from plasticity_env.envs.route_split import split_texts
 
 PRICES = 8  # at which a network is judged on the texts that it does not learn from
 JUDGED = 4  # every so many of a kind's train texts is one of them
@@ -29,9 +30,12 @@ ROLLOUT = 16  # steps of each environment
 
 
 Report = Callable[[str], None]
+Metrics = Callable[[int, dict[str, float]], None]
 
 
-def train_router(table: RouteTable, how: RouterTraining, report: Report | None = None) -> LearnedRouter:
+def train_router(
+    table: RouteTable, how: RouterTraining, report: Report | None = None, metrics: Metrics | None = None
+) -> LearnedRouter:
     """Train a router on a table's train texts.
 
     A quarter of them is not learned from but judges: of the networks on the way (untrained, after the regression, after each
@@ -41,6 +45,7 @@ def train_router(table: RouteTable, how: RouterTraining, report: Report | None =
         table: What was measured.
         how: Arguments.
         report: Told of each stage.
+        metrics: Called with environment steps and numbers after each stage and each update of PPO.
 
     Returns:
         The router; its ``info`` says what each stage reached.
@@ -50,10 +55,9 @@ def train_router(table: RouteTable, how: RouterTraining, report: Report | None =
     """
     say = report or (lambda line: None)
     prices = how.prices
+    check_texts(table, how)
     shared: dict[str, Any] = {"test_share": how.test_share, "held_out": how.held_out, "flop_price": prices}
     board = RouteBoard(table, RouteSettings(observation="flat", texts="train", **shared))
-    if len(board.chosen) < 2 * JUDGED:
-        raise InputError(f"a router needs at least {2 * JUDGED} train texts, the table has {len(board.chosen)}")
     judged = board.chosen[JUDGED - 1 :: JUDGED]
     learned = np.setdiff1d(board.chosen, judged)
     torch.manual_seed(how.seed)
@@ -61,7 +65,9 @@ def train_router(table: RouteTable, how: RouterTraining, report: Report | None =
     mean_rise = torch.from_numpy(-board.quality[learned].mean(0))
     config = RouterConfig(len(columns.prefix), columns.structures, how.width)
     network = RouterNetwork(config, mean_rise, torch.from_numpy(np.log(board.kept)))
+    log = metrics or (lambda step, numbers: None)
     best = _Best(network, board, judged, np.geomspace(*prices, PRICES))
+    log(0, best.metrics())
     said = {"untrained": best.potential}
     say(
         f"{len(learned)} texts to learn from, {len(judged)} to judge by; mean potential of the mean rises {best.potential:.4f}"
@@ -69,6 +75,7 @@ def train_router(table: RouteTable, how: RouterTraining, report: Report | None =
     if how.warm_start:
         _regress(network, board, learned, judged, how)
         best.look("regression")
+        log(0, best.metrics())
         said["regression"] = best.last
         say(f"regression: {best.last:.4f}")
     if how.total_steps:
@@ -78,13 +85,29 @@ def train_router(table: RouteTable, how: RouterTraining, report: Report | None =
         envs.unwrapped.board.chosen = learned  # type: ignore[attr-defined]
         if best.stage == "regression":
             best.restore()
-        _improve(network, NativeVecEnv(envs), len(columns.prefix), columns.structures, how, lambda: best.look("PPO"))
+
+        def look(step: int) -> None:
+            best.look("PPO")
+            log(step, best.metrics())
+
+        _improve(network, NativeVecEnv(envs), len(columns.prefix), columns.structures, how, look)
         said["PPO"] = best.last
         say(f"PPO: {best.last:.4f} after {how.total_steps} steps")
     best.restore()
     say(f"kept: {best.stage} at {best.potential:.4f}")
     info = {"potential": said, "kept": best.stage, "how": plain(how), "texts": len(learned)}
     return LearnedRouter(network, board.center, board.scale, table.structures, math.sqrt(math.prod(prices)), info=info)
+
+
+def check_texts(table: RouteTable, how: RouterTraining) -> None:
+    """Refuse a table that has too few texts to learn from.
+
+    Raises:
+        InputError: Fewer than eight train texts, or an unknown kind held out.
+    """
+    texts = len(split_texts(table, "train", how.test_share, how.held_out))
+    if texts < 2 * JUDGED:
+        raise InputError(f"a router needs at least {2 * JUDGED} train texts, the table has {texts}")
 
 
 class _Best:
@@ -106,14 +129,19 @@ class _Best:
     @torch.no_grad()
     def look(self, stage: str) -> None:
         """Judge the network as it is, and remember it if it is the best."""
-        found, rows = [], np.arange(len(self._prefix))
+        found, kept, rows = [], [], np.arange(len(self._prefix))
         for price in self._prices.tolist():
             picks = self._network.scores(self._prefix, torch.full((len(rows),), math.log(price))).argmax(1).numpy()
             found.append((self._quality[rows, picks] - price * self._log_cost[picks]).mean())
-        self.last = float(np.mean(found))
+            kept.append(np.exp(self._log_cost[picks]).mean())
+        self.last, self.kept = float(np.mean(found)), float(np.mean(kept))
         if self.last > self.potential:
             self.potential, self.stage = self.last, stage
             self._kept = copy.deepcopy(self._network.state_dict())
+
+    def metrics(self) -> dict[str, float]:
+        """What tracking shows of the network that was judged last."""
+        return {"router/potential": self.last, "router/best_potential": self.potential, "router/flops_kept": self.kept}
 
     def restore(self) -> None:
         """Bring the best network back."""
@@ -151,9 +179,9 @@ def _improve(
     inputs: int,
     structures: int,
     how: RouterTraining,
-    look: Callable[[], None],
+    look: Callable[[int], None],
 ) -> None:
-    """Train the network with PPO; ``look`` is called after each update."""
+    """Train the network with PPO; ``look`` is called with the steps so far after each update."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
 
@@ -162,7 +190,7 @@ def _improve(
             return True
 
         def _on_rollout_start(self) -> None:
-            look()
+            look(self.num_timesteps)
 
     request = inputs + structures * len(STRUCTURE_COLUMNS)
     log_price = request + list(REQUEST_COLUMNS).index("log_price")
@@ -186,4 +214,4 @@ def _improve(
         },
     )
     agent.learn(how.total_steps, callback=Look())
-    look()
+    look(agent.num_timesteps)

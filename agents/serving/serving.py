@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
 import socket
 import sys
 import threading
@@ -16,10 +14,11 @@ import uvicorn
 from plasticity_env.agents.serving.completions import Limits
 from plasticity_env.agents.serving.demo_texts import EXAMPLES, NOTE, demo_texts
 from plasticity_env.agents.serving.engine import Engine
+from plasticity_env.agents.serving.listening import hosts_of, in_url, listen
 from plasticity_env.agents.serving.serve_config import ServeConfig
 from plasticity_env.agents.serving.web_app import About, make_app
 from plasticity_env.agents.serving.worker import Worker
-from plasticity_env.common.errors import InputError, first_line, unknown
+from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.controllers.routers.learned_router import LearnedRouter
 from plasticity_env.data.text import pack
 from plasticity_env.dynamic.bank import DENSE, StructureBank
@@ -30,7 +29,6 @@ from plasticity_env.model.embedded import embedded_models
 from plasticity_env.model.loading import LoadedModel, load_model
 
 DEMO_MODEL, DEMO_SHARE, DEMO_BLOCKS, DEMO_LENGTH = "mixed-llama-4x8", 0.5, 48, 128
-LOOPBACK = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
 
 def serve(config: ServeConfig) -> None:
@@ -48,12 +46,11 @@ def serve(config: ServeConfig) -> None:
     with listening:
         app_worker, about = _model(config, demo_model)
         host, port = listening.getsockname()[:2]
-        loopback = ipaddress.ip_address(host).is_loopback
-        hosts = LOOPBACK | {_in_url(config.host.lower())} if loopback else frozenset()
+        hosts = hosts_of(config.host, host)
         limits = Limits(config.max_tokens, config.max_prompt_tokens)
         app = make_app(app_worker, about, limits, hosts, config.max_body)
-        url = f"http://{_in_url(host)}:{port}/"
-        if not loopback:
+        url = f"http://{in_url(host)}:{port}/"
+        if not hosts:
             print(f"anyone who reaches {host} can use this server: it asks for no key", file=sys.stderr)
         print(f"page: {url}\nendpoint: {url}v1/completions (Ctrl-C ends it)", flush=True)
         if config.browser:
@@ -72,30 +69,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await asyncio.to_thread(self._worker.close)
         await super().shutdown(sockets)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, taken before any work.
-
-    Raises:
-        InputError: The address does not exist here, or the port is taken or not allowed.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except (OSError, UnicodeError) as error:
-        code = error.errno if isinstance(error, OSError) else None
-        if code == errno.EADDRINUSE:
-            raise InputError(
-                f"port {port} of {host} is in use: choose another with --port, or --port 0 for a free one"
-            ) from error
-        if code == errno.EACCES:
-            raise InputError(
-                f"port {port} needs rights that this user lacks: choose one above 1023 with --port"
-            ) from error
-        raise InputError(
-            f"this machine cannot listen at {host!r} ({first_line(error)}): use --host 127.0.0.1, or an address of its own"
-        ) from error
 
 
 def _model(config: ServeConfig, demo_model: str) -> tuple[Worker, About]:
@@ -156,7 +129,3 @@ def _share(bank: StructureBank, share: float | None) -> float:
     if f"{share:g}" not in known:
         raise unknown("share", f"{share:g}", known)
     return known[f"{share:g}"]
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

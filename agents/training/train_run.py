@@ -15,6 +15,7 @@ from plasticity_env.agents.ppo.ppo import Metrics
 from plasticity_env.agents.ppo.price_shares import price_shares
 from plasticity_env.agents.ppo.scenario_env import RelativeRise
 from plasticity_env.agents.training.agent import AGENTS, find_agent
+from plasticity_env.agents.training.shown_episodes import ShownEpisodes, first_of_models, play_shown, scenario_of
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.agents.training.training_envs import make_environments
 from plasticity_env.common.arguments import nested, plain
@@ -25,8 +26,7 @@ from plasticity_env.common.files import write_text
 from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import Tracker, holds_run, new_run_folder
 from plasticity_env.controllers.ann import ANNController
-from plasticity_env.envs.edits import EDITS
-from plasticity_env.envs.settings import UNIT_ARGUMENTS, bounds
+from plasticity_env.envs.settings import UNIT_ARGUMENTS
 
 ARGUMENTS = "config.yaml"  # of a run, in its folder
 RESUMED = ("agent", "env", "model_name", "mode")  # and the environment's arguments, and what is ranked
@@ -40,7 +40,7 @@ def train(config: TrainConfig) -> Path:
         config: Arguments.
 
     Returns:
-        The folder: ``config.yaml``, ``metrics.jsonl``, ``tensorboard/``, ``controller/``, ``checkpoint.pt``, W&B if on.
+        The folder: ``config.yaml``, the files of a `Tracker`, ``controller/``, ``checkpoint.pt``.
 
     Raises:
         InputError: Arguments that cannot be used, before anything is written, or another process is at work in the folder.
@@ -61,16 +61,18 @@ def _train(config: TrainConfig) -> Path:
     resolved = plain(config)
     write_text(folder / ARGUMENTS, yaml.safe_dump(resolved, sort_keys=False))
     with (
-        Tracker(folder, resolved, config.tracking, resume=config.resume) as tracker,
+        Tracker(folder, resolved, config.tracking, resume=config.resume, program="train") as tracker,
         Progress("training", config.ppo.total_timesteps, start=learner.start) as progress,
     ):
         if config.resume:
             tracker.rewind(learner.start)
+        shown = ShownEpisodes(config, envs, tracker, learner.start)
 
         def report(step: int, metrics: Metrics) -> None:
             tracker.log(metrics, step)
-            shown = {key.partition("/")[2]: metrics[key] for key in SHOWN if key in metrics}
-            progress.update(min(step, config.ppo.total_timesteps), **shown)
+            beside = {key.partition("/")[2]: metrics[key] for key in SHOWN if key in metrics}
+            progress.update(min(step, config.ppo.total_timesteps), **beside)
+            shown.look(step, learner.now)
 
         controller = learner.learn(folder, report)
         controller.info.update(
@@ -89,8 +91,7 @@ def _train(config: TrainConfig) -> Path:
             controller.info["price_shares"] = [list(pair) for pair in pairs]
         controller.save(folder / "controller")
         tracker.artifact("controller", folder / "controller")
-        columns, rows = head_edits(controller, envs, config)
-        tracker.table("head_edits", columns, rows)
+        tracker.table("decisions", *decisions(controller, envs, config, shown))
     return folder
 
 
@@ -133,27 +134,22 @@ def check_resumed(config: TrainConfig) -> None:
     check_arguments((config.output_dir or Path()) / ARGUMENTS, config, names)
 
 
-def head_edits(
-    controller: ANNController, envs: list[gym.Env[Any, Any]], config: TrainConfig
+def decisions(
+    controller: ANNController, envs: list[gym.Env[Any, Any]], config: TrainConfig, shown: ShownEpisodes
 ) -> tuple[list[str], list[list[Any]]]:
-    """Play an episode per model at the lowest, middle and highest price (share, on HeadRank); list each edit and its result."""
-    what = "pruned_share" if config.env == "head_rank" else "flop_price"
+    """Play an episode per model at the lowest, middle and highest price (share, on HeadRank); list each edit and its result.
+
+    The middle one is the last that the run shows.
+    """
+    what, (low, high) = scenario_of(config)
     columns = ["model", what, "step", "edit", "layer", "head", "ppl", "flops_kept"]
     rows: list[list[Any]] = []
-    low, high = config.rank.shares if what == "pruned_share" else bounds(config.settings.flop_price)
-    first = {env.unwrapped.workbench.name: env.unwrapped for env in reversed(envs)}  # type: ignore[attr-defined]
-    for base in reversed(first.values()):
+    for base in first_of_models(envs):
         for value in sorted({low, math.sqrt(low * high), high}):
-            observation, info = base.reset(seed=0, options={what: value})
-            over, step = False, 0
-            while not over:
-                before, action = base.workbench.model.active, controller.act(observation)
-                asked = base.edits_of(action)[0]
-                observation, _, terminated, truncated, info = base.step(action)
-                over, step = terminated or truncated, step + 1
-                changed = before != base.workbench.model.active
-                kept = info["flops"] / base.dense_flops
-                for layer, head in changed.nonzero().tolist():
-                    edit = EDITS[int(asked[layer, head])]
-                    rows.append([base.workbench.name, value, step, edit, layer, head, info["ppl"], kept])
+            steps, made = play_shown(controller, base, {what: value})
+            for number, edits in enumerate(made, 1):
+                result = [steps[number].numbers[name] for name in ("ppl", "flops_kept")]
+                rows += [[base.workbench.name, value, number, *edit, *result] for edit in edits]
+            if value == math.sqrt(low * high):
+                shown.write(base, steps, shown.end, f"{what} {value:.3g}")
     return columns, rows

@@ -19,11 +19,12 @@ from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.agents.training.training_envs import make_environments
 from plasticity_env.agents.tuning.study_config import StudyConfig
 from plasticity_env.agents.tuning.study_picture import study_png
-from plasticity_env.common.arguments import fill
+from plasticity_env.common.arguments import fill, plain
 from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import write_text
 from plasticity_env.common.packages import require
+from plasticity_env.common.tracking import Tracker
 
 if TYPE_CHECKING:
     import optuna
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 GOAL = "episode/return"
 LAST = 0.25  # share of a training's reports, the last ones, whose mean is the trial's value
 PATIENCE = 5.0  # seconds that a locked storage is waited for
-STORAGE, BEST, PICTURE = "study.db", "best.yaml", "study.png"
+STORAGE, BEST, PICTURE, TRIALS = "study.db", "best.yaml", "study.png", "trials"
 
 
 def tune(config: StudyConfig) -> str:
@@ -146,6 +147,7 @@ def objective(trial: optuna.Trial, base: TrainConfig, config: StudyConfig) -> fl
     returns: list[float] = []
 
     def report(step: int, metrics: Metrics) -> None:
+        tracker.log(metrics, step)
         if GOAL not in metrics:
             return
         returns.append(float(metrics[GOAL]))
@@ -154,18 +156,39 @@ def objective(trial: optuna.Trial, base: TrainConfig, config: StudyConfig) -> fl
             raise optuna.TrialPruned
 
     envs = make_environments(training)
+    name = f"trial_{trial.number:04d}"
     folder = Path(tempfile.mkdtemp(prefix="trial_", dir=config.output_dir))
+    ended = False
     try:
-        find_agent(training.agent).learner(training, envs).learn(folder, report)
-    except FloatingPointError as error:
-        raise optuna.TrialPruned from error
+        with tracker_of(config, config.output_dir / TRIALS / name, "trial", plain(training)) as tracker:
+            try:
+                find_agent(training.agent).learner(training, envs).learn(folder, report)
+            except (FloatingPointError, optuna.TrialPruned):  # the run itself did not fail
+                ended = True
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for env in envs:
             env.close()
+    if ended:
+        raise optuna.TrialPruned
     if not returns or not np.isfinite(returns[-1]):
         raise optuna.TrialPruned
     return _value(returns)
+
+
+def tracker_of(config: StudyConfig, folder: Path, program: str, arguments: dict[str, Any]) -> Tracker:
+    """Where a trial's numbers go, or the study's own: in one group, which is called as the study's folder is.
+
+    Args:
+        config: Arguments of the study.
+        folder: Folder of the run.
+        program: "trial" or "tune".
+        arguments: What was decided before the run.
+    """
+    study = config.output_dir.resolve().name
+    group, name = config.tracking.wandb_group or study, study if program == "tune" else f"{study}-{folder.name}"
+    options = replace(config.tracking, wandb_group=group, run_name=name)
+    return Tracker(folder, arguments, options, resume=program == "tune", program=program)
 
 
 def _value(returns: list[float]) -> float:
@@ -182,10 +205,28 @@ def _report(study: optuna.Study, config: StudyConfig) -> str:
     best = {"agent": config.agent, "env": config.env, "ppo": dict(study.best_params)}
     write_text(config.output_dir / BEST, yaml.safe_dump(best, sort_keys=False))
     study_png(study, config.output_dir / PICTURE)
+    with tracker_of(config, config.output_dir, "tune", plain(config)) as tracker:
+        tracker.rewind(-1)  # every trial is told anew
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            tracker.log({"trial/value": float(trial.value or 0.0), **_numbers(trial.params)}, trial.number)
+        tracker.table("decisions", *_trials(study))
+        tracker.artifact("dashboard", config.output_dir / PICTURE)
     return (
         f"{len(complete)} trials and {pruned} pruned ones, best return {study.best_value:.4f} nats of trial "
         f"{study.best_trial.number}: {config.output_dir / BEST}"
     )
+
+
+def _numbers(params: dict[str, Any]) -> dict[str, float]:
+    return {f"trial/{name}": float(value) for name, value in params.items()}
+
+
+def _trials(study: optuna.Study) -> tuple[list[str], list[list[Any]]]:
+    """The study as a table: what each trial tried, how it ended, and what it earned."""
+    trials = study.get_trials(deepcopy=False)
+    names = sorted({name for trial in trials for name in trial.params})
+    rows = [[trial.number, trial.state.name, trial.value, *map(trial.params.get, names)] for trial in trials]
+    return ["trial", "state", "value", *names], rows
 
 
 @contextmanager

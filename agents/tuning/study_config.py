@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from plasticity_env.agents.training.agent import ENVIRONMENTS, find_agent
 from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.tracking import TrackingOptions
+from plasticity_env.common.wandb_run import check_mode
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class StudyConfig:
     seed: int = 1
     """seed of the sampler and of every training"""
     output_dir: Path = Path("runs/tune")
-    """folder of the study: study.db (SQLite), best.yaml, study.png"""
+    """folder of the study: study.db (SQLite), best.yaml, study.png, and a run folder for each trial under trials/"""
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
     def __post_init__(self) -> None:
         if self.agent not in TUNED:
@@ -39,6 +42,7 @@ class StudyConfig:
         if self.env not in find_agent(self.agent).envs:
             takes = ", ".join(find_agent(self.agent).envs)
             raise InputError(f"agent {self.agent} does not train on {self.env}: it takes {takes}")
+        check_mode(self.tracking.wandb_mode)
         check_counts(self, trials=1, total_timesteps=1, warmup_trials=0, seed=0)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass, replace
@@ -111,7 +112,7 @@ def _flags_of(instance: Any) -> tuple[dict[str, Any], int]:
         if tyro.conf.Suppress in marks:
             continue
         if tyro.conf.Positional in marks:
-            alone += 1
+            alone += sys.maxsize if get_origin(get_args(kind)[0]) is tuple else 1
         elif entry.name in inner:
             part = getattr(instance, entry.name)
             whole, _ = _flags_of(part)

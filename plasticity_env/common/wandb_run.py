@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import netrc
 import os
+import re
 import secrets
 import shlex
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +20,7 @@ from plasticity_env.common.errors import InputError, first_line, unknown
 from plasticity_env.common.files import write_text
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+ALIAS = 128  # most characters of an artifact's alias
 
 
 def use_writable_home(instead: Path) -> None:
@@ -106,6 +109,29 @@ def has_api_key() -> bool:
     return False
 
 
+def group_of(asked: str | None) -> str | None:
+    """The group that W&B shows a run in: the one that is asked for, else the sweep whose agent started this process."""
+    sweep = os.environ.get("WANDB_SWEEP_ID")
+    return asked or (f"sweep-{sweep}" if sweep else None)
+
+
+@dataclass(frozen=True)
+class WandbPlace:
+    """Where a run stands on W&B.
+
+    Attributes:
+        project: Name of the project.
+        name: Name of the run.
+        group: What it belongs to: a sweep or a study.
+        job_type: What runs, for example "train".
+    """
+
+    project: str
+    name: str
+    group: str | None = None
+    job_type: str | None = None
+
+
 class WandbRun:
     """A W&B run that never prompts; its id, its row count and its offline folders outlive the process.
 
@@ -114,17 +140,17 @@ class WandbRun:
     Args:
         folder: Folder of the run.
         config: Arguments of the run, as strict JSON can hold them.
-        project, name: Project and name on W&B.
+        place: Project, name, group and kind of job on W&B.
         mode: "online" or "offline".
 
     Raises:
         InputError: W&B did not start.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], project: str, name: str, mode: str) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], place: WandbPlace, mode: str) -> None:
         import wandb
 
-        self._folder = folder
+        self._folder, self._name = folder, place.name
         self._record = folder / "wandb_run.json"
         self._offline = mode == "offline"
         known = json.loads(self._record.read_text(encoding="utf-8")) if self._record.exists() else {}
@@ -135,8 +161,10 @@ class WandbRun:
         wandb.setup(settings=wandb.Settings(silent=True))
         try:
             self._run = wandb.init(
-                project=project,
-                name=name,
+                project=place.project,
+                name=place.name,
+                group=place.group,
+                job_type=place.job_type,
                 id=self._id,
                 dir=str(folder),
                 config=config,
@@ -170,17 +198,19 @@ class WandbRun:
 
         self._send(lambda: {"global_step": step, name: wandb.Image(str(path))})
 
-    def artifact(self, name: str, folder: Path, kind: str) -> None:
-        """Store a folder."""
+    def artifact(self, name: str, path: Path, kind: str) -> None:
+        """Store a file or a folder."""
         import wandb
 
         def store() -> None:
             artifact = wandb.Artifact(name, type=kind)
-            for file in sorted(path for path in folder.rglob("*") if path.is_file()):  # add_dir would print
-                artifact.add_file(str(file), name=file.relative_to(folder).as_posix())
-            self._run.log_artifact(artifact, aliases=["latest"])
+            files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+            for file in files:  # add_dir would print
+                artifact.add_file(str(file), name=file.relative_to(path).as_posix() if path.is_dir() else file.name)
+            aliases = ["latest", re.sub(r"[^\w.-]", "-", self._name)[:ALIAS]]
+            self._run.log_artifact(artifact, aliases=list(dict.fromkeys(aliases)))
 
-        self._try(store, f"does not hold the artifact {name!r}, which is {str(folder)!r}")
+        self._try(store, f"does not hold the artifact {name!r}, which is {str(path)!r}")
 
     def close(self, failed: bool) -> None:
         """End the run; offline, print the command that uploads it."""

@@ -34,6 +34,7 @@ from plasticity_env.cycle.run_checks import SETTINGS_DIGEST, check_run, refuse_u
 from plasticity_env.cycle.run_rows import CONTROL, EXPERIMENT, PhaseRow
 from plasticity_env.cycle.run_settings import ExperimentSettings, new_run_path
 from plasticity_env.cycle.summary import CYCLE_PHASES, summarise
+from plasticity_env.cycle.tracked_run import track_artifacts, track_decisions, track_phase
 from plasticity_env.data.text import TextSplits
 from plasticity_env.model.checkpoints import save_plastic
 from plasticity_env.model.loading import LoadedModel, load_model
@@ -64,6 +65,7 @@ class NeuralPlasticityExperiment:
         folder: Folder of the run.
         cycle: The two arms and their phases.
         plan: (cycle, phase) in order.
+        program: What runs, for tracking: "cycle", or what is built on it.
         before_finished: Called at the end, before the run says that it is finished: writes what belongs to it.
 
     Raises:
@@ -101,6 +103,7 @@ class NeuralPlasticityExperiment:
         self._position: dict[str, int] | None = None  # of the record, where this run goes on
         self._finished = self._started = False
         self.before_finished: Callable[[], None] | None = None
+        self.program = "cycle"
         self._writer: RunWriter
         self._tracker: Tracker
         self._pages = Pages(self.folder, pages)
@@ -255,7 +258,7 @@ class NeuralPlasticityExperiment:
             checkpoint.forget_older(self.folder)
         settings = self.settings.to_json()
         config = {**self._head(), "status": "running", "settings": settings, SETTINGS_DIGEST: digest_of(settings)}
-        self._tracker = Tracker(self.folder, config, self.settings.tracking, resume=self._position is not None)
+        self._tracker = Tracker(self.folder, config, self.settings.tracking, self._position is not None, self.program)
         self._writer.config(config)
         self.cycle.on_step = self._on_step
         total = self.settings.warmup_steps + self.settings.cycles * self.settings.training_steps
@@ -284,7 +287,7 @@ class NeuralPlasticityExperiment:
         if phase in ("pruning", "fine_tuning"):
             active = self.loaded.model.active.int().tolist()
             self._writer.cycle_file(phase, cycle, {**asdict(row(details)), "after": found, "active": active})
-        self._tracker.log(found, self.cycle.step)
+        track_phase(self._tracker, self.folder, self.loaded, found, self.cycle.step, phase)
         units = "units" if self.settings.mlp_blocks else "heads"
         self._tell(
             f"{_title(cycle, phase)}: step {self.cycle.step}, {found['active_heads']:.0f} {units}, test perplexity "
@@ -296,6 +299,10 @@ class NeuralPlasticityExperiment:
         if phase == "warmup" and self._keep_warm_start:
             checkpoint.save(self.folder, self.loaded, self._state(), self._writer.position(), WARM_START, keep=True)
         self._pages.update()
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Write metrics of the decider beside those of the run, at the step that it has reached."""
+        self._tracker.log(metrics, self.cycle.step)
 
     def _on_step(self, arm: str, done: TrainStep) -> None:
         self._tracker.log({f"{arm}/train_loss": done.loss, f"{arm}/grad_norm": done.grad_norm}, done.step)
@@ -315,15 +322,18 @@ class NeuralPlasticityExperiment:
         if settings.save_model:
             final = self.folder / "models" / "final"
             save_plastic(self.loaded.model, final, self.loaded.tokenizer, self.loaded.name)
-            self._tracker.artifact("model", final, "model")
+            self._tracker.artifact("model", final)
         self._writer.summary(summary)
         if self.before_finished:
             self.before_finished()
         self._pages.draw()
         self._pages.track(self._tracker, self.cycle.step)
-        self._tracker.close()
+        track_decisions(self._tracker, self.folder)
+        self._tracker.settle()
         self._writer.status("finished", finished=_now())
         self._pages.finish()  # all other files are there now, so that the page lists them
+        track_artifacts(self._tracker, self.folder)
+        self._tracker.close()
         self._writer.close()
         # last, so that a run that is killed in between is finished again from it
         checkpoint.forget(self.folder, keep=WARM_START if self._keep_warm_start else None)

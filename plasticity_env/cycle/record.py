@@ -34,7 +34,7 @@ from plasticity_env.cycle.run_rows import (
 STATUSES = ("running", "finished", "stopped", "failed")
 FOLDERS = ("warmup", "pruning", "fine_tuning", "metrics", "visualizations", "dashboards", "models")
 CONFIG, SUMMARY, LOG = "config.json", "metrics.json", "experiment.log"
-ROWS = "metrics.jsonl"  # the tracker's
+TRACKED = {"tracked": "metrics.jsonl", "heads": "heads.jsonl", "episodes": "episodes.jsonl"}  # the tracker's
 STABILISATION, EVENTS, SAMPLES = "warmup/stabilisation.json", "pruning_events.json", "metrics/samples.json"
 
 
@@ -118,8 +118,8 @@ class RunWriter:
     def position(self) -> dict[str, int]:
         """How many rows of each kind are written, for `rewind`."""
         counts = {name: len(_lines(self.folder / _table_file(name))) for name in _TABLES}
-        tracked = len(_lines(self.folder / ROWS))
-        return {**counts, "events": len(self.events), "samples": len(self.samples), "tracked": tracked}
+        tracked = {name: len(_lines(self.folder / file)) for name, file in TRACKED.items()}
+        return {**counts, "events": len(self.events), "samples": len(self.samples), **tracked}
 
     def rewind(self, position: dict[str, int]) -> None:
         """Forget every row after a `position`, as a run must that goes on from there.
@@ -128,20 +128,21 @@ class RunWriter:
             InputError: A file holds fewer rows than that, or a line that is no row; nothing is changed.
         """
         self.close()
-        files = {name: self.folder / _table_file(name) for name in _TABLES} | {"tracked": self.folder / ROWS}
+        files = {name: self.folder / _table_file(name) for name in _TABLES}
+        files |= {name: self.folder / file for name, file in TRACKED.items()}
         rows = {name: _checked_lines(path) for name, path in files.items()}
         held = {name: len(lines) for name, lines in rows.items()}
         held |= {"events": len(self.events), "samples": len(self.samples)}
         places = files | {"events": self.folder / EVENTS, "samples": self.folder / SAMPLES}
         for name, path in places.items():
-            if held[name] < position[name]:
+            if held[name] < position.get(name, 0):  # a position from before there was a file of heads begins it
                 raise InputError(
                     f"{str(path)!r} holds {held[name]} rows, the run's checkpoint is {position[name]} rows in: the run cannot "
                     "go on without them"
                 )
         for name, path in files.items():
             if path.exists():
-                write_text(path, "".join(line + "\n" for line in rows[name][: position[name]]))
+                write_text(path, "".join(line + "\n" for line in rows[name][: position.get(name, 0)]))
         self.events = self.events[: position["events"]]
         self.samples = self.samples[: position["samples"]]
         self.add_events([])

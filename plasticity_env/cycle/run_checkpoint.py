@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from plasticity_env.common.digests import load_archive, plain_name, sealed, unsealed
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import new_folder, replace_file, write_text
-from plasticity_env.cycle.record import EVENTS, POSITIONS, ROWS
+from plasticity_env.cycle.record import EVENTS, POSITIONS, TRACKED
 from plasticity_env.model.checkpoints import load_plastic, save_plastic
 from plasticity_env.model.loading import LoadedModel
 
@@ -139,7 +139,7 @@ def copy_record(source: Path, target: Path) -> None:
     """Copy what a run has written so far to the folder of another, which then rewinds it to a checkpoint."""
     for name in ("metrics", "warmup"):
         shutil.copytree(source / name, target / name)
-    for name in (EVENTS, ROWS):
+    for name in (EVENTS, *TRACKED.values()):
         if (source / name).is_file():
             shutil.copy2(source / name, target / name)
 

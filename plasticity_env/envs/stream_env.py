@@ -183,6 +183,11 @@ class StreamEnv(gym.Env[Any, Any]):
         return f"chunk {self._step}/{len(self._stream)} ({kind} {number}) under {names[self._in_use]}: loss {self._fast:.3f}"
 
     @property
+    def structure(self) -> Structure:
+        """The structure that the last chunk ran under, a recalled or a measured one."""
+        return self._current
+
+    @property
     def next_chunk(self) -> tuple[str, int]:
         """Kind and number of the chunk that comes next, which no agent sees: for oracles.
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from plasticity_env import InputError
 from plasticity_env.agents.ppo.ppo_config import PPOConfig
 from plasticity_env.agents.ppo.rank_config import RankConfig
 from plasticity_env.agents.studies.curves_config import CurvesConfig
 from plasticity_env.agents.training import agent as registry
+from plasticity_env.agents.training import shown_episodes
 from plasticity_env.agents.training.agent import AGENTS, Agent, Learner, register_agent
 from plasticity_env.agents.training.train_config import TrainConfig
 from plasticity_env.agents.training.train_run import train
+from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.controllers import load
 from plasticity_env.controllers.ann import ANNController
 from tests.conftest import filled
@@ -51,6 +55,36 @@ def test_a_registered_agent_trains_and_its_controller_plays(lazy, tmp_path):
     assert load(folder / "controller").info["agent"] == "lazy"
     assert '"global_step": 7' in (folder / "metrics.jsonl").read_text()
     CurvesConfig(agents="lazy,ppo")  # known to the study of learning curves, too
+
+
+@pytest.mark.slow
+def test_a_training_shows_episodes_on_the_way_and_does_not_notice(tmp_path, monkeypatch):
+    """Slow: two trainings. With and without them the controller is the same; the last mask of each is the row of heads."""
+    ppo = PPOConfig(total_timesteps=64, num_steps=16, num_minibatches=1, update_epochs=1, width=8)
+    tracking = TrackingOptions(tensorboard=False)
+
+    def run(name):
+        config = filled(TrainConfig, output_dir=tmp_path / name, ppo=ppo, tracking=tracking, **SMALL)
+        return train(config)
+
+    def lines(folder, name):
+        return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+    shown = run("shown")
+    monkeypatch.setattr(shown_episodes, "TIMES", 0)
+    plain = run("plain")
+    weights = [load(folder / "controller").network.state_dict() for folder in (shown, plain)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    episodes, heads = lines(shown, "episodes"), lines(shown, "heads")
+    assert [row["global_step"] for row in episodes] == [32, 48, 64, 65]
+    assert [row["active"] for row in heads] == [row["steps"][-1]["active"] for row in episodes]
+    assert [len(row["steps"]) for row in episodes] == [2] * 4
+    assert set(episodes[0]["steps"][1]["numbers"]) == {"reward", "ppl", "flops_kept"}
+    assert [row["global_step"] for row in lines(plain, "episodes")] == [65]
+    last = lines(plain, "episodes")[0]
+    pruned = sum(row["edit"] == "prune" and row["flop_price"] == 4.0 for row in lines(plain, "decisions"))
+    assert last["title"] == "flop_price 4"
+    assert pruned == sum(entry == 0 for row in last["steps"][-1]["active"] for entry in row)
 
 
 def test_what_an_agent_cannot_do_is_said_before_anything_is_loaded(lazy, tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,15 @@ from plasticity_env.agents.studies.dynamic.stream_arms import (
     StageOracle,
 )
 from plasticity_env.agents.studies.dynamic.stream_picture import draw_stream
+from plasticity_env.common.arguments import plain
 from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.files import LineFile
+from plasticity_env.common.tracking import EpisodeStep, Tracker, TrackingOptions
 from plasticity_env.envs.stream_bench import StreamBench
 from plasticity_env.envs.stream_env import MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_settings import StreamSettings
+
+DECIDED = ("arm", "seed", "chunk", "kind", "structure", "rise")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Options:
         measure_all: Also play the arm that measures before every chunk.
         train_steps: Decisions that PPO and DQN are trained for; 0 leaves them out.
         picture: File for a picture of the first stream; None draws none.
+        tracking: Where the numbers go, besides the folder of ``output``.
     """
 
     model_name: str = "mixed-llama-4x8"
@@ -69,6 +74,7 @@ class Options:
     measure_all: bool = True
     train_steps: int = 0
     picture: Path | None = None
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
 
 def settings_of(options: Options) -> StreamSettings:
@@ -111,28 +117,70 @@ def _play(options: Options) -> list[dict[str, Any]]:
         arms["measure before each chunk"] = Always(MEASURE)
     if options.train_steps:
         arms |= trained(options, bench)
-    with closing(LineFile(options.output)) as file:
+    with (
+        closing(LineFile(options.output)) as file,
+        Tracker(options.output.parent, plain(options), options.tracking, resume=True, program="stream") as tracker,
+    ):
         for seed in range(options.seeds):
             for name, arm in arms.items():
                 if (name, seed) not in done:
-                    rows.append(play_stream(env, arm, seed) | {"arm": name, "seed": seed, "model": bench.name})
+                    row, steps = play_stream(env, arm, seed)
+                    rows.append(row | {"arm": name, "seed": seed, "model": bench.name})
                     file.write(json.dumps(rows[-1]) + "\n")
+                    track_stream(tracker, rows[-1], steps, bench.bank.model.heads)
                     print(f"seed {seed}, {name}: rise {rows[-1]['rise']:.4f}, {rows[-1]['flops_kept']:.4f}", flush=True)
+        tracker.table("decisions", list(DECIDED), stream_decisions(rows))
+        if options.picture is not None:
+            draw_stream([row for row in rows if row["seed"] == 0], options.picture)
+            tracker.artifact("dashboard", options.picture)
     return rows
 
 
-def play_stream(env: StreamEnv, arm: Arm, seed: int) -> dict[str, Any]:
-    """Mean rise of the loss over the dense model, mean FLOPs kept (billed ones included), return, and every chunk's rise."""
+def track_stream(tracker: Tracker, row: dict[str, Any], steps: list[EpisodeStep], heads: int) -> None:
+    """Write a stream that an arm followed; its heads are the share of the chunks that each ran on.
+
+    Args:
+        tracker: The study's tracker.
+        row: Row of the stream.
+        steps: Chunks of the stream.
+        heads: Columns that are heads.
+    """
+    arm, seed = row["arm"], row["seed"]
+    tracker.log({f"{arm}/{name}": row[name] for name in ("rise", "flops_kept", "return")}, seed)
+    shares = np.mean([step.active for step in steps], 0).tolist()
+    tracker.heads(shares, seed, arm, heads)
+    tracker.episode(steps, seed, arm, f"stream {seed}", heads)
+
+
+def stream_decisions(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    """A row of `DECIDED` for each chunk of each stream."""
+    return [
+        [row["arm"], row["seed"], chunk, kind, structure, rise]
+        for row in rows
+        for chunk, (kind, structure, rise) in enumerate(zip(row["kinds"], row["structures"], row["rises"], strict=True))
+    ]
+
+
+def play_stream(env: StreamEnv, arm: Arm, seed: int) -> tuple[dict[str, Any], list[EpisodeStep]]:
+    """Play one stream.
+
+    Returns:
+        Its row (mean rise of the loss over the dense model, mean FLOPs kept with billed ones, return, every chunk's rise), and
+        its chunks as steps.
+    """
     observation, info = env.reset(seed=seed)
     arm.start(env)
-    rises, kept, told, total, over = [], [], [], 0.0, False
+    rises, kept, told, steps, total, over = [], [], [], [], 0.0, False
     while not over:
         observation, reward, over, _, info = env.step(arm.act(env, observation, info))
         rises.append(info["loss"] - info["dense_loss"])
         kept.append(info["flops_kept"])
         told.append((info["kind"], info["structure"]))
+        numbers = {"rise": rises[-1], "flops_kept": kept[-1], "reward": reward}
+        note = f"{Path(info['kind']).stem}: {info['structure']}"
+        steps.append(EpisodeStep(env.structure.active.int().tolist(), note, numbers))
         total += reward
-    return {
+    row = {
         "rise": float(np.mean(rises)),
         "flops_kept": float(np.mean(kept)),
         "return": total,
@@ -140,6 +188,7 @@ def play_stream(env: StreamEnv, arm: Arm, seed: int) -> dict[str, Any]:
         "kinds": [Path(kind).stem for kind, _ in told],
         "structures": [structure for _, structure in told],
     }
+    return row, steps
 
 
 def trained(options: Options, bench: StreamBench) -> dict[str, Arm]:
@@ -181,8 +230,4 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    options = tyro.cli(Options)
-    found = play(options)
-    print(table(found))
-    if options.picture is not None:
-        draw_stream([row for row in found if row["seed"] == 0], options.picture)
+    print(table(play(tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,)))))

@@ -69,6 +69,16 @@ def test_tables_page_documentation_and_table_for_wandb_are_written(played: Leade
     assert "http" not in page.split('id="page-data"')[1].split("</script>")[0]
     rows = [json.loads(line) for line in (played.output.parent / "leaderboard.jsonl").read_text().splitlines()]
     assert [(row["player"], row["share"]) for row in rows[:2]] == [("fisher@4", 0.2), ("fisher@4", 0.5)]
+    told = {
+        name: [json.loads(line) for line in (played.output.parent / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("metrics", "heads", "episodes", "decisions")
+    }
+    cells_there = cell_file(played.output).read()
+    assert [row["global_step"] for row in told["metrics"]] == list(range(1, len(cells_there) + 1))
+    assert [row["active"] for row in told["heads"]] == [[list(row) for row in cell.kept] for cell in cells_there]
+    assert [row["steps"][-1]["active"] for row in told["episodes"]] == [row["active"] for row in told["heads"]]
+    gone = sum(row["pruned_units"] for row in told["decisions"])
+    assert gone == sum(entry == 0 for cell in cells_there for row in cell.kept for entry in row) > 0
     assert json.loads((played.output.parent / "wandb_run.json").read_text())["offline_folders"]
 
 

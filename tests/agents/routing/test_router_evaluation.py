@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +94,15 @@ def test_the_commands_train_a_router_and_compare_it(tmp_path, monkeypatch, capsy
     )
     said = capsys.readouterr().out
     assert "regression: " in said
+    run = Path(said.splitlines()[-1].removeprefix("run: "))
+    lines = {
+        name: [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("metrics", "decisions")
+    }
+    assert [row["global_step"] for row in lines["metrics"]] == [0, 0, 0, 256, 512]
+    assert lines["metrics"][-1]["router/best_potential"] == max(row["router/potential"] for row in lines["metrics"])
+    assert {row["structure"] for row in lines["decisions"]} <= set(TABLE.structures)
+    assert len(lines["decisions"]) == 3 * len(split_texts(TABLE, "train"))
     assert "PPO: " in said
     assert LearnedRouter.load("router").structures == TABLE.structures
     main(

@@ -21,7 +21,7 @@ from plasticity_env.agents.serving.completions import Limits
 from plasticity_env.agents.serving.demo_texts import demo_texts
 from plasticity_env.agents.serving.engine import Engine
 from plasticity_env.agents.serving.jobs import Event, Job
-from plasticity_env.agents.serving.serving import listen
+from plasticity_env.agents.serving.listening import listen
 from plasticity_env.agents.serving.web_app import About, make_app
 from plasticity_env.agents.serving.worker import Worker
 from plasticity_env.data.text import pack

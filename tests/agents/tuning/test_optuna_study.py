@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,15 @@ def test_a_study_goes_on_to_the_number_of_trials(trained, tmp_path: Path, capsys
     assert Image.open(tmp_path / "study.png").size[0] > 1000
     assert all(config.ppo.total_timesteps == 64 and config.ppo.seed == 1 for config in trained)
     assert not list(tmp_path.glob("trial_*"))
+    trials = sorted((tmp_path / "trials").iterdir())
+    assert [folder.name for folder in trials] == [f"trial_{number:04d}" for number in range(6)]
+    returns = [json.loads(line)["episode/return"] for line in (trials[0] / "metrics.jsonl").read_text().splitlines()]
+    assert len(returns) == 4
+    study = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["global_step"] for row in study] == list(range(6))
+    assert study[0]["trial/value"] == returns[-1]
+    table = [json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]
+    assert [row["learning_rate"] for row in table] == rates
 
 
 @pytest.mark.slow
@@ -84,6 +94,19 @@ def test_trials_that_lag_are_pruned_and_a_cut_one_does_not_count(trained, tmp_pa
     found = importances(again)
     assert set(found) >= {"learning_rate", "width"}
     assert sum(found.values()) == pytest.approx(1)
+
+
+def test_wandb_shows_a_study_as_one_group(trained, tmp_path: Path, monkeypatch) -> None:
+    from plasticity_env.common import tracking
+
+    places = []
+    monkeypatch.setattr(tracking.Tracker, "_open_wandb", lambda self, config, options: places.append((self, options)))
+    run(tmp_path / "mine", "--trials", "2", "--track", "--wandb_mode", "offline")
+    assert [(tracker._program, told.wandb_group, told.run_name) for tracker, told in places] == [
+        ("trial", "mine", "mine-trial_0000"),
+        ("trial", "mine", "mine-trial_0001"),
+        ("tune", "mine", "mine"),
+    ]
 
 
 def test_what_trials_share_comes_from_a_file(trained, tmp_path: Path, capsys) -> None:

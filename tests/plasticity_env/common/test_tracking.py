@@ -20,7 +20,7 @@ import pytest
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.metrics_logger import MetricsLogger
 from plasticity_env.common.progress import Progress
-from plasticity_env.common.tracking import Tracker, TrackingOptions, new_run_folder
+from plasticity_env.common.tracking import EpisodeStep, Tracker, TrackingOptions, new_run_folder
 from plasticity_env.common.wandb_run import resolve_mode, use_writable_home
 
 PLAIN = TrackingOptions(tensorboard=False)
@@ -77,6 +77,34 @@ def test_rewind_forgets_later_rows_only(tmp_path: Path) -> None:
     assert [(row["global_step"], row["x"]) for row in rows_of(tmp_path)] == [(10, 10.0), (20, 20.0), (30, 31.0)]
 
 
+def test_heads_and_episodes_are_rows_that_a_rewind_and_a_resume_treat_alike(tmp_path: Path) -> None:
+    start, after = EpisodeStep([[1, 1]], "the start"), EpisodeStep([[np.float32(1), 0.5]], "pruned", {"ppl": math.inf})
+    with Tracker(tmp_path, {}, PLAIN) as tracker:
+        for step in (10, 20):
+            tracker.heads([[1.0, 0.5], [0, 1]], step, "toy", 1)
+            tracker.episode([start, after], step, "toy", "price 1")
+        with pytest.raises(InputError, match="cannot be called 'heads': that file holds the run's heads"):
+            tracker.table("heads", ["x"], [])
+    with (tmp_path / "episodes.jsonl").open("a") as stream:
+        stream.write('{"global_step": 30')
+    with Tracker(tmp_path, {}, PLAIN, resume=True) as tracker:
+        tracker.rewind(10)
+        tracker.heads([[1]], 11)
+    heads, episodes = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("heads", "episodes")
+    )
+    assert heads == [
+        {"global_step": 10, "model": "toy", "heads": 1, "active": [[1, 0.5], [0, 1]]},
+        {"global_step": 11, "model": "", "heads": 1, "active": [[1]]},
+    ]
+    assert [(row["global_step"], row["title"], row["heads"]) for row in episodes] == [(10, "price 1", 2)]
+    assert episodes[0]["steps"] == [
+        {"active": [[1, 1]], "note": "the start", "numbers": {}},
+        {"active": [[1, 0.5]], "note": "pruned", "numbers": {"ppl": None}},
+    ]
+
+
 def test_resume_drops_only_a_row_that_a_crash_cut(tmp_path: Path) -> None:
     with Tracker(tmp_path, {}, PLAIN) as tracker:
         tracker.log({"x": 1.0}, 1)
@@ -108,6 +136,38 @@ def test_tensorboard_reads_the_scalars_and_a_rewind_purges(tmp_path: Path) -> No
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss/value")] == [(10, 1.0), (20, 2.0), (40, 7.0)]
+
+
+def test_tensorboard_shows_heads_by_layer_and_the_arguments_beside_the_last_figures(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    config = {
+        "seed": 3,
+        "settings": {"repair": "none", "lr": 0.5, "shares": [0.1, 0.2]},
+        "resume": False,
+        "folder": None,
+    }
+    with Tracker(tmp_path, config, TrackingOptions()) as tracker:
+        tracker.log({"episode/ppl": 30.0}, 1)
+        tracker.heads([[1, 0, 1], [1, 1, 1]], 1, "toy", 2)
+        tracker.log({"episode/ppl": 29.0}, 2)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    layers = [events.Scalars(f"heads/toy/layer_{layer}")[0].value for layer in (0, 1)]
+    assert layers == [1.0, 2.0]  # of the heads; the third column is a block
+    told = events.PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(told["_hparams_/session_start_info"]).session_start_info.hparams
+    assert {name: start[name].WhichOneof("kind") for name in start} == {
+        "seed": "number_value",
+        "settings/repair": "string_value",
+        "settings/lr": "number_value",
+        "settings/shares": "string_value",
+        "resume": "number_value",
+        "folder": "string_value",
+    }
+    experiment = HParamsPluginData.FromString(told["_hparams_/experiment"]).experiment
+    assert "episode/ppl" in {metric.name.tag for metric in experiment.metric_infos}
 
 
 @pytest.mark.parametrize(
@@ -219,6 +279,42 @@ def test_wandb_offline_resumes_under_one_id_and_names_every_folder(
     kinds = [record.WhichOneof("record_type") for record in records_of(folders[1] / f"run-{identity}.wandb")]
     assert "metric" in kinds
     assert any("artifact" in str(record) for record in records_of(folders[1] / f"run-{identity}.wandb"))
+
+
+@pytest.mark.slow
+def test_wandb_gets_heads_a_group_and_artifacts_of_one_naming_scheme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow: W&B starts. In the offline file: the job's type, the group of the sweep whose agent started it, names and aliases."""
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    folder, page = tmp_path / "run 1", tmp_path / "page.html"
+    page.write_text("<p>")
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "controller.json").write_text("{}")
+    options = TrackingOptions(track=True, wandb_mode="offline", tensorboard=False)
+    with Tracker(folder, {}, options, program="train") as tracker:
+        tracker.heads([[1, 0], [1, 1]], 64, "toy")
+        tracker.artifact("controller", tmp_path / "policy")
+        tracker.artifact("dashboard", page)
+        with pytest.raises(InputError, match="there is nothing at"):
+            tracker.artifact("model", tmp_path / "nowhere")
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    while "exit" not in [record.WhichOneof("record_type") for record in records_of(file)]:
+        time.sleep(0.1)  # W&B's own process writes on for a moment
+    rows = [row for row in history_of(file) if "heads/toy/layer_0" in row]
+    told = [(row["global_step"], row["heads/toy/layer_0"], row["heads/toy/layer_1"]) for row in rows]
+    assert told == [(64, 1.0, 2.0)]
+    records = records_of(file)
+    run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert (run.run_group, run.job_type, run.display_name) == ("sweep-abc", "train", "run 1")
+    artifacts = [record.artifact for record in records if record.WhichOneof("record_type") == "artifact"]
+    stored = {
+        one.name: (one.type, sorted(one.aliases), [entry.path for entry in one.manifest.contents]) for one in artifacts
+    }
+    assert stored == {
+        "train-controller": ("controller", ["latest", "run-1"], ["controller.json"]),
+        "train-dashboard": ("dashboard", ["latest", "run-1"], ["page.html"]),
+    }
 
 
 def test_run_folders_are_new_and_a_chosen_name_is_not_reused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from plasticity_env.cycle import (
     StrategyDecider,
 )
 from plasticity_env.cycle.arms import Arm
+from plasticity_env.cycle.run_episode import run_episode
 from plasticity_env.signals.measure import sequence_losses
 from plasticity_env.strategies.neuron_order import order_neurons
 from plasticity_env.training import BlockBatches
@@ -193,9 +194,28 @@ def test_a_run_that_was_cut_goes_on_with_the_same_numbers(run_short, small_text,
     assert done.signals == whole.signals
     assert done.events == whole.events
     assert done.samples == whole.samples
-    assert (folder / "metrics.jsonl").read_text() == (whole.folder / "metrics.jsonl").read_text()
+    for name in ("metrics", "heads", "episodes", "decisions"):
+        assert (folder / f"{name}.jsonl").read_text() == (whole.folder / f"{name}.jsonl").read_text()
     again = NeuralPlasticityExperiment.resume(folder, text=small_text, progress=False, pages=False).run()
     assert again.evaluations == whole.evaluations
+
+
+def test_the_run_is_an_episode_whose_edits_lead_to_the_heads_that_were_measured(whole):
+    """The masks are counted from the edits; each that was also measured is the same."""
+    steps = run_episode(whole)
+    phases = [(row.cycle, row.phase) for row in rows(whole, "experiment", "test").values()]
+    assert len(steps) == len(phases) == len((whole.folder / "heads.jsonl").read_text().splitlines())
+    measured = {(row.cycle, row.phase): row.active for row in whole.signals}
+    assert {step.note.partition(":")[0] for step in steps} >= {"baseline", "warmup", "cycle 1, pruning"}
+    both = [(step.active, measured[phase]) for step, phase in zip(steps, phases, strict=True) if phase in measured]
+    assert len(both) >= 4
+    assert all(told == seen for told, seen in both)
+    written = [json.loads(line) for line in (whole.folder / "episodes.jsonl").read_text().splitlines()]
+    assert [step["active"] for step in written[-1]["steps"]] == [step.active for step in steps]
+    decided = [json.loads(line) for line in (whole.folder / "decisions.jsonl").read_text().splitlines()]
+    assert [(row["edit"], row["layer"], row["head"]) for row in decided] == [
+        (e.edit, e.layer, e.head) for e in whole.events
+    ]
 
 
 def test_a_controller_in_the_loop_goes_on_with_its_memory(run_short, small_text):

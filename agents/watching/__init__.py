@@ -1,0 +1,1 @@
+"""A page that shows runs while they go on, and when they are over, from the JSON lines that they write."""
