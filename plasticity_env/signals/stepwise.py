@@ -50,7 +50,7 @@ def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int
 
 
 def removal_turns(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int) -> Tensor:
-    """(k, I / W) int64: in which turn `eliminate`, which takes the same, takes each unit out; 0 for the first, and for pruned ones."""
+    """(k, I / W) int64: the turn in which `eliminate`, which takes the same, takes each unit out; 0 for pruned ones too."""
     return _eliminated(inverse, moment, gradient, unit_width)[2]
 
 

@@ -49,7 +49,7 @@ class Room:
             lowest: (S,) levels that are reached already and for good.
         """
         highest = table.deepest - np.where(table.holds_heads, min_heads_per_layer, 0)
-        return cls(int(due + 1e-6), np.zeros_like(highest) if lowest is None else lowest, highest)
+        return cls(min(int(due + 1e-6), table.whole), np.zeros_like(highest) if lowest is None else lowest, highest)
 
 
 def cheapest_levels(table: LevelTable, values: Sequence[np.ndarray], room: Room) -> np.ndarray:
@@ -85,9 +85,11 @@ def cheapest_levels(table: LevelTable, values: Sequence[np.ndarray], room: Room)
             if cost < cells:
                 reached = best[: cells - cost] + value
                 better = reached < found[cost:]
-                found[cost:][better], chosen[cost:][better] = reached[better], level
-            if heads and level < last and headless is not None and (at := headless[0] + cost) < cells:
-                if headless[1] + value < found[at]:
+                np.copyto(found[cost:], reached, where=better)
+                np.copyto(chosen[cost:], level, where=better)
+            if headless is not None and heads and level < last:
+                at = headless[0] + cost
+                if at < cells and headless[1] + value < found[at]:
                     found[at], chosen[at] = headless[1] + value, FROM_HEADLESS - level
         if heads:
             whole = int(site.costs[last]) // step
