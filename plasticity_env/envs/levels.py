@@ -118,6 +118,10 @@ class LevelsEnv(PlasticityEnv):
         """Order, prices and FLOPs of the levels in the running episode."""
         return table_of(self.workbench, self._any_state(), self.settings.labels == "sampled")
 
+    def due_flops(self, share: float) -> float:
+        """FLOPs per token that may be gone when a share of the units' is due; a budget of the reward is kept."""
+        return self._task.allowed_flops(share, self._any_state().budget)
+
     def edits_of(self, action: Any) -> tuple[Tensor, bool]:
         state, table = self._any_state(), self.table
         levels = chosen_levels(self.settings.action, action, table, self._task.room(table, state))

@@ -29,15 +29,17 @@ class LevelsTask(Task):
         """Share of the units' FLOPs that an (L, U) mask prunes."""
         return (self.dense_flops - self.flop_table.total(active)) / self.owned
 
-    def due_flops(self, state: EpisodeState) -> float:
-        """FLOPs per token that may be gone after this decision; a budget of the reward is kept."""
-        due = self.due_share(state) * self.owned
-        return due if state.budget is None else min(due, (1 - state.budget) * self.dense_flops)
+    def allowed_flops(self, share: float, budget: float | None) -> float:
+        """FLOPs per token that may be gone where a share of the units' is due, and a budget of the reward is kept."""
+        due = share * self.owned
+        return due if budget is None else min(due, (1 - budget) * self.dense_flops)
 
     def room(self, table: LevelTable, state: EpisodeState) -> Room:
         """What the next choice of levels may do."""
         lowest = None if self.revives else table.levels(state.active)
-        return Room.within(table, self.due_flops(state), self.settings.min_heads_per_layer, lowest)
+        return Room.within(
+            table, self.allowed_flops(self.due_share(state), state.budget), self.settings.min_heads_per_layer, lowest
+        )
 
     def check_reach(self, table: LevelTable, state: EpisodeState) -> None:
         """Refuse a target that the order of a site's heads puts out of reach.
@@ -57,4 +59,3 @@ class LevelsTask(Task):
                 f"pruned_share {state.share:.3f} cannot be reached: min_heads_per_layer {self.settings.min_heads_per_layer} "
                 f"allows at most {most / self.owned:.3f} of the units' FLOPs to go in the order of this episode; ask for less"
             )
-

@@ -260,7 +260,9 @@ def settings_for(
     of_version = {"text_split": "leading", "neuron_order": "stored"} if version == 0 else {}
     settings = settings_type.read({"pruned_share": default_share, **of_version, **values})
     if default_share is None and settings.pruned_share is not None:
-        raise InputError("pruned_share is the target of plasticity/HeadRank-v1 and Levels-v0: this environment has none")
+        raise InputError(
+            "pruned_share is the target of plasticity/HeadRank-v1 and Levels-v0: this environment has none"
+        )
     if default_share is not None and settings.pruned_share is None:
         raise InputError("plasticity/HeadRank-v1 and Levels-v0 need pruned_share: a number, or a range to sample from")
     return settings

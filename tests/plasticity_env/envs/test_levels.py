@@ -36,7 +36,11 @@ def reachable(env, room):
     table = env.table
     ranges = [range(low, high + 1) for low, high in zip(room.lowest, room.highest, strict=True)]
     architecture = env.workbench.name.split()[1]
-    saved = [env.dense_flops - flops_by_hand(architecture, m) for m in map(table.mask, itertools.product(*ranges)) if m[:, :2].any()]
+    saved = [
+        env.dense_flops - flops_by_hand(architecture, m)
+        for m in map(table.mask, itertools.product(*ranges))
+        if m[:, :2].any()
+    ]
     return max(flops for flops in saved if flops <= room.due)
 
 
