@@ -58,6 +58,7 @@ for _prefix in ("", "Flat"):
     _gym.register(
         id=f"plasticity/{_prefix}Levels-v0",
         entry_point="plasticity_env.envs.levels:LevelsEnv",
+        vector_entry_point="plasticity_env.envs.levels_vector:LevelsVectorEnv",
         kwargs={"observation": "flat"} if _prefix else {},
     )
     _gym.register(

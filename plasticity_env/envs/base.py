@@ -35,7 +35,7 @@ from plasticity_env.plots.rendering import ansi, picture, show
 
 
 class PlasticityEnv(gym.Env[Observation, Any]):
-    """Common ground of ``plasticity/Heads-v1``, ``HeadEdit-v1``, ``HeadRank-v1`` and ``Levels-v0``; their pages say how to use them.
+    """Common ground of ``plasticity/Heads-v1``, ``HeadEdit-v1``, ``HeadRank-v1`` and ``Levels-v0``, whose pages say more.
 
     Args:
         render_mode: None, "ansi", "rgb_array" or "human".

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from gymnasium import spaces
 
@@ -18,10 +20,15 @@ LEVEL_COLUMNS: Bounds = {
 }
 
 
-def levels_space(units: int) -> spaces.Box:
-    """Space of the rows of so many units."""
+def with_levels(space: spaces.Space[Any], units: int) -> spaces.Space[Any]:
+    """A space of observations with the rows of so many units in it: by name, or flat at the end."""
     low, high = np.array(list(LEVEL_COLUMNS.values()), dtype=np.float32).T
-    return spaces.Box(np.tile(low, (units, 1)), np.tile(high, (units, 1)), dtype=np.float32)
+    own = spaces.Box(np.tile(low, (units, 1)), np.tile(high, (units, 1)), dtype=np.float32)
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({**space.spaces, "levels": own})
+    assert isinstance(space, spaces.Box)
+    edges = [np.concatenate([getattr(box, end).ravel() for box in (space, own)]) for end in ("low", "high")]
+    return spaces.Box(*edges, dtype=np.float32)
 
 
 def level_rows(table: LevelTable, dense_flops: float) -> np.ndarray:

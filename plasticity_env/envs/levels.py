@@ -12,7 +12,7 @@ from plasticity_env.data.text import TextSplits
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.episode import EpisodeState
 from plasticity_env.envs.level_actions import chosen_levels, edits_to, level_space, site_depths
-from plasticity_env.envs.level_columns import level_mask, level_rows, levels_space, score_mask
+from plasticity_env.envs.level_columns import level_mask, level_rows, score_mask, with_levels
 from plasticity_env.envs.level_tables import table_of
 from plasticity_env.envs.levels_settings import LevelsSettings
 from plasticity_env.envs.levels_task import LevelsTask
@@ -52,8 +52,8 @@ class LevelsEnv(PlasticityEnv):
     heads of each layer stay.
 
     ## Observation Space
-    `Dict` of `heads` (N, F) and `globals` (G,) as `plasticity/HeadRank-v1`; `levels` (N, 4), a row for each unit, of the level that
-    its removal leads to, named in `plasticity_env.envs.level_columns.LEVEL_COLUMNS`; and `action_mask`: (N,), 1 where
+    `Dict` of `heads` (N, F) and `globals` (G,) as `plasticity/HeadRank-v1`; `levels` (N, 4), a row for each unit, of the level
+    that its removal leads to, named in `plasticity_env.envs.level_columns.LEVEL_COLUMNS`; and `action_mask`: (N,), 1 where
     a score counts, or with `action="levels"` the levels of all sites one after the other, 1 = allowed.
 
     ## Rewards
@@ -96,18 +96,6 @@ class LevelsEnv(PlasticityEnv):
     ) -> None:
         super().__init__(render_mode, loaded, text, workbench, version=COLUMNS, **settings)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode on the dense model; see `PlasticityEnv.reset`.
-
-        Raises:
-            InputError: Also a target that the order of this episode puts out of reach.
-        """
-        found = super().reset(seed=seed, options=options)
-        self._task.check_reach(self.table, self._any_state())
-        return found
-
     @property
     def env_id(self) -> str:
         """The Gymnasium id."""
@@ -142,12 +130,7 @@ class LevelsEnv(PlasticityEnv):
         return score_mask(table, room) if self.settings.action == "scores" else level_mask(table, room)
 
     def _observation_space(self) -> gym.spaces.Space[Any]:
-        space, own = super()._observation_space(), levels_space(self.head_slots)
-        if isinstance(space, gym.spaces.Dict):
-            return gym.spaces.Dict({**space.spaces, "levels": own})
-        assert isinstance(space, gym.spaces.Box)
-        edges = [np.concatenate([getattr(space, end), getattr(own, end).ravel()]) for end in ("low", "high")]
-        return gym.spaces.Box(*edges, dtype=np.float32)
+        return with_levels(super()._observation_space(), self.head_slots)
 
     def _observed(self, view: View) -> Any:
         shown, rows = super()._observed(view), level_rows(self.table, self.dense_flops)

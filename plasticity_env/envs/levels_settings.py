@@ -40,7 +40,7 @@ class LevelsSettings(Settings):
             )
         if self.train_steps:
             raise InputError(
-                f"train_steps {self.train_steps} would change what levels are priced on: use train_steps=0, or another environment"
+                f"train_steps {self.train_steps} would change what levels are priced on: use train_steps=0, or Heads-v1"
             )
         if self.calibration_blocks < 2 and not self.moment_blocks:
             raise InputError(

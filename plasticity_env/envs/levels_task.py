@@ -35,22 +35,19 @@ class LevelsTask(Task):
         return due if budget is None else min(due, (1 - budget) * self.dense_flops)
 
     def room(self, table: LevelTable, state: EpisodeState) -> Room:
-        """What the next choice of levels may do."""
+        """What the next choice of levels may do.
+
+        Raises:
+            InputError: The order of this episode puts its target out of reach.
+        """
+        self._check_reach(table, state)
         lowest = None if self.revives else table.levels(state.active)
         return Room.within(
             table, self.allowed_flops(self.due_share(state), state.budget), self.settings.min_heads_per_layer, lowest
         )
 
-    def check_reach(self, table: LevelTable, state: EpisodeState) -> None:
-        """Refuse a target that the order of a site's heads puts out of reach.
-
-        Args:
-            table: Of the episode.
-            state: At its start.
-
-        Raises:
-            InputError: The heads that stay hold more keys and values than the target leaves.
-        """
+    def _check_reach(self, table: LevelTable, state: EpisodeState) -> None:
+        """Refuse a target that the heads which stay, with the keys and values that they read, put out of reach."""
         highest = Room.within(table, table.whole, self.settings.min_heads_per_layer).highest
         largest = max(int(np.diff(site.costs).max()) for site in table.sites)
         most, due = table.cost(highest), (state.share or 0.0) * self.owned

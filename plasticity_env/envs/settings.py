@@ -51,8 +51,8 @@ class Settings(TextSettings):
         reward: Name in the reward registry.
         flop_price: Price of a nat of log FLOPs: a number, or a range sampled log-uniformly at reset.
         flop_budget: Share of dense FLOPs to reach under the "budget" reward: a number, or a range sampled uniformly.
-        pruned_share: HeadRank and Levels only: share of all heads (with units="heads+mlp": of the units' FLOPs) that is pruned when the
-            horizon is over: a number, or a range sampled uniformly at reset.
+        pruned_share: HeadRank and Levels only: share of all heads (on Levels, and with units="heads+mlp": of the units' FLOPs)
+            that is pruned when the horizon is over: a number, or a range sampled uniformly at reset.
         horizon: Decisions per episode.
         train_steps: Fine-tuning steps of the language model between decisions; 0 freezes it.
         learning_rate: Learning rate of those steps.
