@@ -97,10 +97,10 @@ def cheapest_levels(table: LevelTable, values: Sequence[np.ndarray], room: Room)
             headless = (headless[0] + whole, headless[1] + float(own[last])) if open_ended else None  # type: ignore[index]
         best = found
         choices.append(chosen)
-    reached = np.flatnonzero(np.isfinite(best))
-    if not len(reached):
+    cells_reached = np.flatnonzero(np.isfinite(best))
+    if not len(cells_reached):
         raise InputError(f"what is pruned already costs more than the {room.due} that are due")
-    return _traced(table, order, choices, int(reached[-1]))
+    return _traced(table, order, choices, int(cells_reached[-1]))
 
 
 def _traced(table: LevelTable, order: list[int], choices: list[np.ndarray], cell: int) -> np.ndarray:
