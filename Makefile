@@ -44,7 +44,7 @@ test-all: $(STAMP)
 # Every setting is run, also after one that failed. A failure prints --random-order-seed=N: the same order again.
 test-matrix: $(STAMP)
 	failed=; for setting in OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2; do \
-	  echo "== $$setting"; env OMP_NUM_THREADS=1 $$setting $(BIN)/python -m pytest -m 'not slow' -q -n auto --dist worksteal \
+	  echo "== $$setting"; env OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $$setting $(BIN)/python -m pytest -m 'not slow' -q -n auto --dist worksteal \
 	    --random-order || failed="$$failed $$setting"; \
 	done; test -z "$$failed" || { echo "failed under:$$failed" >&2; exit 1; }
 

@@ -78,7 +78,7 @@ class LinearSearch:
 
     Args:
         config: Arguments.
-        folder: Where the history and the controller are written.
+        folder: Folder that the history and the controller are written to.
 
     Raises:
         InputError: A model or text that cannot be used.
@@ -120,7 +120,7 @@ class LinearSearch:
         """Go on from the history in the folder, if there is one.
 
         Raises:
-            InputError: It is of other arguments, or no history.
+            InputError: If the history belongs to other arguments, or cannot be read.
         """
         path = self.folder / HISTORY
         if not path.exists():

@@ -134,7 +134,7 @@ def _environment(config: ExportConfig, loaded: LoadedModel, text: TextSplits) ->
 
 
 def _left_in_each_layer(config: ExportConfig, model: PlasticModel) -> tuple[int, int]:
-    """Heads and MLP blocks that each layer shall keep."""
+    """Heads and MLP blocks that each layer should keep."""
     heads = config.uniform_heads
     if heads is None:
         heads = max(1, round(model.heads * (1 - config.pruning_level)))
@@ -146,7 +146,7 @@ def _best_uniform_mask(env: PlasticityEnv, importance: Tensor, heads: int, block
     """The most important units of each layer, in the shape of KV groups that costs the least on the reward text.
 
     Args:
-        env: Freshly reset.
+        env: An environment that was just reset.
         importance: (L, U), larger = kept longer.
         heads: Heads that each layer keeps.
         blocks: MLP blocks that each layer keeps.

@@ -57,7 +57,7 @@ class Trial:
 
     Attributes:
         program: Name.
-        signal: That ended it.
+        signal: Signal that ended it.
         after: Seconds since it had something to go on from.
         whole: What that time was in the run that was not killed, to its end.
         wrong: What differs in the end; empty where nothing does.
@@ -74,7 +74,7 @@ def run(config: KillConfig) -> None:
     """Kill programs, let them go on, and print a line a kill and the tally; exits 1 where a run came to something else.
 
     Raises:
-        InputError: As of `run_trials`, or the folder is in use.
+        InputError: If a trial fails as in `run_trials`, or the folder is in use.
     """
     if config.output_dir.exists() and any(config.output_dir.iterdir()):
         raise InputError(f"{str(config.output_dir)!r} is not empty: name a new --output_dir")
@@ -159,7 +159,7 @@ def _start(line: list[str], place: Path) -> ForkServerProcess:
 
 
 def _work(line: list[str], log: str) -> None:
-    """In the program's own process."""
+    """The program, in its own process."""
     import torch
 
     from plasticity_env.agents.commands.command_table import find_command

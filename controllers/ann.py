@@ -98,7 +98,7 @@ class ANNController(RankedController, HubController):
         """The share of units that a controller of HeadRank takes for the best at a price.
 
         Raises:
-            InputError: It was not trained on HeadRank.
+            InputError: If it was not trained on HeadRank.
         """
         if "price_shares" not in self.info:
             raise InputError(
@@ -170,8 +170,8 @@ class ANNController(RankedController, HubController):
         """Read what `save` wrote, or the ``controller.pt`` of an online run.
 
         Args:
-            folder: Where; or a ``.pt`` file of the network's weights, read with ``weights_only=True``. The network's shape
-                is that of the folder ``controller`` beside the file, where there is one, else a fresh network's.
+            folder: A folder; or a ``.pt`` file of the network's weights, read with ``weights_only=True``. The network's
+                shape is that of the folder ``controller`` beside the file, where there is one, else a fresh network's.
             **options: ``sparsity``, ``rounds``, ``deterministic`` of the controller.
 
         Raises:

@@ -53,7 +53,7 @@ def register(name: str, maker: Callable[..., Controller]) -> None:
     """Add a controller of your own: `make`, the commands and the leaderboard know it by name from here on.
 
     Args:
-        name: Without a colon.
+        name: A name without a colon.
         maker: Its class, or a function that makes one; called with the options that `make` is given. A controller that is to
             be played at a share of heads takes ``sparsity`` and ``rounds``, as `RankedController` does.
 
@@ -77,7 +77,7 @@ def make(name: str, **options: Any) -> Controller:
         name: One of `names()`, ``ann:NAME`` for another of the `shipped()` controllers, ``ann:untrained`` for a fresh network,
             ``constant:EDIT``, ``hub:USER/NAME`` for one that was pushed to the Hugging Face hub, or the folder of a saved
             controller (or the ``controller.pt`` of an online run).
-        **options: Of its class: ``sparsity`` and ``rounds`` for scores, thresholds for ``plasticity`` and
+        **options: Options of its class: ``sparsity`` and ``rounds`` for scores, thresholds for ``plasticity`` and
             ``plasticity_tuned``, ``path`` for ``ann`` (the shipped controller without it), ``edit`` for ``constant``.
 
     Raises:

@@ -61,7 +61,7 @@ def controller_card(
         results: ``results.json`` of ``plasticity evaluate``: its rows become a table.
 
     Returns:
-        Markdown.
+        The card in Markdown.
 
     Raises:
         InputError: A run or results that are not what they should be.

@@ -39,7 +39,7 @@ class HubController(ModelHubMixin, library_name="plasticity-env", tags=["plastic
             repo_id: ``USER/NAME``; made if it is not there.
             run: Folder of the training, for the card.
             results: ``results.json`` of ``plasticity evaluate``, for the card.
-            **options: Of `huggingface_hub.ModelHubMixin.push_to_hub`: ``private``, ``token``, ``branch``, ``commit_message``, ...
+            **options: Options of `huggingface_hub.ModelHubMixin.push_to_hub`: ``private``, ``token``, ``branch``, ...
 
         Returns:
             Address of the commit.

@@ -29,7 +29,7 @@ class NetworkConfig:
 
     Attributes:
         head_features, global_features: Columns of the observation that it reads, by name.
-        width: Hidden units.
+        width: Number of hidden units.
         context: How heads see each other: "deep_sets" (the mean over heads), "attention" (one transformer layer), or "linear":
             not at all, the logits of a head are linear in its own features (no hidden units, no value).
         keep_bias: Initial logit of keeping a head as it is, over 0 for each edit.
@@ -87,7 +87,7 @@ class HeadNetwork(nn.Module):
     """Policy and value over head tokens.
 
     Args:
-        config: Its shape.
+        config: Shape of the network.
     """
 
     _head_columns: Tensor

@@ -29,7 +29,7 @@ class RevivingController(RankedController):
     Args:
         score: Name in `SCORES` but for `AMONG_ACTIVE`; needs an environment in adaptive mode.
         sparsity: Share of all heads to prune on Heads; HeadRank has a target of its own.
-        rounds: On Heads, decisions over which that share is reached.
+        rounds: Number of decisions over which that share is reached on Heads.
         margin: How much better than an active head a pruned one must look to take its place, at least 0.
         rest: Decisions a head stays pruned at least.
         returns: What brings a head back on Heads, "revive" or "grow"; HeadRank always revives.

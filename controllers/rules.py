@@ -39,7 +39,7 @@ class PlasticityController(Controller):
         aggressiveness: a in [0, 1].
         gradient_power: The gradient's quantiles are those of a to this power: above 1 fewer heads count as quiet.
         entropy_weight: Say of the entropy in the order of heads on HeadRank; 0: the gradient alone.
-        entropy_threshold: Absolute, nats.
+        entropy_threshold: An absolute threshold, in nats.
         gradient_threshold: Absolute, nats of loss per unit of gate.
         min_zeroed_epochs: Decisions a head stays pruned at least.
         max_prune_rate: Largest share of all heads pruned in one decision, lowest gradient first; above 0 it allows one head.
@@ -149,7 +149,7 @@ class PlasticityController(Controller):
 
 
 def measured_direction(observation: Observation) -> Literal["high", "low"]:
-    """Which entropy marks idle heads here: "high" where Fisher falls with entropy over the heads that are seen, else "low".
+    """Tell which entropy marks idle heads here: "high" where Fisher falls with entropy over the heads that are seen, else "low".
 
     A pruned head is seen where it may come back: its attention is computed and its score is that of the closed gate.
     """

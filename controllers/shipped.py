@@ -21,7 +21,7 @@ def shipped() -> list[str]:
 
 
 def shipped_folder(name: str = DEFAULT) -> Path:
-    """Where a shipped controller lies: ``controller.safetensors``, ``controller.json``, ``README.md``.
+    """The folder of a shipped controller: ``controller.safetensors``, ``controller.json``, ``README.md``.
 
     Raises:
         InputError: No controller of this name ships.

@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import gymnasium as gym
@@ -80,6 +80,15 @@ OWN_KERNEL = ("falcon", "falcon_alibi", "falcon_multi_query", "gpt_oss")
 HEADS_ONLY = ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")
 ALIBI = ("falcon_alibi",)  # its stock eager attention adds the biases twice: its patterns are no oracle
 EVERY = [*sorted(CONFIGS), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(OTHERS))]
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Some programs compute on one thread; what a test compares must not depend on which ran before it in this process."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 def but(*left_out: str) -> pytest.MarkDecorator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,12 +100,12 @@ ARROWS = {
     "door": ("agents/es.py", "from plasticity_env import load_model"),
 }
 SAID = {
-    "up": "plasticity_env.data.text -> plasticity_env.envs.base (",
-    "sideways": "plasticity_env.plots.charts -> plasticity_env.signals.measure (",
-    "type only": "plasticity_env.model.flops -> plasticity_env.controllers.base (",
-    "lazy": "plasticity_env.controllers.base -> plasticity_env.agents.es (",
-    "circle": "- .plastic_model -> .modes (1 import)",
-    "door": "plasticity_env.agents.es -> plasticity_env (",
+    "up": r"plasticity_env\.data\.text -> plasticity_env\.envs\.base \(",
+    "sideways": r"plasticity_env\.plots\.charts -> plasticity_env\.signals\.measure \(",
+    "type only": r"plasticity_env\.model\.flops -> plasticity_env\.controllers\.base \(",
+    "lazy": r"plasticity_env\.controllers\.base -> plasticity_env\.agents\.es \(",
+    "circle": r"- \.(plastic_model -> \.modes|modes -> \.plastic_model) \(1 import\)",  # it may be cut on either side
+    "door": r"plasticity_env\.agents\.es -> plasticity_env \(",
 }
 
 
@@ -129,7 +130,7 @@ def told(copy: Path) -> str:
 
 @pytest.mark.parametrize("name", ARROWS)
 def test_a_planted_arrow_is_found(told: str, name: str) -> None:
-    assert SAID[name] in told
+    assert re.search(SAID[name], told), told
 
 
 @pytest.mark.slow

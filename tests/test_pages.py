@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import tomllib
 from collections import Counter
@@ -51,7 +52,7 @@ def run(name: str, *marks: str) -> None:
         if mark in marks:
             example.evaluate()
         else:
-            check(example)
+            check(example, mark)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,6 +64,13 @@ def test_blocks_run(name: str) -> None:
 @pytest.mark.parametrize("name", SLOW)
 def test_slow_blocks_run_after_the_others(name: str) -> None:
     run(name, "", "slow")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_block_of_code_goes_by_another_name(name: str) -> None:
+    """Only blocks of ``python`` and ``bash`` are run or checked, so ``py`` or ``shell`` would escape."""
+    fences = re.findall(r"^ *```(\w*)$", NAMES[name].read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(fences) <= {"", "python", "bash", "yaml"}
 
 
 def test_marks_are_known_and_few() -> None:
@@ -105,6 +113,17 @@ def test_the_reference_names_what_is_registered() -> None:
         path.name for path in (ROOT / "scripts").glob("*.py") if "COMMAND.run()" in path.read_text(encoding="utf-8")
     ]
     assert [name for name in doors if f"`{name}`" not in page] == []
+
+
+def test_the_documents_files_lead_to_modules_that_exist() -> None:
+    page = (ROOT / "docs/how-to/originals.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+) \| (`\.[^|]+) \|$", page, flags=re.MULTILINE)
+    assert len(rows) >= 16
+    for there, here in rows:
+        assert re.search(r"\.py`|`sentinel\.", there)
+        for module in re.findall(r"`(\.[a-z_.]+)`", here):
+            assert importlib.util.find_spec(f"plasticity_env{module}"), module
+    assert importlib.import_module("plasticity_env.strategies.pruning").ScoreStrategy("magnitude").name == "magnitude"
 
 
 def test_the_site_inserts_what_the_program_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,11 +40,11 @@ class CompactRow:
         flops_ratio, time_ratio, time_ratio_range: Compacted / dense.
         time_over_flops: ``time_ratio / flops_ratio``; 1 is a saving as large as the FLOPs promise.
         dense_s, compact_s: Seconds of one forward.
-        dense_perplexity, compact_perplexity: On the first tokens of the test split.
-        peer: Whose removal of equally many heads is beside it; None where none was asked for.
+        dense_perplexity, compact_perplexity: Perplexities on the first tokens of the test split.
+        peer: Name of the tool that removed equally many heads; None where none was asked for.
         peer_s, peer_flops_ratio, peer_perplexity: Seconds, FLOPs ratio and perplexity of the peer's model.
         compact_over_peer, compact_over_peer_range: Seconds, ours / the peer's.
-        rounds: How many.
+        rounds: Number of rounds.
     """
 
     bench: str
@@ -108,7 +108,7 @@ def bench_compact(
         removed: (n,) flat indices of the heads to remove.
         options: Tokens in a forward, rounds.
         peer: Name of who else removed as many heads.
-        peer_model: Theirs.
+        peer_model: The model that the other tool pruned.
     """
     model, length = loaded.model, text.block_size
     mask = torch.zeros(model.shape, dtype=torch.bool)

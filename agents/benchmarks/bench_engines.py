@@ -44,13 +44,13 @@ class EngineRow:
         bench, model, seq_len, sequences: What was measured: sequences in the calibration and in the reward batch each.
         engine: "local", "subprocess" (Gymnasium's AsyncVectorEnv), "vector" (native), or "ray, N runners" (0: sampling in
             the driver).
-        environments, processes: In all, and how many processes they are spread over.
+        environments, processes: Number of environments in all, and of processes that they are spread over.
         sample_s: Seconds of the wall a sample.
         sample_s_range: Smallest and largest of the rounds.
-        over_local, over_local_range: Against one environment in this process.
+        over_local, over_local_range: Ratio to one environment in this process.
         cpu_s, cpu_over_local, cpu_over_local_range: The same in processor seconds of all processes together, which other work
             on the machine hardly lengthens; not of a device.
-        rounds: How many.
+        rounds: Number of rounds.
     """
 
     bench: str
@@ -99,9 +99,9 @@ def bench_engines(
         text: Its text, packed at the sequence length to measure.
         count: Environments, of every engine but the single one.
         runners: Numbers of Ray's env runners.
-        sequences: In the calibration and in the reward batch each.
+        sequences: Number of sequences in the calibration batch, and in the reward batch.
         rounds: Rounds after one that does not count.
-        device: Where the models lie.
+        device: Device that the models lie on.
     """
     settings = endless(text, sequences, device) | {"model_name": name, "max_sparsity": 0.75}
 

@@ -36,7 +36,7 @@ class EntropyRow:
         extra_over_naive: (entropy - plain) / naive peak; the goal at T = 4096 is below 0.1.
         plain_s, entropy_s, naive_s: Seconds.
         entropy_over_plain, naive_over_entropy: Ratios of them.
-        rounds: How many.
+        rounds: Number of rounds.
     """
 
     bench: str
@@ -59,7 +59,7 @@ def entropy_rows(options: Options) -> Iterator[EntropyRow]:
     """A row for each length.
 
     Raises:
-        InputError: On a system whose peak memory cannot be read.
+        InputError: If peak memory cannot be read on this system.
     """
     lengths = options.check()
     if check_device(options.settings.device).type == "cpu" and not Path("/proc/self/clear_refs").exists():

@@ -115,8 +115,8 @@ def endless(text: TextSplits, sequences: int, device: str) -> dict[str, Any]:
 
     Args:
         text: Packed at the sequence length to measure.
-        sequences: In the calibration and in the reward batch each.
-        device: Where the models lie.
+        sequences: Number of sequences in the calibration batch, and in the reward batch.
+        device: Device that the models lie on.
     """
     batches = {"calibration_blocks": sequences, "reward_blocks": sequences, "max_length": text.block_size}
     return {"text": text, **batches, "horizon": 1_000_000, "flop_price": 4.0, "device": device}

@@ -39,7 +39,7 @@ def prune_one_head_per_group(model: PlasticModel, ids: Tensor) -> nn.Module:
     changes no group.
 
     Args:
-        model: Dense.
+        model: A dense model.
         ids: (n, T) calibration tokens.
 
     Returns:

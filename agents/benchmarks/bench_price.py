@@ -37,8 +37,8 @@ class PriceRow:
     Attributes:
         bench, model, seq_len, mlp_blocks: What was measured; 0 MLP blocks: heads alone are units.
         way: "crossfit" fits on each half of the text for the other one; "apart" fits on blocks of its own.
-        calibration_blocks, moment_blocks: That were read.
-        seconds: Of the pass.
+        calibration_blocks, moment_blocks: Number of blocks that were read.
+        seconds: Seconds that the pass took.
         over_crossfit: Ratio to the first way's.
         shares: Share of the seconds by part; the rest is forward and backward.
         peak_mib: Peak memory above that of the loaded model.

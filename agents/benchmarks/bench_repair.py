@@ -31,12 +31,12 @@ class RepairRow:
     Attributes:
         bench, model, seq_len, tokens: What was measured: calibration tokens.
         heads, removed: Heads of the dense model, and how many of them are pruned.
-        repair: Which; ``statistics`` and ``incremental`` are parts of a repair.
+        repair: Name of the repair; ``statistics`` and ``incremental`` are parts of a repair.
         seconds: Seconds of the repair, the statistics excluded.
         pass_s: Seconds of one measuring pass (signals of all heads, no OBS) over the same tokens.
         over_pass, over_pass_range: Ratio of the two.
         delta_nll: Rise of the loss over the dense model's on the first test blocks, nats per token; None for parts.
-        rounds: How many.
+        rounds: Number of rounds.
     """
 
     bench: str

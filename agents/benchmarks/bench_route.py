@@ -33,11 +33,11 @@ class RouteRow:
     Attributes:
         bench, num_envs, structures, probes, columns: What was measured; columns of the flat observation.
         decisions: Decisions a second of the native vector environment.
-        over_single, over_sync: Those over the decisions a second of single environments and of `SyncVectorEnv`.
+        over_single, over_sync: Ratios to the decisions a second of single environments and of `SyncVectorEnv`.
         ppo_steps: Environment steps a second of an SB3 PPO run on it.
         ppo_added: Seconds of that run over those of one whose environment hands the same arrays back, less 1.
         step_share: Share of the run's seconds that passes in the environment's steps, the adapter to SB3 included.
-        rounds: How many.
+        rounds: Number of rounds.
     """
 
     bench: str
@@ -74,7 +74,7 @@ def bench_route(num_envs: int, probes: int = 0, rounds: int = 7, clock: Clock = 
     """Time N environments every way.
 
     Args:
-        num_envs: N.
+        num_envs: Number N of environments.
         probes: Probes that an agent may make.
         rounds: Rounds after one that does not count.
         clock: See `plasticity_env.common.stopwatch.timed`.
@@ -145,7 +145,7 @@ class _Watched(NativeVecEnv):
 
     Args:
         envs: The vector environment.
-        clock: Which clock.
+        clock: Name of the clock.
     """
 
     def __init__(self, envs: Any, clock: Clock) -> None:

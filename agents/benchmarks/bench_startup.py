@@ -27,7 +27,7 @@ class StartupRow:
     """One thing that is opened.
 
     Attributes:
-        what: It.
+        what: What was started.
         beside: What it is divided by.
         seconds: Processor seconds, median over the rounds, user and system together.
         ratio: Median over the rounds of its seconds over those of ``beside`` in the same round.

@@ -38,7 +38,7 @@ class StepRow:
         step_s, floor_s, naive_s: Seconds; naive is None where it was left out.
         step_over_floor, naive_over_step: Ratios.
         step_over_floor_range: Smallest and largest of the rounds.
-        rounds: How many.
+        rounds: Number of rounds.
     """
 
     bench: str
@@ -97,13 +97,13 @@ def bench_step(
     Args:
         loaded: The model; left dense.
         text: Its text, packed at the sequence length to measure.
-        sequences: In the calibration and in the reward batch each, run as one batch.
+        sequences: Number of sequences in the calibration batch, and in the reward batch; each is run as one batch.
         repair: Repair of the environment.
         obs: Whether the step computes the OBS and the residual scores.
         crossfit: Whether it computes these cross-fitted as well.
         naive: Whether to time the naive way too.
         rounds: Rounds after one that does not count.
-        device: Where the model lies.
+        device: Device that the model lies on.
         clock: See `plasticity_env.common.stopwatch.timed`.
     """
     env: PlasticityEnv = gym.make(

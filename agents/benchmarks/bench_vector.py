@@ -40,7 +40,7 @@ class VectorRow:
         vector_steps, single_steps, sync_steps, async_steps: Environment steps a second; async is Gymnasium's, one process
             an environment, None where it was left out.
         over_single, over_sync, over_async: The vector environment's steps a second over the others'.
-        rounds: How many.
+        rounds: Number of rounds.
     """
 
     bench: str
@@ -107,12 +107,12 @@ def bench_vector(
     Args:
         name: Name of the model; every environment loads a copy of its own, but for those in the vector environment.
         text: Its text, packed at the sequence length to measure.
-        num_envs: N.
-        sequences: In the calibration and in the reward batch each.
+        num_envs: Number N of environments.
+        sequences: Number of sequences in the calibration batch, and in the reward batch.
         repair, memory_share: Repair and memory share of the environments.
         scores: Whether OBS and residual scores are measured (not cross-fitted).
         rounds: Rounds after one that does not count.
-        device: Where the models lie.
+        device: Device that the models lie on.
         processes: Whether to time Gymnasium's environments in processes too.
     """
     signals = {"obs_signal": scores, "residual_signal": scores, "crossfit_signal": False}

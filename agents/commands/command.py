@@ -16,7 +16,7 @@ class Command(Generic[C]):
     """A sub-command. Its file loads no torch; ``main`` imports the work when it is called.
 
     Attributes:
-        name: As one types it behind ``plasticity``.
+        name: Its name, as it is typed after ``plasticity``.
         arguments: A dataclass; the docstrings of its fields are the help.
         main: The program; its docstring is shown by ``--help``.
         quick: Values that ``--quick_test`` has instead of the defaults, by the name of the argument.

@@ -1,4 +1,4 @@
-"""``plasticity documents``: every command line of the original documents, played into one table."""
+"""``plasticity documents``: play every command line of the original documents into one table."""
 
 from __future__ import annotations
 

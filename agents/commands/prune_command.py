@@ -7,11 +7,14 @@ from plasticity_env.steps.step_arguments import PruneConfig
 
 
 def main(config: PruneConfig) -> None:
-    """Prune a model's heads and write it as a checkpoint."""
+    """Prune a model's heads, or its heads and MLP blocks, and write it as a checkpoint."""
+    from plasticity_env.agents.flop_pruning import prune_to_flops, recover
     from plasticity_env.steps.file_pruning import prune_heads
 
-    path, said = prune_heads(config)
-    print("\n".join(said))
+    path, said = prune_heads(config) if config.flops is None else prune_to_flops(config)
+    print("\n".join(said), flush=True)
+    if config.recover:
+        print("\n".join(recover(config, path)))
     print(f"checkpoint: {path}")
 
 

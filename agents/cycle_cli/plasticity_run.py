@@ -18,6 +18,8 @@ from plasticity_env.cycle.run_checks import refuse_used, settings_of
 from plasticity_env.cycle.run_comparison import ComparisonRow, compare_strategies
 from plasticity_env.cycle.run_settings import CONTROLLER, check_strategy, new_run_path
 
+DONE = {"prune": "pruned", "revive": "revived", "grow": "grown"}
+
 Say = Callable[[str], None]
 
 
@@ -25,7 +27,7 @@ def run_plasticity(arguments: RunArguments, say: Say, tables: Callable[[RunRecor
     """Run the cycle, or go on with a run.
 
     Args:
-        arguments: Of the run.
+        arguments: Arguments of the run.
         say: Called with sentences.
         tables: Writes what else belongs into the folder, before the run says that it is finished.
 
@@ -86,7 +88,7 @@ def conclusion(record: RunRecord) -> list[str]:
     said = [
         f"test perplexity {baseline['ppl']:.2f} before anything, {final['ppl']:.2f} at the end, control arm {control['ppl']:.2f}",
         f"{final['active_heads']} {units} ({final['sparsity']:.1%} pruned), {final['flops_kept']:.1%} of the FLOPs",
-        "edits: " + ", ".join(f"{count} {edit}" for edit, count in found["edits"].items()),
+        "edits: " + ", ".join(f"{found['edits'][edit]} {done}" for edit, done in DONE.items()),
     ]
     for cycle in found["cycles"]:
         back = (
@@ -103,12 +105,10 @@ def other_strategy(settings: Mapping[str, Any]) -> str | None:
     """What this package would have taken at the same level, in a sentence; None where that was asked for.
 
     Args:
-        settings: Of a run, as its record holds them.
+        settings: Settings of a run, as its record holds them.
     """
     own = ("pruning_strategy", "repair", "growth_init")
     if all(settings.get(name) == QUICK[name] for name in own) or settings.get("pruning_strategy") == CONTROLLER:
         return None
     flags = " ".join(f"--{name} {QUICK[name]}" for name in own)
-    return (
-        f"{settings.get('pruning_strategy')} pruned, as asked; this package's own choice at the same level is {flags}"
-    )
+    return f"{settings.get('pruning_strategy')} chose the heads, as asked; this package's own choice at the same level is {flags}"

@@ -81,7 +81,7 @@ class StageArguments(RunArguments):
     initial_pruning: float = 0.3
     """share of all head slots that is pruned when a cycle's pruning is over, in [0, 1)"""
     pruning_level: Annotated[float, tyro.conf.Suppress] = 0.0
-    """taken from initial_pruning"""
+    """the value of initial_pruning"""
     compare_strategies: Annotated[bool, tyro.conf.Suppress] = False
     """of run_neural_plasticity.py"""
     strategies: Annotated[str, tyro.conf.Suppress] = ""

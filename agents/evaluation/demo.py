@@ -95,10 +95,10 @@ def conclusion(found: dict[str, dict[str, Any]]) -> str:
     first = next(iter(found.values()))
     names = dict.fromkeys(row["controller"] for row in first["rows"])
     models = " and ".join(dict.fromkeys(results["model"] for results in found.values()))
-    compared = (
-        f"{len(names)} controllers pruned {models}, judged by the rise of the loss on test text that none of them read."
-    )
-    return f"{compared}\n{'; '.join(verdict(results) for results in found.values())}."
+    judged = "judged by the rise of the loss on test text that none of them read"
+    compared = f"{len(names)} controllers pruned {models} and were {judged}."
+    who = "; ".join(verdict(results) for results in found.values())
+    return f"{compared}\n{who[0].upper()}{who[1:]}."
 
 
 def write_demo_page(
@@ -148,9 +148,9 @@ def episode_frames(controller: Path, config: TrainConfig, model: str) -> list[tu
     """Pictures of one episode that a saved controller plays freely at the middle price (on HeadRank: at the middle share).
 
     Args:
-        controller: Its folder.
+        controller: Folder of the controller.
         config: Configuration of the training; gives the environment's arguments.
-        model: On which model.
+        model: Name of the model that is pruned.
 
     Returns:
         Captions and (H, W, 3) uint8 pictures, the dense model first.
@@ -195,8 +195,8 @@ def _results(folder: Path) -> dict[str, Any]:
 
 
 def verdict(results: dict[str, Any]) -> str:
-    """One sentence: the networks against the best rule, by the rise of the test loss averaged over shares and seeds."""
-    where = f"{results['model']}, {'heads' if results['units'] == 'heads' else 'heads and MLP blocks'}"
+    """One clause: the networks against the best rule, by the rise of the test loss averaged over shares and seeds."""
+    where = f"on {results['model']} ({'heads' if results['units'] == 'heads' else 'heads and MLP blocks'})"
     rises: dict[str, list[float]] = {}
     for row in results["rows"]:
         if row["sparsity"] is not None and row["flop_price"] is None:
@@ -205,14 +205,25 @@ def verdict(results: dict[str, Any]) -> str:
     networks = {name: mean for name, mean in means.items() if name.startswith(ANNController.name)}
     rules = {name: mean for name, mean in means.items() if name not in networks}
     if not networks or not rules:
-        return f"{where}: nothing to compare"
-    best = min(rules, key=lambda name: rules[name])
-    said = ", ".join(f"{name} {mean:.3f} ({mean / rules[best]:.2f} x)" for name, mean in networks.items())
-    return f"{where}: mean rise of the test loss, nats: {said}; best rule {best} {rules[best]:.3f}"
+        return f"{where} there is nothing to compare"
+    rule, (network, *others) = (
+        min(rules, key=lambda name: rules[name]),
+        sorted(networks, key=lambda name: networks[name]),
+    )
+    ours, theirs = f"{networks[network]:.3f}", f"{rules[rule]:.3f}"
+    if ours == theirs:
+        said = f"{network} and the best rule, {rule}, are level: each raises the loss by {ours} nats on average"
+    elif networks[network] < rules[rule]:
+        times = f"{networks[network] / rules[rule]:.2f} times as much as the best rule, {rule} ({theirs})"
+        said = f"{network} wins: it raises the loss by {ours} nats on average, {times}"
+    else:
+        times = f"{rules[rule] / networks[network]:.2f} times as much as {network} ({ours})"
+        said = f"the rule {rule} wins: it raises the loss by {theirs} nats on average, {times}"
+    return ", ".join([f"{where} {said}", *(f"and {name} raises it by {networks[name]:.3f}" for name in others)])
 
 
 def _summary(plan: TrainConfig, found: dict[str, dict[str, Any]], seconds: float) -> list[tuple[str, str]]:
-    start = "from zero" if plan.start_from is None else f"on from {plan.start_from}"
+    start = "from zero" if plan.start_from is None else f"from the controller {plan.start_from}"
     facts = [
         ("Trained on", ", ".join(cli.words(plan.model_name))),
         ("Training", f"{plan.agent}, {start}, {plan.ppo.total_timesteps} steps, {seconds:.0f} s"),

@@ -41,10 +41,10 @@ class Row:
             chose by the price.
         flop_price: The price, where the controller chose by it.
         seed: Seed of the calibration blocks.
-        test_loss, test_ppl: On the test split, nats per token and perplexity.
+        test_loss, test_ppl: Loss on the test split in nats per token, and its perplexity.
         delta_nll: Rise of the loss over the dense model's.
         flops_kept: Share of the dense model's forward FLOPs.
-        active_heads: How many.
+        active_heads: Number of active heads.
         seconds: Seconds that the episode took, with measuring, without evaluation on the test split.
         evaluations: Times the model was measured for the decision.
         active: (L, U) final mask.
@@ -139,7 +139,7 @@ class Arena:
         """Play a controller at each sparsity (or, for a network, each price) and seed; yields rows as they are done.
 
         Args:
-            name: As `controllers.make` takes it.
+            name: Name of the controller, as `controllers.make` takes it.
             options: Options of the controller.
             label: Name in the table; the controller's own when None.
         """

@@ -23,7 +23,7 @@ class FrontierPoint:
     Attributes:
         controller: Name of the controller.
         repair: Name of the repair.
-        setting: Which setting the point belongs to, readable.
+        setting: Readable name of the setting that the point belongs to.
         flops: Mean share of the dense FLOPs kept.
         ppl: Mean test perplexity.
         low: Lowest test perplexity of a seed.

@@ -39,11 +39,11 @@ def pruning_map(
     """Ask a shipped controller for each share, in one round from the dense model.
 
     Args:
-        name: Of `shipped()`.
+        name: One of the names in `shipped()`.
         model: An embedded name, a folder, a GGUF file or a hub name.
-        shares: In ascending order.
+        shares: Shares of the units, in ascending order.
         seed: Draws the calibration text.
-        **settings: Of the environment.
+        **settings: Settings of the environment.
 
     Raises:
         InputError: No such controller or model.

@@ -30,16 +30,16 @@ class Aggregate:
     Args:
         boards: Results of each; a board without the reference is left out, and of several on one model and text all but the
             one with most cells, which would count as many models.
-        reference: Whose rise of the loss is the unit.
+        reference: Player whose rise of the loss is the unit.
         replicates: Replicates of the bootstrap.
 
     Raises:
         InputError: No board has the reference.
 
     Attributes:
-        boards: That count.
+        boards: Boards that count.
         left_out: Headings of those that another one of the same model and text stands for.
-        players: That all these boards have.
+        players: Players that all these boards have.
         scores: (P, K) by task, a share on a board: normalised scores by player and seed.
     """
 

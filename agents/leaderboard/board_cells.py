@@ -43,7 +43,7 @@ class Board:
         mode: "adaptive" or "compressed".
         flop_price: What controllers observe as price.
         neuron_order: Order of the neurons of each layer, before they are cut into blocks; "stored" with "heads".
-        labels: Whose next tokens slopes are taken of, the text's own ("data") or "sampled" ones.
+        labels: Next tokens that slopes are taken of, the text's own ("data") or "sampled" ones.
         moment_blocks: Drawn by the seed beside the calibration blocks; they repair. 0: those do.
         text_split: How the text was split; "leading" for text that comes in splits, and for cells that do not say.
     """
@@ -76,7 +76,7 @@ class Board:
 
     @property
     def title(self) -> str:
-        """For headings: model, text, and what differs from the usual."""
+        """The heading: model, text, and what differs from the usual."""
         units = "" if self.units == "heads" else f", {self.what}"
         mode = "" if self.mode == "adaptive" else f", {self.mode}"
         return f"{self.model} on {self.text}, {self.repair} repair{units}{mode}"
@@ -87,7 +87,7 @@ class Cell:
     """What one player left of one model at one share, with one draw of calibration text.
 
     Attributes:
-        board: Where.
+        board: Board that it was played on.
         player: Canonical name, see `players.Player`.
         fingerprint: Fingerprint of the player's weights or code; empty for a rule that its name says all about.
         share: Share of the units that had to go.
@@ -98,9 +98,9 @@ class Cell:
         rounds: The masks after every round, a string a layer.
         evaluations: Forwards over a batch that the player would have paid alone (players share a memo); a measuring pass, with
             its backward, counts as three.
-        forward_tokens, backward_tokens: That went through the model for these.
+        forward_tokens, backward_tokens: Tokens that went through the model for these.
         seconds: Seconds of the episode as it was played, without the test text; what others had measured cost nothing.
-        machine: Where it was played.
+        machine: Machine that it was played on.
         validated: The episode was replayed by another process than the one that played it.
     """
 
@@ -166,7 +166,7 @@ def played(path: Path, boards: Container[Board], players: Container[str], seeds:
 
 
 def row(cell: Cell) -> dict[str, Any]:
-    """A cell's line."""
+    """The line of a cell in the file."""
     return asdict(cell)
 
 

@@ -35,7 +35,7 @@ class Rules:
 
     @property
     def board(self) -> Board:
-        """Where cells of these rules belong."""
+        """The board that cells of these rules belong to."""
         from plasticity_env.agents.leaderboard.board_cells import Board
 
         own = self.settings

@@ -51,10 +51,10 @@ class LeaderboardConfig:
 
     @property
     def place(self) -> Path:
-        """Where page, table and W&B's identity lie: beside cells.jsonl; other files of a folder have a folder each."""
+        """The folder of page, table and W&B's identity: beside cells.jsonl; other files of a folder have a folder each."""
         output = self.output
         return output.parent if output.name == "cells.jsonl" else output.with_name(f"{output.stem}_board")
 
     def rules(self, model_name: str) -> Rules:
-        """Of one model's board."""
+        """The rules of one model's board."""
         return Rules(replace(self.settings, model_name=model_name), self.test_blocks)

@@ -61,7 +61,7 @@ class Player:
         return bool(self.option) and "." in self.name and not Path(self.name).exists()
 
     def make(self) -> Controller | Planner:
-        """Who decides, fresh.
+        """Make a fresh controller or planner.
 
         Raises:
             InputError: No player has this name, or this one cannot be used.
@@ -99,8 +99,8 @@ def current_text(text: str) -> str:
     """The canonical form of a player today, where a cell was played under another one.
 
     Args:
-        text: As the cell holds it. A function whose module has moved since is called by its new module, and a network
-            that shipped then (``ann:tokens``) by its folder.
+        text: Text of the player in the cell. A function whose module has moved since is called by its new module, and a
+            network that shipped then (``ann:tokens``) by its folder.
     """
     name, _, rounds = text.rpartition("@")
     kind, _, option = name.partition(":")
@@ -113,7 +113,7 @@ def read_players(texts: Iterable[str]) -> list[Player]:
     """Read several, each once; ``rules`` stands for every score in one and in four rounds.
 
     Raises:
-        InputError: As `read_player`.
+        InputError: If a name is no player (see `read_player`).
     """
     rules = [Player(score, "", rounds) for score in (*SINGLE_SCORES, *OWN_SCORES) for rounds in RULE_ROUNDS]
     found = [player for text in texts for player in (rules if text == RULES else [read_player(text)])]

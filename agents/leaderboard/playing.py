@@ -105,10 +105,10 @@ class Table:
         return {"pruned_share": share, "flop_price": self.rules.settings.flop_price, **self.blocks(seed)}
 
     def play(self, player: Player, share: float, seed: int, maker: Controller | Planner | None = None) -> Cell:
-        """One cell.
+        """Play one cell.
 
         Args:
-            player: Who.
+            player: The player.
             share: Share of the units, to prune.
             seed: Seed of the blocks and of the player's randomness.
             maker: Who decides, where it is made already; the player's own when None.
@@ -156,7 +156,7 @@ class Table:
         )
 
     def bill(self, measured: int) -> Bill:
-        """Of a controller that had so many masks measured."""
+        """The bill of a controller that had this many masks measured."""
         settings = self.rules.settings
         read, paid = (settings.max_length * blocks for blocks in (settings.calibration_blocks, settings.reward_blocks))
         once = settings.max_length * settings.moment_blocks  # their moments are kept
@@ -172,7 +172,7 @@ class Table:
         return masks
 
     def dense_losses(self) -> tuple[float, ...]:
-        """Of each test block, nats per token, of the whole model."""
+        """The whole model's loss on each test block, nats per token."""
         if self._dense is None:
             self.workbench.install(torch.ones(self.workbench.model.shape, dtype=torch.bool), ())
             self._dense = block_losses(self.workbench.model, self.tested, self.rules.settings.batch_size)
@@ -207,7 +207,7 @@ def packed_of(rules: Rules) -> PackedModel:
     """The model and the text of some rules, to be handed to tables in other processes.
 
     Raises:
-        InputError: As of `Table`.
+        InputError: If the model or its text cannot be read (see `Table`).
     """
     bench = Table(replace(rules, settings=replace(rules.settings, device="cpu"))).workbench
     return pack(LoadedModel(bench.model, bench.tokenizer, bench.name), bench.text, ("calibration", "reward", "test"))

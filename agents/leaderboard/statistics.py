@@ -29,7 +29,7 @@ class Estimate:
     """A figure and its bootstrap interval.
 
     Attributes:
-        value: From all blocks.
+        value: Estimate from all blocks.
         low, high: Percentiles of the replicates.
         drawn: Whether there was something to draw from; else low and high are no interval.
     """
@@ -52,7 +52,7 @@ class Results:
 
     Args:
         cells: Cells of one board; of a player with several fingerprints the last counts.
-        players: Which to compare; all when None.
+        players: Players to compare; None compares all.
         replicates: Replicates of the bootstrap.
 
     Raises:
@@ -60,7 +60,7 @@ class Results:
 
     Attributes:
         players: Names, in order of first appearance.
-        shares, seeds: That all of them have.
+        shares, seeds: Shares and seeds that all of them have.
         missing: Players that were left out because they lack cells of the others.
         deltas: (P, S, K, B) rise of the loss, nats per token, by player, share, seed, test block.
         flops: (P, S, K) share of FLOPs kept.
@@ -138,7 +138,7 @@ class Results:
         """(R, P) rise of the loss at a share of FLOPs kept, interpolated, mean over seeds, nats per token.
 
         Raises:
-            InputError: Not all players cover it.
+            InputError: If not all players cover it.
         """
         low, high = self.interval
         if not low <= kept <= high:
@@ -202,7 +202,7 @@ def area_weights(flops: np.ndarray, low: float, high: float) -> np.ndarray:
 
     Args:
         flops: (S,) where the curve has its values, in any order, covering the interval.
-        low, high: The interval.
+        low, high: Ends of the interval.
     """
     places = np.unique(np.concatenate([[low, high], flops[(flops > low) & (flops < high)]]))
     widths = np.zeros(len(places))
@@ -228,7 +228,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def estimate(values: np.ndarray, drawn: bool = True) -> Estimate:
-    """Of (R,) values whose first is that of the whole text, and whether replicates could differ."""
+    """The estimate from (R,) values whose first is that of the whole text, and whether replicates could differ."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(values[1:], [tail, 1 - tail]) if len(values) > 1 else (values[0], values[0])
     return Estimate(float(values[0]), float(low), float(high), drawn)

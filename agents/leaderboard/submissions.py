@@ -40,9 +40,9 @@ class Request:
     """What a submission is asked to play.
 
     Attributes:
-        player: Its text.
+        player: Name of the player.
         rules: Rules of the board, as a mapping.
-        shares, seeds: To play.
+        shares, seeds: Shares and seeds to play.
         known: [fingerprint, share, seed] of cells that are there.
         answer: File for the episodes.
     """
@@ -91,7 +91,7 @@ def play_submission(
     Args:
         player: Player as `read_submission` returns it.
         rules: Rules of the board.
-        shares, seeds: To play.
+        shares, seeds: Shares and seeds to play.
         known: [fingerprint, share, seed] of cells that are there.
 
     Raises:
@@ -124,7 +124,7 @@ def replay(
     """The cell of an episode that someone else played.
 
     Raises:
-        InputError: It is not an episode of this board, share and seed, or earns other rewards than it claims.
+        InputError: If it is not an episode of this board, share and seed, or earns other rewards than it claims.
     """
     env, options = table.env(player.rounds), table.options(share, seed)
     env.reset(seed=seed, options=options)
@@ -151,7 +151,7 @@ def _record(data: dict[str, Any]) -> EpisodeRecord:
 
 
 def _play(request: Request) -> dict[str, Any]:
-    """In the submission's process: episodes and fingerprint, or what is wrong in a sentence."""
+    """Play in the submission's process, and return episodes and fingerprint, or what is wrong in a sentence."""
     try:
         player = read_player(request.player)
         maker = player.make()

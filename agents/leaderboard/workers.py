@@ -28,9 +28,9 @@ class Job:
 
     Attributes:
         rules: Rules of the board.
-        player: Who.
+        player: The player.
         seed: Seed of the blocks.
-        shares: To play.
+        shares: Shares to play.
     """
 
     rules: Rules
@@ -55,11 +55,11 @@ def open_all(rules: Iterable[Rules], stay: bool) -> None:
     """Open the table of every rules, so that a model that cannot be used is refused before others are played.
 
     Args:
-        rules: In the order in which they will be played.
+        rules: Rules, in the order in which they will be played.
         stay: Keep the first open.
 
     Raises:
-        InputError: As of `Table`.
+        InputError: If a model or its text cannot be read (see `Table`).
     """
     global _table
     for one in reversed(dict.fromkeys(rules)):

@@ -54,7 +54,7 @@ class Decisions:
 
 @dataclass(frozen=True)
 class Cloned:
-    """What cloning left.
+    """The result of a cloning.
 
     Attributes:
         controller: The network.
@@ -103,7 +103,7 @@ def read_decisions(dataset: Any, kind: str) -> Decisions:
     """All decisions of a data set.
 
     Raises:
-        InputError: Its observations have other columns than this version's.
+        InputError: If its observations have other columns than this version's.
     """
     observations, actions, orders, episode = [], [], [], []
     settings = _settings(dataset)
@@ -137,8 +137,8 @@ def learn(decisions: Decisions, kind: str, config: CloneConfig, info: dict[str, 
     """Fit a fresh network to decisions.
 
     Args:
-        decisions: Of one kind of environment.
-        kind: Which.
+        decisions: Decisions in one kind of environment.
+        kind: Kind of that environment.
         config: Arguments.
         info: Saved with the weights.
     """

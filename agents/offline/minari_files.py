@@ -59,7 +59,7 @@ def open_dataset(dataset_id: str) -> tuple[Any, str]:
     """A data set of this package's environments.
 
     Args:
-        dataset_id: As `plasticity record` named it.
+        dataset_id: Name of the data set, as `plasticity record` gave it.
 
     Returns:
         The data set, and the kind of its environment, of `ENVIRONMENTS`.

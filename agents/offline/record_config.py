@@ -47,7 +47,7 @@ class RecordConfig:
 
     @property
     def name(self) -> str:
-        """Of the data set."""
+        """The name of the data set."""
         return self.dataset_id or f"plasticity/{self.env}/{self.quality}-v0"
 
     @property

@@ -37,9 +37,9 @@ class Played:
     """One episode of T steps.
 
     Attributes:
-        seed: Its reset's.
+        seed: Seed of its reset.
         observations: T + 1 of each part.
-        actions, rewards: T.
+        actions, rewards: T actions and rewards.
         infos: T + 1 of each number.
     """
 

@@ -27,7 +27,7 @@ Side = Literal["high", "low"]
 
 @dataclass(frozen=True)
 class PruneBounds:
-    """The two thresholds."""
+    """The two thresholds of an online controller."""
 
     entropy_threshold: float | None = 1.5
     """nats: only heads on the prune side of it may be pruned; None: any entropy"""
@@ -49,7 +49,7 @@ class PruneBounds:
             raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
 
     def side(self, signals: HeadSignals, active: Tensor) -> Side:
-        """Which side of the entropy threshold is pruned in this model.
+        """Choose the side of the entropy threshold that is pruned in this model.
 
         Args:
             signals: Signals of the model, on calibration text.
@@ -125,7 +125,7 @@ class Bounded:
         return self.on_side & self.unimportant
 
     def sentence(self) -> str:
-        """For the log."""
+        """What the bounds allow, in a sentence for the log."""
         quantile = self.bounds.importance_threshold
         parts = []
         if self.bounds.entropy_threshold is not None:
@@ -141,7 +141,7 @@ class Bounded:
         return int((mask & self.is_head).sum())
 
     def details(self) -> dict[str, Any]:
-        """JSON-able."""
+        """What the bounds allow, as JSON can hold it."""
         return {
             "prune_entropy": self.side,
             "fisher_cut": self.cut,

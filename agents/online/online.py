@@ -74,12 +74,12 @@ class Lesson:
     """What was made of a reward.
 
     Attributes:
-        reward: Nats.
-        baseline: That it was compared with.
-        advantage: As it was learned from.
+        reward: Reward in nats.
+        baseline: Baseline that the reward was compared with.
+        advantage: Advantage that was learned from.
         log_prob: Log probability of the choice that earned it, before the step.
-        log_prob_after: And after.
-        grad_norm: Before clipping.
+        log_prob_after: The same after the update.
+        grad_norm: Norm of the gradient before clipping.
     """
 
     reward: float
@@ -90,7 +90,7 @@ class Lesson:
     grad_norm: float
 
     def to_json(self) -> dict[str, float]:
-        """By name."""
+        """The lesson's numbers by name."""
         return asdict(self)
 
 
@@ -199,7 +199,7 @@ class OnlineLearner:
         """Go on from `state_dict`, bit for bit.
 
         Raises:
-            InputError: It is of a network of another shape.
+            InputError: If it belongs to a network of another shape.
         """
         try:
             self.network.load_state_dict(state["network"])

@@ -47,7 +47,7 @@ class OnlineRunConfig:
         ExperimentSettings,
         flags(ExperimentSettings, *EXPERIMENT, finetuning_steps="training_steps", analyze_steps="analysis_steps"),
     ] = ExperimentSettings(
-        model_name="distilgpt2",
+        model_name="gpt2",
         dataset="",
         pruning_strategy=CONTROLLER,
         free_policy=True,
@@ -79,7 +79,7 @@ class OnlineRunConfig:
     """continue the run in this folder, with the arguments that it was started with"""
     quick_test: bool = False
     """other defaults: an embedded model and few steps, under a minute; flags that are given still count"""
-    verbose: bool = False
+    verbose: bool = True
     """print every decision and what it earned"""
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 

@@ -105,7 +105,7 @@ class _Files:
         """Make a controller what it was at the end of a run that is finished.
 
         Raises:
-            InputError: Its files are missing or damaged.
+            InputError: If its files are missing or damaged.
         """
         try:
             weights = load_archive(self.folder / WEIGHTS)

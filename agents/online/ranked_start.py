@@ -24,7 +24,7 @@ def ranked_start(folder: Path | None = None, mlp_blocks: bool = False) -> ANNCon
     """A policy over all edits with the weights of a ranking; `calibrate` fits its bias to the first observation.
 
     Args:
-        folder: Of a controller that was trained on HeadRank with a linear network; None: a shipped ranking.
+        folder: Folder of a controller that was trained on HeadRank with a linear network; None: a shipped ranking.
         mlp_blocks: Whether blocks of MLP neurons are units too: the shipped ranking is then the one that was trained on both.
 
     Raises:
@@ -57,8 +57,8 @@ def calibrate(controller: ANNController, observation: Observation, wanted: float
     """Set the bias of pruning so that so many heads are expected to be pruned in this observation.
 
     Args:
-        controller: Of `ranked_start`; others are left as they are, and so is one that is calibrated already.
-        observation: Of ``plasticity/Heads-v1``, its mask says which heads may be pruned.
+        controller: A controller from `ranked_start`; others, and one that is calibrated already, are left as they are.
+        observation: Observation of ``plasticity/Heads-v1``, whose mask says which heads may be pruned.
         wanted: Expected number of heads; at most half a head less than those that may be pruned.
     """
     if not controller.info.pop(START, False):

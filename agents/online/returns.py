@@ -30,7 +30,7 @@ class Returns:
 
     @classmethod
     def of(cls, situation: Situation) -> Returns:
-        """Those of a decision's situation."""
+        """The returns of a decision's situation."""
         active, costs = situation.active, situation.costs
         rise = torch.log1p(costs.marginal(active) / costs.total(active))
         return cls(situation.signals["revive"].double(), situation.flop_price * rise, active)
@@ -41,7 +41,7 @@ class Returns:
         return ~self.active & (self.gain > self.price)
 
     def sentence(self) -> str:
-        """For the log, after others; empty where nothing is pruned."""
+        """A clause for the log; empty where nothing is pruned."""
         if bool(self.active.all()):
             return ""
         gone = ~self.active

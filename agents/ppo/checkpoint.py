@@ -36,9 +36,9 @@ def read_state(folder: Path, ours: dict[str, Any], device: torch.device, key: st
     """What `write_state` wrote; None where there is none.
 
     Args:
-        folder: Where.
+        folder: Folder of the checkpoint.
         ours: Arguments of this training, which must be those of the checkpoint's ``config``.
-        device: Where tensors go.
+        device: Device that tensors go to.
         key: An entry that only this kind of agent writes.
 
     Raises:

@@ -77,7 +77,7 @@ class MaskedCategoricals:
         self.log_probs = logits.masked_fill(~mask, -1e9).log_softmax(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """(B, K) actions."""
+        """Draw (B, K) actions."""
         uniform = torch.rand(self.log_probs.shape, generator=generator).to(self.log_probs.device)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-12, 1 - 1e-7)))
         return (self.log_probs + gumbel).argmax(-1)

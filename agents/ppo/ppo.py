@@ -305,7 +305,7 @@ def clipped_update(
         rate: Learning rate of this update.
         decisions: M, how many decisions to learn from.
         minibatch: Decisions in a gradient step.
-        choices: From (b,) numbers of decisions to what they are under the network as it is now.
+        choices: Maps (b,) numbers of decisions to what they are under the network as it is now.
 
     Returns:
         Means of the losses over gradient steps.

@@ -17,8 +17,8 @@ def price_shares(stage: Stage, controller: ANNController, seed: int = 0) -> list
     """Play the range of shares on every model and choose for each price; nothing at all is a choice, too.
 
     Args:
-        stage: With the models.
-        controller: Plays.
+        stage: Stage that holds the models.
+        controller: Controller that plays.
         seed: Seed of the blocks.
 
     Returns:

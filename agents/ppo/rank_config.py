@@ -77,7 +77,7 @@ def modes_of(text: str) -> list[str]:
     """Modes from their names, separated by commas.
 
     Raises:
-        InputError: Not modes.
+        InputError: If one of them is no mode.
     """
     found = [PruningMode.parse(word).value for word in words(text)]
     if not found:

@@ -58,10 +58,10 @@ class RankPPO(PolicyLearner):
     """Trains a `HeadNetwork` to rank units.
 
     Args:
-        stage: Where scenarios are drawn and played.
+        stage: Stage on which scenarios are drawn and played.
         config: Arguments of PPO; ``total_timesteps`` counts every member's steps, the reference rule's and a warm start's.
-        network: To go on with; a fresh one when None.
-        folder: Where checkpoints go; None writes none.
+        network: Network to go on with; None makes a fresh one.
+        folder: Folder that checkpoints go to; None writes none.
         callback: Called after each update with the number of environment steps and the metrics.
     """
 

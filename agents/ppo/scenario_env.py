@@ -19,9 +19,9 @@ class RelativeRise(gym.Wrapper[Observation, Any, Observation, Any]):
     each only once.
 
     Args:
-        env: HeadRank.
+        env: A HeadRank environment.
         reference: Name of the rule.
-        pool: Scenarios.
+        pool: Scenarios to play.
 
     Attributes:
         reference: Name of the rule.

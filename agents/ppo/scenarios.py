@@ -37,9 +37,9 @@ class Scenario:
     """One episode but for its decisions.
 
     Attributes:
-        model: Name.
+        model: Name of the model.
         mode: "adaptive" or "compressed".
-        rounds: Decisions.
+        rounds: Number of decisions.
         share: Share of all units, pruned at the end.
         price: FLOP price that is observed.
         calibration, reward: Blocks of the text.
@@ -58,7 +58,7 @@ class Scenario:
         return replace(self, **changes)
 
     def options(self) -> dict[str, Any]:
-        """For `reset`."""
+        """Options for `reset`."""
         blocks = {"calibration": list(self.calibration), "reward": list(self.reward)}
         return {"pruned_share": self.share, "flop_price": self.price, **blocks}
 
@@ -68,7 +68,7 @@ class Turn:
     """One decision of a group of M.
 
     Attributes:
-        observation: Before it, M of each.
+        observation: The observation before it, M of each.
         scores: (M, N) that were given.
         before, after: (M, N) boolean, True = active.
         loss: (M,) reward loss after it, nats per token.
@@ -86,7 +86,7 @@ class Played:
     """A scenario as a group of M played it.
 
     Attributes:
-        scenario: Which.
+        scenario: Scenario that was played.
         dense: Loss of the dense model, nats per token.
         turns: The decisions.
         flops_kept: (M,) share of the dense model's FLOPs at the end.
@@ -107,7 +107,7 @@ class Stage:
     """The models and texts of a training, each loaded once, on which scenarios are drawn and played.
 
     Args:
-        models: Names.
+        models: Names of the models.
         settings: Settings of the environments, but for model, mode and horizon, which scenarios decide.
         config: What is drawn.
         modes: Modes that are drawn.
@@ -152,7 +152,7 @@ class Stage:
         """Draw a scenario: models and modes take turns, shares are spread over the range, the rest is random.
 
         Args:
-            random: Draws.
+            random: Generator that draws.
             number: Number of the scenario in the training, for the turns.
             count: Scenarios of the update, which cut the range of shares in equal parts.
             place: Place of this scenario among them.
@@ -178,9 +178,9 @@ class Stage:
         In a fixed order each model would meet one part of the range only, where the models go into ``count``.
 
         Args:
-            random: Draws.
+            random: Generator that draws.
             first: Number of the first of them in the training.
-            count: How many.
+            count: Number of scenarios.
         """
         places = random.permutation(count).tolist()
         return [self.draw(random, first + index, count, place) for index, place in enumerate(places)]
@@ -189,9 +189,9 @@ class Stage:
         """Let a group play a scenario.
 
         Args:
-            scenario: Which.
+            scenario: Scenario to play.
             choose: (M, N) scores from the observations of M members.
-            members: M.
+            members: Number M of episodes.
         """
         envs = self._environment(scenario, members)
         observation, infos = envs.reset(seed=0, options=scenario.options())
@@ -207,8 +207,8 @@ class Stage:
         """Let a controller play a scenario once.
 
         Args:
-            scenario: Which.
-            name: As `controllers.make` takes it.
+            scenario: Scenario to play.
+            name: Name of the rule, as `controllers.make` takes it.
         """
         rule = controllers.make(name)
         rule.reset(0)

@@ -24,8 +24,8 @@ class Corpus:
 
     Attributes:
         title: What it is, in a sentence that begins "pretrained on".
-        licence: Of the texts.
-        folder: Where its texts lie, under the output folder.
+        licence: Licence of the texts.
+        folder: Folder of its texts, within the output folder.
         contents: Name of the file that says what is in them; it is written last.
         ablated: Blocks of each kind's reward split on which each head alone is silenced.
         learnt: Letters of each kind that the tokenizer learns from; kinds that are not named: all.

@@ -52,8 +52,8 @@ def build_mixed(folder: Path, packages: Path) -> None:
     """Write ``<kind>.<split>.txt.gz`` of every kind but the plays, and `CONTENTS`, which says what is in them.
 
     Args:
-        folder: Where to; of the train splits go the first `SHIPPED` letters.
-        packages: Where the package of Python's standard library lies or is downloaded to.
+        folder: Folder to write to; of the train splits go the first `SHIPPED` letters.
+        packages: Folder in which the package of Python's standard library lies, or to which it is downloaded.
 
     Raises:
         InputError: The package cannot be had.

@@ -26,7 +26,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
     Args:
         matrices: (B, R, C) with R <= C.
-        steps: Newton-Schulz iterations.
+        steps: Number of Newton-Schulz iterations.
 
     Returns:
         (B, R, C), each approximately U V^T of its singular value decomposition.

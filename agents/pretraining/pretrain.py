@@ -142,7 +142,7 @@ def train(
     """Train a model of the zoo, or go on from its last checkpoint.
 
     Args:
-        spec: the model.
+        spec: Description of the model.
         recipe: batch, stages, learning rates.
         tokens: (N,) int64, the train split.
         steps: steps of the whole run; a resumed run keeps the number it was started with.

@@ -18,7 +18,7 @@ class Package:
     """A file of a package index.
 
     Attributes:
-        name, version: Of the package.
+        name, version: Name and version of the package.
         file: Its file name.
         sha256: Digest of the file.
         fetch: Command that downloads it into the current folder.
@@ -34,7 +34,7 @@ class Package:
         """The file, downloaded where it is not there yet.
 
         Raises:
-            InputError: It cannot be had, or is another one.
+            InputError: If it cannot be fetched, or is another one.
         """
         path = folder / self.file
         if not path.is_file():

@@ -20,7 +20,7 @@ def death(error: Exception, what: str, **known: str) -> InputError:
     """The sentence about a process that died.
 
     Args:
-        error: Ray's exception.
+        error: Exception that Ray raised.
         what: What died, for example "a task's process"; it begins the sentence.
         **known: What the caller knows of it by name, for example ``task``; the rest is read from the exception.
     """

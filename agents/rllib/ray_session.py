@@ -25,13 +25,13 @@ def check_address(address: str, seconds: float = ANSWER_SECONDS) -> str:
 
     Args:
         address: "local", "auto" or HOST:PORT.
-        seconds: To wait for an answer.
+        seconds: Seconds to wait for an answer.
 
     Returns:
         What ``ray.init`` takes: "local" or HOST:PORT.
 
     Raises:
-        InputError: Not an address, or nothing answers there.
+        InputError: If it is no address, or nothing answers there.
     """
     if address == "local":
         return address
@@ -58,7 +58,7 @@ def ray_session(address: str, cpus: int, store_bytes: int = 0) -> Iterator[Any]:
     Args:
         address: "local", "auto" or HOST:PORT.
         cpus: Processes that a local Ray may run at once.
-        store_bytes: That will be put into the object store.
+        store_bytes: Bytes that will be put into the object store.
 
     Yields:
         The module ``ray``.

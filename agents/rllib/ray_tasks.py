@@ -22,7 +22,7 @@ def mapper(address: str | None, workers: int, device: str = "cpu") -> Callable[.
     Args:
         address: "local", "auto" or HOST:PORT, checked here; None where no Ray is wanted.
         workers: Items at work at once.
-        device: That items use: each takes a whole accelerator where it is not the CPU.
+        device: Device that items use: each takes a whole accelerator where it is not the CPU.
 
     Raises:
         InputError: Ray is not installed, or nothing answers.

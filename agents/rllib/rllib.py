@@ -59,8 +59,8 @@ class RLlibPPO:
         capacity: Head slots; the largest model's when None.
         runners: Env runner processes; 0 samples in this process.
         address: Address of Ray: "local", "auto" or HOST:PORT.
-        network: To go on with; a fresh one when None.
-        folder: Where checkpoints go; None writes none.
+        network: Network to go on with; None makes a fresh one.
+        folder: Folder that checkpoints go to; None writes none.
         callback: Called after each iteration with the number of environment steps and the metrics.
 
     Raises:
@@ -100,7 +100,7 @@ class RLlibPPO:
         """Go on from the folder's checkpoint, with new episodes; False where there is none.
 
         Raises:
-            InputError: It is of other arguments.
+            InputError: If the checkpoint belongs to other arguments.
         """
         state = (
             None if self.folder is None else read_state(self.folder, asdict(self.config), torch.device("cpu"), "rllib")

@@ -31,7 +31,7 @@ class Interval:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Interval:
-        """Of (R,) values whose first is that of the texts as they are; NaN where any replicate has none."""
+        """The estimate from (R,) values whose first is that of the texts as they are; NaN where any replicate has none."""
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(values[1:], [tail, 1 - tail])
         return cls(float(values[0]), float(low), float(high))
@@ -47,11 +47,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class RouterRow:
-    """One player.
+    """One player's row.
 
     Attributes:
-        player, level: Which, and at which share or price.
-        texts: How many.
+        player, level: The player, and the share or price at which it plays.
+        texts: Number of texts.
         rise: Mean rise of the loss over the dense model's, nats per token after the prefix.
         flops_kept: Mean FLOPs of all tokens over the dense model's.
         static_rise: Rise of the best static structure at these mean FLOPs; NaN where no static structure was measured on both
@@ -105,9 +105,9 @@ def evaluate_routers(
     Args:
         table: What was measured.
         texts: (n,) numbers of the texts.
-        players: Who.
-        replicates: Of the bootstrap over texts; the same draws for every player and for the static structures (paired).
-        seed: Of the draws.
+        players: Players to evaluate.
+        replicates: Bootstrap draws over texts, the same for every player and for the static structures (paired).
+        seed: Seed of the draws.
     """
     count = len(texts)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
@@ -128,7 +128,7 @@ def routers_table(rows: Sequence[RouterRow], names: Sequence[str] = ()) -> str:
     """The rows as a Markdown table.
 
     Args:
-        rows: To show.
+        rows: Rows to show.
         names: Names of the structures, for players that run a single one.
     """
     lines = [

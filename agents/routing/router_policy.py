@@ -18,7 +18,7 @@ class RouterExtractor(BaseFeaturesExtractor):
 
     Args:
         observation_space: Flat observations of ``plasticity/Route-v0``.
-        network: Whose weights are trained.
+        network: Network whose weights are trained.
         log_price: Column of the log price.
     """
 
@@ -36,7 +36,7 @@ class _Columns(nn.Module):
     """Some columns of the features.
 
     Args:
-        start, stop: Which.
+        start, stop: First column, and the one after the last.
     """
 
     def __init__(self, start: int | None, stop: int | None) -> None:

@@ -94,7 +94,7 @@ class _Best:
         network: Judged as it is at the moment.
         board: Losses and costs.
         texts: Numbers of the texts.
-        prices: At which.
+        prices: Prices at which it is judged.
     """
 
     def __init__(self, network: RouterNetwork, board: RouteBoard, texts: np.ndarray, prices: np.ndarray) -> None:

@@ -22,7 +22,7 @@ def small_texts(tokenizer: PreTrainedTokenizerBase, tokens: int, fitted: int, me
     """Blocks of each kind, from other documents to fit on than to measure on.
 
     Args:
-        tokenizer: Of the model.
+        tokenizer: Tokenizer of the model.
         tokens: T, in a block.
         fitted, measured: Blocks of each kind.
 
@@ -39,7 +39,7 @@ def small_texts(tokenizer: PreTrainedTokenizerBase, tokens: int, fitted: int, me
 
 
 def _spread(blocks: Tensor, count: int) -> Tensor:
-    """So many of the blocks, evenly over them."""
+    """A number of the blocks, spread evenly."""
     count = min(count, len(blocks))
     return blocks[torch.arange(count) * len(blocks) // count]
 

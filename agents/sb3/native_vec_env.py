@@ -26,7 +26,7 @@ class NativeVecEnv(VecEnv):
         envs: The vector environment; ``autoreset_mode`` must be SAME_STEP.
 
     Raises:
-        InputError: It resets in the next step, or not by itself.
+        InputError: If it resets in the next step, or not by itself.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:

@@ -190,7 +190,7 @@ def build(
         config: Configuration of PPO; `target_kl` is per decision, as SB3's is per action.
         capacity: Head slots; the largest model's when None.
         maskable: MaskablePPO instead of PPO; it knows no scores, so not on HeadRank.
-        network: To go on with; a fresh one when None.
+        network: Network to go on with; None makes a fresh one.
 
     Raises:
         InputError: MaskablePPO on HeadRank, or a model that exceeds the capacity.

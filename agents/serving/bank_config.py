@@ -48,5 +48,5 @@ class BankConfig:
 
     @property
     def shares_as_numbers(self) -> tuple[float, ...]:
-        """The shares."""
+        """The shares as numbers."""
         return numbers(self.shares, "shares")

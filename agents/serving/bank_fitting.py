@@ -35,7 +35,7 @@ def fit_bank(config: BankConfig) -> list[str]:
     named = labelled(config.texts)
     place = user_path(config.output_dir, "--output_dir")
     if place.is_dir() and any(place.iterdir()) and not (place / DESCRIPTION).is_file():
-        raise InputError(f"--output_dir {str(place)!r} holds something else than a bank: choose another folder")
+        raise InputError(f"--output_dir {str(place)!r} holds something other than a bank: choose another folder")
     loaded = load_model(config.model_name, device=config.device, mlp_blocks=config.mlp_blocks)
     check_positions(loaded, config.max_length)
     drawn = {label: _blocks(label, name, loaded.tokenizer, config) for label, name in named.items()}
@@ -83,8 +83,8 @@ def report(bank: StructureBank, held_out: Mapping[str, Tensor]) -> list[str]:
     """A table of a bank on text that it was not fitted on.
 
     Args:
-        bank: With structures of a mixture.
-        held_out: By label, (n, T) token ids.
+        bank: A bank with structures of a mixture.
+        held_out: (n, T) token ids of each kind of text, by label.
 
     Returns:
         Its lines: each structure on its own kind of text, the mixture's of the same share beside it; losses in nats a token.

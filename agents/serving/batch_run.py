@@ -33,7 +33,7 @@ class BatchRun:
     Args:
         jobs: The batch.
         routed: The model.
-        tokenizer: Of the model.
+        tokenizer: Tokenizer of the model.
         compacted: Whether each structure has a pass of its own.
         ends: Tokens that end a text.
     """

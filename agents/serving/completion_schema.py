@@ -42,7 +42,7 @@ class ApiError(Exception):
     """A request that is answered with an error.
 
     Args:
-        status: Of HTTP.
+        status: Status code of HTTP.
         message: One sentence.
         param: The field at fault.
         kind: OpenAI's type of error.

@@ -64,7 +64,7 @@ class Completions:
     """Answers completion requests.
 
     Args:
-        worker: Runs them.
+        worker: Worker that runs the requests.
         name: What the routed model is called; a structure is ``name:structure``.
         limits: What a request may ask for.
     """
@@ -81,7 +81,7 @@ class Completions:
         """The answer to a request.
 
         Raises:
-            ApiError: It cannot be answered.
+            ApiError: If the request cannot be answered.
         """
         asked, answer = self._asked(request), Answer(request.model or self._name)
         texts, ends = [""] * len(asked.jobs), {}
@@ -103,7 +103,7 @@ class Completions:
         """The answer as server-sent events; what is wrong with the request is raised before the first.
 
         Raises:
-            ApiError: It cannot be answered.
+            ApiError: If the request cannot be answered.
         """
         return self._stream(self._asked(request), Answer(request.model or self._name))
 

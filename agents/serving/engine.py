@@ -22,9 +22,9 @@ class Engine:
 
     Args:
         bank: Structures of the model.
-        router: Picks.
-        tokenizer: Of the model.
-        prefix_tokens, prefix_structure, switch_every: As `RoutedModel` takes them.
+        router: Router that picks.
+        tokenizer: Tokenizer of the model.
+        prefix_tokens, prefix_structure, switch_every: The same as for `RoutedModel`.
         compacted: Run each structure that was picked on a smaller model of its own, one after the other; else a batch runs in
             one pass, whatever structures it mixes.
 

@@ -15,12 +15,12 @@ class HeardRouter:
     """Picks as another router does.
 
     Args:
-        router: Picks.
+        router: Router that picks.
 
     Attributes:
         wanted: Structures that the requests of the batch ask for, None where the router is to pick.
         heard: Is told the (B,) numbers after each pick.
-        prefix_structure: Under which structure the prefixes ran that the other router knows; None where any will do.
+        prefix_structure: Structure under which the prefixes ran that the other router knows; None where any will do.
     """
 
     def __init__(self, router: Router) -> None:

@@ -36,7 +36,7 @@ class Ended:
         reason: ``"stop"`` where the model ended its text, ``"length"`` where the tokens were used up.
         tokens: New tokens, the one that ended the text among them.
         prefix: Tokens of the prompt that ran before the router picked.
-        seconds: From the start of its batch to its last token.
+        seconds: Seconds from the start of its batch to its last token.
         waited: Seconds in the queue.
         flops_kept: Forward FLOPs over the dense model's, prefix and router included.
         flops_dense: Forward FLOPs of the dense model on the same tokens.
@@ -80,11 +80,11 @@ class Job:
         ids: (T,) token ids of the prompt.
         max_tokens: Most new tokens.
         temperature: 0 takes the likeliest token.
-        seed: Of its own random generator, so that what it draws does not depend on who shares its batch.
+        seed: Seed of its own generator, so that what it draws does not depend on who shares its batch.
         send: Is told every event, on the worker's thread.
         structure: Number of the structure that it asks for; None: the router picks.
         cancelled: Set where nobody waits for the answer any more.
-        arrived: When it was queued, by `time.monotonic`.
+        arrived: Time at which it was queued, by `time.monotonic`.
     """
 
     ids: Tensor

@@ -17,7 +17,7 @@ HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff
 
 
 class RequestGate:
-    """Middleware.
+    """Middleware that answers known hosts and short bodies only.
 
     Args:
         app: What is behind it.

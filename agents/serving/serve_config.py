@@ -74,7 +74,7 @@ class ServeConfig:
             if self.router is None:
                 raise InputError("--price is for a learned router: name one with --router FOLDER")
         if self.router is not None and self.share is not None:
-            raise InputError("--share is for the router that looks for the nearest texts: leave it or --router out")
+            raise InputError("--share is for the router of the nearest texts: leave out --share, or leave out --router")
         if self.router is not None and self.prefix_structure not in (None, "dense"):
             raise InputError(
                 f"a learned router knows dense prefixes only, got --prefix_structure {self.prefix_structure}: leave it "

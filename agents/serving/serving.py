@@ -41,7 +41,9 @@ def serve(config: ServeConfig) -> None:
     """
     demo_model = config.model_name or DEMO_MODEL
     if config.demo and demo_model not in embedded_models():
-        raise InputError(f"--demo runs on an embedded model, not {demo_model!r}: {', '.join(embedded_models())} are")
+        raise unknown(
+            "embedded model", demo_model, embedded_models(), "; for another one fit a bank and name it with --bank"
+        )
     listening = listen(config.host, config.port)
     with listening:
         app_worker, about = _model(config, demo_model)
@@ -141,7 +143,7 @@ def _router(bank: StructureBank, config: ServeConfig) -> Router:
 
 
 def _share(bank: StructureBank, share: float | None) -> float:
-    """Which share the router picks from.
+    """The share of the structures that the router picks from.
 
     Raises:
         InputError: Several, and none was named; or one that the bank does not have.

@@ -18,7 +18,7 @@ class RowDrawing(LogitsProcessor):
     that a batch of such rows runs with ``do_sample=False``.
 
     Args:
-        jobs: Of the whole batch.
+        jobs: Jobs of the whole batch.
         rows: Says which of them are running, in the order of the logits.
     """
 
@@ -41,7 +41,7 @@ class RowEnding(StoppingCriteria):
     """Ends each row when it has its tokens, or when nobody waits for them.
 
     Args:
-        jobs: Of the whole batch.
+        jobs: Jobs of the whole batch.
         rows: Says which of them are running, in the order of the logits.
         columns: Says how many columns their prompts take.
     """

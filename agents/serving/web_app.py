@@ -49,7 +49,7 @@ def make_app(
         worker: Runs the requests.
         about: What the page says.
         limits: What a request may ask for.
-        hosts: As `RequestGate` takes them.
+        hosts: Names of the hosts that it answers for, as `RequestGate` takes them.
         max_body: Most bytes of a request's body.
     """
 

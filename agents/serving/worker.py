@@ -25,7 +25,7 @@ class Served:
     """What a structure has served; a request counts for the one that was picked first.
 
     Attributes:
-        requests, tokens, seconds: Of its requests.
+        requests, tokens, seconds: Totals of its requests.
         flops, flops_dense: Forward FLOPs spent, and what the dense model would have.
     """
 
@@ -40,13 +40,13 @@ class Worker:
     """Runs requests that arrive together as one batch.
 
     Args:
-        engine: Runs them.
+        engine: Engine that runs the requests.
         batch_size: Most requests in a batch.
         waiting: Most requests in the queue.
         patience: Seconds that the first request of a batch waits for others.
 
     Attributes:
-        served: By number of a structure.
+        served: What was served, by number of a structure.
         batches: How many batches were begun.
     """
 

@@ -40,7 +40,7 @@ class Altered(Controller):
 
     Args:
         name: What it is called in tables.
-        inner: Decides.
+        inner: Controller that decides.
         change: Called with a copy of the (N, F) head features, the observation and the random generator; changes the copy.
     """
 

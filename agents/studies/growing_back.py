@@ -116,13 +116,13 @@ class Cell:
     """One arm on one model with one seed; losses on test text in nats per token.
 
     Attributes:
-        model, arm, distil, seed, setting: Which.
+        model, arm, distil, seed, setting: The cell's place.
         pruned, grown, active: Heads that were pruned first, that came back, and that are active at the end.
         flops_kept: Share of the dense model's FLOPs at the end.
         dense, before, after, end: Losses: unpruned, just before and just after heads come back, at
             the end.
         hidden: Relative squared error of the hidden states at the last step, where they are distilled.
-        seconds: Wall clock.
+        seconds: Seconds by the clock on the wall.
     """
 
     model: str
@@ -174,10 +174,10 @@ class Bench:
     """One model with one seed and one kind of distillation: what its arms share is computed once.
 
     Args:
-        name: Model.
+        name: Name of the model.
         distil: What is distilled.
         seed: Fixes calibration text, the order of the training text, and new weights.
-        setting: All else.
+        setting: All other settings.
     """
 
     def __init__(self, name: str, distil: str, seed: int, setting: Setting) -> None:

@@ -44,7 +44,7 @@ class Point:
     """One evaluation of one training.
 
     Attributes:
-        agent: With its network, as asked for.
+        agent: Name of the agent with its network, as asked for.
         seed: Seed of the training.
         steps: Environment steps behind it.
         rises: Rise of the loss on each held-out scenario, nats per token.
@@ -61,7 +61,7 @@ class Point:
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> Point:
-        """Read a line."""
+        """Read a line of the file."""
         return cls(**{**data, "rises": tuple(data["rises"]), "rule": tuple(data["rule"])})
 
     @property

@@ -34,7 +34,7 @@ class Tuned:
 
     Attributes:
         options: Options of `PlasticityController`.
-        ratio: Its rise of the loss over the reference's, mean over scenarios that had no say; below 1 is better.
+        ratio: Rise of the loss over the reference's, mean over scenarios that had no say; below 1 is better.
         classic_ratio: The same of the rule's defaults.
         best: Fitness of each generation's best candidate, on the search's scenarios.
         steps: Environment steps, the reference's included.
@@ -125,7 +125,7 @@ class ThresholdSearch:
         return Tuned(kept, ratio, classic, best, self.steps)
 
     def _scenarios(self, use: int, count: int) -> list[Scenario]:
-        """Of the search (0), of the choice (1), of the comparison (2); every model meets small and large shares."""
+        """Scenarios of the search (0), of the choice (1) or of the comparison (2); every model meets small and large shares."""
         random = np.random.default_rng([self.config.seed, use])
         models, found = len(self._stage.models), []
         for place in range(count):

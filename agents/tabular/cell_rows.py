@@ -24,7 +24,7 @@ def write_cells(cells: Path, folder: Path) -> str:
 
     Args:
         cells: JSON lines, as `plasticity leaderboard` wrote them.
-        folder: Where the data set goes.
+        folder: Folder that the data set goes to.
 
     Returns:
         A line that says what was written.

@@ -60,11 +60,11 @@ class MaskTree:
         free = (layers - whole_layers) * model.heads
         if model.mlp_blocks:
             raise InputError(
-                "a complete table is of heads alone, and this model has MLP blocks: load it with mlp_blocks=0"
+                "a complete table lists masks of heads alone, and this model has MLP blocks: load it with mlp_blocks=0"
             )
         if free > LARGEST:
             raise InputError(
-                f"a complete table is of at most {LARGEST} heads that may go, here {free}: take a smaller model, or "
+                f"a complete table takes at most {LARGEST} heads that may go, here {free}: take a smaller model, or "
                 f"keep the first layers whole (whole_layers={layers - LARGEST // model.heads})"
             )
         model.make_dense()

@@ -39,7 +39,7 @@ def write_masks(rules: Rules, seed: int, folder: Path, limit: int | None = None,
 
 
 def measured(shards: MaskShards, limit: int | None = None) -> str:
-    """As `write_masks`, of shards that are at hand."""
+    """Write the table of `write_masks` from shards that are there."""
     known, began = shards.total - len(shards.missing()), time.perf_counter()
     with Progress("masks", shards.total, start=known) as progress:
         for _ in shards.measure(limit):

@@ -58,7 +58,7 @@ class Agent:
     """One way to train a controller.
 
     Attributes:
-        name: As ``--agent`` takes it.
+        name: Its name, as ``--agent`` takes it.
         build: Function from the arguments of a training (a `TrainConfig`) and its environments to a `Learner`, or
             "module:function", which is imported when the agent is asked for. With ``resume`` the learner goes on from the
             checkpoint in ``output_dir``.

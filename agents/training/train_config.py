@@ -106,7 +106,7 @@ class TrainConfig:
         return replace(self.settings, **changes)
 
     def stage(self) -> Stage:
-        """Where scenarios of HeadRank are drawn and played."""
+        """The stage on which scenarios of HeadRank are drawn and played."""
         from plasticity_env.agents.ppo.scenarios import Stage
 
         models = words(self.model_name)

@@ -79,7 +79,7 @@ def open_study(config: StudyConfig) -> optuna.Study:
     """The study in the folder, a new one where there is none; trials that a kill cut off count as failed.
 
     Raises:
-        InputError: It is a study of another agent, environment or length.
+        InputError: If it is a study of another agent, environment or length.
     """
     import optuna
 

@@ -19,7 +19,7 @@ class Recipe:
     """One environment's entry in an algorithm's file.
 
     Attributes:
-        algorithm, env_id: Whose it is.
+        algorithm, env_id: Algorithm and environment that it is for.
         n_envs: Environments side by side.
         n_timesteps: Environment steps in all.
         arguments: Arguments of the algorithm's class, its policy among them.
@@ -45,7 +45,7 @@ def recipes(algorithm: str) -> dict[str, Recipe]:
 
 
 def find_recipe(algorithm: str, env_id: str) -> Recipe:
-    """One recipe.
+    """Find a recipe.
 
     Raises:
         InputError: No such algorithm, or one that does not take the actions of this id.

@@ -25,8 +25,8 @@ def study_png(study: Any, path: Path) -> None:
     """Draw a study.
 
     Args:
-        study: Of Optuna, with a completed trial at least.
-        path: Where the PNG goes.
+        study: An Optuna study with one completed trial at least.
+        path: File that the PNG goes to.
     """
     figure = blank_figure(11, 4.2)
     history, shares = figure.subplots(1, 2)

@@ -149,7 +149,7 @@ def register_planner(name: str, maker: Callable[..., Planner]) -> None:
     """Add a planner of your own: `make_planner` and the leaderboard know it by name from here on.
 
     Args:
-        name: Without a colon.
+        name: A name without a colon.
         maker: Called with what stands behind the colon (None where there is none) and with ``share`` and ``seed`` where given.
 
     Raises:

@@ -21,7 +21,7 @@ class Greedy(Planner):
     Args:
         candidates: How many units are tried at each step: those of lowest Fisher score at the present mask (per FLOP where
             MLP blocks are units). None tries all of them, and needs no measuring pass.
-        share, seed: As `Planner` takes them.
+        share, seed: Share and seed, as `Planner` takes them.
     """
 
     def __init__(self, candidates: int | None = 8, share: float | None = None, seed: int = 0) -> None:
@@ -57,7 +57,7 @@ class SwapSearch(Planner):
     Args:
         budget: Tries, as a multiple of what an episode costs a controller (3 evaluations for each of its rounds). The start
             is paid on top of it.
-        share, seed: As `Planner` takes them.
+        share, seed: Share and seed, as `Planner` takes them.
     """
 
     def __init__(self, budget: float = 10, share: float | None = None, seed: int = 0) -> None:
@@ -75,7 +75,7 @@ class SwapSearch(Planner):
         """Swap from a given mask on, and keep what pays.
 
         Args:
-            trials: Where children are tried.
+            trials: Trials in which children are tried.
             best: (L, U) boolean mask to start at, True = active.
             tries: Children, one evaluation each.
 

@@ -44,7 +44,7 @@ class Planner(ABC):
 
     @property
     def evaluations(self) -> int:
-        """Of the latest plan."""
+        """Evaluations of the latest plan."""
         return self.bill.evaluations
 
     def plan(self, env: Any) -> Tensor:
@@ -73,7 +73,7 @@ class Trials:
     Args:
         env: Its running episode.
         share: Target, or None for the episode's own.
-        bill: Where tries are written.
+        bill: Bill on which tries are counted.
 
     Attributes:
         start: (L, U) the mask now.

@@ -39,7 +39,7 @@ class LearnedRouter(RoutePlayer):
         network: Trained in ``plasticity/Route-v0``.
         center, scale: (p,) what the columns of the prefix are centred on and divided by (`RouteBoard` has them).
         structures: Names of the K structures that it knows.
-        price: Of a nat of log FLOPs.
+        price: Price of a nat of log FLOPs.
         bank: The bank that it picks from, for `pick`.
         info: How it was trained, JSON-able.
 
@@ -135,8 +135,8 @@ class LearnedRouter(RoutePlayer):
         """Read what `save` wrote.
 
         Args:
-            folder: Where.
-            price: At which it picks; the one that it was saved with when None.
+            folder: Folder of the router.
+            price: Price at which it picks; None takes the one that it was saved with.
             bank: The bank that it picks from inside a `RoutedModel`.
 
         Raises:

@@ -38,7 +38,7 @@ class TextOracle(RoutePlayer):
 
     Args:
         share: What the structures prune; None: any.
-        price: Of a nat of log FLOPs, with ``share=None``.
+        price: Price of a nat of log FLOPs, with ``share=None``.
 
     Raises:
         InputError: Neither or both are given.

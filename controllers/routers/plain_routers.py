@@ -17,7 +17,7 @@ class FixedRouter(RoutePlayer):
     """The same structure for every text, after a dense prefix.
 
     Args:
-        structure: Its number.
+        structure: Number of the structure.
     """
 
     name = "fixed"
@@ -34,7 +34,7 @@ class FixedRouter(RoutePlayer):
         return no_probes(np.full(len(texts), self.structure))
 
     def pick(self, view: PrefixView) -> Tensor:
-        """(B,) the structure."""
+        """Pick the same structure for each of the B texts."""
         return torch.full((len(view),), self.structure)
 
 
@@ -43,7 +43,7 @@ class RandomRouter(RoutePlayer):
 
     Args:
         share: What it prunes.
-        seed: Of the draws; a text of a table gets the same structure in every play.
+        seed: Seed of the draws; a text of a table gets the same structure in every play.
     """
 
     name = "random"

@@ -39,7 +39,7 @@ class RoutePlayer(ABC):
 
     Attributes:
         name: What it is called in tables.
-        level: At which share or price it plays, for tables; empty where it has none.
+        level: Share or price at which it plays, for tables; empty where it has none.
     """
 
     name = "router"
@@ -47,7 +47,7 @@ class RoutePlayer(ABC):
 
     @abstractmethod
     def play(self, table: RouteTable, texts: np.ndarray) -> Played:
-        """Pick.
+        """Pick a structure for each text.
 
         Args:
             table: What was measured.

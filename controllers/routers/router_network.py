@@ -17,8 +17,8 @@ class RouterConfig:
 
     Attributes:
         inputs: p, columns of the prefix.
-        structures: K.
-        width: Of the two hidden layers.
+        structures: Number K of structures.
+        width: Width of the two hidden layers.
     """
 
     inputs: int
@@ -43,7 +43,7 @@ class RouterNetwork(nn.Module):
     logits are the scores times a learned sharpness.
 
     Args:
-        config: Shape.
+        config: Shape of the network.
         mean_rise: (K,) rise of the loss on the train texts, to which predictions are corrections.
         log_cost: (K,) log FLOPs kept of a whole text.
     """
@@ -75,7 +75,7 @@ class RouterNetwork(nn.Module):
 
         Args:
             prefix: (B, p) columns of the prefix.
-            log_price: (B,).
+            log_price: (B,) log of the price.
         """
         return -self.rise(prefix) - log_price.exp()[:, None] * self.log_cost
 
@@ -84,7 +84,7 @@ class RouterNetwork(nn.Module):
 
         Args:
             prefix: (B, p) columns of the prefix.
-            log_price: (B,).
+            log_price: (B,) log of the price.
         """
         scores = self.scores(prefix, log_price)
         logits = scores * self.log_sharpness.clamp(max=8.0).exp()

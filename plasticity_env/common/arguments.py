@@ -223,7 +223,7 @@ def first_change(instance: Any, saved: dict[str, Any], names: Iterable[str]) -> 
 
     Args:
         instance: A dataclass.
-        saved: As `plain` wrote it, or without places.
+        saved: What `plain` wrote, with places or without.
         names: What is compared.
     """
     inside = (part for part in saved.values() if isinstance(part, dict))

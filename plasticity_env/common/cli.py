@@ -150,8 +150,9 @@ def machine() -> str:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    threads = torch.get_num_threads()
     return (
-        f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, {device}, {torch.get_num_threads()} threads, "
+        f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, {device}, {threads} thread{'s' * (threads != 1)}, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
 

@@ -23,7 +23,7 @@ def write_manifest(folder: Path, *patterns: str) -> None:
     """Write the SHA-256 digests of a folder's files into its ``digests.json``.
 
     Args:
-        folder: Where.
+        folder: Folder whose files are listed.
         *patterns: Names of the files, or glob patterns of them, that a change would make another thing of.
     """
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
@@ -37,7 +37,7 @@ def checked_folder(folder: Path) -> Iterator[None]:
     Files that the manifest does not name (a README that was added) are not looked at.
 
     Raises:
-        InputError: As `check_manifest`.
+        InputError: If a file is missing or damaged (see `check_manifest`).
     """
     carries = check_manifest(folder)
     yield
@@ -88,7 +88,7 @@ def plain_name(name: object) -> str:
     """A name that stands in a file and becomes part of a path: letters, digits, ``.``, ``_`` and ``-``, no way out of a folder.
 
     Raises:
-        InputError: Another one.
+        InputError: If it is no plain name.
     """
     plain = isinstance(name, str) and name.strip(".") and all(letter.isalnum() or letter in "._-" for letter in name)
     if not plain:

@@ -137,7 +137,7 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
     hold a `LOCK`) are left alone.
 
     Args:
-        folder: Where to look.
+        folder: Folder to look in.
         name: Look only beside the file or folder of this name, and no deeper.
     """
     for top, folders, files in os.walk(folder):
@@ -167,7 +167,7 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
     Args:
         path: What is written.
-        temporary: Where it is written for now; errors that name something else stay as they are. None: all are of ``path``.
+        temporary: File that is written for now; errors that name something else stay as they are. None: all are of ``path``.
 
     Raises:
         OSError: Nothing can be written there, or the disk is full.

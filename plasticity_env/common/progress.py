@@ -24,7 +24,7 @@ class Progress:
         title: What the loop does, one or two words.
         total: Steps at the end.
         start: Steps that were done before, for a resumed loop.
-        stream: Where to write; unset: standard error.
+        stream: Stream to write to; None is standard error.
         every: Least seconds between two plain lines, where ``stream`` is no terminal.
 
     Raises:

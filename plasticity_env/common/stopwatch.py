@@ -19,7 +19,7 @@ def timed(way: Callable[[], object], device: torch.device, clock: Clock = "wall"
 
     Args:
         way: What is timed.
-        device: Whose queue is waited for.
+        device: Device whose queue is waited for.
         clock: "wall", or "cpu" for the processor seconds of this process (all its threads), which other work on the
             machine does not lengthen.
     """
@@ -45,7 +45,7 @@ def take_turns(
     Args:
         ways: Name to what is timed.
         rounds: Rounds after one that does not count.
-        device: Whose queue is waited for.
+        device: Device whose queue is waited for.
         clock: See `timed`.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}

@@ -40,7 +40,7 @@ def new_run_folder(kind: str, root: Path = Path("runs"), name: str | None = None
 
     Args:
         kind: What runs, for example ``"train"``; the folder is called ``<kind>_YYYYmmdd_HHMMSS``.
-        root: Where runs lie.
+        root: Folder of all runs.
         name: A name of the caller's choice instead.
 
     Returns:
@@ -90,7 +90,7 @@ class Tracker:
     Args:
         folder: The run's folder; made if missing.
         config: Everything that was decided before the run, after defaults were filled in.
-        options: Where else the numbers go.
+        options: Options that say where else the numbers go.
         resume: Go on with the run that the folder holds.
 
     Raises:
@@ -168,8 +168,8 @@ class Tracker:
 
         Args:
             name: What it is called there.
-            path: A PNG.
-            step: As of `log`.
+            path: File of a PNG.
+            step: Step, as `log` takes it.
         """
         if self._tensorboard:
             self._tensorboard.picture(name, path, step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,20 @@ def _range(least: float, most: float, above: bool, below: bool) -> str:
     if math.isfinite(least):
         return f"be above {least:g} and finite" if above else f"be a finite number of at least {least:g}"
     return "be a finite number"
+
+
+def count_of(name: str, said: str) -> int:
+    """A count as people write it: 200000, 200_000, 200k or 1.5M.
+
+    Args:
+        name: Said in the error.
+        said: What was written.
+
+    Raises:
+        InputError: If it is no such count, or less than 1.
+    """
+    found = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)([kM]?)", said.strip())
+    count = round(float(found[1].replace("_", "")) * {"": 1, "k": 1_000, "M": 1_000_000}[found[2]]) if found else 0
+    if count < 1:
+        raise InputError(f"{name} must be a count of at least 1, such as 200k or 1M, got {brief(said)}")
+    return count

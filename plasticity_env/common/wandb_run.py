@@ -60,7 +60,7 @@ def resolve_mode(flag: str | None) -> str:
         ``"online"``, ``"offline"`` or ``"disabled"``.
 
     Raises:
-        InputError: Not a mode.
+        InputError: If it is no mode.
     """
     asked = check_mode(flag)
     if asked is None:
@@ -75,7 +75,7 @@ def check_mode(flag: str | None) -> str | None:
     """The W&B mode that is asked for, by the flag or WANDB_MODE; None where neither says one.
 
     Raises:
-        InputError: Not a mode.
+        InputError: If it is no mode.
     """
     asked = flag or os.environ.get("WANDB_MODE") or None
     if asked is not None and asked not in MODES:
@@ -112,9 +112,9 @@ class WandbRun:
     What W&B cannot take is said in one line, and the run goes on.
 
     Args:
-        folder: Of the run.
-        config: Its arguments, as strict JSON can hold them.
-        project, name: On W&B.
+        folder: Folder of the run.
+        config: Arguments of the run, as strict JSON can hold them.
+        project, name: Project and name on W&B.
         mode: "online" or "offline".
 
     Raises:

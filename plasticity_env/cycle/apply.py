@@ -22,8 +22,8 @@ class Edited:
     """What a pruning phase did.
 
     Attributes:
-        decisions: That were carried out, each with the signals that led to it.
-        refused: Of which a decision would have broken the budget, or None; with its perplexity ratio.
+        decisions: Decisions that were carried out, each with the signals that led to it.
+        refused: The portion that would have broken the budget, with its perplexity ratio; None where none would.
         measured: (share pruned, perplexity over the control arm's) after each portion that was tried.
         waiting: Growth that a decider asked for, for the growth phase.
     """
@@ -34,7 +34,7 @@ class Edited:
     waiting: Tensor | None = None
 
     def details(self) -> dict[str, Any]:
-        """For the record: counts, the budget's measurements, and what the deciders said."""
+        """Figures for the record: counts, the budget's measurements, and what the deciders said."""
         counts = {
             f"{done}": sum(int(getattr(decision, edit).sum()) for decision, _ in self.decisions)
             for edit, done in (("prune", "pruned"), ("revive", "revived"))
@@ -61,8 +61,8 @@ def prune_to(
 
     Args:
         level: Share of all slots that may be pruned in the end.
-        arm: Whose model is edited.
-        decider: Who chooses.
+        arm: Arm whose model is edited.
+        decider: Decider that chooses.
         situation: Makes the situation for a level, of the model as it is then.
         control_loss: Loss of the control arm on reward text.
 

@@ -38,9 +38,9 @@ class Arm:
 
     Args:
         model: Trained in place.
-        text: Its splits.
+        text: Splits of the text.
         settings: Rates, batches, how much text.
-        teacher: To distil from in training, or None.
+        teacher: Teacher to distil from in training, or None.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ def bring_back(
     """Bring heads back, on trial where the settings ask for one.
 
     Args:
-        arm: Whose model is edited.
+        arm: Arm whose model is edited.
         way: `chosen_heads`, `share_of_heads` or another, given all but the steps in which gates open.
         generator: Source of what it draws.
         gate_steps: Steps in which gates open.
@@ -38,7 +38,7 @@ def chosen_heads(arm: Arm, mask: Tensor, generator: torch.Generator, fisher: Ten
     """Bring heads back that a decider chose, and repair; returns those that came back ((L, U) boolean).
 
     Args:
-        arm: Whose model is edited.
+        arm: Arm whose model is edited.
         mask: (L, U) boolean, the heads.
         generator: Source of their weights.
         fisher: (L, U) scores, which some initial weights read.

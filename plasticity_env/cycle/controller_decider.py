@@ -36,7 +36,7 @@ class ControllerDecider(Decider):
 
     Args:
         controller: Reads observations and answers with (N,) edits.
-        seed: Of its own randomness.
+        seed: Seed of its own random choices.
     """
 
     needs_obs = True
@@ -78,7 +78,7 @@ def observe(situation: Situation, first: Tensor | None = None) -> Observation:
     """What ``plasticity/Heads-v1`` would show of a situation; decisions are its steps.
 
     Args:
-        situation: To show.
+        situation: Situation to show.
         first: `first_fisher` of the run's first observation; None where this is the first.
     """
     active, costs = situation.active, situation.costs
@@ -137,10 +137,10 @@ def decision_of(
     """A controller's (N,) edits as a decision that breaks no limit.
 
     Args:
-        situation: In which it acted.
+        situation: Situation in which it acted.
         action: 0 keep, 1 prune, 2 revive, 3 grow for each head.
-        reason: Of every edit that has none of its own.
-        reasons: Of edits, by the head's flat number.
+        reason: Reason of every edit that has none of its own.
+        reasons: Reasons of single edits, by the head's flat number.
     """
     active = situation.active
     edits = torch.as_tensor(np.asarray(action)).view(active.shape)

@@ -35,10 +35,10 @@ class Situation:
     """What a decision may look at.
 
     Attributes:
-        model: As it is now; not to be edited.
+        model: The model as it is now; it must not be edited.
         signals: Signals of the model on calibration text.
         active: (L, H) boolean.
-        cycle, cycles: Which of how many; cycles count from 1.
+        cycle, cycles: Number of the cycle, from 1, and how many there are.
         step: Optimizer steps since the start.
         level: Share of all slots that may be pruned after this decision.
         text: Its calibration split may be read; the test split may not.
@@ -89,7 +89,7 @@ class Decision:
     """Edits; masks are (L, H) boolean, True for the heads to edit, and disjoint.
 
     Attributes:
-        prune, revive, grow: Which heads.
+        prune, revive, grow: Heads to prune, to revive and to grow.
         reasons: A sentence by (layer, head), for the event that is written down.
         details: What else there is to tell of it, JSON-able.
     """
@@ -110,7 +110,7 @@ class Decider(ABC):
     """Decides which heads to prune, revive and grow.
 
     Attributes:
-        name: In tables and events.
+        name: Name in tables and events.
         needs_obs: Whether its signals must hold the OBS score.
         needs_residual: Whether they must hold the residual scores.
         needs_signals: Registered signals that they must hold beside the standard ones.

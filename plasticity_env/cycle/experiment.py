@@ -123,8 +123,9 @@ class NeuralPlasticityExperiment:
 
         Args:
             folder: Folder of the run. One that is finished is only read.
-            decider: As the run had it, where that was no strategy; made anew, what it remembers is in the checkpoint.
-            say, text, progress, pages, keep_warm_start: As for a new run.
+            decider: A fresh decider like the one that the run had, unless that was a strategy; what it remembers is in
+                the checkpoint.
+            say, text, progress, pages, keep_warm_start: The same as for a new run.
 
         Raises:
             InputError: No run there, or none that can go on.
@@ -173,7 +174,7 @@ class NeuralPlasticityExperiment:
 
         Args:
             warm: Folder of a finished run with the same training that kept its warm start.
-            settings, folder, decider, say, text, progress, pages: As for any new run.
+            settings, folder, decider, say, text, progress, pages: The same as for a new run.
 
         Raises:
             InputError: No warm start there, or the folder is in use.

@@ -72,7 +72,7 @@ def try_growth(
     text as one without a trial. It costs two continuations of ``steps`` steps.
 
     Args:
-        arm: Whose model is edited.
+        arm: Arm whose model is edited.
         bring_back: Grows or revives, given the steps in which gates open, and returns what came back, (L, U) boolean.
         steps: Optimizer steps of each continuation; gates that open slowly are open by its end.
         gate_steps: Steps in which gates open when the heads are kept.

@@ -39,11 +39,11 @@ class PlasticityCycle:
         settings: What to do.
         loaded: The model, edited in place, and its tokenizer.
         text: Its text.
-        decider: Who decides.
+        decider: Decider that chooses heads.
         control_from: Folder of a run whose control arm is taken, or None to train one.
 
     Attributes:
-        writer: Where rows go; set before the first phase.
+        writer: Writer of the run's rows; set before the first phase.
         on_step: Called with the arm's name and each optimizer step.
     """
 

@@ -149,13 +149,13 @@ class RunRecord:
     """Everything that a run folder says; parts that are not there are empty.
 
     Attributes:
-        folder: Where it was read.
+        folder: Folder that it was read from.
         config: Settings, command, machine, versions, status.
-        summary: ``metrics.json``.
+        summary: Content of ``metrics.json``.
         steps, evaluations, phases, signals: Rows in the order of writing.
-        stabilisation: None before the warm-up was judged.
-        events: Every edit.
-        samples: Texts.
+        stabilisation: How the warm-up was judged; None before that.
+        events: All edits.
+        samples: Texts that the models wrote.
     """
 
     folder: Path

@@ -22,7 +22,7 @@ class Removal:
 
     Attributes:
         flops, dense_flops: Forward FLOPs per token.
-        parameters, dense_parameters: How many.
+        parameters, dense_parameters: Number of parameters, after and before.
         time_kept: Forward seconds over the dense model's, median of rounds side by side.
         logit_difference: Largest absolute difference from the masked model's logits.
         batch, length: Batch and length of the forward that was timed.

@@ -33,9 +33,9 @@ class ComparisonRow:
     """What a strategy's run came to; losses are of the test split, nats per token.
 
     Attributes:
-        strategy: Name.
-        pruned_heads, pruned_ppl: After the first cycle's pruning.
-        active_heads, flops_kept, loss, ppl: At the end.
+        strategy: Name of the strategy.
+        pruned_heads, pruned_ppl: Figures after the first cycle's pruning.
+        active_heads, flops_kept, loss, ppl: Figures at the end.
         control_ppl: Perplexity of the control arm after the same training.
         delta_nll: loss minus the control arm's.
         recovered: Share of the loss that the last cycle's pruning cost that training brought back, or None.

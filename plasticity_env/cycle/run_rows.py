@@ -40,14 +40,14 @@ class EvaluationRow:
     """Loss of one arm on one split after a phase.
 
     Attributes:
-        arm, cycle, phase, step: As in `StepRow`; cycle 0, phase "baseline" is before anything.
+        arm, cycle, phase, step: The same as in `StepRow`; cycle 0, phase "baseline" is before anything.
         loss: Nats per token.
         ppl: exp(loss).
         flops: Forward FLOPs per token with pruned heads removed.
         flops_kept: The same as a share of the dense model's.
-        active_heads: How many.
+        active_heads: Number of active heads.
         sparsity: Share of all head slots that is pruned.
-        split: Which text.
+        split: Split of the text.
     """
 
     arm: str
@@ -73,9 +73,9 @@ class PhaseRow:
     """One phase that is over.
 
     Attributes:
-        cycle, phase: Which.
+        cycle, phase: The phase and its cycle.
         first_step, last_step: Optimizer steps before and after it.
-        seconds: It took.
+        seconds: Seconds that it took.
         details: What else is to be told: decision of the warm-up, decider, counts, ...
     """
 
@@ -92,7 +92,7 @@ class SignalsRow:
     """What one measuring pass saw; every grid is (L, H).
 
     Attributes:
-        cycle, phase, step: When.
+        cycle, phase, step: Time of the measurement.
         active: 1 where a head is active.
         gates: What its output is multiplied by.
         signals: Signals by name (see `SIGNALS`).
@@ -116,7 +116,7 @@ class Stabilisation:
         losses: Losses of every warm-up step, nats per token.
         smoothed: Means of whole windows.
         stabilised_at: Step, or None where the loss still fell when the steps were over.
-        reason: A sentence.
+        reason: The reason in a sentence.
     """
 
     window: int
@@ -132,12 +132,12 @@ class PruningEvent:
     """One edit of one head, with what led to it.
 
     Attributes:
-        cycle, step, phase: When.
+        cycle, step, phase: Time of the edit.
         edit: "prune", "revive" or "grow".
-        layer, head: Where.
-        decider: Who.
+        layer, head: Place of the head.
+        decider: Name of the decider.
         signals: What was known of the head, by name.
-        reason: A sentence.
+        reason: The reason in a sentence.
     """
 
     cycle: int

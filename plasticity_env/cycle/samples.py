@@ -26,7 +26,7 @@ def write_on(
     """What a model writes after a prompt, drawn from its 50 likeliest tokens each time.
 
     Args:
-        model: With its gates as they are.
+        model: A model, run with its gates as they are.
         tokenizer: Tokenizer of the model.
         prompt: (1, n) token ids.
         tokens: How many to write; fewer where the model's context ends.

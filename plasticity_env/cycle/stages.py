@@ -22,7 +22,7 @@ class StageRow:
     """A phase between two evaluations on the test split.
 
     Attributes:
-        cycle, phase: Which.
+        cycle, phase: The phase and its cycle.
         steps: Optimizer steps that it took.
         ppl_before, ppl_after: Perplexity of the experiment before and after the stage.
         control_before, control_after: The same of the control arm; None where it was not evaluated.
@@ -45,10 +45,10 @@ class CycleRow:
     """What a cycle changed; perplexities of the test split.
 
     Attributes:
-        cycle: Which.
+        cycle: Number of the cycle.
         heads: Active ones at its end.
         flops_kept: Share of the dense model's FLOPs at its end.
-        ppl_before, ppl_pruned, ppl_after: At its start, after its pruning and at its end.
+        ppl_before, ppl_pruned, ppl_after: Perplexity at its start, after its pruning and at its end.
         control: Perplexity of the control arm at its end.
         over_control: ppl_after / control.
         recovered: Share of the loss that pruning cost (over the control arm's) that is back at the end; None: no cost.

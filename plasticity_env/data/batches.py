@@ -12,7 +12,7 @@ from plasticity_env.common.errors import InputError
 
 
 class TokenBatch(NamedTuple):
-    """One micro-batch.
+    """One micro-batch of token ids.
 
     Attributes:
         input_ids: (B, T).
@@ -148,7 +148,7 @@ def as_batches(data: Any, batch_size: int = 8, seed: int = 0) -> Batches:
 
     Args:
         data: (n, T) blocks, which are shuffled; a data loader; or such a function, which is returned as it is.
-        batch_size, seed: For blocks.
+        batch_size, seed: For blocks: sequences in a batch, and what fixes their order.
 
     Raises:
         InputError: The data has another form.

@@ -19,7 +19,7 @@ def mixed_text(kind: str, split: str, folder: Path = MIXED_FOLDER) -> str:
     Args:
         kind: One of `MIXED_KINDS`; plays are those of the data set ``shakespeare``.
         split: ``"train"``, ``"calibration"``, ``"reward"`` or ``"test"``.
-        folder: Where the texts of the other kinds lie.
+        folder: Folder of the texts of the other kinds.
     """
     name = ZOO_FOLDER / "text" / split if kind == "shakespeare" else folder / f"{kind}.{split}"
     return gzip.decompress(name.with_name(f"{name.name}.txt.gz").read_bytes()).decode("utf-8")

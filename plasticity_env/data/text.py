@@ -43,7 +43,7 @@ class TextSplits:
     Attributes:
         name: What the text is called in reports.
         block_size: T, tokens per block.
-        tokenizer: Of the model that reads it.
+        tokenizer: Tokenizer of the model that reads it.
         separator: What stands between two documents of the texts; a tokenizer that has a token for it tells them apart.
     """
 
@@ -89,7 +89,7 @@ class TextSplits:
         """(n, T) blocks that stand for a split: evenly over it where its documents are told apart, else its first ones.
 
         Args:
-            split: Which.
+            split: Name of the split.
             count: How many, at most as many as there are; None for all.
         """
         blocks = self.blocks(split)
@@ -107,7 +107,7 @@ class TextSplits:
         """Draw blocks of a split without replacement, over as many documents as it has where these are told apart.
 
         Args:
-            split: Which.
+            split: Name of the split.
             count: How many, at most as many as there are.
             random: Source of the draw.
             without: Numbers of blocks that are not to be drawn.
@@ -190,7 +190,7 @@ def load_text(
         dataset: Embedded name, path, or the name of a data set on the hub.
         tokenizer: Tokenizer of the model that will read the text.
         dataset_config: Configuration of a hub data set, for example ``"wikitext-2-raw-v1"``.
-        block_size: T.
+        block_size: Tokens T in a block.
         text_split: ``"documents"``, or ``"leading"`` as in version 0 of the environments: of one text the first 64 blocks are
             calibration, the next 64 reward, then the first half of the rest test and the second half train (short texts: a
             quarter each); of a hub data set the first half of the validation split is calibration, the other one reward.

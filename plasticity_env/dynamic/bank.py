@@ -33,7 +33,7 @@ class StructureBank:
     Args:
         model: The model, dense; its weights are read and never changed, but by `installed`.
         structures: Further structures.
-        prefixes: By label, (n, 2 E) what the first tokens of the texts tell that its structures were fitted on
+        prefixes: By label, (n, 2 E): what the first tokens tell of the texts that its structures were fitted on
             (`PrefixView.pooled`), in the dense model.
         pruned_prefixes: The same by the name of the structure under which the first tokens ran.
 
@@ -49,9 +49,9 @@ class StructureBank:
         pruned_prefixes: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         if not isinstance(model, PlasticModel):
-            raise InputError(f"a bank is of a PlasticModel, got {brief(model)}")
+            raise InputError(f"a bank needs a PlasticModel, got {brief(model)}")
         if not bool(model.active.all()) or model.repaired_sites:
-            raise InputError("a bank is of the dense model: call model.make_dense() first")
+            raise InputError("a bank needs the dense model: call model.make_dense() first")
         self.model = model
         self.prefixes: dict[str, Tensor] = dict(prefixes or {})
         self.pruned_prefixes = {name: dict(of) for name, of in (pruned_prefixes or {}).items()}
@@ -63,7 +63,7 @@ class StructureBank:
         """Add a structure.
 
         Raises:
-            InputError: It is not of this model, or its name is taken.
+            InputError: If it belongs to another model, or its name is taken.
         """
         structure.check(self.model)
         if structure.name in self.names:
@@ -133,7 +133,7 @@ class StructureBank:
         return StructureBank(self.model, chosen, self.prefixes, pruned)
 
     def prefixes_under(self, which: int | str) -> dict[str, Tensor]:
-        """By label, (n, 2 E) prefixes as they ran under a structure; empty where nobody read them so."""
+        """The (n, 2 E) prefixes of each label as they ran under a structure; empty where nobody read them so."""
         structure = self[which]
         return self.prefixes if structure.is_dense else self.pruned_prefixes.get(structure.name, {})
 
@@ -143,7 +143,7 @@ class StructureBank:
         """(K,) forward FLOPs per token of each structure at a sequence length, as if what it prunes were removed.
 
         Args:
-            seq_len: T.
+            seq_len: Length T of a sequence.
             all_keys: Count the keys and values of every KV group that any structure reads: what a token costs where later ones
                 may run under another structure.
         """

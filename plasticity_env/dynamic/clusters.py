@@ -40,14 +40,14 @@ def cluster_bank(
     sequences, which the router places by their first tokens alone, say when to stop and how many clusters serve best.
 
     Args:
-        model: Dense.
+        model: The dense model.
         input_ids: (n, T) token ids.
-        shares: Of the units that go.
+        shares: Shares of the units that go.
         clusters: Numbers of clusters that are tried.
         held_out: Share of the sequences that nothing is fitted on.
         rounds: Most rounds of moving.
         prefix_tokens: Tokens that a router looks at.
-        seed: Of the split and of k-means.
+        seed: Seed of the split and of k-means.
         sampled: Price units by tokens that the model draws.
         batch_size: Sequences in one pass.
 

@@ -16,7 +16,7 @@ def cut_cache(cache: Any, model: PlasticModel, active: Tensor, rows: Tensor, con
     """Keys and values of some rows, those of KV groups without an active head cut out.
 
     Args:
-        cache: Of the dense model.
+        cache: Cache of the dense model.
         model: The dense model.
         active: (L, U) boolean, what the compacted model kept.
         rows: (b,) numbers of the sequences.

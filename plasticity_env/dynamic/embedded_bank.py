@@ -16,7 +16,7 @@ def embedded_bank(name: str, model: PlasticModel) -> tuple[StructureBank, Path]:
     """The bank of an embedded model, and the folder of a router that was trained for it.
 
     Args:
-        name: Of the model, for example ``"mixed-llama-4x8"``.
+        name: Name of the model, for example ``"mixed-llama-4x8"``.
         model: The model itself.
 
     Returns:

@@ -33,9 +33,9 @@ def build_bank(
     """A structure for every kind of text and share, and one a share for all texts together.
 
     Args:
-        model: Dense.
-        texts: By label, (n, T) token ids of each kind of text, T the same.
-        shares: Of the units that go: by number where heads are the only units, else by FLOPs.
+        model: The dense model.
+        texts: (n, T) token ids of each kind of text, by label; T is the same for all.
+        shares: Shares of the units that go: by number where heads are the only units, else by FLOPs.
         mixture: Also fit structures on all texts together, labelled ``"mixture"``; they cost no further pass.
         sampled: Price units by tokens that the model draws, not by the text's own.
         prefix_tokens: Tokens from the start of each text that routers will compare with; they are read in the dense model and
@@ -82,8 +82,8 @@ def fit_structures(
 
     Args:
         model: Dense; left as it is.
-        sums: Of the text, with gradients.
-        shares: Of the units that go.
+        sums: Sums of the text, with gradients.
+        shares: Shares of the units that go.
         seq_len: T, on which the FLOPs of a head depend.
         label: What the text is called.
     """
@@ -104,9 +104,9 @@ def cheapest(priority: Tensor, share: float, table: CostTable, by_number: bool, 
     """The mask without the units of highest priority: a share of their number, or of their FLOPs.
 
     Args:
-        priority: (L, U).
-        share: In [0, 1).
-        table: FLOPs.
+        priority: (L, U) priorities.
+        share: Share in [0, 1).
+        table: Table of FLOPs.
         by_number: Whether units count alike.
         heads: Columns that are heads; one of the whole model always stays.
 

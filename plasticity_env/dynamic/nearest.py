@@ -22,7 +22,7 @@ class NearestTexts:
 
     Args:
         bank: Its structures and the prefixes of the texts that they were fitted on.
-        share: Of which share structures are picked; None: the one that all have.
+        share: Share of the structures that are picked; None takes the one that all have.
         under: The structure under which prefixes run, by which those of the bank's texts were read as well.
         false_alarms: Send texts to the mixture's structure that are no kind's: those that lie farther from all kinds than this
             share of the bank's own texts do, each seen from the others (four folds). None: there are no such texts.
@@ -79,7 +79,7 @@ class TextDistances:
     within the kinds, shrunk as Ledoit and Wolf (2004) say.
 
     Args:
-        bank: With prefixes; one without any has distances to nothing.
+        bank: A bank with prefixes; one without any has distances to nothing.
         under: The structure under which they ran.
     """
 
@@ -125,7 +125,7 @@ def unknown_beyond(prefixes: Mapping[str, Tensor], false_alarms: float) -> float
     """The distance beyond which a text is none of these kinds', but for a share of false alarms among texts that are.
 
     Args:
-        prefixes: By label, (n, 2 E), n at least 8.
+        prefixes: (n, 2 E) prefixes by label, n at least 8.
         false_alarms: The share, in (0, 1).
 
     Raises:

@@ -161,8 +161,8 @@ def measure_routes(
     """Run every text under every structure.
 
     Args:
-        bank: Structures.
-        texts: By kind, (n, T) token ids, T the same for all.
+        bank: Bank of structures.
+        texts: (n, T) token ids by kind; T is the same for all.
         prefix_tokens: P, at least 1 and less than T.
         batch_size: Sequences in one pass.
         model: Name of the model, for reports.

@@ -26,7 +26,7 @@ PREFIX = 32
 
 
 class Router(Protocol):
-    """Picks structures.
+    """What picks a structure for each request.
 
     One that compares prefixes with others says under which structure those ran in an attribute ``prefix_structure``.
     """
@@ -61,9 +61,10 @@ class RoutedModel:
     Args:
         bank: Structures of a model. Those of several shares need a router that chooses among them.
         router: Picks; None: the structure whose texts begin most alike (`NearestTexts`), of the share that the bank has.
-        prefix_tokens: P.
-        prefix_structure: Under which structure the prefix runs, a name or number. None: the one that the router knows prefixes
-            under; where the router is the bank's own, the mixture's, which is the better one at equal FLOPs; else the dense one.
+        prefix_tokens: Number P of first tokens that the router reads.
+        prefix_structure: Name or number of the structure under which the prefix runs. None: the one that the router knows
+            prefixes under; where the router is the bank's own, the mixture's, which is the better one at equal FLOPs;
+            else the dense one.
         switch_every: Pick anew after each so many generated tokens, from what they tell; None: once a request.
 
     Attributes:
@@ -159,12 +160,12 @@ class RoutedModel:
             input_ids: (B, T) prompts, padded on the left where lengths differ.
             attention_mask: (B, T), 1 for text.
             structures: (B,) numbers of structures; None: what the router picks.
-            compacted: After the prefix run models from which what a structure prunes was removed, one for each structure that
-                was picked: fewer seconds, more memory (the last four are kept).
-            **kwargs: As Hugging Face's ``generate`` takes them.
+            compacted: Run smaller models after the prefix: what a structure prunes is removed, in one model for each
+                structure that was picked: fewer seconds, more memory (the last four are kept).
+            **kwargs: Arguments of Hugging Face's ``generate``.
 
         Returns:
-            As Hugging Face's ``generate``: (B, T + new) tokens, or its output object.
+            What Hugging Face's ``generate`` returns: (B, T + new) tokens, or its output object.
 
         Raises:
             InputError: Padding elsewhere than on the left, an own cache, ``compacted`` or beams with ``switch_every``.
@@ -310,7 +311,7 @@ class _Plan:
     """Under which structure each token of each request runs.
 
     Args:
-        owner: Whose requests they are.
+        owner: Requests that the rows belong to.
         requests: Lengths and prefixes.
         picked: (B,) structures after the prefix.
         copies: Sequences a request while it generates.

@@ -44,8 +44,8 @@ class RunningEstimate:
         """The structure that the estimate asks for.
 
         Args:
-            model: Dense.
-            share: Of the units that go.
+            model: The dense model.
+            share: Share of the units that go.
             seq_len: Tokens of a chunk, on which the FLOPs of a head depend.
             name: What it is called.
         """
@@ -61,8 +61,8 @@ def measuring_flops(model: PlasticModel, tokens: int, flops_per_token: float) ->
 
     Args:
         model: The model.
-        tokens: Of the chunk.
-        flops_per_token: Of the dense model's forward.
+        tokens: Number of tokens in the chunk.
+        flops_per_token: FLOPs of the dense model's forward pass per token.
     """
     algebra = sum(12.0 * site.output_weight().shape[0] ** 3 for site in model.sites if site.gated)
     return 3.0 * tokens * flops_per_token + algebra

@@ -51,7 +51,7 @@ class Structure:
         """Refuse a structure of another model.
 
         Raises:
-            InputError: Its mask or a repair has another shape.
+            InputError: If its mask or a repair has another shape.
         """
         if tuple(self.active.shape) != model.shape or self.active.dtype != torch.bool:
             raise InputError(
@@ -80,10 +80,10 @@ def repair_of(model: PlasticModel, active: Tensor, statistics: Statistics, ridge
     """The least-squares repair A of every site that a mask cuts.
 
     Args:
-        model: Whose sites they are.
+        model: Model whose sites they are.
         active: (L, U) boolean.
         statistics: Moments of the dense stream.
-        ridge: As `plasticity_env.repair.least_squares` takes it.
+        ridge: Ridge, as `plasticity_env.repair.least_squares` takes it.
 
     Returns:
         (S, P) float32 by site, on the model's device.

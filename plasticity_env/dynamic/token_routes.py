@@ -24,7 +24,7 @@ class TokenRoutes:
 
     Args:
         model: The dense model.
-        structures: By number; those that prune nothing leave their tokens as they are.
+        structures: Structures by number; those that prune nothing leave their tokens as they are.
     """
 
     def __init__(self, model: PlasticModel, structures: Sequence[Structure]) -> None:

@@ -29,8 +29,8 @@ def whole_numbers(action: Any, shape: tuple[int, ...], high: int, names: str = "
     """An action of whole numbers from 0 to ``high``, as int64.
 
     Args:
-        action: As the agent gives it.
-        shape: That it must have.
+        action: Action as the agent gives it.
+        shape: Shape that it must have.
         high: The largest that is allowed.
         names: What the numbers stand for, for the error.
 

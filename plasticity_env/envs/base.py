@@ -155,7 +155,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             reference: Losses on the reward blocks of the control arm that went through the same stages, before the first and
                 after each decision (the last one stands for all that lack); None takes the loss at the start instead, so
                 that rewards count what training gains as well.
-            seed, options: As `reset` takes them.
+            seed, options: Seed and options, as `reset` takes them.
 
         Returns:
             Observation and info.
@@ -289,7 +289,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         """Mean loss in nats per token, on text that no observation or reward reads.
 
         Args:
-            split: Usually "test".
+            split: Name of the split, usually "test".
             blocks: How many blocks; None for all.
             active: (L, H) mask to evaluate, repaired as this episode repairs; the present one when None.
             text: Another text whose split it is; repair still reads this episode's calibration blocks.

@@ -47,7 +47,7 @@ def allowed_edits(active: Tensor, limits: Limits, costs: CostTable) -> Tensor:
 
     Args:
         active: (..., L, U) boolean.
-        limits: The environment's.
+        limits: Limits of the environment.
         costs: FLOPs per token.
 
     Returns:
@@ -86,7 +86,7 @@ def resolve(
     Args:
         active: (L, U) boolean.
         edits: (L, U) integers, 0 keep, 1 prune, 2 revive, 3 grow.
-        limits: The environment's.
+        limits: Limits of the environment.
         costs: FLOPs per token.
         fisher: (L, U), as observed.
         allowed: What `allowed_edits` says, where it is known already.

@@ -25,7 +25,7 @@ class Draw:
     """What the seed decides about an episode.
 
     Attributes:
-        price: FLOP price.
+        price: Price of the FLOPs.
         budget: Target share of dense FLOPs, or None.
         share: Share of all units, to be pruned when the horizon is over, or None.
         calibration, reward: Blocks of the text.
@@ -73,11 +73,11 @@ class EpisodeState(Draw):
     """Everything that changes during an episode, but for the model's weights; replaced, never edited.
 
     Attributes:
-        step: Decisions taken.
+        step: Number of decisions taken.
         active: (L, U) boolean.
         age: (L, U) decisions since each unit's last edit.
         reference: Loss of the dense model or of the control arm, nats per token, after each decision.
-        measurement: The latest.
+        measurement: The latest measurement.
         potential: Phi of the latest outcome.
         done: The agent stopped or the horizon is over.
         first_fisher: (L, U) Fisher scores when the episode began.

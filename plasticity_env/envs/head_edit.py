@@ -85,7 +85,7 @@ def edit_vectors(numbers: np.ndarray, slots: int) -> tuple[Tensor, np.ndarray]:
 
     Args:
         numbers: (n,) actions, as the table of `HeadEditEnv` numbers them.
-        slots: N.
+        slots: Number N of slots.
     """
     edits = torch.full((len(numbers), slots), KEEP, dtype=torch.int64)
     for row, index in enumerate((numbers - 1).tolist()):

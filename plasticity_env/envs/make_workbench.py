@@ -66,7 +66,7 @@ def make_workbench(
 
 
 def _files(settings: Settings, loaded: LoadedModel) -> MomentFiles | None:
-    """Where moments are kept; nowhere while weights change."""
+    """The files that keep moments; None while weights change."""
     if settings.moment_cache is None or settings.train_steps:
         return None
     return MomentFiles(user_path(settings.moment_cache, "moment_cache"), loaded.model)

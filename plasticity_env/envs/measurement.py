@@ -19,7 +19,7 @@ class Request:
     Attributes:
         active: (L, U) boolean.
         calibration: Blocks that score.
-        reward: Blocks that pay.
+        reward: Numbers of the reward blocks.
         moments: Calibration blocks that repairs and projectors are fitted on, forward only; empty: those that score.
     """
 

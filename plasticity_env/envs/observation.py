@@ -185,7 +185,7 @@ class Columns:
 
     @classmethod
     def of(cls, version: int = 0, signals: Sequence[str] = ()) -> Columns:
-        """Of a version of the ids, with some registered signals behind its own columns.
+        """The columns of a version of the ids, with some registered signals behind its own columns.
 
         Raises:
             InputError: No such version or signal, or a signal whose columns are there already.

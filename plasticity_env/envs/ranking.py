@@ -25,8 +25,8 @@ def rank_edits(scores: Tensor, state: EpisodeState, task: Task) -> Tensor:
 
     Args:
         scores: (L, U), higher = kept longer; of equal ones the first in the order of layers goes first.
-        state: Before the decision.
-        task: Its rules.
+        state: State before the decision.
+        task: Rules of the task.
 
     Returns:
         (L, U) integers, 0 keep, 1 prune, 2 revive.

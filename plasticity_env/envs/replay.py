@@ -54,7 +54,7 @@ class EpisodeRecord:
         """Read what `save` wrote.
 
         Raises:
-            InputError: Not a record.
+            InputError: If it is no record.
         """
         path = user_path(path, "a record")
         try:
@@ -87,7 +87,7 @@ def _arguments(record: EpisodeRecord) -> dict[str, Any]:
         return {**OLDER, **record.kwargs}
     if "table" in record.kwargs:
         raise InputError(
-            "the record is of a route table of its player's own: pass an environment with that table, validate(record, env=...)"
+            "the record was played on a route table of the player's own: pass an environment with it, validate(record, env=...)"
         )
     RouteSettings.read(record.kwargs)
     return record.kwargs
@@ -97,7 +97,7 @@ def validate(record: EpisodeRecord, rel_tol: float = 1e-5, env: gym.Env[Any, Any
     """Replay a record and compare every reward.
 
     Args:
-        record: To replay.
+        record: Record to replay.
         rel_tol: Relative tolerance, of the largest absolute reward of the replayed episode.
         env: An environment to replay in; a fresh one from the record's arguments when None.
 

@@ -69,7 +69,7 @@ class RewardRule(Registered):
 
     @classmethod
     def registry(cls) -> Registry[RewardRule]:
-        """Where rewards are looked up."""
+        """The registry of rewards."""
         return REWARDS
 
 

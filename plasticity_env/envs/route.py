@@ -1,4 +1,4 @@
-"""plasticity/Route-v0: under which structure the rest of a text shall run, decided from its first tokens."""
+"""plasticity/Route-v0: under which structure the rest of a text runs, decided from its first tokens."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class RouteColumns:
     Attributes:
         prefix: Names of what the first tokens tell: the projection of hidden states, loss, entropy, distance to each kind of
             text that structures were fitted on; each as a z-score over the train texts.
-        structures: K.
+        structures: Number K of structures.
         mask: Length of the action mask; 0 where every action is allowed.
     """
 

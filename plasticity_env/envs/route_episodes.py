@@ -26,7 +26,7 @@ class RouteEpisodes:
 
     Args:
         board: Constants of the table and the settings.
-        count: N.
+        count: Number N of episodes.
 
     Attributes:
         text: (N,) number of each one's text in the table.

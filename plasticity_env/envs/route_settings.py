@@ -32,7 +32,7 @@ class RouteSettings:
         batch: Sequences of a request, with budget="kv_cache": a number, or a range sampled log-uniformly at reset.
         tokens: Tokens of each of them, likewise.
         probes: Most structures that an agent may try on the prefix before it chooses; 0 leaves the actions for it out.
-        texts: Which texts episodes are about: train, test or all.
+        texts: Texts that episodes are about: train, test or all.
         test_share: Share of each kind's texts, the last ones, that are test texts.
         held_out: Name of a kind of text that no train text is of; empty for none.
     """

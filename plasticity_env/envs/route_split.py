@@ -19,7 +19,7 @@ def split_texts(table: RouteTable, texts: str, test_share: float = 0.25, held_ou
     two at the cut). A kind with a single text has it in train.
 
     Args:
-        table: Its texts.
+        table: Table of the texts.
         texts: "train", "test" or "all".
         test_share: Share of each kind's texts that are test texts, rounded; at least one of a kind's two or more.
         held_out: A kind that train leaves out; its test texts stay.

@@ -32,8 +32,8 @@ class RouteVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
     ```
 
     Args:
-        num_envs: N.
-        autoreset_mode: As in Gymnasium's `SyncVectorEnv`; "SameStep" by default, since an episode is a step or few.
+        num_envs: Number N of environments.
+        autoreset_mode: One of Gymnasium's modes; "SameStep" by default, since an episode is a step or few.
         table: A `RouteTable`, a folder of one, or None for the package's own.
         **settings: See `plasticity_env.envs.route_settings.RouteSettings`.
 
@@ -78,7 +78,8 @@ class RouteVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
 
         Args:
             seed: One for each environment; a number s gives s, s + 1, ...
-            options: As the single environment takes them, for all; ``reset_mask`` ((N,) boolean) leaves the others be.
+            options: Options of the single environment, for all; ``reset_mask`` ((N,) boolean) leaves the others as they
+                are.
 
         Returns:
             Observations and infos.

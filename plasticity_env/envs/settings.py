@@ -77,9 +77,10 @@ class Settings(TextSettings):
         residual_signal: Measure the residual scores (`plasticity_env.signals.residual`), about the cost of least-squares repair.
         moment_cache: A folder that keeps what is gathered from the text that repairs are fitted on, for other processes, seeds
             and players, while the model is frozen: one file a text (SmolLM2-135M: 40 MB for its heads, 330 MB with MLP blocks).
-        labels: Whose next tokens slopes are taken of: data (the text's own) or sampled (drawn from the model itself: the true
-            Fisher, which is the Hessian of the KL divergence to the model as it is). Losses are those of the text in any case.
-        crossfit_signal: Measure them cross-fitted as well (two more matrices a site); only with the residual scores.
+        labels: Next tokens that slopes are taken of: data (the text's own) or sampled (drawn from the model itself: the
+            true Fisher, which is the Hessian of the KL divergence to the model as it is). Losses are those of the text
+            in any case.
+        crossfit_signal: Measure the residual scores cross-fitted as well, two more matrices a site; needs ``residual_signal``.
         observation: dict (heads, globals and action mask, as controllers read them), or flat: one vector of the columns that
             networks learn from, unit by unit, then the global features, then the action mask (see
             `plasticity_env.envs.observation.Columns.flat`).
@@ -190,7 +191,7 @@ class Settings(TextSettings):
         """
         if self.units == "heads" and bounds(share)[1] > self.max_sparsity:
             raise InputError(
-                f"pruned_share {share!r} is more than max_sparsity {self.max_sparsity!r} lets go: ask for less, or raise it"
+                f"pruned_share {share!r} is more than max_sparsity {self.max_sparsity!r} allows: ask for less, or raise it"
             )
 
     @classmethod
@@ -249,7 +250,7 @@ def settings_for(
     """Settings of an environment.
 
     Args:
-        default_share: Its target share unless one is given; None where it has no such target.
+        default_share: Target share unless one is given; None where the environment has no such target.
         values: Keyword arguments.
         version: Version of the id: 0 splits texts as it always did.
         settings_type: Class of the settings.

@@ -32,15 +32,15 @@ class PackedModel:
     Attributes:
         name: Name of the model.
         config: Hugging Face configuration.
-        tokenizer: That goes with it.
+        tokenizer: Tokenizer that goes with it.
         mode: Pruning mode of the wrapper.
         mlp_blocks: Blocks of MLP neurons a layer that are units.
         neuron_order: How the neurons lie.
-        weights: By stock name: array and the name of its type; tied weights are one array.
+        weights: Array and name of its type, by stock name; tied weights are one array.
         text_name, block_size: Name and block size of the text.
         blocks: (n, T) token ids of each split that was asked for.
         documents: (n,) number of each block's document, of those splits whose documents are told apart.
-        key: Its own, by which a process recognises what it has opened already.
+        key: Key by which a process recognises what it has opened already.
     """
 
     name: str
@@ -68,7 +68,7 @@ class PackedModel:
         Args:
             writable: Copy all weights: for training, or for growth. Else only what repair writes is copied, and everything
                 else is read where it lies.
-            device: Where the model goes; anything but the CPU copies.
+            device: Device that the model goes to; anything but the CPU copies.
 
         Returns:
             Model, dense, and text with the packed splits.
@@ -104,7 +104,7 @@ def pack(loaded: LoadedModel, text: TextSplits, splits: Collection[Split]) -> Pa
     Args:
         loaded: The model, dense and without repairs.
         text: Its text.
-        splits: That whoever opens it will read.
+        splits: Splits that whoever opens it will read.
     """
     model = loaded.model
     model.undo_repair()

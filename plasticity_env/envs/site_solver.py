@@ -23,8 +23,8 @@ class SiteSolver:
     """Solves for n masks at once; of a single one only sites whose units changed since the last one.
 
     Args:
-        model: Whose sites they are.
-        repair: Whose method repairs all sites at once, or None for no such repair.
+        model: Model whose sites they are.
+        repair: Repair whose method repairs all sites at once, or None where there is none.
         crossfit: Whether projectors are wanted of each half of the calibration blocks as well.
         moments: Moments of the dense stream.
     """
@@ -34,7 +34,7 @@ class SiteSolver:
         self._kept: dict[tuple[int, int], tuple[Hashable, Projector]] = {}  # of part and site: what it was made for
 
     def parts(self, calibration: Indices) -> tuple[Indices, ...]:
-        """Of what moments are kept: the calibration blocks, or where cross-fitted scores are wanted their halves."""
+        """What moments are kept of: the calibration blocks, or where cross-fitted scores are wanted their halves."""
         middle = len(calibration) // 2
         return (calibration[:middle], calibration[middle:]) if self._crossfit and middle else (calibration,)
 

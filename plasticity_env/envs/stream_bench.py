@@ -53,8 +53,8 @@ class StreamTexts:
     """Kinds of text, cut into chunks, and streams of them.
 
     Args:
-        settings: Of the environment.
-        tokenizer: Of the model that reads.
+        settings: Settings of the environment.
+        tokenizer: Tokenizer of the model that reads.
         texts: Texts by kind, to use instead of ``settings.datasets``.
 
     Raises:
@@ -96,7 +96,7 @@ class StreamTexts:
         """A stream that a user gives.
 
         Raises:
-            InputError: It is no list of kinds and numbers, or names a chunk that is not there.
+            InputError: If it is no list of kinds and numbers, or names a chunk that is not there.
         """
         try:
             found = [(str(kind), int(number)) for kind, number in stream]
@@ -115,7 +115,7 @@ class StreamBench:
     """Fits a bank to calibration text of each kind, and runs chunks.
 
     Args:
-        settings: Of the environment.
+        settings: Settings of the environment.
         loaded: A model to use instead of ``settings.model_name``; it becomes this bench's own.
         texts: Texts by kind, to use instead of ``settings.datasets``.
 
@@ -169,9 +169,9 @@ class StreamBench:
         """Run one chunk under a structure.
 
         Args:
-            kind: Of text.
-            number: Of the chunk in the split.
-            structure: Of the bank, whose runs are remembered, or a measured one.
+            kind: Kind of the text.
+            number: Number of the chunk in the split.
+            structure: A structure of the bank, whose runs are remembered, or a measured one.
         """
         known = self._runs.get((kind, number, id(structure)))
         if known is not None:

@@ -287,10 +287,10 @@ def stream_env(control: str = "bank", **arguments: Any) -> StreamEnv | StreamHea
 
     Args:
         control: bank (`StreamEnv`: keep, measure, recall), or heads (`StreamHeadsEnv`: prune and revive heads, as in Heads).
-        **arguments: Of that environment.
+        **arguments: Arguments of that environment.
 
     Raises:
-        InputError: Another control.
+        InputError: If `control` is neither of them.
     """
     ways: dict[str, type[StreamEnv] | type[StreamHeadsEnv]] = {"bank": StreamEnv, "heads": StreamHeadsEnv}
     if control not in ways:

@@ -31,7 +31,7 @@ class StreamHeadsEnv(HeadsEnv):
     chunks of the dense model that is; it is the same whatever the agent does, and the reward leaves it out.
 
     Args:
-        render_mode: As `HeadsEnv`.
+        render_mode: One of the modes of `HeadsEnv`.
         loaded: A model to use instead of ``model_name``.
         texts: Texts by kind, to use instead of ``datasets``.
         window: Chunks that score and repair.

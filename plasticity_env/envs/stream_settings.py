@@ -20,8 +20,8 @@ class StreamSettings:
     Attributes:
         model_name: An embedded name, a Hugging Face folder or hub name, or a GGUF file.
         datasets: Kinds of text that the stream drifts between, as the other environments' ``dataset`` names each.
-        split: Whose text the stream is of: train, or test, which agents that learn never see. Structures are fitted on
-            calibration text in any case.
+        split: Split that the stream is made of: train, or test, which agents that learn never see. Structures are
+            fitted on calibration text in any case.
         chunks: Chunks of an episode.
         stage: Chunks until the kind changes: a number, or a range sampled at each change.
         max_length: Tokens of a chunk.

@@ -81,7 +81,7 @@ class Training:
         """Refuse to go on with an episode whose model somebody else changed since its last decision.
 
         Raises:
-            InputError: Somebody did.
+            InputError: If somebody did.
         """
         if self._bench.weights_moved():
             trains = self._settings.train_steps > 0

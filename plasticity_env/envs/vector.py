@@ -44,9 +44,9 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     ```
 
     Args:
-        num_envs: N.
-        autoreset_mode: As in Gymnasium's `SyncVectorEnv`: "NextStep" (the step after an episode's end starts the next
-            one, its action ignored and its reward 0), "SameStep" or "Disabled".
+        num_envs: Number N of environments.
+        autoreset_mode: One of Gymnasium's modes: "NextStep" (the step after an episode's end starts the next one, its
+            action ignored and its reward 0), "SameStep" or "Disabled".
         tokens_per_pass: Tokens in one pass over the model; None takes 1024 on the CPU, where larger passes leave the
             cache, and everything in one pass elsewhere.
         memory_share: Share of the model's bytes that an environment may add to those of a single one. The second moments of
@@ -114,7 +114,8 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
         Args:
             seed: One for each environment; a number s gives s, s + 1, ...
-            options: As the single environment takes them, for all; ``reset_mask`` ((N,) boolean) leaves the others be.
+            options: Options of the single environment, for all; ``reset_mask`` ((N,) boolean) leaves the others as they
+                are.
 
         Returns:
             Observations and infos.

@@ -24,7 +24,7 @@ class Episodes:
     Args:
         task: Rules that all share.
         bench: Measures their masks.
-        count: N.
+        count: Number N of episodes.
         show_mask: Brings (N, L * U, 4) allowed edits into the shape that the environment's observation has.
         more_infos: What infos say of an episode beside what is said here.
 
@@ -64,9 +64,9 @@ class Episodes:
         """Let some episodes take a decision and others start anew; all masks are measured in one go.
 
         Args:
-            going_on: Which take a decision.
+            going_on: Episodes that take a decision.
             edits: (N, L, U) of each, 0 keep, 1 prune, 2 revive, 3 grow; None when none takes one.
-            starting: Which start, and the generator that draws what the options leave open.
+            starting: Episodes that start, each with the generator that draws what the options leave open.
             options: Options of `draw_episode`.
             stops: (N,) boolean, True where the agent ends the episode with this decision; None where none does.
 

@@ -57,7 +57,7 @@ class Workbench:
         want_kl: Whether measurements include the KL divergence to the dense model.
         want_latency: Whether measurements include the time that is left of a forward when pruned units are removed.
         signals: Names of registered signals that are measured besides the standard ones.
-        prefix_bytes: For hidden states that forwards on reward and test text may start from; see `PrefixCache`.
+        prefix_bytes: Bytes for hidden states that forwards on reward and test text may start from; see `PrefixCache`.
         sharing: How many masks it serves, and what these may take.
     """
 
@@ -142,7 +142,7 @@ class Workbench:
         return [found[key] for key in keys]  # type: ignore[misc]
 
     def key(self, request: Request) -> Key:
-        """Under what the memo knows a mask: everything that its measurement depends on."""
+        """The key under which the memo knows a mask: everything that its measurement depends on."""
         active, version = request.active, self.model.weight_version
         gates = active * self.model.scale
         texts = request.calibration, request.reward, request.moments
@@ -197,7 +197,7 @@ class Workbench:
         """Mean loss in nats per token of a mask, repaired, on ``blocks`` blocks of a split.
 
         Args:
-            split: Which.
+            split: Name of the split.
             blocks: How many; None for all.
             active: (L, H) boolean.
             calibration: Blocks that repair.
@@ -218,7 +218,7 @@ class Workbench:
         return self._split_losses.put(key, loss)
 
     def reward_loss(self, request: Request) -> float:
-        """Mean loss in nats per token of a mask, repaired, on the blocks that pay: one forward, nothing else is measured."""
+        """Mean loss in nats per token of a mask, repaired, on the reward blocks: one forward, nothing else is measured."""
         self.model.set_active(request.active)
         key = self.key(request)
         measured = self.memo.get(key)
@@ -234,7 +234,7 @@ class Workbench:
         """Measure on another text from now on.
 
         Raises:
-            InputError: Its blocks have another length, on which the FLOPs a token depend.
+            InputError: If its blocks have another length, on which the FLOPs per token depend.
         """
         if text.block_size != self.text.block_size:
             raise InputError(

@@ -196,7 +196,7 @@ def worth_reviving(
     Args:
         model: Left as it is.
         candidates: (L, U) boolean; of these, the pruned ones.
-        at_most: How many.
+        at_most: Largest number of heads.
         input_ids: (B, T) calibration text.
         batch_size: Sequences in one pass.
 
@@ -219,10 +219,10 @@ def calibration_text(data: Tensor | Iterable[Any], batch_size: int, batches: int
     Args:
         data: (n, T) blocks, or a loader.
         batch_size: Sequences in a batch of blocks.
-        batches: How many.
+        batches: Number of batches.
 
     Returns:
-        (m, T).
+        (m, T) token ids.
 
     Raises:
         InputError: There is no full block.

@@ -22,7 +22,7 @@ class PruningModule:
 
     Args:
         model_name: What `load_model` takes; loaded when first needed.
-        device: Where it goes.
+        device: Device that the model goes to.
         mode: Whether zeroed heads may come back.
 
     Example::
@@ -54,17 +54,17 @@ class PruningModule:
 
     @property
     def model(self) -> PlasticModel:
-        """The model."""
+        """The wrapped model."""
         return self.load().model
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer."""
+        """The model's tokenizer."""
         return self.load().tokenizer
 
     @property
     def num_layers(self) -> int:
-        """L."""
+        """Number L of layers."""
         return self.model.shape[0]
 
     @property

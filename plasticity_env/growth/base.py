@@ -46,7 +46,7 @@ class InitialWeights(ABC):
         usefulness: (L, U) Fisher scores of the model as it is; None will do for those that do not measure.
 
     Attributes:
-        name: In the registry.
+        name: Name in the registry.
         measures: Whether it needs ``usefulness``.
         reads_text: Whether it needs `prepare` to be called with calibration text.
         gradual: Whether gates start almost closed. Where it is False the model's function stays the same at growth with the
@@ -54,7 +54,7 @@ class InitialWeights(ABC):
         sources: Sources by (layer, unit), for every unit that was asked for.
 
     Raises:
-        InputError: It measures and was given nothing.
+        InputError: If it measures and was given nothing.
     """
 
     name: ClassVar[str]
@@ -73,7 +73,7 @@ class InitialWeights(ABC):
         """Refuse an architecture on which this kind cannot hold what it promises.
 
         Raises:
-            InputError: It is one.
+            InputError: If the architecture is one of these.
         """
 
     def prepare(self, model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> None:  # noqa: B027
@@ -100,8 +100,8 @@ class InitialWeights(ABC):
         """Change, in place, what a layer's other units write, so that the function stays the same.
 
         Args:
-            model: Before or after the units of ``mask`` grew.
-            layer: Which layer.
+            model: The model, before or after the units of ``mask`` grew.
+            layer: Number of the layer.
             rows: (inputs, E) the layer's output projection, rows of grown units included.
             mask: (L, U) boolean, the units that grow.
         """
@@ -130,7 +130,7 @@ def small_random(
 
 
 def output_index(model: PlasticModel, layer: int, unit: int) -> int:
-    """Which of a unit's pieces is its output rows: the last of its own."""
+    """Number of the piece that holds a unit's output rows: the last of its own."""
     return len(model.pieces(layer, unit, "unit")) - 1
 
 

@@ -117,8 +117,8 @@ class _Choice:
     """What one slot grows with.
 
     Attributes:
-        unit: Slot.
-        pattern: Whose attention it has.
+        unit: The slot.
+        pattern: Head whose attention it has.
         values: (E, D) its value projection; None where its KV group keeps its own.
         gradient: Squared norm of the gradient in its output rows.
         again: Another new head of its KV group has the same pattern.

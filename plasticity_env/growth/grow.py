@@ -39,7 +39,7 @@ class GrowthResult(_Grown):
         added_heads: Their (layer, head), in this order.
         warmup_schedule: ``warmup_schedule(step)`` is the scale of their gates.
         mask: (L, U) boolean, True for the heads that grew (for `PlasticModel.forget_moments`).
-        sources: Where each head's first weights came from.
+        sources: Places that each head's first weights came from.
     """
 
     mask: Tensor
@@ -68,7 +68,7 @@ def grow_attention_heads_gradually(
     new heads write. Call ``model.advance_warmup()`` after each training step (`FineTuner` does).
 
     Args:
-        model: With pruned heads; edited in place. Or a `PruningModule` that holds it.
+        model: A model with pruned heads, edited in place; or a `PruningModule` that holds it.
         growth_percentage: Share of *all* head slots to grow, in (0, 1]; at least one head, at most those that are pruned.
         strategy: Name in `GROWTH_STRATEGIES`, or a strategy.
         initial_scale: First value of the new gates, in (0, 1].
@@ -87,9 +87,9 @@ def grow_attention_heads_gradually(
         The model, how many and which heads grew, and the warm-up.
 
     Raises:
-        InputError: Not a `PlasticModel`, no pruned heads, compressed mode, a share or scale out of range, an unknown name,
-            nothing to measure on, weights that are not the model's, or an ``active_heads`` that names a pruned head; the
-            model is left untouched.
+        InputError: If the model is no `PlasticModel`, has no pruned heads or is in compressed mode; if a share, scale or name is
+            not allowed; if there is nothing to measure on; if weights are not the model's; or if ``active_heads`` names a
+            pruned head. The model is left untouched.
     """
     model, holder = held_model(model)
     chosen = find_strategy(GROWTH_STRATEGIES, strategy, "growth")
@@ -155,7 +155,7 @@ def growable(model: PlasticModel) -> Tensor:
     blow a first head up to full size, however small its gate. Revive one there first.
 
     Raises:
-        InputError: Not a `PlasticModel`, compressed mode, or no head is pruned.
+        InputError: If it is no `PlasticModel`, is in compressed mode, or has no pruned head.
     """
     held_model(model)
     if model.mode is PruningMode.COMPRESSED:

@@ -114,8 +114,8 @@ def starting(
     """Initial weights that are ready to be asked for units.
 
     Args:
-        kind: Which.
-        model: As it is just before it grows.
+        kind: Kind of initial weights.
+        model: The model just before it grows.
         fisher: (L, U) scores, for a kind that measures.
         input_ids: (B, T) calibration text, for a kind that reads it.
         batch_size: Sequences in one measuring pass.
@@ -147,7 +147,8 @@ def plant(
         model: Grown in place.
         mask: (L, U) boolean, pruned units.
         initial: What they start from.
-        initial_scale, warmup_steps: Of their gates, where they are gradual; the others open at once.
+        initial_scale, warmup_steps: First value and warm-up of their gates, where they are gradual; the others open at
+            once.
         generator: Source of random weights.
         weights: The same weights, made before; None makes them now.
     """

@@ -17,7 +17,7 @@ def revive_attention_heads(
     """Revive the pruned heads that the loss asks for most: largest -dL/dgate at gate 0 first.
 
     Args:
-        model: With pruned heads; edited in place.
+        model: A model with pruned heads, edited in place.
         share: Share of *all* head slots, in (0, 1]; at least one head, at most those that are pruned.
         input_ids: (B, T) calibration text.
         generator: Generator of random choices, for a view of the model that is complete.

@@ -23,7 +23,7 @@ class Pattern:
     """The attention of some queries to some keys of a layer.
 
     Attributes:
-        layer: Which layer.
+        layer: Number of the layer.
         query: Head whose queries.
         group: KV group whose keys.
         free: Values can be chosen too; otherwise they are the group's.
@@ -41,8 +41,8 @@ def row_gradients(
     """The gradient of the mean loss in the output rows of heads that the model does not have yet, were their gates open.
 
     Args:
-        model: As it is; left as it is.
-        patterns: By layer.
+        model: The model; it is left as it is.
+        patterns: Patterns by layer.
         input_ids: (B, T) calibration text.
         batch_size: Sequences in one pass; the result does not depend on it.
 
@@ -64,7 +64,7 @@ def row_gradients(
 
 
 def _output_slopes(model: PlasticModel, ids: Tensor, sequences: int) -> list[Tensor]:
-    """By layer, (b * T, E): the gradient of the mean loss in what attention writes."""
+    """The gradient of the mean loss in what attention writes, (b * T, E) by layer."""
     leaves: list[Tensor] = []
 
     def add(module: Any, args: Any, output: Tensor) -> Tensor:

@@ -21,11 +21,11 @@ class UNetSkip(nn.Module):
     are one hidden state. Give an optimizer ``skip.parameters()`` beside the model's.
 
     Args:
-        model: With at least three layers; it is hooked until `remove` is called.
+        model: A model of three layers or more; it is hooked until `remove` is called.
 
     Attributes:
         pairs: (i, L-1-i), outermost first.
-        gates: (pairs,) parameter.
+        gates: Parameter of shape (pairs,).
 
     Raises:
         InputError: Too few layers.

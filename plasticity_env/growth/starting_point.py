@@ -21,7 +21,7 @@ class HoldsModel(Protocol):
 
     @property
     def model(self) -> PlasticModel:
-        """The model."""
+        """The model to grow in."""
 
     def calibration_ids(self) -> Tensor:
         """(B, T) token ids."""
@@ -50,7 +50,7 @@ def started_from(
 
     Args:
         model: Edited in place.
-        params: By the names of ``model.named_parameters()`` or of the stock model's; None leaves the weights.
+        params: Weights by the names of ``model.named_parameters()`` or of the stock model's; None leaves the weights.
         active_heads: (L, H) boolean or (layer, head) pairs; None leaves the heads.
 
     Raises:

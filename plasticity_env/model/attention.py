@@ -35,7 +35,7 @@ class Recorder(Protocol):
         """Return the attention output (B, T, H, D), not yet gated.
 
         Args:
-            layer: Which one.
+            layer: Number of the layer.
             query: (B, H, T, D').
             key: (B, G, T', D'); a sink is the last of T' = T + 1 keys.
             value: (B, G, T', D), D' >= D.

@@ -84,7 +84,7 @@ def save_plastic(
     """Write a model with everything that edits changed; an older checkpoint at this path is replaced.
 
     Args:
-        model: In any state.
+        model: A model in any state.
         path: A folder, or a ``.pth`` / ``.pt`` file.
         tokenizer: Saved beside the weights when given.
         name: What the model is called, so that `load_plastic` can tell it from others.
@@ -107,7 +107,7 @@ def load_plastic(path: str | Path, *, name: str | None = None, device: str | tor
     Args:
         path: A folder or a file.
         name: What the model must be called; None takes any.
-        device: Where it goes.
+        device: Device that the model goes to.
 
     Returns:
         The model in evaluation mode, in the state in which it was saved; its tokenizer (None if none was saved); its name.

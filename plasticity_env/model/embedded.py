@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.errors import unknown
 from plasticity_env.common.files import ZOO_FOLDER
 
 MODELS_FOLDER = ZOO_FOLDER / "models"
@@ -20,9 +20,9 @@ def model_card(name: str) -> dict[str, Any]:
     """The card of an embedded model: parameters, training, test perplexity, whether it is held out.
 
     Raises:
-        InputError: Not an embedded model.
+        InputError: If it is no embedded model.
     """
     if name not in embedded_models():
-        raise InputError(f"{name!r} is not embedded: {', '.join(embedded_models())} are")
+        raise unknown("embedded model", name, embedded_models())
     card: dict[str, Any] = json.loads((MODELS_FOLDER / name / "card.json").read_text(encoding="utf-8"))
     return card

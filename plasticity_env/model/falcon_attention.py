@@ -52,7 +52,7 @@ class GatedFalconAttention(FalconAttention):
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """As the stock module's; attention weights are not returned."""
+        """The same as of the stock module; attention weights are not returned."""
         width, dropout = self.head_dim, 0.0  # stock attention drops nothing where positions are rotary
         rows = self.query_key_value(hidden_states)  # (B, T, sum over groups of m heads of (m + 2) D)
         pieces = rows.split([n for m in self.sizes() for n in (m * width, width, width)], -1)

@@ -117,7 +117,7 @@ def kv_cache_bytes(model: PlasticModel | nn.Module) -> float:
         model: Masked (as if its pruned units were removed), compacted, or a stock causal LM.
 
     Raises:
-        InputError: Unknown architecture.
+        InputError: If its architecture is unknown.
     """
     if isinstance(model, PlasticModel):
         return kv_cache_table(model).total(model.active)
@@ -131,7 +131,7 @@ def _check_length(seq_len: int) -> None:
 
 
 def _projections(model: nn.Module) -> float:
-    """Of every weight matrix that a token meets; in a mixture of experts it meets some of them."""
+    """The summed sizes of the weight matrices that a token meets; in a mixture of experts it meets some of them."""
     total = 0.0
     for module in model.modules():
         own = [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 3]  # (experts, .., ..)

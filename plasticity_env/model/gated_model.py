@@ -40,7 +40,7 @@ class GatedModel(nn.Module):
         prove: Hold the wrapped model against the stock one on a probe of 64 random ids (see `plasticity_env.model.proof`).
 
     Raises:
-        InputError: As `PlasticModel`; the model is left untouched.
+        InputError: If the model is refused as in `PlasticModel`; it is left untouched.
     """
 
     def __init__(self, model: nn.Module, mlp_blocks: int = 0, prove: bool = True) -> None:
@@ -203,12 +203,12 @@ class GatedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Device that the parameters lie on."""
         return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The parameters' type."""
+        """Type of the parameters."""
         return next(self.model.parameters()).dtype
 
     @property

@@ -21,7 +21,8 @@ def refuse_other_attention(module: nn.Module, args: Any) -> None:
     """Forward pre-hook on an attention module.
 
     Raises:
-        InputError: Its configuration names an attention implementation that does not know the gates, and gates are closed.
+        InputError: If its configuration names an attention implementation that does not know the gates, and gates are
+            closed.
     """
     link = getattr(module, "plastic", None)
     if not isinstance(link, LayerGate) or (link.state.gates is None and link.state.recorder is None):
@@ -45,7 +46,7 @@ class MaskedSaver:
         self._model = model
 
     def __call__(self, save_directory: Any, *args: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        """As the stock method, with the masked weights where no others are given.
+        """The same as the stock method, with the masked weights where no others are given.
 
         Raises:
             InputError: A repair added biases that the stock configuration does not know.

@@ -30,10 +30,10 @@ class Site:
     """A projection that reads units and writes to the residual stream: what a repair may change.
 
     Attributes:
-        kind: Whose output it is; a layer has one of each, the attention's first, or only the attention's.
+        kind: Kind of the output; a layer has one of each, the attention's first, or only the attention's.
         index: Its place in ``PlasticModel.sites``, by which moments, projectors and repairs are kept.
         output: The projection (``nn.Linear`` or GPT-2's ``Conv1D``).
-        layer: Which layer it belongs to.
+        layer: Number of the layer that it belongs to.
         columns: The units that it reads, as columns of an (L, U) mask; empty where its units are not gated.
         unit_width: Inputs of one unit.
         factor: What its output is multiplied by before it joins the residual stream.
@@ -77,11 +77,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Holder:
-    """Where an attention module keeps one entry for each head.
+    """A place where an attention module keeps one entry for each head.
 
     Attributes:
         owner: The module that has it.
-        name: Under this name.
+        name: Name of the attribute that holds it.
     """
 
     owner: nn.Module
@@ -210,13 +210,13 @@ class MlpBlock(Site):
     Args:
         module: The module that holds its projections.
         layout: Names of them.
-        layer: Which layer.
+        layer: Number of the layer.
         heads: Attention heads a layer; the MLP's units follow them in an (L, U) mask.
         count: Blocks of neurons; 0 when they are no units.
 
     Attributes:
         inputs: The projections that make the neurons.
-        width: Neurons.
+        width: Number of neurons.
 
     Raises:
         InputError: The neurons cannot be cut into so many equal blocks.

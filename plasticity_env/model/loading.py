@@ -50,7 +50,7 @@ def load_model(
     Args:
         name_or_path: An embedded name (`embedded_models()`), a Hugging Face folder, a ``.gguf`` file, or a hub name.
         mode: Pruning mode of the wrapped model.
-        device: Where its parameters go.
+        device: Device that its parameters go to.
         dtype: Type of its parameters.
         mlp_blocks: Blocks of MLP neurons a layer that are units beside the heads; 0 for heads alone.
 
@@ -161,7 +161,7 @@ def check_device(device: str | torch.device) -> torch.device:
     """Turn a name into a device; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
-        InputError: Not a device, or not on this machine.
+        InputError: If it is no device, or is not on this machine.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

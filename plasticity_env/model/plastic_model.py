@@ -42,7 +42,7 @@ class PlasticModel(GatedModel):
 
     Attributes:
         blocks: L attention blocks.
-        mlps: L MLPs.
+        mlps: L MLP blocks, one a layer.
         sites: The projections that write to the residual stream, in execution order; each knows its ``index``, ``layer``
             and ``kind``.
         neuron_order: How the neurons of each MLP lie (see `plasticity_env.strategies.neuron_order`).
@@ -305,7 +305,7 @@ class PlasticModel(GatedModel):
 
         Args:
             mask: (L, U) boolean.
-            optimizer: Over this model's parameters.
+            optimizer: Optimizer over this model's parameters.
         """
         mask = self._check(mask)
         for layer, unit in mask.nonzero().tolist():

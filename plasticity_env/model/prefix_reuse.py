@@ -58,7 +58,7 @@ class PrefixCache:
             0 turns reuse off.
 
     Attributes:
-        limit: As given.
+        limit: The limit that was given.
         reused, run: Layers that forwards in `resumed` skipped and ran, for reports and tests.
     """
 
@@ -85,7 +85,7 @@ class PrefixCache:
         Args:
             batch: Names the tokens of this forward and of the others that read the batch; the same name must mean the same
                 tokens.
-            chunk: Which of these forwards it is.
+            chunk: Number of this forward among them.
             chunks: How many there are, which share the limit.
         """
         layers = transformer_layers(self._model.model)

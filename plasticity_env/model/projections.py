@@ -53,7 +53,7 @@ def parameter_of(module: nn.Module, name: str) -> nn.Parameter:
     """A weight or bias that can be cut.
 
     Raises:
-        InputError: It is quantised, packed, or no matrix.
+        InputError: If it is quantised, packed, or no matrix.
     """
     parameter = getattr(without_adapter(module), name)
     plain = isinstance(parameter, nn.Parameter) and type(parameter.data) is Tensor

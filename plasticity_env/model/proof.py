@@ -80,13 +80,13 @@ def prove_gates(model: nn.Module, state: GateState, sites: list[Site], shape: tu
     Args:
         model: The Hugging Face model, its attention already ours.
         state: What its attention reads.
-        sites: Its projections.
+        sites: Projections of the model.
         shape: (L, U).
-        stock: Its logits on `probe_ids` before it was wrapped.
+        stock: Logits on `probe_ids` before the model was wrapped.
 
     Raises:
-        InputError: Its attention is handed something that ours does not know, open gates change its logits, or the gates of
-            a layer do not reach them.
+        InputError: If its attention is handed something that ours does not know, open gates change its logits, or the
+            gates of a layer do not reach them.
     """
     ids = probe_ids(model)
     leaf = torch.ones(shape, device=ids.device, requires_grad=True)

@@ -29,13 +29,13 @@ def read_gates(said: Mapping[str, Any], model: GatedModel) -> tuple[Tensor, Tens
     """
     active, scale, warmup = (torch.as_tensor(said[name]).cpu() for name in ("active", "scale", "warmup"))
     if tuple(active.shape) != model.shape or scale.shape != active.shape or warmup.shape != (2, *active.shape):
-        raise InputError(f"its mask is {tuple(active.shape)}, its model {model.shape}")
+        raise InputError(f"its mask is {tuple(active.shape)}, its model has {model.shape}")
     if not bool(((active == 0) | (active == 1)).all()) or not bool(active[:, : model.heads].any()):
         raise InputError("its mask must hold zeros and ones, with one active head at least")
     if not bool(((scale > 0) & (scale <= 1)).all()):
-        raise InputError("its scales must lie above 0 and at most at 1")
+        raise InputError("its scales must lie in (0, 1]")
     if not bool(torch.isfinite(warmup).all() and (warmup[0] >= 0).all() and (warmup[0] <= warmup[1]).all()):
-        raise InputError("its warm-ups must be finite, taken steps at most the steps in total")
+        raise InputError("its warm-ups must be finite, with no more steps taken than there are in total")
     return active.bool(), scale.float(), warmup.float()
 
 
@@ -47,7 +47,7 @@ def marked_state(model: GatedModel, warmup: Tensor, units: UnitWeights) -> dict[
     Args:
         model: The wrapped model.
         warmup: (2, L, U) warm-up steps taken and in total.
-        units: Its weights.
+        units: Weights of the units.
     """
     state, gates, seen = masked_weights(model.model), model.gates, set()
     for name, value in state.items():
@@ -84,7 +84,7 @@ def check_marks(said: Mapping[str, Tensor], stock: Mapping[str, Any], model: Gat
         for key, tensors in saved.items():
             places += zip(tensors, [piece.data for piece in units.all_pieces(*key)], strict=True)
         if any(tensor.shape != place.shape for tensor, place in places):
-            raise InputError("weights of a unit are of another size")
+            raise InputError("the weights of a unit have another size")
     except (InputError, KeyError, IndexError, ValueError) as error:
         raise InputError(
             f"these weights come with a mask that does not fit this model ({error}): load them into a model, and with the "

@@ -83,7 +83,7 @@ class UnitWeights:
         """What masked weights do not hold: output rows of units whose gate is not 1, and what pruning saved.
 
         Args:
-            gates: (L, U).
+            gates: (L, U) gates.
 
         Returns:
             Copies, under the names ``rows.LAYER.UNIT`` and ``saved.KIND.LAYER.INDEX.POSITION``.

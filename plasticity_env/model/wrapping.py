@@ -1,4 +1,4 @@
-"""Functions that take a plain Hugging Face model as well as a `PlasticModel`: wrap it, for ever or for a moment."""
+"""Functions that take a plain Hugging Face model as well as a `PlasticModel`: wrap it permanently or for a moment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plastic_view(model: nn.Module) -> Iterator[PlasticModel]:
         model: A `PlasticModel`, which is yielded itself, or a Hugging Face causal LM.
 
     Raises:
-        InputError: As `as_plastic`.
+        InputError: If the model is refused (see `as_plastic`).
     """
     if isinstance(model, PlasticModel):
         yield model

@@ -28,10 +28,10 @@ def figure_png(figure: Figure, path: Path, heading: str, room: str, sheet: str, 
     Args:
         figure: Traces "scatter" and "bar", shapes over all panels, and an axis with a ``domain`` for each panel.
         path: The picture.
-        heading: Above it.
+        heading: Heading above it.
         room: The package whose templates hold the style sheet.
         sheet: Name of the style sheet that the figure's colours ("var:name") stand in.
-        width: Inches.
+        width: Width in inches.
     """
     from matplotlib.figure import Figure as Drawing
 

@@ -18,7 +18,7 @@ Figure = tuple[list[dict[str, Any]], dict[str, Any]]  # Plotly's traces and layo
 
 
 class Plot(NamedTuple):
-    """Where a figure stands on a page: the name of its place, its heading, its height in pixels."""
+    """The place of a figure on a page: the name of its place, its heading, its height in pixels."""
 
     name: str
     heading: str
@@ -35,7 +35,7 @@ class Figures(dict[str, dict[str, Any]]):
         return Plot(name, heading, figure[1]["height"])
 
     def add_if(self, figure: Figure | None, heading: str) -> Plot | None:
-        """As `add`; None where there is nothing to draw."""
+        """The same as `add`, or None where there is nothing to draw."""
         return None if figure is None else self.add(figure, heading)
 
 

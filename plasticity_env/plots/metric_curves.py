@@ -24,7 +24,7 @@ def arms_of_metrics(metrics: Any) -> dict[str, dict[str, Curve]]:
     """Metric name to arm name to curve; one unnamed arm where arms were not given.
 
     Args:
-        metrics: As `visualize.visualize_training_metrics` takes them.
+        metrics: Metrics, as `visualize.visualize_training_metrics` takes them.
 
     Raises:
         InputError: Something else, or values that are no curve.

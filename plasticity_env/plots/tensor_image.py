@@ -71,7 +71,7 @@ def safe_tensor_imshow(
         tensor: A number, (N,) drawn as one row, (M, N), or (C, M, N): a panel each channel side by side; axes of size 1 in
             front are dropped. Any device and type, gradient or not.
         ax: Draw here instead of on a new figure; not with three axes. A title, where it is text.
-        title, xlabel, ylabel: Words.
+        title, xlabel, ylabel: Title and labels of the axes.
         label: What the colours mean, beside the colour bar.
         cmap: A colour map of matplotlib.
         vmin, vmax: Ends of the colours; from the finite values when None.

@@ -237,10 +237,11 @@ def visualize_attention_patterns(
         attention: A model (with ``input_ids``); or weights of shape (T, T), (H, T, T), (L, H, T, T) or (B, L, H, T, T); or
             a sequence of (B, H, T, T), one a layer, as ``output_attentions=True`` gives them.
         input_ids: (T,) or (B, T), where ``attention`` is a model.
-        layers, heads: Which to show; all when None (evenly chosen ones where there are too many to be seen).
+        layers, heads: Layers and heads to show; None shows all (evenly chosen ones where there are too many to be
+            seen).
         tokens: (T,) words for the axes, written where there is room.
         active: (L, H) boolean, names the pruned heads; a `PlasticModel` knows it.
-        sequence: Which of the B sequences.
+        sequence: Number of the sequence among the B.
         title: Above the picture.
         save_path: Write a PNG there as well.
 
@@ -326,7 +327,7 @@ def _attention_of(attention: Any, sequence: int) -> np.ndarray:
     array = np.stack([to_array(layer) for layer in attention], 1) if layered else to_array(attention)
     if array.ndim == 5:
         if not 0 <= sequence < len(array):
-            raise InputError(f"there is no sequence {sequence}: the weights are of {len(array)}")
+            raise InputError(f"there is no sequence {sequence}: the weights hold {len(array)}")
         array = array[sequence]
     if array.ndim < 2 or array.ndim > 4 or array.shape[-1] != array.shape[-2] or not array.size:
         raise InputError(

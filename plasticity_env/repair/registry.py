@@ -13,7 +13,7 @@ class Repair(Registered):
     """A named way to repair.
 
     Attributes:
-        name: As the environment's ``repair`` argument takes it.
+        name: Name, as the environment's ``repair`` argument takes it.
         method: Name in `METHODS`, a function like these, or None for no repair.
         sequential: Layers in order, on statistics of the already pruned stream; else all at once on the dense stream.
         mlp: Also refit the MLPs' output projections, pruned or not (sequential only).
@@ -28,7 +28,7 @@ class Repair(Registered):
 
     @classmethod
     def registry(cls) -> Registry[Repair]:
-        """Where repairs are looked up."""
+        """The registry of repairs."""
         return REPAIRS
 
 

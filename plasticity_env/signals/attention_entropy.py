@@ -63,7 +63,7 @@ def attend(
         query, key, value: (B, H, T, D), keys and values already repeated to H heads; values may be narrower.
         mask: None for causal, else boolean (True = visible) or additive, broadcastable to (B, H, T, T).
         scale: Factor on the scores.
-        kernel: From `choose_kernel`.
+        kernel: Name of the kernel, from `choose_kernel`.
         softcap: Bound of the scores, with the plain kernel only.
 
     Returns:
@@ -97,7 +97,7 @@ def attention_entropy(
     Args:
         query, key: (B, H, T, D).
         lse: (B, H, T), from `attend` with the same arguments.
-        mask, scale, kernel: As handed to `attend`.
+        mask, scale, kernel: The values that `attend` was given.
     """
     query, key = query.detach(), key.detach()
     mean_key, _ = attend(query, key, key, mask, scale, kernel)  # (B, H, T, D)
@@ -116,7 +116,7 @@ def attend_with_entropy(
     """Attention, differentiable, and the entropy of every query's distribution.
 
     Args:
-        query, key, value, mask, scale, kernel, softcap: As `attend` takes them.
+        query, key, value, mask, scale, kernel, softcap: The same as for `attend`.
 
     Returns:
         Output (B, H, T, D), and entropy (B, H, T) in nats, without gradient.
@@ -165,8 +165,8 @@ def visible_lengths(mask: Tensor | None, tokens: int, device: torch.device) -> T
 
     Args:
         mask: None for causal, else boolean or additive (B, 1 or H, T, T).
-        tokens: T.
-        device: Where to put the result.
+        tokens: Number T of tokens.
+        device: Device to put the result on.
 
     Returns:
         (1, 1, T) for a causal mask, else (B, 1 or H, T), integers.

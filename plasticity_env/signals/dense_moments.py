@@ -21,7 +21,7 @@ class DenseMoments:
     """What repairs and residual scores read.
 
     Args:
-        model: Whose dense stream it is.
+        model: Model whose dense stream it is.
         texts: How many texts are kept; the one that was not used for longest goes first.
         packed: Keep the upper triangle in float32, a quarter of the matrix in float64.
         files: A folder that is looked up before a text is read, and keeps what was gathered; None for none.
@@ -51,7 +51,7 @@ class DenseMoments:
         return found.__getitem__
 
     def _gathered(self, ids: Tensor, batch_size: int) -> dict[int, Moments]:
-        """Of n texts at once; with a folder one by one, from there as far as it has them."""
+        """Gather the moments of n texts at once; with a folder one by one, from there as far as it has them."""
         if self._files is None:
             with self._model.dense():
                 return gather_many(self._model, ids, batch_size)

@@ -49,7 +49,7 @@ class HeadSignals:
         values: Signals by name.
         statistics: Moments of the units' outputs before their gates, as repair wants them; None when not asked for.
         tokens: Positions that counted in them.
-        kernel: Which kernel computed attention and its log-sum-exp.
+        kernel: Name of the kernel that computed attention and its log-sum-exp.
     """
 
     loss: float
@@ -92,7 +92,7 @@ def measure(
     """Measure every head of a model on a batch: one forward and one backward, which stops at the gates.
 
     Args:
-        model: Its current gates and weights are what is measured.
+        model: The model, measured with its current gates and weights.
         input_ids: (B, T) token ids, T >= 2.
         attention_mask: (B, T), 1 for text and 0 for padding, which counts nowhere; a sequence without a token to predict is
             left out. None when nothing is padded.
@@ -156,19 +156,19 @@ def measure_many(
     """Measure n versions of a model, each on its own text, in passes that carry all of them.
 
     Args:
-        model: Its weights are shared.
+        model: The model, whose weights are shared.
         input_ids: (n, B, T) token ids, T >= 2.
         gates: (n, L, U) of each version.
         projections: What versions have in the place of output projections, by site.
         attention_mask: (B, T), 1 for text; None when nothing is padded. Only with one version.
         batch_size: Sequences of each version in one pass.
-        obs, statistics: As `measure` takes them.
+        obs, statistics: The same as for `measure`.
         projectors: (1, I, I), or (n, I, I) of each version, of `residual_projector` by site.
         crossfit: Two of these, as `measure` takes them.
         held_out: The projectors were fitted on other text, so that residual scores are cross-fitted scores as well.
         sampled: Take slopes of the loss of next tokens that are drawn from the model itself (the true Fisher, which is the
             Hessian of the KL divergence to it), not of the text's own; the losses stay those of the text.
-        signals: As `measure` takes them.
+        signals: The same as for `measure`.
 
     Returns:
         The signals of each.
@@ -244,7 +244,7 @@ def gather_many(model: PlasticModel, input_ids: Tensor, batch_size: int = 8) -> 
     """The same for n texts, (n, B, T), with ``batch_size`` sequences of each in one pass.
 
     Returns:
-        By site, ``gram`` (n, I, I) and ``mean`` (n, I).
+        ``gram`` (n, I, I) and ``mean`` (n, I) of each site.
     """
     return _gather(model, input_ids, batch_size).moments()
 
@@ -288,7 +288,7 @@ def text_losses(
 
     Args:
         model: Called with its current gates.
-        input_ids, attention_mask: As `sequence_losses` takes them.
+        input_ids, attention_mask: The same as for `sequence_losses`.
         sampled: Whether the second losses are those of tokens that the model draws.
     """
     extra = text_mask_inputs(model, attention_mask)

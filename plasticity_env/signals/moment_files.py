@@ -23,8 +23,8 @@ class MomentFiles:
     """One safetensors file a text, named by a digest of weights and tokens.
 
     Args:
-        folder: Where; made when the first file is written.
-        model: Whose dense stream it is.
+        folder: Folder of the files, made when the first one is written.
+        model: Model whose dense stream it is.
     """
 
     def __init__(self, folder: Path, model: PlasticModel) -> None:

@@ -22,7 +22,7 @@ class SiteSums:
         sites: One a layer, all of one shape.
         units: Units of each.
         full: Keep the whole second-moment matrix (repair and OBS want it), else only each unit's own block.
-        device: Where to sum.
+        device: Device to sum on.
         groups: n; rows are added group after group, equally many of each.
     """
 

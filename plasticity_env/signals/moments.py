@@ -13,7 +13,7 @@ from plasticity_env.common.errors import InputError
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the input x of one projection, over the tokens of a calibration text.
+    """Moments of the input x of one projection, over the tokens of a calibration text.
 
     Attributes:
         gram: (I, I) float64 mean of x x^T, I inputs.
@@ -34,7 +34,7 @@ class Moments:
 
 
 def pooled_moments(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
-    """Of texts together: the mean of theirs with weights that sum to 1."""
+    """Moments of several texts together: the mean of theirs with weights that sum to 1."""
     grams, means = (
         sum(weight * getattr(part, name) for part, weight in zip(parts, weights, strict=True))
         for name in ("gram", "mean")
@@ -56,7 +56,7 @@ class Statistics:
 
     @classmethod
     def pooled(cls, parts: Sequence[Statistics]) -> Statistics:
-        """Of several texts as of one."""
+        """Moments of several texts as if they were one."""
         tokens = sum(part.tokens for part in parts)
         weights = [part.tokens / tokens for part in parts]
         found = {site: pooled_moments([part.sites[site] for part in parts], weights) for site in parts[0].sites}

@@ -31,5 +31,5 @@ class PackedSignals(Mapping[str, Tensor]):
 
 @lru_cache(maxsize=64)
 def _rows(names: tuple[str, ...]) -> dict[str, int]:
-    """Which row is whose; all measurements of the same signals share it."""
+    """The signal that each row belongs to; all measurements of the same signals share it."""
     return {name: row for row, name in enumerate(names)}

@@ -25,11 +25,11 @@ class SignalRecorder:
     """Attention with its log-sum-exp, and running sums of what the signals need, for n groups of sequences.
 
     Args:
-        model: Whose pass is recorded.
+        model: Model whose pass is recorded.
         gram: Keep whole second-moment matrices.
         groups: n; a pass holds equally many sequences of each, group after group.
         moments_only: Note nothing but second moments, and raise `PassOver` once the last of a pass is noted.
-        held_out: As `SlopeSums` takes it.
+        held_out: The same as for `SlopeSums`.
         one_text: All sequences have the same projectors, so that slopes can read the second moments of the whole.
     """
 
@@ -69,7 +69,7 @@ class SignalRecorder:
         Args:
             padding: (b, T), 1 for text; None when nothing is padded. Only with one group.
             sequences, tokens: b and T.
-            projectors: As `SlopeSums.begin` takes them.
+            projectors: The same as for `SlopeSums.begin`.
         """
         self._padding = padding
         self.slopes.begin(projectors, sequences, padding)

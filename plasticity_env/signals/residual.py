@@ -64,7 +64,7 @@ def model_projectors(model: PlasticModel, statistics: Statistics) -> dict[int, P
     """(1, I, I) projectors of every site that was measured, for a model's present mask, on its device.
 
     Args:
-        model: Its active units are the kept ones.
+        model: A model whose active units are the kept ones.
         statistics: Statistics of the dense stream.
     """
     active = model.active
@@ -82,7 +82,7 @@ def crossfit_projectors(
     """What `measure` wants for the residual scores and for the cross-fitted ones: one forward over the dense model.
 
     Args:
-        model: Its active units are the kept ones.
+        model: A model whose active units are the kept ones.
         input_ids: (B, T) calibration text; of a single sequence both halves are that sequence.
         batch_size: Sequences in one pass.
 

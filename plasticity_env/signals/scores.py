@@ -62,7 +62,7 @@ class Score:
         name: Name of the score, of the controller and the pruning strategy that prune by it, and of the leaderboard's player.
         reads: Signals that it is made of.
         formula: (N,) scores; the one signal that it reads when None.
-        prunes: Which units go first, those of "lowest" or of "highest" score.
+        prunes: Whether the units of "lowest" or of "highest" score go first.
         origin: "classic" and "own" (this project's) scores are the leaderboard's references, "user" ones only play.
     """
 
@@ -100,7 +100,7 @@ class Score:
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """Those of its signals that are measured only where they are asked for by name."""
+        """The signals among those it reads that are measured only on request, by name."""
         return tuple(name for name in self.reads if SIGNALS[name] not in STANDARD)
 
 

@@ -37,7 +37,7 @@ class Gathered:
     ``gathered["fisher"]`` is another signal of the same pass, (n, L, U), computed once.
 
     Attributes:
-        model: Whose weights are shared by all versions.
+        model: Model whose weights are shared by all versions.
         gates: (n, L, U) gates of each version.
         loss: (n, B) nats per token of each sequence.
         gradient: (n, B, L, U) dL/dgate of each sequence, float32 on the CPU.
@@ -115,7 +115,7 @@ class Signal(Registered):
 
     @classmethod
     def registry(cls) -> Registry[Signal]:
-        """Where signals are looked up."""
+        """The registry of signals."""
         return SIGNALS
 
     @property

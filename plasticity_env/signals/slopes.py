@@ -54,7 +54,7 @@ class SlopeSums:
         sites: Sites of the model.
         shape: (L, U) of the model.
         groups: n; a pass holds equally many sequences of each, group after group.
-        device: Where to sum.
+        device: Device to sum on.
         held_out: The projectors were fitted on other text, so that what is in-sample elsewhere is cross-fitted as well.
         inputs: Sums of outer products of a site's inputs, (n, I, I), where somebody else gathers them over the whole pass
             anyway; None where they are to be gathered here.

@@ -30,7 +30,7 @@ LOT = 1 << 20  # entries of the matrices that are eliminated at once
 
 @dataclass(frozen=True)
 class SiteTextSums:
-    """Of one site's input x and of the loss's gradient h in it.
+    """Sums of one site's input x and of the loss's gradient h in it.
 
     Attributes:
         outer: (I, I) float64 sum of x x^T over the tokens.
@@ -48,11 +48,11 @@ class TextSums:
     """Sums over a text in the dense model.
 
     Attributes:
-        sites: By index in ``PlasticModel.sites``.
+        sites: Sums of each site, by index in ``PlasticModel.sites``.
         tokens: Positions in the sums of inputs.
         graded: Sequences in the sums of gradients.
         loss: Summed mean losses of the sequences, nats.
-        sequences: How many.
+        sequences: Number of sequences.
     """
 
     sites: Mapping[int, SiteTextSums] = field(repr=False)
@@ -131,7 +131,7 @@ class TextSums:
         found = [self.sites[site.index].gradient for site in sites]
         if any(of is None for of in found):
             raise InputError(
-                "prices need gradients, and these sums are of a forward alone: gather them with gradients=True"
+                "prices need gradients, and these sums come from a forward pass alone: gather them with gradients=True"
             )
         return _finite(torch.stack(found) / self.graded)  # type: ignore[arg-type]
 
@@ -198,9 +198,9 @@ class _heard:  # noqa: N801  a context manager
     """Hooks before the projections that sum what they read, and its gradients.
 
     Args:
-        sites: Whose inputs are summed.
-        found: Where to: by site, sums of outer products, of rows, and of gradients' outer products.
-        leaf: As `hear_gradient` takes it; None: no gradients.
+        sites: Sites whose inputs are summed.
+        found: Sums to add to, by site: of outer products, of rows, and of gradients' outer products.
+        leaf: The same as for `hear_gradient`; None takes no gradients.
     """
 
     def __init__(self, sites: list[Site], found: dict[int, list[Tensor | None]], leaf: Tensor | None) -> None:

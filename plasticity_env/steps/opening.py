@@ -46,7 +46,7 @@ def open_checkpoint(path: str | Path, model_name: str | None, device: str) -> Ch
         path: Folder or file.
         model_name: What its model must be called (the last part counts: ``gpt2`` is ``openai-community/gpt2``), and where
             the tokenizer comes from if the checkpoint has none; None takes any.
-        device: Where it goes.
+        device: Device that the model goes to.
 
     Raises:
         InputError: No path, nothing there, not a checkpoint of this package or of another model, or no tokenizer.
@@ -69,7 +69,7 @@ def open_checkpoint(path: str | Path, model_name: str | None, device: str) -> Ch
 
 
 def output_path(asked: Path | None, step: str) -> Path:
-    """Where a step writes: what was asked for, or a new folder under runs/; tried before anything is computed.
+    """The place that a step writes to: what was asked for, or a new folder under runs/; tried before anything is computed.
 
     Raises:
         InputError: Something else is at this place.
@@ -138,7 +138,9 @@ def head_ages(checkpoint: Checkpoint) -> Tensor:
     if noted is not None:
         age = torch.tensor(noted)
         if tuple(age.shape) != model.shape:
-            raise InputError(f"the checkpoint's notes are of a model of shape {tuple(age.shape)}, it is {model.shape}")
+            raise InputError(
+                f"the checkpoint's notes belong to a model of shape {tuple(age.shape)}, its own is {model.shape}"
+            )
         return torch.where(model.active, age, -1)
     taken, total = model.snapshot(weights=False).warmup  # (L, U) each
     return torch.where((taken < total) & model.active, 0, -1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from plasticity_env.common.arguments import check_counts, given
 from plasticity_env.common.errors import InputError, unknown
-from plasticity_env.common.values import check_number
+from plasticity_env.common.values import LARGEST_RATE, check_number, count_of
 from plasticity_env.data.text_settings import TextSettings
 from plasticity_env.model.embedded import embedded_models
 from plasticity_env.steps.learning_settings import LearningSettings
@@ -34,7 +34,7 @@ def with_text(settings: S, model_name: str) -> S:
 
 @dataclass(frozen=True)
 class StepText(TextSettings):
-    """Which text a step reads."""
+    """The text that a step reads."""
 
     dataset: str = ""
     """text: shakespeare (or tiny_shakespeare), a path, or a hub data set; unset: that of the previous step, otherwise shakespeare
@@ -111,9 +111,36 @@ class PruneConfig(Step):
     """with --strategy entropy: whether high or low entropy goes first; auto measures on calibration text"""
     repair: str = "least_squares"
     """how the remaining heads make up for the pruned ones: none, bias, scale, least_squares, sequential, ..."""
+    flops: float | None = None
+    """share of the model's FLOPs to keep, in (0, 1): heads and blocks of MLP neurons go, by crossfit_stepwise unless --strategy
+    says otherwise; replaces --pruning_level"""
+    mlp_blocks: int = 8
+    """with --flops: blocks of MLP neurons a layer that are units beside the heads; 0: heads alone"""
+    moment_blocks: int | None = None
+    """with --flops: blocks of text beside the calibration blocks that the repair is fitted on; unset: 64, or what there is"""
+    recover: str = ""
+    """tokens to train on afterwards, as 200k or 1M: the pruned model learns the dense one's logits and hidden states"""
+    recovery_rate: float = 2e-4
+    """with --recover: learning rate of AdamW"""
+
+    @property
+    def recovery_tokens(self) -> int:
+        """Tokens of ``recover``; 0 for none."""
+        return count_of("recover", self.recover) if self.recover else 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_counts(self, mlp_blocks=0, moment_blocks=0)
+        check_number("recovery_rate", self.recovery_rate, 0, LARGEST_RATE, above=True)
+        self.recovery_tokens  # noqa: B018  refuses what is no count
+        if self.flops is not None:
+            check_number("flops", self.flops, 0, 1, above=True, below=True)
+            if given(self, "pruning_level"):
+                raise InputError("--flops and --pruning_level both say how much goes: name one of the two")
+            if given(self, "prune_entropy"):
+                raise InputError("--prune_entropy is for --pruning_level: with --flops leave it out")
+        elif given(self, "mlp_blocks", "moment_blocks"):
+            raise InputError("--mlp_blocks and --moment_blocks are for --flops: name the share of the FLOPs to keep")
         if not 0 <= self.pruning_level < 1:
             raise InputError(
                 f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"

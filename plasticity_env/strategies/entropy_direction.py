@@ -47,7 +47,7 @@ def try_entropy_directions(
     """Close the gates of the heads that each direction would prune, and measure; the model is left as it is.
 
     Args:
-        model: As it is.
+        model: The model; it is left as it is.
         signals: Signals of the model.
         candidates: (L, U) boolean, heads that may be pruned; those of them that are closed already are open in the trial
             unless it chooses them.

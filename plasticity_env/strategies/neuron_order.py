@@ -34,7 +34,7 @@ ORDER_BLOCKS = 16  # calibration blocks that are read for it, spread evenly over
 
 @dataclass
 class NeuronSums:
-    """Over the tokens of a text, of one MLP with I neurons, float64.
+    """Sums over the tokens of a text, of one MLP with I neurons, in float64.
 
     Attributes:
         inputs: (I, I) sum of x x^T; None where it was not asked for.
@@ -120,7 +120,7 @@ def neuron_sums(model: PlasticModel, input_ids: Tensor, batch_size: int = 8, mom
     """Measure the neurons of every MLP, in order: one forward and one backward.
 
     Args:
-        model: As it is.
+        model: The model; it is left as it is.
         input_ids: (B, T) token ids.
         batch_size: Sequences in one pass.
         moments: Whether ``inputs`` are gathered too, the only sums that grow with the square of a layer's width.

@@ -49,7 +49,7 @@ class HeadView:
 
     @property
     def measured(self) -> HeadSignals:
-        """The signals.
+        """The signals that were measured.
 
         Raises:
             InputError: Nothing was measured.
@@ -63,7 +63,7 @@ class Strategy(ABC):
     """Chooses heads.
 
     Attributes:
-        name: In the registry.
+        name: Name in the registry.
         measures: Whether it needs calibration text.
         needs: What its signals need to be measured with: of "obs", "residual" and "crossfit".
         signals: Registered signals that it reads beside the standard ones.
@@ -147,7 +147,7 @@ class AttentionEntropyStrategy(PriorityStrategy):
             `entropy_direction` finds in the signals.
 
     Raises:
-        InputError: Another direction.
+        InputError: If `direction` is neither of them.
     """
 
     name = "entropy"
@@ -256,7 +256,7 @@ def entropy_correlation(signals: HeadSignals, heads: Tensor) -> float:
 
 
 def entropy_direction(signals: HeadSignals, heads: Tensor) -> Literal["high", "low"]:
-    """Which entropy marks idle heads in this model: "high" where the Fisher score falls with entropy, else "low".
+    """Tell which entropy marks idle heads in this model: "high" where the Fisher score falls with entropy, else "low".
 
     Args:
         signals: Signals of one model, on calibration text.
@@ -278,7 +278,7 @@ def find_strategy(registry: Mapping[str, Callable[[], Strategy]], strategy: str 
     """A strategy by name, or the one that was handed in.
 
     Args:
-        registry: Where names are looked up.
+        registry: Registry in which names are looked up.
         strategy: A name or a strategy.
         kind: What the registry holds, for the error.
 
@@ -333,7 +333,7 @@ def measure_for(
     """What a strategy reads: signals of the model on calibration text, or None where it reads none.
 
     Raises:
-        InputError: It measures and there is no text.
+        InputError: If it measures and there is no text.
     """
     if not strategy.measures:
         return None

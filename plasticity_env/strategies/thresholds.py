@@ -39,5 +39,5 @@ class Thresholds:
         check_counts(self, min_zeroed_epochs=0, history=1)
 
     def options(self) -> dict[str, Any]:
-        """By name, as the controller takes them."""
+        """The options by name, as the controller takes them."""
         return asdict(self)

@@ -37,7 +37,7 @@ class CellRow:
 
     Attributes:
         cell: Its number in the table.
-        model, text: Of its board.
+        model, text: Model and text of its board.
         board: The other rules of its board, by name.
         player, fingerprint: Who played, and in what version where the name does not tell.
         share, seed: Share of the units that had to go, and the draw of calibration text.
@@ -45,7 +45,7 @@ class CellRow:
         mask: What is left, a string of 0 and 1 for each layer with "/" between.
         rounds: The masks after every round.
         evaluations, forward_tokens, backward_tokens, seconds: What the player paid.
-        machine: Where it was played.
+        machine: Machine that it was played on.
         validated: The episode was replayed by another process.
         calibration_loss, reward_loss: Nats per token of what is left; None where the leaderboard's file does not hold them.
     """
@@ -91,10 +91,10 @@ class CellTable:
     """Cells by model, text, player, share and seed; a cell that is not there is an error.
 
     Args:
-        folder: Where `plasticity tabular build` wrote it.
+        folder: Folder that `plasticity tabular build` wrote.
 
     Attributes:
-        description: Where its rows come from.
+        description: Description of where its rows come from.
         looks: How often test losses were looked at, by "MODEL on TEXT".
 
     Raises:
@@ -130,10 +130,10 @@ class CellTable:
         return sorted({row.player for row in self._of(model, text, board)})
 
     def query(self, model: str, text: str, player: str, share: float, seed: int, **board: Any) -> CellRow:
-        """One cell.
+        """Look one cell up.
 
         Args:
-            model, text, player, share, seed: As the leaderboard names them, for example ``fisher@4``.
+            model, text, player, share, seed: Names and numbers as on the leaderboard, for example ``fisher@4``.
             **board: Rules of its board where several would do, such as ``repair="least_squares"`` or ``test_blocks=256``; and
                 ``fingerprint`` where a player has several versions.
 
@@ -156,7 +156,7 @@ class CellTable:
         """A cell's test losses. Each call counts, by the model and text whose test text is looked at.
 
         Args:
-            cell: As `query` gave it.
+            cell: Cell that `query` gave.
         """
         self.looks[f"{cell.model} on {cell.text}"] += 1
         if self._test is None:
@@ -173,9 +173,9 @@ class CellTable:
         """Mean rise of the test loss of each player over the seeds that all of them played; every cell counts as a look.
 
         Args:
-            model, text, share: Where.
+            model, text, share: Place on the boards.
             players: Whom to compare; None for all that played there.
-            **board: As in `query`.
+            **board: The same as for `query`.
 
         Raises:
             InputError: No cells, several boards, or no seed that all of them played.
@@ -215,9 +215,9 @@ class CellTable:
         """What trying players in an order leaves to gain: the best rise so far above that of the best player of all.
 
         Args:
-            model, text, share: Where.
+            model, text, share: Place on the boards.
             order: Players in the order in which they are tried.
-            **board: As in `query`.
+            **board: The same as for `query`.
 
         Returns:
             Nats per token after each player, in their order. Only the seeds that all players there share count.
@@ -260,7 +260,7 @@ def _single(rows: Sequence[CellRow]) -> CellRow:
     """The one row among these; they are of one player, share and seed."""
     if len(rows) > 1:
         raise InputError(
-            f"{len(rows)} cells of {rows[0].player} on {rows[0].model} are alike but for {_differences(rows)}: say which"
+            f"{len(rows)} cells of {rows[0].player} on {rows[0].model} differ only in {_differences(rows)}: name one"
         )
     return rows[0]
 
@@ -278,7 +278,7 @@ def open_table(folder: str | Path) -> CellTable:
     """Open a table of the leaderboard's cells.
 
     Args:
-        folder: Where `plasticity tabular build` wrote it.
+        folder: Folder that `plasticity tabular build` wrote.
 
     Raises:
         InputError: No such table there.

@@ -23,7 +23,7 @@ class MaskRow:
 
     Attributes:
         mask: A string of 0 and 1 for each layer, with "/" between.
-        heads: Active heads.
+        heads: Number of active heads.
         flops: Forward FLOPs per token.
         flops_kept: Share of the dense model's.
         calibration_loss: Nats per token on the blocks that its repair was fitted on.
@@ -42,7 +42,7 @@ class MaskTable:
     """A complete table of masks.
 
     Args:
-        folder: Where `plasticity tabular masks` wrote it.
+        folder: Folder that `plasticity tabular masks` wrote.
 
     Attributes:
         description: What it was measured with.
@@ -98,14 +98,15 @@ class MaskTable:
         """How far a search was from the best mask after each mask that it looked at.
 
         Args:
-            masks: In the order in which they were looked at. Those beyond the limits count as looked at, and as nothing found.
-            heads, flops_kept, by: As in `best`.
+            masks: Masks in the order in which they were looked at. Those beyond the limits find nothing, and count as
+                looked at.
+            heads, flops_kept, by: The same as for `best`.
 
         Returns:
             (n,) nats per token, infinite until a mask within the limits was seen.
 
         Raises:
-            InputError: As of `best` and `query`, or no mask.
+            InputError: If there is no mask, or `best` or `query` refuse the arguments.
         """
         losses, allowed = self._criterion(by), self._allowed(heads, flops_kept)
         places = [self._place(mask) for mask in masks]
@@ -134,7 +135,7 @@ class MaskTable:
         """How far a mask's test loss is from the least one within the limits; it counts as a look at test text.
 
         Raises:
-            InputError: As of `best` and `query`.
+            InputError: If `best` or `query` refuse the arguments.
         """
         allowed = self._allowed(heads, flops_kept)
         loss = self.final(mask)
@@ -175,7 +176,7 @@ def open_masks(folder: str | Path) -> MaskTable:
     """Open a complete table of masks.
 
     Args:
-        folder: Where `plasticity tabular masks` wrote it: the folder ``table`` in its run's folder.
+        folder: Folder that `plasticity tabular masks` wrote: the folder ``table`` in its run's folder.
 
     Raises:
         InputError: No such table there.
@@ -187,7 +188,7 @@ def mask_name(mask: Any) -> str:
     """A string of 0 and 1 for each layer of an (L, H) mask, with "/" between.
 
     Raises:
-        InputError: Not a table of two dimensions of zeros and ones.
+        InputError: If it is no table of two dimensions of zeros and ones.
     """
     values = np.asarray(mask)
     if values.ndim != 2 or not np.isin(values, (0, 1)).all():

@@ -24,16 +24,16 @@ def write_table(folder: Path, parts: Mapping[str, pa.Table], description: Mappin
     """Write a table's folder, in the place of one that is there.
 
     Args:
-        folder: Where.
+        folder: Folder to write to.
         parts: Tables by name; each becomes ``NAME.parquet``.
         description: What the table is, as JSON: its kind and version, and where its rows come from.
         card: Text of its ``README.md``.
 
     Raises:
-        InputError: The folder holds something else than a table.
+        InputError: If the folder holds something other than a table.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / DESCRIPTION).is_file():
-        raise InputError(f"{str(folder)!r} holds something else than a table: name another folder")
+        raise InputError(f"{str(folder)!r} holds something other than a table: name another folder")
     with new_folder(folder, replace=True) as place:
         for name, part in parts.items():
             write_part(place / f"{name}.parquet", part)
@@ -56,7 +56,7 @@ def read_part(path: Path) -> pa.Table:
     """Read one Parquet file.
 
     Raises:
-        InputError: It is none.
+        InputError: If it is no such file.
     """
     try:
         return pq.read_table(path)
@@ -68,9 +68,9 @@ def open_folder(folder: str | Path, kind: str, parts: Sequence[str]) -> tuple[Pa
     """Check a table's folder.
 
     Args:
-        folder: As `write_table` left it.
+        folder: Folder that `write_table` left.
         kind: What it must hold: "cells" or "masks".
-        parts: Its Parquet files, without their suffix.
+        parts: Names of its Parquet files, without their suffix.
 
     Returns:
         The folder, and its description.

@@ -38,7 +38,7 @@ class Distillation:
         teacher: Called with ``input_ids`` (and ``attention_mask``), gives ``logits`` (B, T, V); never trained.
         weight: w, in (0, 1].
         temperature: tau, above 0.
-        parts: Which of ``logits``, ``hidden`` and ``attention``; for the last two the teacher is a `PlasticModel` of the
+        parts: Some of ``logits``, ``hidden`` and ``attention``; for the last two the teacher is a `PlasticModel` of the
             student's size.
 
     Raises:
@@ -77,7 +77,7 @@ class Distillation:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Which of the layers' outputs are compared."""
+        """Names of the layers' outputs that are compared."""
         return tuple(part for part in self.parts if part in PLACES)
 
     def check(self, student: PlasticModel) -> None:
@@ -117,7 +117,7 @@ class Distillation:
     def differences(
         self, logits: Tensor, heard: dict[str, list[Tensor]], lesson: Lesson, counted: Tensor
     ) -> dict[str, Tensor]:
-        """By part, how far a student is from the teacher, summed over the positions that count ((B, T) boolean)."""
+        """How far a student is from the teacher in each part, summed over the positions that count ((B, T) boolean)."""
         found = {}
         if "logits" in self.parts:
             found["logits"] = distillation_loss(logits, lesson.logits, counted, self.temperature)
@@ -138,7 +138,7 @@ class Lesson:
 
     Attributes:
         logits: (B, T, V).
-        layers: By place, (B, T, E) of each layer.
+        layers: (B, T, E) of each layer, by place.
     """
 
     logits: Tensor

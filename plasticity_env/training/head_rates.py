@@ -34,8 +34,8 @@ class HeadLRManager:
     there is any. Parameters that belong to no head keep the optimizer's own rate.
 
     Args:
-        model: Whose heads.
-        optimizer: Over its parameters; new heads' moments are zeroed in it, and `step` steps it. None: use `scaled`.
+        model: Model whose heads have rates.
+        optimizer: Optimizer of the model; new heads' moments are zeroed in it, and `step` steps it. None: use `scaled`.
         new_head_multiplier: m, above 0; 3 to 5 is usual.
         existing_head_multiplier: e, at least 0.
         warmup_steps: W, optimizer steps until a new head has its full rate.
@@ -154,12 +154,12 @@ class HeadLRManager:
         """Go on from `state_dict` (of a model of the same shape).
 
         Raises:
-            InputError: It is of a model of another shape.
+            InputError: If it belongs to a model of another shape.
         """
         age = torch.tensor(state["age"])
         if age.shape != self._age.shape:
             raise InputError(
-                f"the head rates are of a model of shape {tuple(age.shape)}, this one is {self.model.shape}"
+                f"the head rates belong to a model of shape {tuple(age.shape)}, this one is {self.model.shape}"
             )
         self.new_head_multiplier = state["new_head_multiplier"]
         self.existing_head_multiplier = state["existing_head_multiplier"]

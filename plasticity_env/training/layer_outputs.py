@@ -20,11 +20,11 @@ def layer_outputs(model: PlasticModel, places: Sequence[str]) -> Iterator[dict[s
     """Hear what the layers compute in the forward passes inside.
 
     Args:
-        model: Whose layers.
+        model: Model whose layers are heard.
         places: ``hidden`` (hidden states after each layer), ``attention`` (what each layer's attention writes), or both.
 
     Yields:
-        By place, (B, T, E) of layer 0, 1, ... once a forward pass is over.
+        (B, T, E) of layer 0, 1, ..., by place, once a forward pass is over.
     """
     heard: dict[str, list[Tensor]] = {place: [] for place in places}
     modules: dict[str, list[nn.Module]] = {

@@ -54,7 +54,7 @@ def control_arm(tuner: FineTuner, reward_ids: Tensor, decisions: int, steps: int
     """Losses of the unpruned model on the reward batch after 0, 1, ... decisions' worth of the same training.
 
     Args:
-        tuner: On a dense model; the caller restores the model afterwards.
+        tuner: Trainer of a dense model; the caller restores the model afterwards.
         reward_ids: (B, T).
         decisions: How many decisions an episode has.
         steps: Training steps between decisions.

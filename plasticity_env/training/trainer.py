@@ -57,7 +57,7 @@ class PlasticityTrainer:
         model: Trained in place, weights in float32.
         batches: Gives the (B, T) token ids (or a `TokenBatch`) of micro-batch 0, 1, ...; must not depend on when it is asked.
         learning_rate: Learning rate of the AdamW that is made when ``optimizer`` is None.
-        optimizer: Over the model's parameters.
+        optimizer: Optimizer over the model's parameters.
         head_rates: Learning rates of single heads; None leaves all heads the optimizer's.
         accumulation: Micro-batches in one optimizer step, which is that of one batch of all of them: every token counts alike.
         mixed_precision: Forward and backward in bfloat16 where autocast allows it; weights, moments and the loss stay float32.
@@ -148,7 +148,7 @@ class PlasticityTrainer:
         """Go on from `state_dict`, on the model that belongs to it (`save_plastic` keeps that), bit for bit.
 
         Raises:
-            InputError: It is of another model, or of a trainer with other head rates.
+            InputError: If it belongs to another model, or to a trainer with other head rates.
         """
         if (state["head_rates"] is None) != (self.head_rates is None):
             which = "without" if state["head_rates"] is None else "with"
@@ -158,7 +158,7 @@ class PlasticityTrainer:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
-            raise InputError(f"the saved trainer's optimizer is of another model ({error})") from error
+            raise InputError(f"the saved trainer's optimizer belongs to another model ({error})") from error
         self.taken = state["taken"]
 
     def _step(self) -> TrainStep:

@@ -33,19 +33,28 @@ def test_the_verdict_compares_means_with_the_best_rule():
     rows = [_row("fisher", 0.1), _row("fisher", 0.3, 0.4), _row("random", 0.5), _row("keep_all", 0.0, None)]
     rows += [_row("ann", 0.05), _row("ann", 0.15, 0.4), _row("ann, free", 9.0, None, 4.0), _row("ann", 9.0, None, 4.0)]
     said = verdict({"model": "small", "units": "heads", "rows": rows})
-    assert said == "small, heads: mean rise of the test loss, nats: ann 0.100 (0.50 x); best rule fisher 0.200"
-    assert (
-        verdict({"model": "small", "units": "heads+mlp", "rows": rows[:3]})
-        == "small, heads and MLP blocks: nothing to compare"
+    much = "it raises the loss by 0.100 nats on average"
+    assert said == f"on small (heads) ann wins: {much}, 0.50 times as much as the best rule, fisher (0.200)"
+    others = [_row("fisher", 0.1), _row("ann", 0.2), _row(TRAINED, 0.3)]
+    said = verdict({"model": "small", "units": "heads", "rows": others})
+    assert said == (
+        f"on small (heads) the rule fisher wins: {much}, 0.50 times as much as ann (0.200), and {TRAINED} raises it by 0.300"
     )
+    said = verdict({"model": "small", "units": "heads", "rows": [_row("fisher", 0.1), _row("ann", 0.1001)]})
+    assert said.startswith(
+        "on small (heads) ann and the best rule, fisher, are level: each raises the loss by 0.100 nats"
+    )
+    said = verdict({"model": "small", "units": "heads+mlp", "rows": rows[:3]})
+    assert said == "on small (heads and MLP blocks) there is nothing to compare"
 
 
 def test_the_last_words_say_what_was_compared_and_who_won():
     rows = [_row("fisher", 0.2), _row("random", 0.5), _row(TRAINED, 0.1)]
     said = conclusion({"comparison": {"model": "small", "units": "heads", "rows": rows}})
     assert said.splitlines() == [
-        "3 controllers pruned small, judged by the rise of the loss on test text that none of them read.",
-        "small, heads: mean rise of the test loss, nats: ann (trained here) 0.100 (0.50 x); best rule fisher 0.200.",
+        "3 controllers pruned small and were judged by the rise of the loss on test text that none of them read.",
+        "On small (heads) ann (trained here) wins: it raises the loss by 0.100 nats on average, 0.50 times as much as the best "
+        "rule, fisher (0.200).",
     ]
 
 
@@ -97,7 +106,7 @@ def test_the_demos_page_shows_hostile_names_as_text(tmp_path):
     text = page.read_text(encoding="utf-8").replace(get_plotlyjs(), "")
     assert text.count("<script") == text.count("</script>") == 3
     assert f"<dt>Trained on</dt><dd>{escape(hostile)}</dd>" in text
-    assert f"<dt>Held-out model</dt><dd>model {escape(HOSTILE)}, heads: " in text
+    assert f"<dt>Held-out model</dt><dd>on model {escape(HOSTILE)} (heads) " in text
     assert 'href="comparison/a%20%3Cscript%3E.json">comparison/a &lt;script&gt;.json</a>' in text
     held = text.split('id="page-data">')[1].split("</script>")[0]
     assert json.loads(held)["frames"][0]["caption"] == hostile

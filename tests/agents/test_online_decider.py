@@ -18,7 +18,7 @@ from plasticity_env.agents.online.online_arguments import OnlineRunConfig
 from plasticity_env.agents.online.online_run import run_online
 from plasticity_env.agents.online.ranked_start import calibrate, ranked_start
 from plasticity_env.agents.online.returns import Returns
-from plasticity_env.common.arguments import fill
+from plasticity_env.common.arguments import fill, parse
 from plasticity_env.cycle import ExperimentSettings, NeuralPlasticityExperiment
 from plasticity_env.cycle.deciders import Decider, Decision
 from plasticity_env.envs.observation import GLOBAL_FEATURES, HEAD_FEATURES, Observation
@@ -248,6 +248,15 @@ def test_growth_that_a_trial_took_back_is_not_billed(whole):
         assert decider.learner._pending[1].tolist() == [[-1, 0, 3]]
     finally:
         decider.history, decider.learner._pending = history, pending
+
+
+def test_defaults_that_the_document_gives_are_kept():
+    config = parse(OnlineRunConfig, [])
+    own = config.experiment
+    assert (own.model_name, own.device, own.batch_size, own.max_length, own.cycles) == ("gpt2", "auto", 8, 128, 3)
+    assert (config.entropy_threshold, config.importance_threshold, config.controller_lr) == (1.5, 0.7, 0.01)
+    assert config.verbose
+    assert not parse(OnlineRunConfig, ["--no_verbose"]).verbose
 
 
 def test_where_a_run_begins_is_the_users_choice(config, whole):

@@ -26,7 +26,7 @@ def board_curves_png(cells: Path, model: str, players: Sequence[str], path: Path
         calibration_blocks: Calibration blocks of the board.
 
     Raises:
-        InputError: More than six players, or one that has no cells on this board.
+        InputError: If there are more than six players, or one has no cells on this board.
     """
     if len(players) > MOST:
         raise InputError(f"{len(players)} curves cannot be told apart: name at most {MOST} players")

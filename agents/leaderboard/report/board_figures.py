@@ -84,9 +84,9 @@ def intervals(found: dict[str, Estimate], title: str, marks: Sequence[float] = (
     """A line for each player: a figure with its interval, in the order given, first on top.
 
     Args:
-        found: By player.
+        found: Estimates, by player.
         title: Title of the axis.
-        marks: Where vertical lines stand.
+        marks: Values at which vertical lines stand.
         whole: Figures are whole numbers.
     """
     names = list(found)

@@ -12,7 +12,7 @@ Grid = list[list[float | None]]
 
 
 def by_share(results: Results, player: str) -> dict[str, Any]:
-    """For each head the smallest share at which it is gone, mean over seeds; None where it stays at some seed's every share.
+    """The smallest share of each head at which it is gone, mean over seeds; None where it stays at all shares of a seed.
 
     Returns:
         ``z`` (L, U) and ``text`` (L, U): what is shown under the pointer.
@@ -36,10 +36,10 @@ def by_share(results: Results, player: str) -> dict[str, Any]:
 
 
 def by_round(results: Results, player: str, share: float) -> dict[str, Any]:
-    """For each head the round after which it is gone for good at a share, mean over the seeds at which it goes.
+    """The round of each head after which it stays pruned at a share, mean over the seeds at which it goes.
 
     Returns:
-        As `by_share`.
+        The same as of `by_share`.
     """
     line = results.cells[results.index(player)][results.shares.index(share)]
     rounds = np.array([[[list(map(int, layer)) for layer in mask] for mask in cell.rounds] for cell in line])

@@ -18,13 +18,13 @@ from plasticity_env.plots.html import Cell, Figures, Plot, write_page
 
 
 def write_leaderboard(path: Path, boards: Sequence[Results], aggregates: dict[str, Aggregate], command: str) -> None:
-    """Write the page.
+    """Write the page of the leaderboard.
 
     Args:
         path: The HTML file.
         boards: Results of each.
-        aggregates: Over several boards, by what they have in common.
-        command: That made the cells.
+        aggregates: Aggregates over several boards, by what these have in common.
+        command: Command line that made the cells.
     """
     figures = Figures()
     scores = [_overall(name, found, figures) for name, found in aggregates.items()]
@@ -138,7 +138,7 @@ def _rows(results: Results, order: list[str]) -> list[list[Cell]]:
 
 
 def _maps(results: Results) -> dict[str, Any]:
-    """For each player the maps of when heads go."""
+    """The maps of when heads are pruned, for each player."""
     return {
         name: {
             "share": by_share(results, name),

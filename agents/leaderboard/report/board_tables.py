@@ -163,7 +163,7 @@ def write_docs(path: Path, text: str, command: str) -> None:
     """Put a report into a page of documentation, between its two marks; the rest of the page stays.
 
     Raises:
-        InputError: As `parts_of_docs`.
+        InputError: If the page has other marks (see `parts_of_docs`).
     """
     head, tail = parts_of_docs(path)
     write_text(path, f"{head}\n\n`{command}`\n\n{text}\n\n{tail}")

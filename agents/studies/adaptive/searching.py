@@ -20,7 +20,7 @@ class SwapSearch:
     of the best two; it is taken where the measured loss falls. For HeadRank only.
 
     Args:
-        score: What prunes.
+        score: Score to prune by.
         swaps: Most swaps a decision.
         blocks: Blocks of the calibration split on which losses are measured.
         seed: Seed of the score, where it draws.

@@ -75,11 +75,11 @@ def run_study(
 
     Args:
         loaded: The model, dense; left so.
-        texts: By domain.
+        texts: Texts, by domain.
         setting: What all cells share.
-        path: JSON lines.
+        path: JSON lines file of cells.
         arms: Names, see `plasticity_env.agents.studies.adaptive.ARMS`.
-        seeds: How many.
+        seeds: Number of seeds.
 
     Yields:
         Each cell, and whether it was there already.

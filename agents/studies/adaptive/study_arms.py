@@ -31,7 +31,7 @@ class Arm:
     """One way to decide.
 
     Attributes:
-        name: In cells and tables.
+        name: Name in cells and tables.
         env_id: The environment.
         settings: Settings of the environment, beside the study's.
         decider: Makes what decides, afresh for a seed.

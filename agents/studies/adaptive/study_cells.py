@@ -16,8 +16,8 @@ class StageRecord:
 
     Attributes:
         domain: Domain of the text.
-        losses: On the stage's reward blocks, before the first and after each decision's training.
-        masks: After each decision, a 1 for each active head and a 0 for each pruned one, layer after layer.
+        losses: Losses on the stage's reward blocks, before the first and after each decision's training.
+        masks: Masks after each decision, a 1 for each active head and a 0 for each pruned one, layer after layer.
         flops_kept: Share of the dense model's FLOPs at the end.
         prunes, returns: Heads that went and came back, counted at every decision.
         test: Loss on the test split of each domain at the end.
@@ -43,11 +43,11 @@ class Cell:
     """One arm on one model with one seed.
 
     Attributes:
-        model, setting, arm, seed: Which.
+        model, setting, arm, seed: The cell's place.
         texts: Names of the texts, by domain.
         dense: Test loss on each domain before anything happens.
         stages: What happened.
-        seconds: Wall clock.
+        seconds: Seconds by the clock on the wall.
         fingerprint: Fingerprint of the arm's network; empty where its name says all about it.
     """
 

@@ -61,11 +61,11 @@ def study_png(cells: Sequence[Cell], path: Path, shown: str | None = None, drawn
 
 
 def arms_to_draw(arms: Sequence[str], shown: str | None = None, drawn: Sequence[str] | None = None) -> list[str]:
-    """Those of some arms that a picture compares with the control arm.
+    """The arms that a picture compares with the control arm.
 
     Args:
-        arms: That have cells, or will have.
-        shown, drawn: As of `study_png`.
+        arms: Arms that have cells, or will have.
+        shown, drawn: Names, as `study_png` takes them.
 
     Raises:
         InputError: No control arm, no other arm, or one that is not among them is to be drawn.

@@ -34,9 +34,9 @@ def play(
     """Play one cell; the model comes out as it went in.
 
     Args:
-        arm: Who decides.
+        arm: Arm that decides.
         loaded: The model, dense.
-        texts: By domain, cut into the setting's blocks.
+        texts: Texts by domain, cut into the setting's blocks.
         setting: What all arms share.
         seed: Fixes calibration and reward blocks, training order and random choices, alike for all arms.
         control: The control arm's cell of this seed, whose losses are the reference of observations; None for itself.

@@ -18,9 +18,9 @@ class Setting:
     Attributes:
         stages: Domains of the stages in their order, separated by commas: "home" is the text that the model knows, "shift" the
             other one; pruned arms reach their share over the first one.
-        decisions: In a stage, each followed by training.
+        decisions: Decisions in a stage, each followed by training.
         share: Share of all heads, pruned from the end of the first stage on.
-        train_steps: After each decision.
+        train_steps: Training steps after each decision.
         learning_rate: Learning rate of AdamW, constant.
         batch_size: Sequences a step.
         block_size: Tokens a sequence.
@@ -58,5 +58,5 @@ class Setting:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The stages' domains."""
+        """The domains of the stages, in order."""
         return tuple(word.strip() for word in self.stages.split(","))

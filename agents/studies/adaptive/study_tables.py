@@ -19,7 +19,7 @@ class Cells:
     """Cells of one model and setting, by arm and seed.
 
     Args:
-        cells: At least one; of an arm with several fingerprints the last counts.
+        cells: One cell at least; where an arm has several fingerprints, the last counts.
 
     Raises:
         InputError: No cells, or cells of several models or settings.

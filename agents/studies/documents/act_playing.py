@@ -21,8 +21,8 @@ def run_command(words: Sequence[str]) -> None:
     """Run a sub-command as a user does.
 
     Raises:
-        InputError: It failed; the sentence ends with what it said last.
-        KeyboardInterrupt: It was stopped.
+        InputError: If it fails; the sentence ends with what it said last.
+        KeyboardInterrupt: If it was stopped.
     """
     done = subprocess.run(
         [sys.executable, "-m", "plasticity_env", *words], capture_output=True, text=True, encoding="utf-8", check=False
@@ -40,9 +40,9 @@ def play_acts(
     """Play what a file does not hold yet, and append each row as it is done.
 
     Args:
-        acts: Which.
+        acts: Acts to play.
         output: JSON lines of finished rows.
-        folder: Where commands write; an act that was cut begins anew.
+        folder: Folder that commands write into; an act that was cut begins anew.
         keep: Leave what the commands wrote.
         run: Runs the words of a command line.
 

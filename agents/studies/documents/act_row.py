@@ -18,14 +18,14 @@ class ActRow:
     """A row of the table on one seed; perplexities are of the test split.
 
     Attributes:
-        act, asked, model, seed: Which.
+        act, asked, model, seed: The row's place in the table.
         commands: The command lines that were played.
         dense: Perplexity before anything.
-        ppl: At the end.
-        control: Of the control arm, which trained on the same tokens; None where the command has none.
+        ppl: Perplexity at the end.
+        control: Perplexity of the control arm, which trained on the same tokens; None where the command has none.
         flops_kept: Share of the dense model's forward FLOPs at the end.
         pruned, revived, grown: Heads (and blocks) that were edited.
-        seconds: It took.
+        seconds: Seconds that it took.
     """
 
     act: str

@@ -32,7 +32,7 @@ class Act:
 
     Attributes:
         name: Short, in the table.
-        asked: Whose flags these are.
+        asked: Whether the flags are the document's or ours.
         lines: Command lines, in order; the last one's figures are the row's.
         model: Embedded model that stands for the document's.
         seeds: How many seeds are played.
@@ -52,8 +52,8 @@ class Act:
         """Words of each command line, the command's name first.
 
         Args:
-            folder: Where it writes.
-            seed: Of the whole act.
+            folder: Folder that it writes into.
+            seed: Seed of the whole act.
         """
         filled = (line.replace(MODEL, self.model).replace(PLACE, folder) for line in self.lines)
         return [[*line.split(), *_seed(line, seed)] for line in filled]

@@ -54,7 +54,7 @@ def write_kinds(folder: Path, wikitext: Path, shakespeare: Path) -> list[Path]:
     """Write one file a kind, one document a line, as ``load_text`` reads it; what is there already stays.
 
     Args:
-        folder: Where to; downloads lie in ``packages`` beside the files.
+        folder: Folder to write to; downloads lie in ``packages`` beside the files.
         wikitext: WikiText-2's validation text.
         shakespeare: A plain text of plays.
 

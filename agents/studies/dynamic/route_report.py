@@ -29,7 +29,7 @@ class Options:
     """What is reported.
 
     Attributes:
-        folder: Where the study wrote.
+        folder: Folder that the study wrote.
         held_out: The kind that a second mixture never saw.
     """
 
@@ -138,7 +138,7 @@ ARMS: dict[str, Pick] = {
 
 
 def report(draws: list[Draw], held_out: str) -> str:
-    """Markdown."""
+    """The report in Markdown."""
     first = draws[0].test
     shares = sorted({share for share in first.shares if share})
     lines = [
@@ -230,7 +230,7 @@ def _under_mixture(draws: list[Draw], share: float, name: str) -> str:
 
 
 def _static_flops(draws: list[Draw], share: float) -> float:
-    """Of the mixture at the smaller share: between those that were measured, to which FLOPs are linear in heads."""
+    """FLOPs of the mixture at the smaller share: between those that were measured, to which FLOPs are linear in heads."""
     dense = draws[0].test.prefix_tokens / draws[0].test.tokens
     at = [float(draw.test.flops[mixture(draw, share)[0]] / draw.test.flops[0]) for draw in draws]
     return float(1 - (1 - dense) * (1 - np.mean(at)))
@@ -248,7 +248,7 @@ def _row(name: str, rises: list[np.ndarray], static: list[np.ndarray], kept: flo
 
 
 def _ratio(rises: list[np.ndarray], static: list[np.ndarray]) -> tuple[float, float, float]:
-    """Of means, with a 95% interval of a paired bootstrap over texts, the same texts in every draw."""
+    """The ratio of means, with a 95% interval of a paired bootstrap over texts, the same texts in every draw."""
     mine, theirs = np.mean(rises, 0), np.mean(static, 0)
     random = np.random.default_rng(0).integers(len(mine), size=(RESAMPLES, len(mine)))
     ratios = mine[random].mean(1) / theirs[random].mean(1)

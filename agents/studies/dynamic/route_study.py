@@ -41,8 +41,8 @@ class Options:
         model_name: Embedded model, folder or GGUF file.
         wikitext: WikiText-2's validation text.
         shakespeare: A plain text of plays.
-        texts: Where the kinds of text are written, and packages are downloaded to.
-        output: Where banks and tables go.
+        texts: Folder for the kinds of text and for packages that are downloaded.
+        output: Folder for banks and tables.
         draws: Seeds of calibration draws, from 0 on.
         blocks: Calibration blocks of each kind.
         test_blocks: Test blocks of each kind, the same in all draws.

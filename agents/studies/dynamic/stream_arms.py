@@ -92,7 +92,7 @@ class Learned:
     """A Stable-Baselines3 agent that was trained on flat observations.
 
     Args:
-        agent: Whose ``predict`` is asked.
+        agent: Agent whose ``predict`` is asked.
     """
 
     def __init__(self, agent: Any) -> None:

@@ -17,8 +17,8 @@ def draw_stream(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write a PNG.
 
     Args:
-        rows: Of one stream, one an arm, as `stream_study.play_stream` makes them.
-        path: Where to.
+        rows: Rows of one stream, one an arm, as `stream_study.play_stream` makes them.
+        path: File to write.
     """
     by_arm = {str(row["arm"]): row for row in rows}
     static = min((arm for arm in by_arm if arm.startswith("static")), key=lambda arm: by_arm[arm]["rise"])

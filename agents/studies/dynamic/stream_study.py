@@ -42,17 +42,17 @@ class Options:
     Attributes:
         model_name: Embedded model, folder or GGUF file.
         datasets: Kinds of text.
-        output: Finished rows.
+        output: File of finished rows.
         seeds: Streams, from seed 0 on.
-        chunks: Of a stream.
+        chunks: Number of chunks in a stream.
         stage: Fewest and most chunks of a stage.
         max_length: Tokens of a chunk.
         fit_blocks: Calibration chunks of each kind.
-        share: Of the heads that go.
-        flop_price: Of a nat of log FLOPs.
+        share: Share of the heads that go.
+        flop_price: Price of a nat of log FLOPs.
         measure_all: Also play the arm that measures before every chunk.
         train_steps: Decisions that PPO and DQN are trained for; 0 leaves them out.
-        picture: Where a picture of the first stream goes; None: nowhere.
+        picture: File for a picture of the first stream; None draws none.
     """
 
     model_name: str = "mixed-llama-4x8"

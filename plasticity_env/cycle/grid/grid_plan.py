@@ -20,7 +20,7 @@ class GridSetting(TextSettings):
     """What all cells of a table share, beside their text; a cell of another setting is another cell.
 
     Attributes:
-        model_name: Which model.
+        model_name: Name of the model.
         pruning_strategy: What chooses the heads to prune.
         training_steps: Optimizer steps of every arm, in all its cycles together.
         learning_rate: Learning rate of AdamW.
@@ -64,7 +64,7 @@ class GridArm:
         growth: "none", "revive" or a growth strategy.
         percentage: Share of *all* heads that comes back.
         multiplier: Learning rate of heads that came back, in multiples of the others'.
-        warmup_steps: In which grown heads' gates open; 0 opens them at once.
+        warmup_steps: Steps in which grown heads' gates open; 0 opens them at once.
         cycles: Prune to the level, bring back and train so many times, each on an equal part of the steps.
     """
 
@@ -115,7 +115,7 @@ def plan(
         repairs: Names of repairs.
         multipliers: Learning rates of heads that came back.
         warmups: Steps in which gates open.
-        cycles: How often.
+        cycles: Numbers of cycles.
         same_size: Also, for every arm that brings heads back, the one that never pruned so many.
         steps: Training steps, against which warm-ups and cycles are checked; None checks nothing.
 

@@ -45,8 +45,8 @@ class GridCells:
         """Final loss minus that of another arm, on the seeds that both have, nats per token.
 
         Args:
-            arm, other: Which; none for an arm against itself.
-            same_heads: Only where both end with the same number of heads.
+            arm, other: The two arms; an arm beside itself has no gain.
+            same_heads: Count only seeds on which both end with the same number of heads.
         """
         if arm == other:
             return []

@@ -37,7 +37,7 @@ from plasticity_env.training.trainer import PlasticityTrainer
 
 
 class Losses(NamedTuple):
-    """Of one cycle, nats per token of the test split: after pruning, after heads came back, after training."""
+    """Losses of one cycle, nats per token of the test split: after pruning, after heads came back, after training."""
 
     pruned: float
     edited: float
@@ -49,12 +49,12 @@ class GridCell:
     """One arm on one seed.
 
     Attributes:
-        setting, arm, seed: Which.
+        setting, arm, seed: The cell's place in the grid.
         slots, active_heads: Head slots of the model, and how many are active at the end.
         came_back: Heads that came back in each cycle.
         flops_kept: Forward FLOPs at the end as a share of the dense model's.
         cycles: Losses of each.
-        seconds: It took.
+        seconds: Seconds that it took.
     """
 
     setting: GridSetting
@@ -69,12 +69,12 @@ class GridCell:
 
     @property
     def pruned_loss(self) -> float:
-        """After the first pruning (and repair), before anything trained; of the control arm: of the dense model."""
+        """Loss after the first pruning (and repair), before anything trained; for the control arm that of the dense model."""
         return self.cycles[0].pruned
 
     @property
     def final_loss(self) -> float:
-        """At the end."""
+        """Loss at the end."""
         return self.cycles[-1].trained
 
 
@@ -110,10 +110,10 @@ def run_grid(
         loaded: The model, dense; left so.
         text: Its text, packed at the setting's length.
         setting: What all cells share.
-        arms: As `plan` orders them: arms of one pruned model beside each other.
+        arms: Arms in the order of `plan`: arms of one pruned model beside each other.
         seeds: How many; a seed fixes calibration blocks, training order, random choices and new weights, and is shared by
             all arms.
-        path: JSON lines.
+        path: JSON lines file of cells.
         mapper: Runs the missing cells elsewhere; this process only writes. None runs them here, one after another.
 
     Yields:
@@ -278,8 +278,8 @@ def run_cell(packed: PackedModel, place: Place) -> GridCell:
     """Run one cell on a packed model; the next cell of the same seed finds model (and pruned model) in place.
 
     Args:
-        packed: With the splits "calibration", "train" and "test".
-        place: Which cell.
+        packed: A packed model with the splits "calibration", "train" and "test".
+        place: The cell's place in the grid.
     """
     global _bench
     key = (packed.key, place.setting, place.seed)

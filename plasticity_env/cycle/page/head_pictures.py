@@ -45,7 +45,7 @@ def head_pictures(record: RunRecord, dashboards: Path, pictures: Path) -> list[P
 
     Args:
         record: Record of the run.
-        dashboards: Gets ``attention_heatmaps.png``.
+        dashboards: Folder that gets ``attention_heatmaps.png``.
         pictures: Gets ``active_heads_by_stage.png``, ``entropy_cycle_1.png``, ``gradient_cycle_1.png``,
             ``decisions_cycle_1.png``, ...
 
@@ -85,9 +85,9 @@ def signals_png(
     """Draw entropy, gradient, activity and importance of every head, a column a cycle, pruned heads crossed out.
 
     Args:
-        record: Of the run.
+        record: Record of the run.
         rows: What the pruning of each cycle found.
-        path: Of the picture.
+        path: File of the picture.
         final: What was measured last, in a column of its own: the heads as the run leaves them.
     """
     names = [name for name in HEAT_SIGNALS if any(name in row.signals for row in (*rows, *final))]

@@ -219,7 +219,7 @@ def _decision(record: RunRecord, event: PruningEvent) -> list[Cell]:
 
 
 def _samples(record: RunRecord) -> dict[str, list[Sample]]:
-    """By prompt, what the model wrote before anything, then pruned and recovered in every cycle."""
+    """What the model wrote to each prompt: before anything, then pruned and recovered in every cycle."""
     order = ("baseline", "pruned", "recovered")
     samples = sorted(
         (sample for sample in record.samples if sample.when in order),

@@ -35,8 +35,8 @@ class Moment:
     """Edits that were made together, and how the heads stood after them.
 
     Attributes:
-        cycle, phase, step: When; the phase is "start" before any edit.
-        edits: Made then.
+        cycle, phase, step: Time of the moment; the phase is "start" before any edit.
+        edits: Edits that were made then.
         states: (L, H) integers: ``PRUNED``, ``ACTIVE``, ``JUST_PRUNED``, ``JUST_REVIVED`` or ``JUST_GROWN``.
     """
 

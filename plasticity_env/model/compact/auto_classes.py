@@ -47,7 +47,7 @@ class Door:
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As the model class's own."""
+        """The same as `from_pretrained` of the model class."""
         return cls._model_class().from_pretrained(*args, **kwargs)
 
     @classmethod

@@ -33,11 +33,11 @@ def compact(
     masked model computes. Hooks that others hung on the dense model are not carried over.
 
     Args:
-        model: Its mask says what goes. It is left as it is, unless ``inplace``.
+        model: The model, whose mask says what goes. It is left as it is, unless ``inplace``.
         inplace: Give the dense weights up while the new ones are made, so that never two models lie in memory; the
             masked model then only runs the compacted one, and refuses edits.
-        optimizer: Over the masked model's parameters; from here on it serves the compacted model's, with its moments
-            cut the same way (growing units: rescaled to their folded weights). None: there is none.
+        optimizer: Optimizer over the masked model's parameters; from here on it serves the compacted model's, its
+            moments cut the same way (growing units: rescaled to their folded weights). None: there is none.
         prove: Hold the result against the masked model on a probe of 64 random ids (see `plasticity_env.model.proof`).
 
     Returns:

@@ -48,7 +48,7 @@ class CompactModel:
         shrink(cast(PreTrainedModel, self))
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
-        """As the stock method.
+        """The same as the stock method.
 
         Raises:
             InputError: Another one than our own, where KV groups are uneven.
@@ -57,7 +57,7 @@ class CompactModel:
         super().set_attn_implementation(attn_implementation, *args, **kwargs)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
-        """As the stock method, and a README.md that says how to load the folder and which modules take LoRA."""
+        """Save as the stock method does, and add a README.md that says how to load the folder and which modules take LoRA."""
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]
         if is_main_process and Path(save_directory).is_dir():
             write_readme(cast(PreTrainedModel, self), Path(save_directory))

@@ -49,7 +49,7 @@ _EXCLUDED = (
 
 
 def lora_targets(model: PreTrainedModel) -> tuple[list[str], list[str]]:
-    """Which modules of a compacted model take LoRA.
+    """Names of the modules of a compacted model that take LoRA.
 
     Args:
         model: A compacted model.

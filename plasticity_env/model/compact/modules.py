@@ -25,7 +25,7 @@ class KvRun:
     Attributes:
         heads, groups: How many query heads and KV groups it has.
         num_key_value_groups: Query heads a group, under the name that stock attention looks for.
-        is_causal: As the attention module says.
+        is_causal: The same as of the attention module.
     """
 
     heads: int
@@ -93,7 +93,7 @@ def compact_attention(
         scaling: Factor on the scores, 1 / sqrt(D) when None.
         softcap: Bound of the scores, or None.
         s_aux: (H,) scores of attention sinks, or None.
-        **kwargs: As the stock function takes them.
+        **kwargs: Further arguments of the stock function.
 
     Returns:
         (B, T, H, D), and None in the place of the attention weights.
@@ -127,7 +127,7 @@ class NoKeys(DynamicLayer):
     transformers reads the length of the whole cache from layer 0.
 
     Args:
-        cache: That it is an entry of.
+        cache: Cache that it is an entry of.
     """
 
     supports_early_init = False
@@ -142,7 +142,7 @@ class NoKeys(DynamicLayer):
         return next((e for e in entries if not getattr(e, "is_sliding", False)), entries[0] if entries else None)
 
     def get_seq_length(self) -> int:
-        """Tokens seen."""
+        """Number of tokens seen."""
         other = self._first_with_keys()
         return 0 if other is None else other.get_seq_length()  # type: ignore[no-any-return]
 
@@ -198,7 +198,7 @@ class RemovedAttention(RemovedMlp):
     Args:
         output: Name of its output projection, of which the bias may be left.
         bias: (E,) or None.
-        layer: Which layer, as the cache counts.
+        layer: Number of the layer, as the cache counts.
     """
 
     def __init__(self, output: str, bias: nn.Parameter | None, layer: int) -> None:

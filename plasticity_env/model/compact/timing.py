@@ -15,7 +15,7 @@ def time_kept(model: GatedModel, ids: Tensor, rounds: int = 5) -> float:
     """Forward seconds of a masked model, compacted, over those of the dense model.
 
     Args:
-        model: Its mask says what is removed; left as it is.
+        model: The model, whose mask says what is removed; it is left as it is.
         ids: (B, T) tokens of one forward.
         rounds: Rounds after one that does not count; the median of their ratios is returned.
     """

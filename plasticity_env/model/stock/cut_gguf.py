@@ -29,7 +29,7 @@ class GgufCut:
         heads: Query heads. Where the groups of a layer keep different numbers of heads, either pruned ones fill them up, or each
             head gets keys and values of its own: whatever is smaller.
         kv_heads: Heads of keys and values.
-        neurons: MLP neurons.
+        neurons: Number of MLP neurons.
     """
 
     heads: tuple[int, ...]
@@ -48,7 +48,7 @@ def cut_gguf(source: str | Path, target: str | Path) -> GgufCut:
         What each layer keeps.
 
     Raises:
-        InputError: Not a GGUF file of a Llama, quantised, with biases or experts, or nothing in it is zero.
+        InputError: If it is no GGUF file of a Llama, is quantised, has biases or experts, or nothing in it is zero.
         OSError: The target cannot be written.
     """
     source, target = user_path(source, "a GGUF file"), user_path(target, "a GGUF file")

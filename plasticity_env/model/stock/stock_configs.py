@@ -45,7 +45,7 @@ def own(head_dim: bool = True, neurons: str = "intermediate_size") -> Form:
 
     Args:
         head_dim: Whether the class takes the width of a head.
-        neurons: Its name for the number of MLP neurons.
+        neurons: Name that the class gives the number of MLP neurons.
     """
 
     def form(config: Any, dense: Sizes, wanted: Sizes) -> Any:
@@ -100,7 +100,7 @@ def same_heads(neurons: str = "intermediate_size") -> Form:
     """The model's own class with as many heads: what it does with all of them at once allows no fewer.
 
     Args:
-        neurons: Its name for the number of MLP neurons.
+        neurons: Name that the class gives the number of MLP neurons.
     """
 
     def form(config: Any, dense: Sizes, wanted: Sizes) -> Any:
@@ -135,8 +135,8 @@ def find_skeleton(config: Any, dense: Sizes, wanted: Sizes, names: set[str]) -> 
 
     Args:
         config: Configuration of the model.
-        dense: Its own sizes.
-        wanted: What each layer of the stock model shall have.
+        dense: Sizes of that model.
+        wanted: Sizes that each layer of the stock model should have.
         names: Names of the tensors to place.
 
     Returns:
@@ -173,7 +173,7 @@ def check_count(config: Any, dense: Sizes, count: int) -> None:
     """Refuse a number of heads per layer that no stock configuration of this model can express.
 
     Raises:
-        InputError: It cannot be said; the nearest counts that can are named.
+        InputError: If it cannot be expressed; the nearest counts that can are named.
     """
     if count not in sayable_counts(config, dense):
         raise InputError(_unsayable(config, dense, Sizes(count, count, dense.head_dim, dense.neurons)))

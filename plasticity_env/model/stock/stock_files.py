@@ -102,7 +102,7 @@ def check_export(folder: Path, model: PlasticModel, tokens: int = 24) -> float:
     """Load a written folder the stock way and compare its logits with the model's on random tokens.
 
     Args:
-        folder: As `write_export` left it.
+        folder: Folder that `write_export` left.
         model: What was exported.
         tokens: Length of the text.
 

@@ -29,14 +29,15 @@ def texts(tmp_path_factory, text_file):
     return load_texts(load_model("bard-gpt2-4x4"), SETTING, text_file, str(path), "river")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def loaded():
+    """A model of one's own: environments that train leave their weights in it."""
     return load_model("bard-gpt2-4x4")
 
 
 @pytest.fixture(scope="session")
-def cells(loaded, texts, tmp_path_factory):
+def cells(texts, tmp_path_factory):
     """Cells of one seed by arm, and the file that holds them."""
     path = tmp_path_factory.mktemp("study") / "cells.jsonl"
-    played = run_study(loaded, texts, SETTING, path, arms=ARMS, seeds=1)
+    played = run_study(load_model("bard-gpt2-4x4"), texts, SETTING, path, arms=ARMS, seeds=1)
     return {cell.arm: cell for cell, _ in played}, path

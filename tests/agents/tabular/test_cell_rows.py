@@ -116,7 +116,7 @@ def test_damaged_and_foreign_folders_are_refused(played: list[Cell], tmp_path: P
         open_table(tmp_path / "table")
     with pytest.raises(InputError, match="no table at"):
         open_table(tmp_path)
-    with pytest.raises(InputError, match="holds something else than a table"):
+    with pytest.raises(InputError, match="holds something other than a table"):
         write_cells(tmp_path / "cells.jsonl", tmp_path)
     assert (tmp_path / "cells.jsonl").is_file()
     description = tmp_path / "table" / "table.json"

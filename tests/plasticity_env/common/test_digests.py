@@ -65,7 +65,7 @@ def test_a_folder_of_an_earlier_version_is_read_and_said_to_have_no_digests(chec
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scale": [[float("nan")] * 4] * 4}, "scales must lie above 0"),
+        ({"scale": [[float("nan")] * 4] * 4}, r"scales must lie in \(0, 1\]"),
         ({"active": [[0] * 4] * 4}, "one active head at least"),
         ({"active": [[2] * 4] * 4}, "zeros and ones"),
         ({"active": [[1] * 3] * 4}, r"its mask is \(4, 3\)"),

@@ -35,6 +35,12 @@ def test_values_stay_text_wherever_they_stand() -> None:
         assert all('"' not in value for value in re.findall(r'="([^"]*)"', text))
 
 
+def test_a_long_name_breaks_behind_its_underscores() -> None:
+    text = render("{{ parts.facts(pairs) }}", pairs=[("decided by", "residual_stepwise"), ("cycles", 3)])
+    assert "<dd>residual_<wbr>stepwise</dd>" in text
+    assert "<dd>3</dd>" in text
+
+
 def test_what_a_template_lacks_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="'nothing' is undefined"):
         render("{{ nothing }}")

@@ -76,10 +76,10 @@ def test_a_copied_head_is_free_to_go(ids):
         second.data.copy_(first.data)
     statistics = measure(model, ids, statistics=True).statistics
     everything = torch.ones(1, 64, dtype=torch.bool)
-    projectors = {i: residual_projector(m.gram[None], everything, 16, ridge=1e-6) for i, m in statistics.sites.items()}
+    projectors = {i: residual_projector(m.gram[None], everything, 16, ridge=1e-4) for i, m in statistics.sites.items()}
     signals = measure(model, ids, projectors=projectors)
-    assert signals.residual_fisher[0, 1] < 1e-6 * signals.fisher[0, 1]
-    assert signals.residual_fisher[0, 2] < 1e-6 * signals.fisher[0, 2]
+    assert signals.residual_fisher[0, 1] < 1e-4 * signals.fisher[0, 1]
+    assert signals.residual_fisher[0, 2] < 1e-4 * signals.fisher[0, 2]
     assert signals.residual_fisher[0, 0] > 1e-3 * signals.fisher[0, 0]
 
 
