@@ -227,7 +227,7 @@ def test_rules_give_scores_and_play():
         ({"max_sparsity": 0.5}, "max_sparsity 0.5 counts units"),
         ({"train_steps": 1}, "train_steps 1 would change"),
         ({"calibration_blocks": 1}, "at least 2"),
-        ({"pruned_share": None}, "Levels-v0 need pruned_share"),
+        ({"pruned_share": None}, "needs pruned_share"),
         ({"min_heads_per_layer": 2, "pruned_share": 0.9}, "cannot be reached"),
     ],
 )
