@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from plasticity_env.agents.commands.command_table import command_names, find_command, says
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.errors import InputError, unknown
 
-COMPLETION = "--tyro-print-completion"
+COMPLETION, SHELLS = "--tyro-print-completion", ("bash", "zsh")  # those that every version of tyro writes for
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,10 +24,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         from importlib.metadata import version
 
         print(version("plasticity-env"))
-    elif words[0].partition("=")[0] == COMPLETION:
-        _complete(words)
     else:
         try:
+            if words[0].partition("=")[0] == COMPLETION:
+                _complete([word for part in words for word in part.split("=", 1)])
+                return
             command = find_command(words[0])
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def overview() -> str:
     """What ``plasticity --help`` prints."""
-    lines = [f"  {name:12} {says(name)}" for name in command_names()]
+    width = max(map(len, command_names()))
+    lines = [f"  {name:{width}} {says(name)}" for name in command_names()]
     return "\n".join(
         [
             "usage: plasticity COMMAND [--flag value ...]",
@@ -47,14 +49,21 @@ def overview() -> str:
             *lines,
             "",
             "plasticity COMMAND --help lists its flags; --config FILE.yaml gives defaults that flags override.",
-            f"plasticity {COMPLETION} bash (or zsh, tcsh) prints a completion script for the shell.",
+            f"plasticity {COMPLETION} bash (or zsh) prints a completion script for the shell.",
         ]
     )
 
 
 def _complete(words: list[str]) -> None:
-    """Let tyro write the completion script; it must know every flag, so that all commands are imported."""
+    """Let tyro write the completion script; it must know every flag, so that all commands are imported.
+
+    Raises:
+        InputError: Not one shell that it can write for.
+    """
     import tyro
+
+    if len(words) != 2 or words[1] not in SHELLS:
+        raise unknown("shell", " ".join(words[1:]), SHELLS)
 
     commands = {name: find_command(name) for name in command_names()}
     tyro.extras.subcommand_cli_from_dict(

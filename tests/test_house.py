@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -81,6 +82,28 @@ def test_no_file_is_past_400_lines() -> None:
     lines = {str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines()) for file in FILES}
     assert len(lines) > 200
     assert not {name: count for name, count in lines.items() if count > 400}
+
+
+def test_every_slow_test_says_why() -> None:
+    """In its docstring, or in its file's where all of the file is slow."""
+    silent, said = [], 0
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        places: list[tuple[str, ast.Module | ast.FunctionDef]] = [
+            (node.name, node)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and any("mark.slow" in ast.unparse(d) for d in node.decorator_list)
+        ]
+        if any(ast.unparse(line).startswith("pytestmark = pytest.mark.slow") for line in tree.body):
+            places.append(("the file", tree))
+        said += len(places)
+        silent += [
+            f"{file.relative_to(ROOT)}: {name}"
+            for name, node in places
+            if "slow" not in (ast.get_docstring(node) or "").lower()
+        ]
+    assert said > 50
+    assert silent == [], 'their docstrings must say it, as "Slow: another process imports torch."'
 
 
 def test_there_are_at_most_nine_floors() -> None:
@@ -171,7 +194,9 @@ def test_wheel_and_sdist_hold_one_package_and_all_its_files(copy: Path, tmp_path
             "-".join(wheel.stem.split("-")[:2]),
         }
         assert {name for name in packed if name.startswith("plasticity_env/")} == _package_files()
+        assert any(name.endswith(".dist-info/licenses/NOTICE") for name in packed)
         with tarfile.open(sdist) as archive:
+            assert f"{sdist.name.removesuffix('.tar.gz')}/NOTICE" in archive.getnames()
             archive.extractall(tmp_path, filter="data")
         if folder.name == "checkout":
             (tmp_path / sdist.name.removesuffix(".tar.gz")).rename(tmp_path / "sdist")

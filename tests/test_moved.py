@@ -19,6 +19,7 @@ from plasticity_env.common.moved import MOVED_MODULES
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]
+EXTRAS = ("ray", "optuna", "minari", "fastapi", "uvicorn", "sklearn", "torch_pruning")
 _RENAMED, _MODULES = (ROOT / "docs/reference/moved.md").read_text("utf-8").split("## Modules")
 ROW = re.compile(r"^\| `([\w.]+)` \| (.+) \|$", re.MULTILINE)
 ROWS = ROW.findall(_MODULES)
@@ -31,7 +32,11 @@ def test_every_module_of_the_table_is_where_it_says() -> None:
     assert len(MODULES) > 200
     for old, now in MODULES.items():
         assert old != now
-        importlib.import_module(now)
+        try:
+            importlib.import_module(now)
+        except ModuleNotFoundError as missing:
+            if missing.name not in EXTRAS:  # our own modules are all there
+                raise
     for old, now in ROWS:
         if old not in MODULES:
             assert re.match(r"a study that has served|a template now: `([\w/]+)`|now in `", now), (old, now)

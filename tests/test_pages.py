@@ -63,6 +63,7 @@ def test_blocks_run(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_slow_blocks_run_after_the_others(name: str) -> None:
+    """Slow: these blocks start worker processes or train."""
     run(name, "", "slow")
 
 

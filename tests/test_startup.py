@@ -83,6 +83,24 @@ def test_a_command_that_there_is_not_is_one_sentence(capsys):
     assert capsys.readouterr().err.startswith("error: unknown command 'trian' (did you mean 'train'?)")
 
 
+@pytest.mark.parametrize("words", [["--tyro-print-completion", "bash"], ["--tyro-print-completion=zsh"]])
+def test_a_shell_completes_commands_and_flags(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code in (0, None)
+    script = capsys.readouterr().out
+    for word in (*command_names(), "calibration_blocks", "pruning_strategy"):
+        assert word in script
+
+
+@pytest.mark.parametrize("words", [["tcsh"], [], ["bash", "train"]])
+def test_a_shell_that_there_is_no_completion_for_is_one_sentence(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--tyro-print-completion", *words])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: unknown shell '{' '.join(words)}'")
+
+
 @pytest.mark.parametrize("name", command_names())
 def test_defaults_that_are_not_checked_would_pass(name, monkeypatch):
     """Names that equal a default are not looked up, so that help is fast; here they are."""
@@ -175,6 +193,29 @@ def test_ray_workers_find_the_prefixed_id():
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         assert ray.get(first.remote()) == pytest.approx(_prefixed().reset(seed=3)[1]["loss"], rel=1e-4)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_rllib_workers_find_the_prefixed_id():
+    """Slow: Ray starts, and its worker imports torch and transformers."""
+    pytest.importorskip("ray.rllib", reason="Ray's RLlib is not installed: pip install 'plasticity-env[ray]'")
+    import ray
+    from ray.rllib.algorithms.ppo import PPOConfig
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        config = PPOConfig().environment(PREFIXED, env_config={**SMALL, "observation": "flat"})
+        algorithm = config.env_runners(num_env_runners=1).build_algo()
+        try:
+            ids = algorithm.env_runner_group.foreach_env_runner(
+                lambda runner: (runner.worker_index, runner.env.unwrapped.envs[0].unwrapped.env_id),
+                local_env_runner=False,
+            )
+            assert ids == [(1, "plasticity/Heads-v1")]
+        finally:
+            algorithm.stop()
     finally:
         ray.shutdown()
 

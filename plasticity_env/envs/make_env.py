@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import gymnasium as gym
 
@@ -12,6 +12,10 @@ from plasticity_env.envs.head_rank import HeadRankEnv
 from plasticity_env.envs.heads import HeadsEnv
 from plasticity_env.envs.levels import LevelsEnv
 from plasticity_env.envs.route import RouteEnv
+
+if TYPE_CHECKING:
+    from plasticity_env.envs.stream_env import StreamEnv
+    from plasticity_env.envs.stream_heads import StreamHeadsEnv
 
 
 @overload
@@ -25,16 +29,20 @@ def make_env(id: Literal["plasticity/Levels-v0"], **settings: Any) -> LevelsEnv:
 @overload
 def make_env(id: Literal["plasticity/Route-v0"], **settings: Any) -> RouteEnv: ...
 @overload
+def make_env(id: Literal["plasticity/Stream-v0"], *, control: Literal["heads"], **settings: Any) -> StreamHeadsEnv: ...
+@overload
+def make_env(id: Literal["plasticity/Stream-v0"], **settings: Any) -> StreamEnv: ...
+@overload
 def make_env(id: str, **settings: Any) -> PlasticityEnv: ...
-def make_env(id: str = "plasticity/Heads-v1", **settings: Any) -> PlasticityEnv | RouteEnv:
+def make_env(id: str = "plasticity/Heads-v1", **settings: Any) -> PlasticityEnv | RouteEnv | StreamEnv:
     """The environment itself, as `gymnasium.make` builds it but without its wrappers.
 
     Args:
         id: Id of the environment.
-        **settings: See `plasticity_env.envs.settings.Settings`, for Levels
-            `plasticity_env.envs.levels_settings.LevelsSettings`, for Route `plasticity_env.envs.route_settings.RouteSettings`.
+        **settings: See `plasticity_env.envs.settings.Settings`, for Levels `plasticity_env.envs.levels_settings.LevelsSettings`, for
+            Route `plasticity_env.envs.route_settings.RouteSettings`, for Stream `plasticity_env.envs.stream_settings.StreamSettings`.
 
     Raises:
         InputError: A setting that cannot be used.
     """
-    return cast("PlasticityEnv | RouteEnv", gym.make(id, disable_env_checker=True, **settings).unwrapped)
+    return cast("PlasticityEnv | RouteEnv | StreamEnv", gym.make(id, disable_env_checker=True, **settings).unwrapped)

@@ -265,7 +265,9 @@ def settings_for(
             "pruned_share is the target of plasticity/HeadRank-v1 and Levels-v0: this environment has none"
         )
     if default_share is not None and settings.pruned_share is None:
-        raise InputError("an environment with a target (HeadRank, Levels) needs pruned_share: a number, or a range to draw from")
+        raise InputError(
+            "an environment with a target (HeadRank, Levels) needs pruned_share: a number, or a range to draw from"
+        )
     return settings
 
 

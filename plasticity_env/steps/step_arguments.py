@@ -139,7 +139,7 @@ class PruneConfig(Step):
                 raise InputError("--flops and --pruning_level both say how much goes: name one of the two")
             if given(self, "prune_entropy"):
                 raise InputError("--prune_entropy is for --pruning_level: with --flops leave it out")
-        elif given(self, "mlp_blocks", "moment_blocks"):
+        elif self.mlp_blocks != PruneConfig.mlp_blocks or self.moment_blocks is not None:
             raise InputError("--mlp_blocks and --moment_blocks are for --flops: name the share of the FLOPs to keep")
         if not 0 <= self.pruning_level < 1:
             raise InputError(

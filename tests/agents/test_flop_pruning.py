@@ -15,6 +15,7 @@ from plasticity_env.steps.step_arguments import PruneConfig, StepText
 
 @pytest.mark.slow
 def test_a_model_keeps_a_share_of_its_flops_and_recovers(tmp_path, monkeypatch, capsys):
+    """Slow: scores of heads and MLP blocks, and 16 steps of distillation."""
     monkeypatch.chdir(tmp_path)
     text = StepText(max_length=32, calibration_blocks=8, test_blocks=8)
     config = PruneConfig(

@@ -74,6 +74,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "es", "cycle", "grid", "leaderboard"])
 def test_a_full_disk_is_one_sentence_and_what_was_kept_goes_on(name: str, tmp_path: Path, play, capsys) -> None:
+    """Slow: each program is run whole, twice against a full disk, and resumed."""
     program = PROGRAMS[name]
     assert play(program, tmp_path / "whole") == 0
     for number, code in ((2, errno.ENOSPC), (9, errno.EROFS)):

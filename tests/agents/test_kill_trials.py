@@ -47,6 +47,7 @@ def test_programs_are_named() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["train_steps", "cycle", "leaderboard"])
 def test_a_killed_program_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+    """Slow: a program is run whole, killed and resumed, each time in a process that imports torch."""
     done = subprocess.run(
         [
             *(

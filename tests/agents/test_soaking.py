@@ -33,6 +33,7 @@ def make(case, remembered=20):
 
 @pytest.mark.parametrize("case", ["Heads", *(pytest.param(case, marks=pytest.mark.slow) for case in list(CASES)[1:])])
 def test_sixty_episodes_leave_no_objects_behind(case):
+    """Slow but for one case: sixty episodes each."""
     first, second, third = soak(SoakConfig(episodes=60, every=20), lambda: make(case))
     assert first.remembered == third.remembered == 20
     assert second.tensor_mb == pytest.approx(third.tensor_mb, abs=0.1)

@@ -24,6 +24,7 @@ FLAGS = [
 
 @pytest.mark.slow
 def test_a_run_prunes_and_revives(tmp_path):
+    """Slow: a whole run of three cycles."""
     settings = ExperimentSettings(
         **{"pruning_strategy": "controller", "pruning_level": 0.5, "cycles": 3, "checkpoints": False},
         **{"warmup_steps": 2, "training_steps": 2, "analysis_steps": 2, "sample_tokens": 0, "learning_rate": 1e-3},
@@ -74,6 +75,7 @@ def test_thresholds_that_are_given_are_played_as_they_are(flags, shares):
 
 @pytest.mark.slow
 def test_the_quick_test_costs_little_and_its_revivals_help(tmp_path):
+    """Slow: the whole run of ``--quick_test``, whose training is long enough to judge."""
     arguments = fill(RunArguments(), {**QUICK, "quick_test": True, "output_dir": tmp_path / "run", "sample_tokens": 0})
     record = run_plasticity(arguments, say=lambda sentence: None)
     edits = record.summary["edits"]

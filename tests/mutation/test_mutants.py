@@ -98,6 +98,7 @@ WHERE = CoverageMap(
 
 @pytest.mark.slow
 def test_verdicts_are_those_of_the_tests_and_a_cut_run_goes_on(project, tmp_path):
+    """Slow: a pytest of its own for every mutant."""
     results, said = tmp_path / "mutants.jsonl", []
     mutants = drawn(project, ("toy_source.py",), seed=1)
     wanted = ("a > b", "a is None", "n > 0", 'print("größer")', "3")

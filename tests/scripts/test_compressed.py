@@ -1,4 +1,7 @@
-"""Compressed mode from the command line down to a folder that loads: fewer parameters, the same logits."""
+"""Compressed mode from the command line down to a folder that loads: fewer parameters, the same logits.
+
+Slow: whole runs of scripts.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from plasticity_env import embedded_models, load_model, load_plastic
 
-pytestmark = pytest.mark.slow  # whole runs of scripts
+pytestmark = pytest.mark.slow
 MODEL = "bard-gpt2-4x4"
 SIZES = ("--max_length", 32, "--cycles", 1, "--sample_tokens", 0, "--no_tensorboard")
 

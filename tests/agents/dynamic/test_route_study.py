@@ -59,6 +59,7 @@ def texts(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_study_runs_and_goes_on(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Slow: a bank is fitted, and every text runs under every structure of it."""
     options = route_study.Options(
         model_name="bard-gpt2-4x4",
         wikitext=texts,

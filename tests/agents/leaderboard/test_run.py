@@ -210,6 +210,7 @@ WORKERS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("ended", ["a worker", "the program"])
 def test_a_death_is_one_sentence_keeps_cells_and_leaves_no_process(tmp_path: Path, ended: str) -> None:
+    """Slow: the program and its two workers each import torch."""
     output = tmp_path / "cells.jsonl"
     command = [sys.executable, "-m", "plasticity_env", "leaderboard", *WORKERS, "--output", str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}

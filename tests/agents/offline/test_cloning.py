@@ -76,6 +76,7 @@ def test_mixed_episodes_are_of_both_players(make_env) -> None:
 
 @pytest.mark.parametrize("kind", ["heads", pytest.param("head_edit", marks=pytest.mark.slow), "head_rank"])
 def test_a_clone_learns_what_the_expert_does(make_env, kind: str) -> None:
+    """Slow for `head_edit`: an episode has a decision for every single edit."""
     env, played = played_by(make_env, kind, "expert")
     decisions = read_decisions(dataset_of(env, played), kind)
     config = CloneConfig(epochs=60, batch_size=4, learning_rate=5e-3, width=16)

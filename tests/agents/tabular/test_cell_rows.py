@@ -66,7 +66,7 @@ def test_boards_and_versions_are_told_apart(played: list[Cell], tmp_path: Path) 
     other = [replace(cell, board=replace(BOARD, repair="none"), flops_kept=0.25) for cell in played]
     newer = [replace(cell, fingerprint="abc", flops_kept=0.75) for cell in played if cell.player == "good@4"]
     table = written([*played, *other, *newer], tmp_path)
-    with pytest.raises(InputError, match=r"repair 'least_squares' or 'none', fingerprint '' or 'abc': say which"):
+    with pytest.raises(InputError, match=r"repair 'least_squares' or 'none', fingerprint '' or 'abc': name one"):
         table.query("toy", "text", "good@4", 0.1, 0)
     assert table.query("toy", "text", "good@4", 0.1, 0, repair="none").flops_kept == 0.25
     found = table.query("toy", "text", "good@4", 0.1, 0, repair="least_squares", fingerprint="abc")

@@ -31,6 +31,7 @@ def same(first, second):
 @pytest.mark.slow
 @pytest.mark.parametrize(("price", "kept"), [(1e-6, True), (1e3, False)])
 def test_heads_stay_only_where_they_pay_for_their_flops(short, small_text, price, kept):
+    """Slow: the arm and the trial beside it train."""
     arm = pruned_arm(small_text, short(growth_init="revive", flop_price=price, growth_trial_steps=2))
     before, weights = arm.flops, {name: value.clone() for name, value in arm.model.state_dict().items()}
     generator, seen = torch.Generator().manual_seed(0), []

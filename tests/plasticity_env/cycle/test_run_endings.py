@@ -53,6 +53,7 @@ def test_recovery_counts_what_decisions_within_fine_tuning_cost(run_short):
 
 @pytest.mark.slow
 def test_a_run_lists_all_its_files_and_says_finished_last(tmp_path, short, small_text):
+    """Slow: a whole run with its pages, pictures and final model."""
     experiment = NeuralPlasticityExperiment(
         short(save_model=True, sample_tokens=4), tmp_path / "run", text=small_text, progress=False
     )

@@ -1,4 +1,7 @@
-"""Environments play on models that differ in kind: experts, sinks, soft caps, tuples, a norm over all heads."""
+"""Environments play on models that differ in kind: experts, sinks, soft caps, tuples, a norm over all heads.
+
+Slow: episodes with all signals on eight architectures.
+"""
 
 from __future__ import annotations
 

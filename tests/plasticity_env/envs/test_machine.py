@@ -17,6 +17,7 @@ def test_two_hundred_steps_of_the_machine():
 
 @pytest.mark.slow
 def test_fifteen_hundred_steps_of_the_machine():
+    """Slow: 1,500 steps, each with its checks."""
     tally = run(1500, seed=1000)
     called = ("masked step", "random step", "fork", "deepcopy", "pickle", "tried and undone", "replayed", "gone on")
     assert all(tally[name] for name in called), tally

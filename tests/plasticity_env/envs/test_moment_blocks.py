@@ -76,6 +76,7 @@ def gather_dense(model, ids):
 
 @pytest.mark.slow
 def test_an_episode_is_replayed_with_its_blocks(env):
+    """Slow: two episodes with all scores."""
     env.reset(seed=3)
     for _ in range(3):
         env.step(np.random.default_rng(0).random(env.head_slots, dtype=np.float32))
@@ -86,6 +87,7 @@ def test_an_episode_is_replayed_with_its_blocks(env):
 
 @pytest.mark.slow
 def test_the_vector_environment_agrees(env):
+    """Slow: two environments are measured together, then one by one, with all scores."""
     vector = gym.make_vec("plasticity/HeadRank-v1", num_envs=2, pruned_share=0.5, **SETTINGS)
     vector.reset(seed=[5, 6])
     scores = np.random.default_rng(1).random((2, env.head_slots), dtype=np.float32)
@@ -123,7 +125,10 @@ def test_texts_split_by_document_are_drawn_over_documents(tmp_path):
 
 @pytest.mark.slow
 def test_slopes_of_sampled_labels_are_those_of_the_models_own_tokens():
-    """At every token they average to 0 over draws; the loss stays the text's, and the same text draws the same tokens."""
+    """At every token they average to 0 over draws; the loss stays the text's, and the same text draws the same tokens.
+
+    Slow: three measurements with all scores.
+    """
     settings = {"max_length": 32, "calibration_blocks": 8, "reward_blocks": 2}
     data, sampled = (gym.make("plasticity/Heads-v1", labels=labels, **settings).unwrapped for labels in LABELS)
     for env in (data, sampled):
@@ -139,7 +144,10 @@ def test_slopes_of_sampled_labels_are_those_of_the_models_own_tokens():
 
 @pytest.mark.slow
 def test_the_true_fisher_is_the_curvature_of_the_divergence():
-    """Mean squared slopes of sampled labels against the second derivative of KL(model at gate 1 || model at gate g) in g."""
+    """Mean squared slopes of sampled labels against the second derivative of KL(model at gate 1 || model at gate g) in g.
+
+    Slow: 4,096 sequences, so that the draws' noise is small.
+    """
     loaded = load_model("bard-gpt2-4x4")
     model = loaded.model
     ids = load_text("shakespeare", loaded.tokenizer, block_size=2).blocks("test")[

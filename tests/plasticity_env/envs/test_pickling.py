@@ -48,7 +48,10 @@ def test_a_pickled_environment_plays_on_as_the_original_does(begun, kind, train_
 
 @pytest.mark.slow
 def test_another_process_plays_on_as_the_original_does(begun, tmp_path):
-    """Its count of changes of weights begins elsewhere: the dense model is not taken for one that trained."""
+    """Its count of changes of weights begins elsewhere: the dense model is not taken for one that trained.
+
+    Slow: the other process imports torch.
+    """
     files, wanted = [], []
     for kind, train_steps in CASES:
         env = begun(kind, train_steps)

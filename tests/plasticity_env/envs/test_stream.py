@@ -188,6 +188,7 @@ def test_generated_texts_are_always_the_same(bench: StreamBench) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
 def test_stable_baselines3_trains_on_it(algorithm: str) -> None:
+    """Slow: structures are fitted first, then each learner takes 48 steps."""
     import stable_baselines3 as sb3
 
     env = gym.make("plasticity/Stream-v0", **SMALL, observation="flat")

@@ -303,6 +303,7 @@ def test_a_model_without_a_free_slot_is_refused(ids):
     [name if name == "random" else pytest.param(name, marks=pytest.mark.slow) for name in sorted(INITIAL_WEIGHTS)],
 )
 def test_the_environment_grows_with_the_initial_weights_it_is_told(make_env, initial, tmp_path):
+    """Slow but for one kind: an episode that trains the model for each."""
     (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 400)
     settings = {"dataset": str(tmp_path / "text.txt"), "repair": "none", "batch_size": 2}
     env = make_env(train_steps=1, growth_init=initial, grow_warmup_steps=100, **settings)

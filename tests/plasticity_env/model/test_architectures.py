@@ -308,6 +308,7 @@ class TestRefused:
 @pytest.mark.slow
 @NEW
 def test_exports_load_as_stock_models(name, tmp_path):
+    """Slow: two exports of every architecture, written, loaded and compared."""
     for form, mask in (("masked", UNEVEN), ("uniform", torch.tensor([[False, False, True, True]] * 2))):
         model = pruned(name, mask)
         if form == "uniform" and sayable_counts(model.config, dense_sizes(model)) == [4]:

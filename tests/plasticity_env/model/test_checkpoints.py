@@ -81,6 +81,7 @@ def same(one, two):
     ],
 )
 def test_the_state_comes_back_bit_for_bit(tmp_path, architecture, bias, where):
+    """Slow for architectures that differ in few ways: six cases each."""
     model = lived(architecture, bias=bias)
     save_plastic(model, tmp_path / where, name="it")
     loaded = load_plastic(tmp_path / where, name="it")

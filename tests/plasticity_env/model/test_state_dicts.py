@@ -82,7 +82,7 @@ def test_a_dense_models_has_stock_names_and_brings_no_mask():
         ({"active": torch.ones(2, 6, dtype=torch.bool)}, "its mask is"),
         ({"active": torch.zeros(2, 4, dtype=torch.bool)}, "one active head at least"),
         ({"scale": torch.full((2, 4), torch.nan)}, "its scales"),
-        ({"rows.0.0": torch.zeros(3, 64)}, "of another size"),
+        ({"rows.0.0": torch.zeros(3, 64)}, "the weights of a unit have another size"),
         ({"rows.0.1": None}, "rows.0.1"),
         ({"saved.unit.0.0.0": None}, "does not fit"),
     ],

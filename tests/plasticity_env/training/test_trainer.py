@@ -209,7 +209,7 @@ def test_what_cannot_be_used():
     padded = TokenBatch(BLOCKS[:2] % 128, torch.zeros(2, 12, dtype=torch.long))
     with pytest.raises(InputError, match="all of it is padding"):
         PlasticityTrainer(model, lambda _: padded).run(1)
-    with pytest.raises(InputError, match="of another model"):
+    with pytest.raises(InputError, match="belongs to another model"):
         PlasticityTrainer(model, lambda _: BLOCKS).load_state_dict(
             PlasticityTrainer(plastic("qwen2"), lambda _: BLOCKS).state_dict()
         )
