@@ -39,8 +39,10 @@ def make_env(id: str = "plasticity/Heads-v1", **settings: Any) -> PlasticityEnv 
 
     Args:
         id: Id of the environment.
-        **settings: See `plasticity_env.envs.settings.Settings`, for Levels `plasticity_env.envs.levels_settings.LevelsSettings`, for
-            Route `plasticity_env.envs.route_settings.RouteSettings`, for Stream `plasticity_env.envs.stream_settings.StreamSettings`.
+        **settings: See `plasticity_env.envs.settings.Settings`, for Levels
+            `plasticity_env.envs.levels_settings.LevelsSettings`, for Route
+            `plasticity_env.envs.route_settings.RouteSettings`, for Stream
+            `plasticity_env.envs.stream_settings.StreamSettings`.
 
     Raises:
         InputError: A setting that cannot be used.
