@@ -43,8 +43,15 @@ class Controller(ABC):
 
 
 def wants_scores(observation: Observation) -> bool:
-    """Whether the environment is HeadRank, whose action is a score for every head."""
-    return kind_of(observation) == "head_rank"
+    """Whether an action is a score for every unit, as on HeadRank and Levels.
+
+    Raises:
+        InputError: Levels with actions that are levels.
+    """
+    kind = kind_of(observation)
+    if kind == "levels" and len(observation["action_mask"]) != len(observation["heads"]):
+        raise InputError("controllers give Levels scores: make the environment with action='scores'")
+    return kind in ("head_rank", "levels")
 
 
 def allowed_edits(observation: Observation) -> np.ndarray:
@@ -53,7 +60,7 @@ def allowed_edits(observation: Observation) -> np.ndarray:
     if kind == "heads":
         return mask
     heads = len(observation["heads"])
-    if kind == "head_rank":
+    if wants_scores(observation):
         active = head_column(observation, "active") > 0.5
         return np.stack([np.ones(heads, dtype=bool), mask & active, mask & ~active, np.zeros(heads, dtype=bool)], 1)
     edits = mask[1:].reshape(3, heads).T  # (N, 3)
@@ -61,9 +68,13 @@ def allowed_edits(observation: Observation) -> np.ndarray:
 
 
 def sample_mask(observation: Observation) -> tuple[np.ndarray, ...] | np.ndarray:
-    """The observation's mask as ``action_space.sample(mask=...)`` wants it: a tuple per head, or one flat array."""
-    mask = observation["action_mask"].astype(np.int8)
-    return tuple(mask) if kind_of(observation) == "heads" else mask
+    """The observation's mask as ``action_space.sample(mask=...)`` wants it: a tuple per head or site, or one flat array."""
+    mask, kind = observation["action_mask"].astype(np.int8), kind_of(observation)
+    if kind == "levels" and len(mask) != len(observation["heads"]):
+        ends = head_column(observation, "depth"), head_column(observation, "is_mlp")
+        changes = np.flatnonzero(np.diff(ends[0]) + np.abs(np.diff(ends[1]))) + 1  # where the next site begins
+        return tuple(np.split(mask, changes + np.arange(1, len(changes) + 1)))
+    return tuple(mask) if kind == "heads" else mask
 
 
 def flat_mask(observation: Observation) -> np.ndarray:

@@ -98,12 +98,14 @@ def _folded(line: str) -> str:
 
 
 def _columns(which: str) -> str:
-    """The columns of the newest version, with their bounds; of Route-v0 those of its structures and of the request."""
+    """The columns of the newest version, with their bounds; of Levels-v0 and Route-v0 those of their own."""
+    from plasticity_env.envs.level_columns import LEVEL_COLUMNS
     from plasticity_env.envs.observation import VERSIONS
     from plasticity_env.envs.route_columns import REQUEST_COLUMNS, STRUCTURE_COLUMNS
 
     heads, globals_ = VERSIONS[-1]
-    kinds = {"heads": heads, "globals": globals_, "structures": STRUCTURE_COLUMNS, "request": REQUEST_COLUMNS}
+    kinds = {"heads": heads, "globals": globals_, "levels": LEVEL_COLUMNS}
+    kinds |= {"structures": STRUCTURE_COLUMNS, "request": REQUEST_COLUMNS}
     columns = kinds[which]
     rows = [f"| `{name}` | {low:g} | {high:g} |" for name, (low, high) in columns.items()]
     return "\n".join(["| column | least | most |", "|---|---|---|", *rows])

@@ -56,6 +56,12 @@ for _prefix, _kwargs in (
 _gym.register(id="plasticity/Stream-v0", entry_point="plasticity_env.envs.stream_env:stream_env")
 for _prefix in ("", "Flat"):
     _gym.register(
+        id=f"plasticity/{_prefix}Levels-v0",
+        entry_point="plasticity_env.envs.levels:LevelsEnv",
+        vector_entry_point="plasticity_env.envs.levels_vector:LevelsVectorEnv",
+        kwargs={"observation": "flat"} if _prefix else {},
+    )
+    _gym.register(
         id=f"plasticity/{_prefix}Route-v0",
         entry_point="plasticity_env.envs.route:RouteEnv",
         vector_entry_point="plasticity_env.envs.route_vector:RouteVectorEnv",

@@ -18,6 +18,7 @@ import plasticity_env
 from plasticity_env import GLOBAL_FEATURES, HEAD_FEATURES, controllers
 from plasticity_env.agents.training.agent import AGENTS
 from plasticity_env.controllers.planners.planner import PLANNERS
+from plasticity_env.envs.level_columns import LEVEL_COLUMNS
 from plasticity_env.envs.rewards import REWARDS
 from plasticity_env.envs.route_columns import REQUEST_COLUMNS, STRUCTURE_COLUMNS
 from plasticity_env.model.layout_table import LAYOUTS
@@ -133,6 +134,7 @@ def test_the_site_inserts_what_the_program_says(monkeypatch: pytest.MonkeyPatch)
     columns = hooks.INSERTS["columns"]
     assert all(f"`{name}`" in columns("heads") for name in HEAD_FEATURES)
     assert all(f"`{name}`" in columns("globals") for name in GLOBAL_FEATURES)
+    assert all(f"`{name}`" in columns("levels") for name in LEVEL_COLUMNS)
     assert all(f"`{name}`" in columns("structures") for name in STRUCTURE_COLUMNS)
     assert all(f"`{name}`" in columns("request") for name in REQUEST_COLUMNS)
     assert all(f"`{name}`" in hooks.INSERTS["rewards"]("") for name in REWARDS)

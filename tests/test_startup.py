@@ -41,7 +41,7 @@ print([name for name in {HEAVY} if name in sys.modules])
     kinds = ("HeadEdit", "HeadRank", "Heads")
     flat = [f"plasticity/Flat{kind}-v1" for kind in kinds]
     whole = [f"plasticity/{kind}-v{version}" for kind in kinds for version in (0, 1)]
-    others = ["plasticity/FlatRoute-v0", "plasticity/Route-v0", "plasticity/Stream-v0"]
+    others = [f"plasticity/{name}-v0" for name in ("FlatLevels", "FlatRoute", "Levels", "Route", "Stream")]
     assert fresh(code) == f"{sorted(flat + whole + others)}\n[]"
 
 

@@ -9,11 +9,13 @@ The protocol is one method and a bill:
 >>> for action in actions_to(env, active): env.step(action)  # play it, so that a record can be replayed
 
 A planner reads the episode's calibration blocks (signals, repair) and reward blocks (the loss that it minimises, with the
-environment's repair), never the test split.
+environment's repair), never the test split. ``threshold`` and ``dp`` read no reward blocks, and ``evolution`` blocks of the train
+split in their place.
 
 **Evaluation**, the unit of cost: one forward over the reward or the calibration batch. A measuring pass (forward and
 backward over the calibration batch) counts as 3, whoever makes it; so an episode of R rounds costs a controller 3 R
-evaluations. The linear algebra of repair is not counted.
+evaluations. A forward over the train split counts as one for every so many tokens as the reward batch has, rounded up. The
+linear algebra of repair is not counted.
 """
 
 from __future__ import annotations
@@ -29,19 +31,24 @@ from plasticity_env.common.errors import InputError, unknown
 from plasticity_env.common.packages import require
 from plasticity_env.common.registries import Registry
 from plasticity_env.controllers.base import Action
+from plasticity_env.controllers.planners.level_planners import Evolution, LevelKnapsack, Threshold
 from plasticity_env.controllers.planners.searches import Greedy, SwapSearch
 from plasticity_env.controllers.planners.torch_pruning import TorchPruning
 from plasticity_env.controllers.planners.trials import MEASURING_PASS, Bill, Planner, Trials
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.edits import KEEP, PRUNE, REVIVE
+from plasticity_env.envs.levels import LevelsEnv
 
 __all__ = [
     "MEASURING_PASS",
     "PLANNERS",
     "Bill",
+    "Evolution",
     "Greedy",
+    "LevelKnapsack",
     "Planner",
     "SwapSearch",
+    "Threshold",
     "TorchPruning",
     "Trials",
     "actions_to",
@@ -55,11 +62,11 @@ def actions_to(env: Any, active: Tensor) -> list[Action]:
     """Actions, one for each decision that is left, that lead an episode to a mask.
 
     Args:
-        env: Running; Heads-v1 or HeadRank-v1 (whose target share must be what the mask prunes).
+        env: Running; Heads-v1, HeadRank-v1 or Levels-v0 (whose target share must be what the mask prunes).
         active: (L, U) boolean, as `Planner.plan` returns it.
 
     Raises:
-        InputError: Actions cannot lead there, say because the share is another one.
+        InputError: Actions cannot lead there, say because the share is another one, or the mask is no level of every site.
     """
     base: PlasticityEnv = env.unwrapped
     state = base.get_state()["episode"]
@@ -77,8 +84,13 @@ def actions_to(env: Any, active: Tensor) -> list[Action]:
         edits = torch.full(wanted.shape, KEEP)
         edits[now & ~wanted], edits[~now & wanted] = PRUNE, REVIVE
         actions = [edits.numpy(), *[np.full(len(wanted), KEEP)] * (rounds - 1)]
+    elif isinstance(base, LevelsEnv):
+        plain = base.settings.action == "scores"
+        actions = [torch.where(wanted, 1.0, -1.0).numpy() if plain else base.table.levels(active)] * rounds
     else:
-        raise InputError(f"{base.env_id} takes one edit per step: play a plan on plasticity/Heads-v1 or HeadRank-v1")
+        raise InputError(
+            f"{base.env_id} takes one edit per step: play a plan on plasticity/Heads-v1, HeadRank-v1 or Levels-v0"
+        )
     trial = base.fork()
     for action in actions[:-1]:
         trial.step(action)
@@ -106,9 +118,30 @@ def _torch_pruning(size: str | None, **options: Any) -> Planner:
     return TorchPruning(**options)
 
 
+def _evolution(size: str | None, **options: Any) -> Planner:
+    return Evolution(**options) if size is None else Evolution(int(size), **options)
+
+
+def _measured_once(planner: type[Planner]) -> Callable[..., Planner]:
+    def make(size: str | None, **options: Any) -> Planner:
+        if size is not None:
+            raise ValueError
+        return planner(**options)
+
+    return make
+
+
 # name -> makes one of what stands behind the colon and of the planner's options
 PLANNERS: Registry[Callable[..., Planner]] = Registry(
-    "planner", {"greedy": _greedy, "swap_search": _swap_search, "torch_pruning": _torch_pruning}
+    "planner",
+    {
+        "greedy": _greedy,
+        "swap_search": _swap_search,
+        "torch_pruning": _torch_pruning,
+        "threshold": _measured_once(Threshold),
+        "dp": _measured_once(LevelKnapsack),
+        "evolution": _evolution,
+    },
 )
 
 
@@ -131,7 +164,8 @@ def is_planner(name: str) -> bool:
 
 
 def make_planner(name: str, **options: Any) -> Planner:
-    """Build a planner: ``greedy``, ``greedy:K``, ``greedy:all``, ``swap_search:BUDGET`` or ``torch_pruning``.
+    """Build a planner: ``greedy``, ``greedy:K``, ``greedy:all``, ``swap_search:BUDGET``, ``torch_pruning``, or one over levels:
+    ``threshold``, ``dp``, ``evolution`` or ``evolution:GENERATIONS``.
 
     Args:
         name: Name in `PLANNERS`, with a size behind a colon or without.

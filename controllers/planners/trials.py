@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.controllers.planners.bill import MEASURING_PASS, Bill
+from plasticity_env.controllers.planners.divergence import Divergence
 from plasticity_env.envs.base import PlasticityEnv
+from plasticity_env.envs.level_tables import table_of
+from plasticity_env.envs.levels import LevelsEnv
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import HeadSignals
-
-MEASURING_PASS = 3  # evaluations
-
-
-@dataclass
-class Bill:
-    """What a plan took.
-
-    Attributes:
-        evaluations: Forwards over a batch, a measuring pass counted as three.
-        forward_tokens, backward_tokens: Tokens that went through the model, there and back.
-    """
-
-    evaluations: int = 0
-    forward_tokens: int = 0
-    backward_tokens: int = 0
+from plasticity_env.strategies.level_choice import Room
+from plasticity_env.strategies.level_table import LevelTable
 
 
 class Planner(ABC):
@@ -88,7 +77,8 @@ class Trials:
 
     Attributes:
         start: (L, U) the mask now.
-        cost: (L, U) what a unit counts in the share: 1, or its FLOPs where MLP blocks are units.
+        cost: (L, U) what a unit counts in the share: 1, or its FLOPs where MLP blocks are units. On Levels, which counts the
+            FLOPs of whole masks, those of each unit alone.
         due: How much cost the plan has to prune, at most.
         rounds: Decisions that the episode has left.
     """
@@ -103,12 +93,17 @@ class Trials:
         if share is None:
             raise InputError("this environment has no target share: give the planner one (share=0.3)")
         self._bench, self._bill = env.workbench, bill
+        self._sampled = env.settings.labels == "sampled"
         self.start: Tensor = state.active
         model, table = self._bench.model, self._bench.flop_table
         dense = torch.ones_like(self.start)
         self.cost = table.marginal(dense).double() if model.mlp_blocks else dense.double()
-        due = share * float(self.cost.sum())
-        self.due = due if model.mlp_blocks else float(round(due))
+        self._flops = table if isinstance(env, LevelsEnv) else None
+        self.due = share * float(self.cost.sum())
+        if isinstance(env, LevelsEnv):
+            self.due = env.due_flops(share)
+        elif not model.mlp_blocks:
+            self.due = float(round(self.due))
         self.revives = PruningMode.parse(env.settings.mode) is PruningMode.ADAPTIVE
         self.rounds = env.settings.horizon - state.step
         self.most = int(env.settings.max_sparsity * dense.numel() + 1e-9)
@@ -149,12 +144,40 @@ class Trials:
         """Whether a mask prunes no more than is due and keeps the environment's other limits."""
         heads = active[:, : self.heads].sum(1)
         return (
-            float(self.cost[~active].sum()) <= self.due + 1e-9
+            self.spent(active) <= self.due + 1e-6
             and int((~active).sum()) <= self.most
             and int(heads.min()) >= self.least_heads
             and int(heads.sum()) > 0
             and (self.revives or bool((active <= self.start).all()))
         )
+
+    def spent(self, active: Tensor) -> float:
+        """What a mask prunes, as the share counts it."""
+        if self._flops is None:
+            return float(self.cost[~active].sum())
+        return self._flops.total(torch.ones_like(active)) - self._flops.total(active)
+
+    def levels(self) -> tuple[LevelTable, Room]:
+        """Levels of every site, priced on the calibration blocks, in what the share counts; and what a choice of them may do.
+
+        Billed as one measuring pass, and where there are moment blocks another forward over these.
+        """
+        table = table_of(self._bench, self._state, self._sampled)
+        table = table.counting(self.cost) if self._flops is None else table
+        self._bill.evaluations += MEASURING_PASS
+        self._bill.forward_tokens += self._tokens[0] + self._bench.text.block_size * len(self._state.moments)
+        self._bill.backward_tokens += self._tokens[0]
+        lowest = None if self.revives else table.levels(self.start)
+        return table, Room.within(table, self.due, self.least_heads, lowest)
+
+    def divergence(self, blocks: int, seed: int) -> Divergence:
+        """The KL divergence to the dense model on so many blocks of the train split, or all that there are, in a drawn order."""
+        return Divergence(self._bench, self._state.fitted, blocks, seed, self._bill, self._tokens[1])
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return self._bench.text.block_size
 
     def slopes(self) -> tuple[PlasticModel, Tensor]:
         """The model, dense and without repair, and the (n, T) calibration tokens (moment blocks too), for somebody who takes

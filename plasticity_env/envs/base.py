@@ -24,7 +24,7 @@ from plasticity_env.envs.make_workbench import make_workbench
 from plasticity_env.envs.observation import EnvKind, Observation
 from plasticity_env.envs.replay import EpisodeRecord
 from plasticity_env.envs.rewards import Terms
-from plasticity_env.envs.settings import settings_for
+from plasticity_env.envs.settings import Settings, settings_for
 from plasticity_env.envs.task import Task, View
 from plasticity_env.envs.training_env import Training
 from plasticity_env.envs.workbench import Workbench
@@ -35,7 +35,7 @@ from plasticity_env.plots.rendering import ansi, picture, show
 
 
 class PlasticityEnv(gym.Env[Observation, Any]):
-    """Common ground of ``plasticity/Heads-v1``, ``HeadEdit-v1`` and ``HeadRank-v1``; their pages say how to use them.
+    """Common ground of ``plasticity/Heads-v1``, ``HeadEdit-v1``, ``HeadRank-v1`` and ``Levels-v0``, whose pages say more.
 
     Args:
         render_mode: None, "ansi", "rgb_array" or "human".
@@ -48,6 +48,8 @@ class PlasticityEnv(gym.Env[Observation, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 2}  # noqa: RUF012
     kind: ClassVar[EnvKind]
+    settings_type: ClassVar[type[Settings]] = Settings
+    task_type: ClassVar[type[Task]] = Task
     default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
 
     def __init__(
@@ -63,26 +65,34 @@ class PlasticityEnv(gym.Env[Observation, Any]):
             raise InputError(f"unknown render_mode {render_mode!r}: use 'ansi', 'rgb_array' or 'human'")
         daemon_ends_with_parent()  # AsyncVectorEnv and SubprocVecEnv do not see to it themselves
         self.render_mode = render_mode
-        self.settings = settings_for(self.default_share, settings, version)
+        self.settings = settings_for(self.default_share, settings, version, self.settings_type)
         if workbench is not None and not isinstance(workbench, Workbench):
             raise InputError(f"workbench must be that of another environment, got {brief(workbench)}")
         self.workbench: Workbench = workbench or make_workbench(self.settings, loaded, text)
         self.settings = self.settings.settled(self.workbench.model.neuron_order)
-        self.version, self._task = version, Task(self.settings, self.workbench, version)
+        self.version, self._task = version, self.task_type(self.settings, self.workbench, version)
         self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
         self.head_slots = self._task.slots
         self.action_space = self._action_space(self.head_slots)
-        columns = self._task.columns
-        space = columns.flat_space if self.settings.observation == "flat" else columns.space
-        self.observation_space = space(  # type: ignore[assignment]
-            self.head_slots, self._action_mask_shape(self.head_slots)
-        )
+        self.observation_space = self._observation_space()
         self._training = Training(self.settings, self.workbench)
         self._state: EpisodeState | None = None
         self._view: View | None = None  # of the state, until the next one
         self._record: EpisodeRecord | None = None
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
+
+    def _observation_space(self) -> gym.spaces.Space[Any]:
+        columns = self._task.columns
+        space = columns.flat_space if self.settings.observation == "flat" else columns.space
+        return space(self.head_slots, self._action_mask_shape(self.head_slots))
+
+    def _observed(self, view: View) -> Any:
+        """What is shown of the present state, in the shape of the observation space."""
+        columns = self._task.columns
+        shown = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
+        flat = self.settings.observation == "flat"
+        return columns.flat(shown) if flat else Observation(self.kind, shown, columns.extra)
 
     @abstractmethod
     def _action_space(self, heads: int) -> gym.spaces.Space[Any]: ...
@@ -335,11 +345,7 @@ class PlasticityEnv(gym.Env[Observation, Any]):
         self._state, reward, terms = self._task.pay(state, float(view.flops[0]))
         if self.render_mode == "human":
             self.render()
-        shown = {"heads": view.heads[0], "globals": view.globals[0], "action_mask": self._mask()}
-        columns = self._task.columns
-        flat = self.settings.observation == "flat"
-        observation: Any = columns.flat(shown) if flat else Observation(self.kind, shown, columns.extra)
-        return reward, observation, self._info(self._state, terms, invalid)
+        return reward, self._observed(view), self._info(self._state, terms, invalid)
 
     def _look(self, state: EpisodeState) -> View:
         return self._task.view([state], self.workbench.model.scale)

@@ -162,7 +162,9 @@ def draw_episode(settings: Settings, text: TextSplits, random: np.random.Generat
     if set(options) - known:
         raise InputError(f"unknown reset option {min(map(str, set(options) - known))!r}: known are {sorted(known)}")
     if settings.pruned_share is None and "pruned_share" in options:
-        raise InputError("pruned_share is the target of plasticity/HeadRank-v1: this environment has none")
+        raise InputError(
+            "pruned_share is the target of plasticity/HeadRank-v1 and Levels-v0: this environment has none"
+        )
     ranges = {name: options.get(name, getattr(settings, name)) for name in LIMITS}
     for name, (above, most) in LIMITS.items():
         if name != "pruned_share" or ranges[name] is not None:

@@ -10,6 +10,7 @@ from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.head_edit import HeadEditEnv
 from plasticity_env.envs.head_rank import HeadRankEnv
 from plasticity_env.envs.heads import HeadsEnv
+from plasticity_env.envs.levels import LevelsEnv
 from plasticity_env.envs.route import RouteEnv
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def make_env(id: Literal["plasticity/HeadEdit-v1"], **settings: Any) -> HeadEdit
 @overload
 def make_env(id: Literal["plasticity/HeadRank-v1"], **settings: Any) -> HeadRankEnv: ...
 @overload
+def make_env(id: Literal["plasticity/Levels-v0"], **settings: Any) -> LevelsEnv: ...
+@overload
 def make_env(id: Literal["plasticity/Route-v0"], **settings: Any) -> RouteEnv: ...
 @overload
 def make_env(id: Literal["plasticity/Stream-v0"], *, control: Literal["heads"], **settings: Any) -> StreamHeadsEnv: ...
@@ -36,8 +39,10 @@ def make_env(id: str = "plasticity/Heads-v1", **settings: Any) -> PlasticityEnv 
 
     Args:
         id: Id of the environment.
-        **settings: See `plasticity_env.envs.settings.Settings`, for Route `plasticity_env.envs.route_settings.RouteSettings`, for
-            Stream `plasticity_env.envs.stream_settings.StreamSettings`.
+        **settings: See `plasticity_env.envs.settings.Settings`, for Levels
+            `plasticity_env.envs.levels_settings.LevelsSettings`, for Route
+            `plasticity_env.envs.route_settings.RouteSettings`, for Stream
+            `plasticity_env.envs.stream_settings.StreamSettings`.
 
     Raises:
         InputError: A setting that cannot be used.

@@ -109,7 +109,7 @@ VERSIONS: tuple[tuple[Bounds, Bounds], ...] = (
     (HEAD_FEATURES, {**GLOBAL_FEATURES, "log_flops_kept": (-16, 16), "log_ppl_kept": (-16, 16)}),
 )
 
-EnvKind = Literal["heads", "head_edit", "head_rank"]
+EnvKind = Literal["heads", "head_edit", "head_rank", "levels"]
 _HEAD_INDEX = {name: index for index, name in enumerate(HEAD_FEATURES)}
 _GLOBAL_INDEX = {name: index for index, name in enumerate(GLOBAL_FEATURES)}
 

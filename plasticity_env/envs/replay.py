@@ -13,6 +13,7 @@ import numpy as np
 from plasticity_env.common.errors import InputError, first_line, unknown
 from plasticity_env.common.files import write_text
 from plasticity_env.common.values import user_path
+from plasticity_env.envs.levels_settings import LevelsSettings
 from plasticity_env.envs.route_settings import RouteSettings
 from plasticity_env.envs.settings import Settings
 
@@ -81,7 +82,8 @@ def _arguments(record: EpisodeRecord) -> dict[str, Any]:
         InputError: A setting that cannot be used, or a table that did not come with the package.
     """
     if record.env_id not in ("plasticity/Route-v0", "plasticity/FlatRoute-v0"):
-        Settings.read(record.kwargs)
+        levels = record.env_id in ("plasticity/Levels-v0", "plasticity/FlatLevels-v0")
+        (LevelsSettings if levels else Settings).read(record.kwargs)
         return {**OLDER, **record.kwargs}
     if "table" in record.kwargs:
         raise InputError(

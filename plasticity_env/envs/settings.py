@@ -51,8 +51,8 @@ class Settings(TextSettings):
         reward: Name in the reward registry.
         flop_price: Price of a nat of log FLOPs: a number, or a range sampled log-uniformly at reset.
         flop_budget: Share of dense FLOPs to reach under the "budget" reward: a number, or a range sampled uniformly.
-        pruned_share: HeadRank only: share of all heads (with units="heads+mlp": of the units' FLOPs) that is pruned when the
-            horizon is over: a number, or a range sampled uniformly at reset.
+        pruned_share: HeadRank and Levels only: share of all heads (on Levels, and with units="heads+mlp": of the units' FLOPs)
+            that is pruned when the horizon is over: a number, or a range sampled uniformly at reset.
         horizon: Decisions per episode.
         train_steps: Fine-tuning steps of the language model between decisions; 0 freezes it.
         learning_rate: Learning rate of those steps.
@@ -241,23 +241,33 @@ def check_order_fits(neuron_order: str, units: str) -> None:
         raise InputError(f"neuron_order {neuron_order!r} orders MLP blocks: use it with units='heads+mlp'")
 
 
-def settings_for(default_share: tuple[float, float] | None, values: dict[str, Any], version: int = 1) -> Settings:
+def settings_for(
+    default_share: tuple[float, float] | None,
+    values: dict[str, Any],
+    version: int = 1,
+    settings_type: type[Settings] = Settings,
+) -> Settings:
     """Settings of an environment.
 
     Args:
         default_share: Target share unless one is given; None where the environment has no such target.
         values: Keyword arguments.
         version: Version of the id: 0 splits texts as it always did.
+        settings_type: Class of the settings.
 
     Raises:
         InputError: A name or value that is not known, or a target for an environment that has none.
     """
     of_version = {"text_split": "leading", "neuron_order": "stored"} if version == 0 else {}
-    settings = Settings.read({"pruned_share": default_share, **of_version, **values})
+    settings = settings_type.read({"pruned_share": default_share, **of_version, **values})
     if default_share is None and settings.pruned_share is not None:
-        raise InputError("pruned_share is the target of plasticity/HeadRank-v1: this environment has none")
+        raise InputError(
+            "pruned_share is the target of plasticity/HeadRank-v1 and Levels-v0: this environment has none"
+        )
     if default_share is not None and settings.pruned_share is None:
-        raise InputError("plasticity/HeadRank-v1 needs pruned_share: a number, or a range to sample from")
+        raise InputError(
+            "an environment with a target (HeadRank, Levels) needs pruned_share: a number, or a range to draw from"
+        )
     return settings
 
 

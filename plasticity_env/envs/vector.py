@@ -20,7 +20,7 @@ from plasticity_env.envs.edits import EDITS
 from plasticity_env.envs.episode import EpisodeState, read_options
 from plasticity_env.envs.make_workbench import make_workbench
 from plasticity_env.envs.observation import EnvKind, Observation
-from plasticity_env.envs.settings import settings_for
+from plasticity_env.envs.settings import Settings, settings_for
 from plasticity_env.envs.sharing import Sharing
 from plasticity_env.envs.task import Task
 from plasticity_env.envs.vector_episodes import Episodes, Infos
@@ -64,6 +64,8 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     kind: ClassVar[EnvKind] = "heads"
     default_share: ClassVar[tuple[float, float] | None] = None  # of units to prune, where the task has such a target
+    settings_type: ClassVar[type[Settings]] = Settings
+    task_type: ClassVar[type[Task]] = Task
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     ) -> None:
         _check(num_envs, autoreset_mode, tokens_per_pass, memory_share, render_mode)
         self.num_envs, self.render_mode = num_envs, render_mode
-        self.settings = settings_for(self.default_share, settings, version)
+        self.settings = settings_for(self.default_share, settings, version, self.settings_type)
         if self.settings.train_steps:
             raise InputError(
                 f"train_steps {self.settings.train_steps} needs weights of its own in every environment: use "
@@ -92,15 +94,13 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self.workbench = make_workbench(self.settings, loaded, text, sharing)
         self.settings = self.settings.settled(self.workbench.model.neuron_order)
         self.workbench.model.requires_grad_(False)
-        self._task = Task(self.settings, self.workbench, version)
+        self._task = self.task_type(self.settings, self.workbench, version)
         self._task.check_targets(self.settings.pruned_share, self.settings.flop_budget)
-        self._episodes = Episodes(self._task, self.workbench, num_envs, self._show_mask)
+        self._episodes = Episodes(self._task, self.workbench, num_envs, self._show_mask, self._more_infos)
         self._randoms: list[tuple[np.random.Generator, int]] = []
         self.head_slots = self._task.slots
         self.single_action_space = self._single_action_space()
-        columns = self._task.columns
-        space = columns.flat_space if self.settings.observation == "flat" else columns.space
-        self.single_observation_space = space(self.head_slots, self._action_mask_shape())  # type: ignore[assignment]
+        self.single_observation_space = self._single_observation_space()  # type: ignore[assignment]
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
@@ -201,6 +201,15 @@ class HeadsVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     def _single_action_space(self) -> gym.spaces.Space[Any]:
         return gym.spaces.MultiDiscrete([len(EDITS)] * self.head_slots)
+
+    def _single_observation_space(self) -> gym.spaces.Space[Any]:
+        columns = self._task.columns
+        space = columns.flat_space if self.settings.observation == "flat" else columns.space
+        return space(self.head_slots, self._action_mask_shape())
+
+    def _more_infos(self, state: EpisodeState) -> dict[str, np.ndarray]:
+        """What the infos say of an episode beside what they say of every kind."""
+        return {}
 
     def _action_mask_shape(self) -> tuple[int, ...]:
         return (self.head_slots, len(EDITS))

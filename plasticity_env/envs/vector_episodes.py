@@ -26,6 +26,7 @@ class Episodes:
         bench: Measures their masks.
         count: Number N of episodes.
         show_mask: Brings (N, L * U, 4) allowed edits into the shape that the environment's observation has.
+        more_infos: What infos say of an episode beside what is said here.
 
     Attributes:
         states: N, once each was started.
@@ -38,8 +39,9 @@ class Episodes:
         bench: Workbench,
         count: int,
         show_mask: Callable[[np.ndarray], np.ndarray] = lambda allowed: allowed.astype(np.int8),
+        more_infos: Callable[[EpisodeState], dict[str, np.ndarray]] = lambda state: {},
     ) -> None:
-        self._task, self._bench, self._show_mask = task, bench, show_mask
+        self._task, self._bench, self._show_mask, self._more_infos = task, bench, show_mask, more_infos
         self.states: list[EpisodeState] = []
         self.invalid = np.zeros(count, dtype=np.int64)
         self._terms: list[Terms] = [{} for _ in range(count)]
@@ -122,6 +124,7 @@ class Episodes:
         """
         active = torch.stack([state.active for state in self.states])  # (N, L, U)
         loss = np.array([state.measurement.loss for state in self.states])
+        more = [self._more_infos(state) for state in self.states]
         terms = {name: np.array([each.get(name, 0.0) for each in self._terms]) for name in self._terms[0]}
         return _masked(
             {
@@ -134,6 +137,7 @@ class Episodes:
                 "reward_terms": terms,
                 "action_mask": self.action_mask(),
                 "invalid_actions": self.invalid.copy(),
+                **{name: np.stack([each[name] for each in more]) for name in more[0]},
             },
             chosen,
         )

@@ -27,6 +27,14 @@ def alike(kept: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield rows, order[rows, :count], order[rows, count:]
 
 
+def ridge_inverse(gram: Tensor, ridge: float = RIDGE) -> Tensor:
+    """(n, I, I) (G + lambda I)^-1 of (n, I, I) second moments, lambda = ridge * mean(diag G)."""
+    system = gram.clone()
+    penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)  # (n,)
+    system.diagonal(dim1=1, dim2=2).add_(penalty[:, None])
+    return torch.cholesky_inverse(torch.linalg.cholesky(system))
+
+
 def unit_corners(matrices: Tensor, unit_width: int) -> Tensor:
     """Diagonal blocks of k matrices, one a unit: (k, u, W, W) from (k, u * W, u * W)."""
     units = matrices.shape[1] // unit_width

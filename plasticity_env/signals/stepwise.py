@@ -45,8 +45,19 @@ def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int
         Two of (k, I / W), float64, 0 for pruned units: tr(sum r r^T sum h h^T) when the unit alone goes, and when it goes in its
         turn, after all that are cheaper; the latter never fall from one turn to the next.
     """
+    alone, in_turn, _ = _eliminated(inverse, moment, gradient, unit_width)
+    return alone, in_turn
+
+
+def removal_turns(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int) -> Tensor:
+    """(k, I / W) int64: the turn in which `eliminate`, which takes the same, takes each unit out; 0 for pruned ones too."""
+    return _eliminated(inverse, moment, gradient, unit_width)[2]
+
+
+def _eliminated(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Costs alone and in turn, and turns."""
     alone = inverse.new_zeros(len(inverse), inverse.shape[1] // unit_width)
-    in_turn = torch.zeros_like(alone)
+    in_turn, turns = torch.zeros_like(alone), torch.zeros_like(alone, dtype=torch.int64)
     kept = (inverse.diagonal(dim1=1, dim2=2) != 0).cpu()
     for rows, inside, _ in alike(kept):
         if not inside.shape[1]:
@@ -57,12 +68,14 @@ def eliminate(inverse: Tensor, moment: Tensor, gradient: Tensor, unit_width: int
         b, x = (matrix[site, row, column].to(inverse.dtype) for matrix in (inverse, moment))
         h = gradient[site, row, column]
         units = (inside[:, ::unit_width] // unit_width).to(inverse.device)  # (k, s) their numbers
-        alone[site[:, 0], units], in_turn[site[:, 0], units] = _in_turn(b, congruence(b, x), h, unit_width)
-    return alone, in_turn
+        found = _in_turn(b, congruence(b, x), h, unit_width)
+        for whole, part in zip((alone, in_turn, turns), found, strict=True):
+            whole[site[:, 0], units] = part
+    return alone, in_turn, turns
 
 
-def _in_turn(b: Tensor, z: Tensor, h: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Costs alone and in turn, (k, s) each, from B, Z and H, (k, s * W, s * W) each, of units that are all there.
+def _in_turn(b: Tensor, z: Tensor, h: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Costs alone and in turn, and turns, (k, s) each, from B, Z and H, (k, s * W, s * W) each, of units that are all there.
 
     B and Z shrink as units go, so that digits cancel: they are float64. H grows: float32 will do, at half the time.
     """
@@ -75,7 +88,7 @@ def _in_turn(b: Tensor, z: Tensor, h: Tensor, width: int) -> tuple[Tensor, Tenso
     l_of_h, n_of_h = torch.empty_like(h), torch.empty_like(h)
     gone = torch.zeros(sites, units, dtype=torch.bool, device=b.device)
     level, in_turn = b.new_zeros(sites), b.new_zeros(sites, units)
-    alone = in_turn
+    alone, turns = in_turn, torch.zeros_like(gone, dtype=torch.int64)
 
     def by_unit(rows: Tensor) -> Tensor:  # (k, W, S) -> (k, s, W, W)
         return rows.view(sites, width, units, width).transpose(1, 2)
@@ -89,7 +102,7 @@ def _in_turn(b: Tensor, z: Tensor, h: Tensor, width: int) -> tuple[Tensor, Tenso
         j = costs.masked_fill(gone, torch.inf).argmin(1)  # (k,) the cheapest goes
         level = torch.maximum(level, costs[site, j])
         in_turn[site, j] = level
-        gone[site, j] = True
+        gone[site, j], turns[site, j] = True, turn
         if turn == units - 1:
             break
         # L^T = -B_jj^-1 B_j: with B_j: = first B_j: + sum_t ((B_t:)_j)^T L_t^T.
@@ -114,4 +127,4 @@ def _in_turn(b: Tensor, z: Tensor, h: Tensor, width: int) -> tuple[Tensor, Tenso
             # M_uu -> M_uu + L_u N_u^T + N_u L_u^T.
             l_n = l_u.to(m.dtype) @ by_unit(n_now)
             m_uu += l_n + l_n.mT
-    return alone, in_turn
+    return alone, in_turn, turns

@@ -7,7 +7,7 @@ sum of its parts', a running estimate forgets by a factor, and a prior joins wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from plasticity_env.model.contexts import frozen
 from plasticity_env.model.inputs import check_text
 from plasticity_env.model.layouts import Site
 from plasticity_env.model.plastic_model import PlasticModel
-from plasticity_env.signals.linalg import RIDGE, outer_sums
+from plasticity_env.signals.linalg import RIDGE, outer_sums, ridge_inverse
 from plasticity_env.signals.measure import DIVERGED, text_losses
 from plasticity_env.signals.moments import Moments, Statistics
 from plasticity_env.signals.slopes import hear_gradient
@@ -106,27 +106,43 @@ class TextSums:
             InputError: No gradients were taken, or a sum is not finite.
         """
         prices = torch.zeros(model.shape, dtype=torch.float64)
-        for sites in _lots([model.sites[index] for index in self.sites]):
-            sums = [self.sites[site.index] for site in sites]
-            outer = torch.stack([of.outer for of in sums])
-            if any(of.gradient is None for of in sums):
-                raise InputError(
-                    "prices need gradients, and these sums come from a forward pass alone: gather them with gradients=True"
-                )
-            gradient = torch.stack([of.gradient for of in sums])  # type: ignore[misc]
-            if not bool(torch.isfinite(outer).all() and torch.isfinite(gradient).all()):
-                raise InputError(DIVERGED)
-            gram = outer / self.tokens
-            penalty = ridge * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-            gram.diagonal(dim1=1, dim2=2).add_(penalty[:, None])
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-            _, in_turn = eliminate(inverse, outer / self.tokens, gradient / self.graded, sites[0].unit_width)
+        for sites in alike_sites([model.sites[index] for index in self.sites]):
+            moment, gradient = self.second_moments(sites), self.second_slopes(sites)
+            _, in_turn = eliminate(ridge_inverse(moment, ridge), moment, gradient, sites[0].unit_width)
             for site, price in zip(sites, in_turn, strict=True):
                 prices[site.layer, site.columns] = price.cpu()
         return prices
 
+    def second_moments(self, sites: Sequence[Site]) -> Tensor:
+        """(k, I, I) float64 means over tokens of x x^T at k sites of one shape.
 
-def _lots(sites: list[Site]) -> list[list[Site]]:
+        Raises:
+            InputError: A sum is not finite.
+        """
+        outer = torch.stack([self.sites[site.index].outer for site in sites])
+        return _finite(outer / self.tokens)
+
+    def second_slopes(self, sites: Sequence[Site]) -> Tensor:
+        """(k, I, I) float32 means over sequences of the summed h h^T at k sites of one shape.
+
+        Raises:
+            InputError: No gradients were taken, or a sum is not finite.
+        """
+        found = [self.sites[site.index].gradient for site in sites]
+        if any(of is None for of in found):
+            raise InputError(
+                "prices need gradients, and these sums come from a forward pass alone: gather them with gradients=True"
+            )
+        return _finite(torch.stack(found) / self.graded)  # type: ignore[arg-type]
+
+
+def _finite(sums: Tensor) -> Tensor:
+    if not bool(torch.isfinite(sums).all()):
+        raise InputError(DIVERGED)
+    return sums
+
+
+def alike_sites(sites: list[Site]) -> list[list[Site]]:
     """Sites of one shape, as many as are eliminated at once."""
     found: dict[tuple[str, int], list[list[Site]]] = {}
     for site in sites:

@@ -71,6 +71,14 @@ def test_every_measured_mask_is_billed_as_three_evaluations(table: Table) -> Non
     assert len(searched.rounds) == 1
 
 
+def test_planners_over_levels_are_players(table: Table) -> None:
+    for text in ("threshold@1", "dp@1"):
+        cell = table.play(read_player(text), 0.5, 0)
+        assert cell.player == text
+        assert sum(map(sum, cell.kept)) == 8
+        assert (cell.evaluations, cell.forward_tokens, cell.backward_tokens) == (3, 3 * 32, 3 * 32)
+
+
 def test_calibration_draws_differ_and_test_blocks_do_not(table: Table) -> None:
     first, second = table.play(read_player("fisher@1"), 0.5, 0), table.play(read_player("fisher@1"), 0.5, 1)
     assert table.options(0.5, 0)["calibration"] != table.options(0.5, 1)["calibration"]

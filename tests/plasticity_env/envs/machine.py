@@ -1,4 +1,4 @@
-"""A state machine that plays the three ids on toy models in any order of calls, and what must hold after each of them."""
+"""A state machine that plays the four ids on toy models in any order of calls, and what must hold after each of them."""
 
 from __future__ import annotations
 
@@ -78,12 +78,15 @@ class Machine(RuleBasedStateMachine):
         """A random action of the space; one that the mask allows."""
         space, random = self.play.env.action_space, np.random.default_rng(seed)
         mask = self.play.shown["action_mask"]
-        if self.env_id.startswith("plasticity/HeadRank"):
+        if self.env_id.startswith("plasticity/HeadRank") or self.values.get("action") == "scores":
             return random.uniform(-1, 1, space.shape).astype(np.float32)
         if self.env_id.startswith("plasticity/HeadEdit"):
             choices = np.flatnonzero(mask) if masked else np.arange(space.n)
             stop = random.random() < 0.1 or len(choices) == 1
             return int(0 if stop else random.choice(choices[1:]))
+        if self.env_id.startswith("plasticity/Levels"):
+            offered = np.split(mask, np.cumsum(space.nvec)[:-1])
+            return np.array([random.choice(np.flatnonzero(row) if masked else len(row)) for row in offered])
         if masked:
             return np.array([random.choice(np.flatnonzero(row)) for row in mask])
         return random.integers(0, 4, len(mask))
@@ -346,6 +349,26 @@ class Machine(RuleBasedStateMachine):
         if env.settings.mode == "compressed":
             assert all(bool((after <= before).all()) for before, after in pairwise(self.play.masks))
 
+    @precondition(lambda self: self.env_id.startswith("plasticity/Levels"))
+    @invariant()
+    def levels_save_the_most_that_is_due(self) -> None:
+        """No unit that its site would prune next has room, but for limits; and every site is at one of its levels."""
+        env, state, table = self.play.env, self.play.state, self.play.env.table
+        levels = self.play.info["levels"]
+        assert torch.equal(table.mask(levels), state.active)
+        share = state.share * min(1.0, state.step / env.settings.horizon)
+        saved = env.dense_flops - flops_by_hand(self.architecture, state.active)
+        due = share * (env.dense_flops - env.workbench.flop_table.base)
+        if env.settings.reward == "budget":
+            due = min(due, (1 - state.budget) * env.dense_flops)
+        assert saved <= due + 1e-6
+        for site, level in enumerate(levels):
+            deeper = levels.copy()
+            deeper[site] += 1
+            least = env.settings.min_heads_per_layer if table.holds_heads[site] else 0
+            if level + least < table.deepest[site] and table.mask(deeper)[:, : env.workbench.model.heads].any():
+                assert env.dense_flops - flops_by_hand(self.architecture, table.mask(deeper)) > due - 1e-6
+
     @invariant()
     def the_mask_allows_what_no_limit_forbids(self) -> None:
         env, active = self.play.env, self.play.state.active
@@ -364,6 +387,8 @@ class Machine(RuleBasedStateMachine):
                 flops_by_hand(self.architecture, after) < self.play.state.budget * env.dense_flops
             )
             allowed[layer, unit, PRUNE] = not few and not cheap and int((~after).sum()) <= most
+        if env.kind == "levels":
+            return  # what it shows is of levels
         table = allowed.view(-1, 4).numpy()
         shown = self.play.shown["action_mask"].astype(bool)
         if env.kind == "head_rank":

@@ -16,8 +16,8 @@ from tests.plasticity_env.envs.toy_models import ARCHITECTURES, BLOCKS, TOKENS
 @st.composite
 def arguments(draw: st.DrawFn) -> tuple[str, str, dict[str, Any]]:
     """Architecture, id and arguments of an environment."""
-    kind = draw(st.sampled_from(("Heads", "HeadRank", "HeadEdit")))
-    trains = draw(st.booleans())
+    kind = draw(st.sampled_from(("Heads", "HeadRank", "HeadEdit", "Levels")))
+    trains = draw(st.booleans()) and kind != "Levels"
     reward = draw(st.sampled_from(("ppl_per_flop", "kl", "budget")))
     values: dict[str, Any] = {
         "max_length": TOKENS,
@@ -43,9 +43,11 @@ def arguments(draw: st.DrawFn) -> tuple[str, str, dict[str, Any]]:
     if trains:
         values |= {"learning_rate": 1e-3, "grow_warmup_steps": 2, "train_streams": 2}
         values |= {"growth_init": draw(st.sampled_from(("random", "copy", "transfer")))}
-    if kind == "HeadRank":
+    if kind in ("HeadRank", "Levels"):
         values |= {"pruned_share": (0.1, 0.4)}
-    return draw(st.sampled_from(ARCHITECTURES)), f"plasticity/{kind}-v1", values
+    if kind == "Levels":
+        values |= {"max_sparsity": 1.0, "action": draw(st.sampled_from(("scores", "levels")))}
+    return draw(st.sampled_from(ARCHITECTURES)), f"plasticity/{kind}-v{int(kind != 'Levels')}", values
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The three ids hold what they promise in whatever order they are called; see `tests.plasticity_env.envs.machine`."""
+"""The four ids hold what they promise in whatever order they are called; see `tests.plasticity_env.envs.machine`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def test_two_hundred_steps_of_the_machine():
     assert tally["steps"] >= 200
     assert tally["frozen"]
     assert tally["episodes that train"]
+    assert tally["plasticity/Levels-v0"]
 
 
 @pytest.mark.slow
