@@ -27,8 +27,8 @@ def with_levels(space: spaces.Space[Any], units: int) -> spaces.Space[Any]:
     if isinstance(space, spaces.Dict):
         return spaces.Dict({**space.spaces, "levels": own})
     assert isinstance(space, spaces.Box)
-    edges = [np.concatenate([getattr(box, end).ravel() for box in (space, own)]) for end in ("low", "high")]
-    return spaces.Box(*edges, dtype=np.float32)
+    lowest, highest = (np.concatenate([getattr(box, end).ravel() for box in (space, own)]) for end in ("low", "high"))
+    return spaces.Box(lowest, highest, dtype=np.float32)
 
 
 def level_rows(table: LevelTable, dense_flops: float) -> np.ndarray:
