@@ -138,6 +138,27 @@ def test_repairs_and_growing_gates_are_carried_over(architecture):
         assert_close(model.compact()(IDS).logits, model(IDS).logits)
 
 
+@torch.no_grad()
+def test_gates_that_all_grow_are_applied_and_folded():
+    model = PlasticModel(build("llama"))
+    for layer in ([[True] * 4, [False] * 4], [[False] * 4, [True] * 4]):
+        mask = torch.tensor(layer)
+        model.prune(mask)
+        model.grow(mask, initial_scale=0.5, warmup_steps=10, generator=torch.Generator().manual_seed(0))
+    halved = build("llama")
+    halved.load_state_dict(model.model.state_dict())
+    for each in halved.model.layers:
+        each.self_attn.o_proj.weight.mul_(0.5)
+    wanted = halved(IDS).logits
+    assert_close(model(IDS).logits, wanted)
+    assert_close(model.compact()(IDS).logits, wanted)
+    for each in halved.model.layers:
+        each.self_attn.o_proj.weight.mul_(2)
+    with model.grown_gates():
+        assert_close(model(IDS).logits, halved(IDS).logits)
+    assert_close(model(IDS).logits, wanted)
+
+
 @ARCHITECTURES
 def test_saved_and_loaded_by_the_auto_class(architecture, tmp_path):
     model = masked(architecture, 0b00011011_01100000)
@@ -243,15 +264,15 @@ def test_training_goes_on_as_if_nothing_had_been_removed(architecture, inplace, 
 def test_moments_of_a_growing_head_belong_to_its_folded_weights():
     model = masked("llama", 0xFFFE, mlp_blocks=0)
     model.grow(~model.active, initial_scale=0.5, warmup_steps=10)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, amsgrad=True)
     model(IDS, labels=IDS).loss.backward()
     optimizer.step()
     compacted = model.compact(optimizer=optimizer)
-    fresh = torch.optim.AdamW(compacted.parameters(), lr=0.0)
+    fresh = torch.optim.AdamW(compacted.parameters(), lr=0.0, amsgrad=True)
     compacted(IDS, labels=IDS).loss.backward()
     fresh.step()
     for parameter in compacted.parameters():
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
             assert_close(optimizer.state[parameter][name], fresh.state[parameter][name], 1e-4)
 
 

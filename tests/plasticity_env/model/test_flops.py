@@ -23,15 +23,15 @@ def test_dense_flops_are_within_one_percent_of_torchs_counter(architecture, toke
 
 def test_marginal_costs_are_differences_of_totals(architecture):
     model = PlasticModel(build(architecture))
-    table = flop_table(model, 32)
     active = torch.tensor([[True, False, False, False], [True, True, True, False]])
-    marginal = table.marginal(active)
-    for layer in range(2):
-        for head in range(4):
-            flipped = active.clone()
-            flipped[layer, head] = not flipped[layer, head]
-            change = abs(table.total(flipped) - table.total(active))
-            assert float(marginal[layer, head]) == pytest.approx(change)
+    for table in (flop_table(model, 32), parameter_table(model)):
+        marginal = table.marginal(active)
+        for layer in range(2):
+            for head in range(4):
+                flipped = active.clone()
+                flipped[layer, head] = not flipped[layer, head]
+                change = abs(table.total(flipped) - table.total(active))
+                assert float(marginal[layer, head]) == pytest.approx(change)
 
 
 def test_dense_parameters_are_counted_once(architecture):

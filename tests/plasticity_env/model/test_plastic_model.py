@@ -8,11 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
-from plasticity_env import InputError, PlasticModel, measure
+from plasticity_env import InputError, PlasticModel, kv_cache_bytes, measure
 from plasticity_env.model.contexts import frozen
+from plasticity_env.model.flops import parameter_table
 from plasticity_env.repair.whole import repair_model
-from tests.conftest import build, same
+from tests.conftest import CONFIGS, build, same
 
 
 def heads(*pairs):
@@ -66,8 +68,9 @@ def test_pruned_heads_do_not_train(architecture, ids):
     model.prune(gone)
     pieces = [p for layer, head in gone.nonzero().tolist() for p in model.blocks[layer].head_slices(head)]
     pieces += [p for layer, head in gone.nonzero().tolist() for p in model.blocks[layer].own_parts(head, "head")]
-    if model.blocks[0].group_size == 2:  # the group of heads 0 and 1 is dead, that of head 3 is not
-        pieces += model.blocks[0].group_slices(0) + model.blocks[0].own_parts(0, "group")
+    dead = gone.unflatten(1, (-1, model.blocks[0].group_size)).all(2)  # KV groups that no head reads any more
+    for layer, group in dead.nonzero().tolist():
+        pieces += model.blocks[layer].group_slices(group) + model.blocks[layer].own_parts(group, "group")
     before = [(p.data.clone(), p.narrow(optimizer.state[p.parameter]["exp_avg"]).clone()) for p in pieces]
     other = model.blocks[0].query_slices(2)[0].data.clone()
     for _ in range(3):
@@ -109,6 +112,78 @@ def test_a_repair_that_training_passed_is_taken_back_by_what_it_added(architectu
         assert site.output.bias is None
     else:
         torch.testing.assert_close(site.output.bias.data, bias + 0.25, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("edit", ["prune", "revive", "grow", "make_dense"])
+def test_an_edit_takes_the_repair_of_what_it_edits_back(edit):
+    model = PlasticModel(build("llama"))
+    before = model.sites[2].output_weight().clone()
+    if edit in ("revive", "grow"):
+        model.prune(heads((1, 3)))
+    for site in (0, 2):
+        model.apply_repair(site, model.sites[site].output_weight() + 1, None)
+    if edit == "make_dense":
+        model.make_dense()
+        assert model.repaired_sites == []
+    else:
+        getattr(model, edit)(heads((1, 3)))
+        assert model.repaired_sites == [0]
+    assert torch.equal(model.sites[2].output_weight()[:48], before[:48])  # the rows of the other heads
+
+
+def test_a_revival_that_brings_other_weights_back_is_a_new_version():
+    model = PlasticModel(build("gpt2"))
+    model.prune(heads((1, 2)))
+    model.blocks[1].output_slice(2).data.zero_()
+    model.weights_changed()
+    changed = model.weight_version
+    model.revive(heads((1, 2)))
+    assert model.weight_version != changed
+    version = model.weight_version
+    model.prune(heads((1, 2)))
+    model.revive(heads((1, 2)))  # the same weights as before
+    assert model.weight_version == version
+
+
+def test_new_weights_that_are_too_few_are_an_error():
+    model = PlasticModel(build("gpt2"))
+    model.prune(heads((1, 2)))
+    with pytest.raises(ValueError, match="shorter"):
+        model.grow(heads((1, 2)), weights=lambda model, layer, unit, pieces, generator: [pieces[0].data.clone()])
+
+
+def test_moments_of_keys_and_values_are_forgotten_with_the_last_head_that_reads_them(ids):
+    model = PlasticModel(build("llama"))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+
+    def moving(kind, index):
+        pieces = model.pieces(0, index, kind)
+        return {bool(piece.narrow(optimizer.state[piece.parameter]["exp_avg"]).any()) for piece in pieces}
+
+    model.forget_moments(heads((0, 2)), optimizer)  # head 3 reads the same keys and is active
+    assert moving("unit", 2) == {False}
+    assert moving("unit", 3) == moving("group", 1) == {True}
+    model.prune(heads((0, 2)))
+    model.forget_moments(heads((0, 3)), optimizer)
+    assert moving("unit", 3) == moving("group", 1) == {False}
+    assert moving("unit", 0) == moving("group", 0) == {True}
+
+
+def test_a_model_of_one_layer(ids):
+    config = CONFIGS["gpt2"]()
+    config.n_layer = 1
+    stock = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        expected = stock(ids).logits
+    model = PlasticModel(stock, mlp_blocks=1)
+    assert torch.equal(model(ids).logits, expected)
+    assert parameter_table(model).total(model.active) == sum(p.numel() for p in stock.parameters())
+    assert kv_cache_bytes(model) == 2 * 64 * 4  # a key and a value of 64 float32 a token
+    found = measure(model, ids)
+    assert found.gradient.shape == (1, 5)
+    assert float(found.loss) == pytest.approx(float(stock(ids, labels=ids).loss))
 
 
 def test_what_pruning_keeps_aside_is_handed_out_as_copies():
@@ -179,6 +254,7 @@ def test_changing_the_type_takes_saved_heads_and_repairs_along(ids):
         model.prune(heads((0, 1), (1, 0), (1, 1)))
         model.apply_repair(2, model.blocks[1].output_weight() * 2, None)
         model.double()
+        assert {weights.dtype for weights in model.saved_weights(0, 1)} == {torch.float64}
         model.undo_repair()
         model.revive(~model.active)
         assert torch.allclose(model(ids).logits, dense, atol=1e-5)
@@ -240,8 +316,15 @@ def test_dense_for_a_moment_and_then_repaired_as_before(architecture, trained, i
 
 def test_a_newer_wrapper_takes_the_place_of_one_that_prunes_nothing():
     stock = build("gpt2")
-    former, newer = PlasticModel(stock), PlasticModel(stock)
-    for edit in (lambda: former.prune(heads((0, 1))), former.snapshot, lambda: former.set_active(heads((0, 1)))):
+    former = PlasticModel(stock)
+    snapshot, newer = former.snapshot(), PlasticModel(stock)
+    edits = (
+        lambda: former.prune(heads((0, 1))),
+        lambda: former.set_active(heads((0, 1))),
+        lambda: former.restore(snapshot),
+        former.snapshot,
+    )
+    for edit in edits:
         with pytest.raises(InputError, match="took its place"):
             edit()
     newer.prune(heads((0, 1)))

@@ -11,7 +11,9 @@ from plasticity_env import InputError, PlasticModel, load_model, load_text, mean
 from plasticity_env.envs.measurement import Request
 from plasticity_env.model.layouts import transformer_layers
 from plasticity_env.repair import METHODS, Moments, bias, least_squares, repair_in_order, repair_sites, scale
+from plasticity_env.repair.registry import REPAIRS
 from plasticity_env.repair.sequential import PULLS, Regression, chosen_pull
+from plasticity_env.repair.whole import repair_model
 from tests.conftest import HEADS_ONLY, build
 
 
@@ -38,6 +40,33 @@ def test_least_squares_minimises_its_objective():
     (zero,) = torch.autograd.grad(again, free2)
     assert zero.abs().max() < 1e-8 * slope.abs().max()
     assert torch.equal(repaired[~kept], weight[~kept])
+
+
+def test_unless_told_otherwise_the_ridge_is_a_hundredth_of_the_mean_second_moment():
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moments, kept = Moments((x.t() @ x / 50)[None], x.mean(0)[None]), torch.tensor([[True, False] * 4])
+    weight = torch.eye(8, dtype=torch.float64)
+    assert torch.equal(
+        least_squares(weight, moments, kept).weight, least_squares(weight, moments, kept, ridge=0.01).weight
+    )
+
+
+@pytest.mark.parametrize("name", sorted(REPAIRS))
+def test_a_repair_by_name_does_what_the_name_says(name, ids):
+    model, expected = PlasticModel(build("llama")), PlasticModel(build("llama"))
+    statistics = measure(expected, ids, statistics=True).statistics
+    mask = torch.tensor([[False, True, False, False], [True, False, False, True]])
+    for each in (model, expected):
+        each.prune(mask)
+    repair_model(model, name, ids)
+    if name.startswith("sequential"):
+        repair_in_order(expected, ids, mlp="_mlp" in name, weighted="_unweighted" not in name)
+    elif name != "none":
+        repair_sites(expected, name, statistics)
+    assert model.repaired_sites == expected.repaired_sites
+    for mine, other in zip(model.sites, expected.sites, strict=True):
+        torch.testing.assert_close(mine.output_weight(), other.output_weight(), rtol=1e-4, atol=1e-5)
+        assert (mine.output.bias is None) == (other.output.bias is None)
 
 
 def test_bias_repair_is_the_mean_output_of_what_was_pruned():

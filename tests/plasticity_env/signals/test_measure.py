@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from plasticity_env import InputError, PlasticModel, measure
 from plasticity_env.signals import attention_entropy as entropy
 from plasticity_env.signals import recorder
-from plasticity_env.signals.measure import mean_loss
+from plasticity_env.signals.batched_model import Projection
+from plasticity_env.signals.measure import _drawn, mean_loss, measure_many, text_losses
 from plasticity_env.signals.moment_sums import OBS_RIDGE
 from tests.conftest import ALIBI, build, but, stock_attentions
 
@@ -239,6 +240,29 @@ def test_gradients_that_are_not_finite_are_an_error_where_the_loss_is(ids, monke
     monkeypatch.setattr(entropy, "_plain", lambda *args: (Broken.apply((o := inner(*args))[0]), *o[1:]))
     with pytest.raises(InputError, match="not finite"):
         measure(model, ids)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])  # with a bias of its own, and without
+def test_versions_with_biases_of_their_own_are_measured_as_each_alone(architecture, ids):
+    model = PlasticModel(build(architecture))
+    texts, biases = torch.stack([ids, ids.flip(0)]), torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    together = measure_many(model, texts, model.gates.expand(2, -1, -1), projections={0: Projection(bias=biases)})
+    for found, text, bias in zip(together, texts, biases, strict=True):
+        alone = PlasticModel(build(architecture))
+        alone.apply_repair(0, None, bias)
+        torch.testing.assert_close(found.sequence_loss, measure(alone, text).sequence_loss, rtol=1e-4, atol=0)
+
+
+def test_sampled_losses_are_those_of_drawn_next_tokens_alone(ids):
+    model = PlasticModel(build("llama").double())
+    with torch.no_grad():
+        own, found = text_losses(model, ids, None, sampled=True)
+        logits = model(ids).logits
+        drawn = torch.stack([_drawn(row, text) for row, text in zip(logits, ids, strict=True)])
+        log_probs = logits.log_softmax(-1)[:, :-1]  # the last position predicts nothing
+    for losses, targets in ((own, ids[:, 1:]), (found, drawn[:, :-1])):
+        expected = -log_probs.gather(2, targets[..., None])[..., 0].mean(1)
+        torch.testing.assert_close(losses.double(), expected, rtol=1e-4, atol=0)
 
 
 def test_two_tokens_are_enough(ids):

@@ -134,6 +134,14 @@ def test_what_repair_only_learns_by_heart_counts_in_the_cross_fitted_scores_alon
     assert (head_column(few, "crossfit_fisher") > 0).all()
 
 
+def test_both_halves_of_one_sequence_are_that_sequence(ids):
+    model = PlasticModel(build("llama"))
+    whole, halves = crossfit_projectors(model, ids[:1])
+    for half in halves:
+        for site, projector in whole.items():
+            torch.testing.assert_close(half[site].matrix, projector.matrix)
+
+
 def test_of_one_block_cross_fitted_scores_are_the_residual_ones(make_env):
     observation, _ = make_env(repair="least_squares", calibration_blocks=1, **ALL_SIGNALS).reset(seed=0)
     for score in SCORES:

@@ -77,6 +77,8 @@ def test_cross_fitted_kfac_reads_each_half_with_what_the_other_teaches(ids):
         spreads = [torch.einsum("btuv,btuw->uvw", each, each) / ids.numel() for each in (x, g)]
         expected = (spreads[0] * spreads[1]).sum((1, 2)) * ids.shape[1]
         torch.testing.assert_close(found.crossfit_kfac[site.layer, site.columns], expected, rtol=2e-3, atol=1e-10)
+    alone = measure(model, ids, crossfit=(halves[1], halves[0]))
+    torch.testing.assert_close(alone.crossfit_kfac, found.crossfit_kfac, rtol=2e-3, atol=1e-10)
 
 
 def test_padding_counts_in_none(ids):

@@ -18,6 +18,7 @@ def test_prices_are_the_measured_signal(ids: torch.Tensor) -> None:
         signals = measure_for(model, ScoreStrategy("residual_stepwise"), ids, 2)
         assert signals is not None
         assert torch.allclose(found.float(), signals["residual_stepwise"], rtol=1e-3)
+        assert gather_sums(model, ids, batch_size=2).loss == pytest.approx(len(ids) * float(signals.loss))
 
 
 def test_texts_add_up_and_weights_cancel(ids: torch.Tensor) -> None:
