@@ -102,7 +102,11 @@ def test_entropy_comes_from_attention_tensors(folder):
     assert torch.equal(calculate_head_entropy(torch.stack(attentions, 1)), calculate_head_entropy(attentions))
     even = torch.full((1, 2, 4, 4), 0.25)  # nothing is hidden: four keys each
     assert calculate_head_entropy([even]).tolist() == [pytest.approx([np.log(4)] * 2)]
-    for wrong, said in (((None,), "eager"), ((torch.rand(1, 2, 4, 4),), "sum to 1"), ((), "output_attentions=True")):
+    next_key = torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]])  # the first query sees no more than the key behind its own
+    nats = (np.log(4) - 0.75 * np.log(3) + np.log(2)) / 2
+    assert float(calculate_head_entropy([next_key])) == pytest.approx(nats, rel=1e-5)
+    sums = ((torch.rand(1, 2, 4, 4),), "sum to 1"), ((0.9 * even,), "sum to 1")
+    for wrong, said in (*sums, ((None,), "eager"), ((), "output_attentions=True")):
         with pytest.raises(InputError, match=said):
             calculate_head_entropy(wrong)
 

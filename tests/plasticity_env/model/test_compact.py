@@ -110,6 +110,7 @@ def test_a_layer_without_heads_computes_and_caches_nothing(architecture, layer):
     wanted = model(IDS).logits
     assert_close(step_by_step(compacted, IDS, cache), wanted)
     assert cache.get_seq_length() == 12
+    assert cache.is_initialized
     assert [entry.keys is None for entry in cache.layers] == [layer == 0, layer == 1][: len(cache.layers)]
     beams = {**GREEDY, "num_beams": 3, "max_new_tokens": 4}
     assert torch.equal(compacted.generate(IDS, **beams), model.generate(IDS, **beams))

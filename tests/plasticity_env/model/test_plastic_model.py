@@ -180,7 +180,7 @@ def test_a_model_of_one_layer(ids):
     model = PlasticModel(stock, mlp_blocks=1)
     assert torch.equal(model(ids).logits, expected)
     assert parameter_table(model).total(model.active) == sum(p.numel() for p in stock.parameters())
-    assert kv_cache_bytes(model) == 2 * 64 * 4  # a key and a value of 64 float32 a token
+    assert kv_cache_bytes(model) == kv_cache_bytes(stock) == 2 * 64 * 4  # a key and a value of 64 float32 a token
     found = measure(model, ids)
     assert found.gradient.shape == (1, 5)
     assert float(found.loss) == pytest.approx(stock(ids, labels=ids).loss.item())
