@@ -9,7 +9,6 @@ import torch
 
 from plasticity_env.agents.export_config import ExportConfig
 from plasticity_env.agents.exporting import prune
-from plasticity_env.common.arguments import given
 from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.settings import Settings
@@ -20,7 +19,6 @@ from plasticity_env.steps.fine_tuning import fine_tune
 from plasticity_env.steps.opening import comparison, leave, listed, measured, output_path
 from plasticity_env.steps.step_arguments import FineTuneConfig, PruneConfig
 
-STRATEGY = "crossfit_stepwise"  # its prices are of text that the repair has not read
 MOMENT_BLOCKS = 64
 DISTIL = "logits+hidden"
 
@@ -105,7 +103,7 @@ def _prune(config: PruneConfig, path: Path) -> list[str]:
     export = ExportConfig(
         settings,
         pruning_level=level,
-        strategy=config.strategy if given(config, "strategy") else STRATEGY,
+        strategy=config.strategy,
         test_blocks=len(test),
         seed=config.seed,
     )

@@ -14,7 +14,6 @@ from plasticity_env.common.errors import InputError
 from plasticity_env.common.values import check_number
 
 GIB = 2.0**30
-SOLVES = 2  # Cholesky factorisation and substitution of one least-squares repair, in units of n^3 / 3 multiply-adds
 COLUMNS = 61  # numbers that an observation says of a unit
 
 
@@ -144,8 +143,8 @@ def parts(config: LargeModelConfig) -> list[Part]:
 
     moments = passes(f"moments of {c.moment_blocks} blocks", c.moment_blocks, 1.0, 2.0 * c.layers * squares)
     slopes = passes(f"slopes of {c.calibration_blocks} blocks", c.calibration_blocks, 2.0)  # no gradient of weights
-    cubes = c.layers * sum(width**3 for width in site_widths(c))
-    repair = SOLVES * 2.0 * cubes / 3
+    # Cholesky factorisation, then two triangular substitutions for E outputs
+    repair = c.layers * sum(width**3 / 3 + 2.0 * width**2 * c.width for width in site_widths(c))
     read = 2 * moment_bytes(c) / bandwidth
     return [
         Part("once a text: " + moments.name, moments.flops, (held + moment_bytes(c)) / GIB, moments.seconds),

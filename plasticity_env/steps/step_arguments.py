@@ -105,15 +105,15 @@ class PruneConfig(Step):
     """an embedded name, a Hugging Face folder, a GGUF file, a hub name, or a checkpoint of a pruned model"""
     pruning_level: float = 0.2
     """share of all head slots that is pruned afterwards, in [0, 1)"""
-    strategy: str = "fisher"
-    """what chooses the heads: fisher, gradient, magnitude, entropy, combined, random, ..."""
+    strategy: str = ""
+    """what chooses the heads: fisher, gradient, magnitude, entropy, combined, random, ...; unset: fisher, or with --flops
+    crossfit_stepwise, whose prices are of text that the repair has not read"""
     prune_entropy: str = "auto"
     """with --strategy entropy: whether high or low entropy goes first; auto measures on calibration text"""
     repair: str = "least_squares"
     """how the remaining heads make up for the pruned ones: none, bias, scale, least_squares, sequential, ..."""
     flops: float | None = None
-    """share of the model's FLOPs to keep, in (0, 1): heads and blocks of MLP neurons go, by crossfit_stepwise unless --strategy
-    says otherwise; replaces --pruning_level"""
+    """share of the model's FLOPs to keep, in (0, 1): heads and blocks of MLP neurons go; replaces --pruning_level"""
     mlp_blocks: int = 8
     """with --flops: blocks of MLP neurons a layer that are units beside the heads; 0: heads alone"""
     moment_blocks: int | None = None
@@ -149,11 +149,13 @@ class PruneConfig(Step):
             from plasticity_env.repair.registry import find_repair
             from plasticity_env.strategies.pruning import DIRECTIONS, PRUNING_STRATEGIES
 
-            if self.strategy not in PRUNING_STRATEGIES:
+            if self.strategy and self.strategy not in PRUNING_STRATEGIES:
                 raise unknown("pruning strategy", self.strategy, PRUNING_STRATEGIES)
             if self.prune_entropy not in DIRECTIONS:
                 raise unknown("entropy direction", self.prune_entropy, DIRECTIONS)
             find_repair(self.repair)
+        if not self.strategy:
+            object.__setattr__(self, "strategy", "fisher" if self.flops is None else "crossfit_stepwise")
 
 
 @dataclass(frozen=True)

@@ -48,3 +48,9 @@ def test_counts_as_people_write_them(said, count):
 def test_what_is_no_count(said):
     with pytest.raises(InputError, match="recover must be a count of at least 1"):
         count_of("recover", said)
+
+
+def test_a_strategy_that_is_named_is_the_one_that_is_played() -> None:
+    assert PruneConfig("bard-gpt2-4x4").strategy == "fisher"
+    assert PruneConfig("bard-gpt2-4x4", flops=0.8).strategy == "crossfit_stepwise"
+    assert PruneConfig("bard-gpt2-4x4", strategy="fisher", flops=0.8).strategy == "fisher"

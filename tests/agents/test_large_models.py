@@ -49,6 +49,9 @@ def test_an_observation_has_as_many_columns_as_are_counted() -> None:
 
 
 def test_more_devices_take_less_time_and_moments_of_heads_alone_less_room() -> None:
+    own = small()
+    solves = sum(n**3 / 3 + 2 * n**2 * own.width for n in (own.heads * own.head_dim, own.neurons))
+    assert parts(own)[2].flops == pytest.approx(own.layers * solves)
     first, more, heads = LargeModelConfig(), LargeModelConfig(devices=16), LargeModelConfig(mlp_blocks=0)
     assert all(b.seconds < a.seconds for a, b in zip(parts(first), parts(more), strict=True))
     assert moment_bytes(heads) == 4.0 * 80 * 8192**2
