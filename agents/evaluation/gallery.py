@@ -62,9 +62,9 @@ def pruning_map(
 
 
 def gallery_png(maps: Sequence[PruningMap], path: Path) -> None:
-    """Draw maps side by side; the darker a unit, the sooner it goes."""
+    """Draw maps one below the other, legible on a phone; the darker a unit, the sooner it goes."""
     shape = tuple(np.max([found.gone_at.shape for found in maps], axis=0))
-    figure, panels = head_figure(shape, len(maps))
+    figure, panels = head_figure(shape, len(maps), stacked=True)
     for found, panel in zip(maps, panels, strict=True):
         head_axes(panel, found.gone_at.shape)
         image = panel.imshow(found.gone_at, cmap="viridis", vmin=0, vmax=1, aspect="auto")

@@ -26,12 +26,14 @@ DECISIONS = {  # what a head is after a decision, and its colour
 }
 
 
-def head_figure(shape: tuple[int, ...], panels: int) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, sized for (layers, heads)."""
+def head_figure(shape: tuple[int, ...], panels: int, stacked: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with panels sized for (layers, heads), side by side or, for narrow pages, one below the other."""
     layers, heads = shape
     width = min(16.0, max(4.6, 0.52 * heads + 2.2))
-    figure = new_figure(width * panels, min(20.0, max(2.8, 0.42 * layers + 1.7)))
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    height = min(20.0, max(2.8, 0.42 * layers + 1.7))
+    rows, columns = (panels, 1) if stacked else (1, panels)
+    figure = new_figure(width * columns, height * rows)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def head_axes(panel: Axes, shape: tuple[int, ...]) -> None:
