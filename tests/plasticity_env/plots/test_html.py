@@ -41,6 +41,13 @@ def test_a_long_name_breaks_behind_its_underscores() -> None:
     assert "<dd>3</dd>" in text
 
 
+def test_many_parts_are_folded() -> None:
+    few, many = (render("{{ parts.nav(names) }}", names=[f"part {i}" for i in range(n)]) for n in (8, 9))
+    assert "<details" not in few
+    assert "<summary>9 parts</summary>" in many
+    assert many.count('href="#part-') == 9
+
+
 def test_what_a_template_lacks_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="'nothing' is undefined"):
         render("{{ nothing }}")
