@@ -151,7 +151,9 @@ def test_every_edit_kept_the_bounds_and_tells_why(whole, config):
     assert max(row.sparsity for row in record.evaluations) <= config.experiment.pruning_level
 
 
+@pytest.mark.slow
 def test_a_cut_run_goes_on_with_the_same_decisions(whole, config, tmp_path, monkeypatch):
+    """Slow: the same run twice, the second of them cut."""
     from plasticity_env.agents.online import online_run
 
     record, decider = whole

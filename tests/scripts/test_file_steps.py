@@ -169,6 +169,7 @@ def test_ages_go_on_where_training_stopped(there):
     assert "3 new heads started at 3 times that" in said
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_for_bit(there):
     """Slow: a process of its own imports torch; 120 steps give Ctrl-C time to arrive, and are taken twice."""
     grown(".pth")
