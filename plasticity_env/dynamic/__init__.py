@@ -1,26 +1,5 @@
 """Dynamic inference: many structures over one set of weights, and a router that picks one for each text."""
 
-from plasticity_env.dynamic.bank import StructureBank
-from plasticity_env.dynamic.clusters import cluster_bank
-from plasticity_env.dynamic.embedded_bank import embedded_bank
-from plasticity_env.dynamic.fitting import build_bank, fit_structures
-from plasticity_env.dynamic.nearest import NearestTexts
-from plasticity_env.dynamic.prefix import PrefixReader, PrefixView
-from plasticity_env.dynamic.route_table import RouteTable, measure_routes
-from plasticity_env.dynamic.routed_model import RoutedModel
-from plasticity_env.dynamic.structure import Structure
+import lazy_loader as _lazy
 
-__all__ = [
-    "NearestTexts",
-    "PrefixReader",
-    "PrefixView",
-    "RouteTable",
-    "RoutedModel",
-    "Structure",
-    "StructureBank",
-    "build_bank",
-    "cluster_bank",
-    "embedded_bank",
-    "fit_structures",
-    "measure_routes",
-]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
