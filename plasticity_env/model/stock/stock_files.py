@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.model.guards import raw_state
 from plasticity_env.model.layouts import AttentionBlock, HeadSlice, MlpBlock, attention_blocks, cut_mlps
 from plasticity_env.model.loading_remarks import without_bars
 from plasticity_env.model.plastic_model import PlasticModel
@@ -162,7 +163,7 @@ def compact_model(model: PlasticModel) -> tuple[nn.Module, list[str]]:
 
 def _stock_model(model: PlasticModel, wanted: Sizes, kept: Tensor) -> tuple[nn.Module, list[str]]:
     """Copy the kept units, gates folded in, into a stock model of the wanted sizes ((L, U) boolean ``kept``)."""
-    own = {name: value.detach().cpu() for name, value in model.model.state_dict().items()}
+    own = {name: value.detach().cpu() for name, value in raw_state(model.model).items()}
     skeleton = find_skeleton(model.config, dense_sizes(model), wanted, set(own))
     tensors = {
         name: own[name].clone() if name in own and own[name].shape == value.shape else _zeros(value, model.dtype)
