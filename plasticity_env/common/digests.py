@@ -110,7 +110,7 @@ def checked_line(values: dict[str, Any]) -> str:
     return json.dumps({**values, CHECK: f"{zlib.crc32(_said(values)):08x}"})
 
 
-def line_values(line: str) -> dict[str, Any]:
+def line_values(line: str | bytes) -> dict[str, Any]:
     """The mapping of a line of JSON; one without a check is of an earlier version, and taken as it is.
 
     Raises:
