@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 
 def scaled(shared, item):
@@ -32,3 +33,16 @@ def dies(item):
 
 def dies_at_two(item):
     return item if item < 2 else dies(item)
+
+
+def where(shared, item):
+    """The node that the item ran on, and whether the shared array lies in that node's object store."""
+    import ray
+
+    time.sleep(0.3)  # so that one node does not take all
+    return ray.get_runtime_context().get_node_id(), not shared.flags.writeable
+
+
+def slow_square(item):
+    time.sleep(0.5)
+    return item * item

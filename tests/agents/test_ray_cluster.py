@@ -1,0 +1,216 @@
+"""Several nodes: a simulated cluster of Ray's on this machine, each node with a scheduler and an object store of its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from plasticity_env import controllers
+from plasticity_env.__main__ import main
+from plasticity_env.agents.ppo.ppo_config import PPOConfig
+from plasticity_env.agents.rllib.ray_session import ray_session
+from plasticity_env.agents.rllib.ray_tasks import map_tasks
+from tests.agents import ray_functions
+from tests.conftest import SMALL
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+pytestmark = pytest.mark.slow
+BLOCKS = ("--max_length", "32", "--calibration_blocks", "4", "--test_blocks", "4")
+BOARD = (
+    *(
+        "leaderboard",
+        "--models",
+        "bard-gpt2-4x4",
+        "--players",
+        "fisher@2,random@1",
+        "--shares",
+        "0.2,0.5",
+        "--seeds",
+        "2",
+    ),
+    *(*BLOCKS, "--reward_blocks", "4"),
+)
+GRID = ("grid", "--quick_test", "--max_length", "32", "--calibration_blocks", "2")
+PPO = PPOConfig(total_timesteps=10_000, num_steps=6, num_minibatches=2, update_epochs=1)
+
+
+class Nodes:
+    """A head node without cores for work, and worker nodes with a core each."""
+
+    def __init__(self, workers: int) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._workers = [self._cluster.add_node(num_cpus=1) for _ in range(workers)]
+        self.address: str = self._cluster.address
+
+    def kill(self, node_id: str) -> None:
+        """End a worker node and all of its processes at once, as when the machine is lost."""
+        node = next(each for each in self._workers if each.node_id == node_id)
+        self._workers.remove(node)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def any_worker(self) -> str:
+        return str(self._workers[0].node_id)
+
+    def end(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    )
+    found = Nodes(3)
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def puts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is put into the object store by this process, as it comes."""
+    found: list[Any] = []
+    real = ray.put
+
+    def counting(value: Any, **options: Any) -> Any:
+        found.append(real(value, **options))
+        return found[-1]
+
+    monkeypatch.setattr(ray, "put", counting)
+    return found
+
+
+def copies(reference: Any) -> list[str]:
+    """The nodes that hold a copy of an object."""
+    from ray.experimental import get_object_locations
+
+    return list(get_object_locations([reference])[reference]["node_ids"])
+
+
+def rows(path: Path, *without: str) -> list[str]:
+    """The lines of a file in an order of their own, without what differs from run to run."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return sorted(json.dumps({k: v for k, v in row.items() if k not in without}, sort_keys=True) for row in found)
+
+
+def once(ready: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
+    """A thread that does something as soon as something is so."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 200
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        then()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_what_is_shared_is_put_once_and_copied_once_a_node(nodes: Nodes, puts: list[Any]) -> None:
+    """Slow: three nodes, and a worker process on each."""
+    shared = np.ones(100_000)
+    with ray_session(nodes.address, 3):
+        found = dict(map_tasks(ray_functions.where, range(12), address=nodes.address, workers=3, shared=shared))
+        assert len(found) == 12
+        used = {node for node, _ in found.values()}
+        assert len(used) == 3
+        assert all(in_store for _, in_store in found.values())
+        assert len(puts) == 1
+        there = copies(puts[0])
+        assert len(there) == len(set(there))
+        assert used <= set(there)
+        assert len(there) <= 4, "one a node, the driver's included"
+
+
+def test_a_node_that_is_killed_costs_no_item(nodes: Nodes) -> None:
+    """Slow: three nodes, one of which is killed while items are at work."""
+    came: list[int] = []
+    with ray_session(nodes.address, 3):
+        killer = once(lambda: len(came) >= 2, lambda: nodes.kill(nodes.any_worker()))
+        for item, result in map_tasks(ray_functions.slow_square, range(12), address=nodes.address, workers=3):
+            came.append(item)
+            assert result == item * item
+        killer.join()
+        assert sorted(came) == list(range(12))
+        once(lambda: sum(node["Alive"] for node in ray.nodes()) == 3, lambda: None).join()  # it takes Ray a while
+        assert sum(node["Alive"] for node in ray.nodes()) == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "differs"),
+    [
+        (BOARD, "cells.jsonl", ("seconds", "machine", "check")),
+        (GRID, "cells.jsonl", ("seconds", "check")),
+    ],
+    ids=["leaderboard", "grid"],
+)
+def test_cells_of_a_cluster_are_those_of_one_process(command, file, differs, nodes, puts, tmp_path, monkeypatch):
+    """Slow: a board and a grid twice, the second time on three nodes, one of which is killed after the first cell."""
+    monkeypatch.chdir(tmp_path)
+    output = "--output" if command is BOARD else "--output_dir"
+
+    def place(name: str) -> str:
+        return f"{name}/{file}" if command is BOARD else name
+
+    main([*command, output, place("here")])
+    path = tmp_path / "there" / file
+    done_then: list[int] = []
+
+    def kill() -> None:
+        done_then.append(len(path.read_text().splitlines()))
+        nodes.kill(nodes.any_worker())
+
+    killer = once(lambda: path.exists() and path.stat().st_size > 0, kill)
+    main([*command, output, place("there"), "--ray_address", nodes.address, "--workers", "3"])
+    killer.join()
+    assert rows(path, *differs) == rows(tmp_path / "here" / file, *differs)
+    assert 0 < done_then[0] < len(rows(path)), "it was killed half-way"
+    assert len(puts) == 1, "one model and its text"
+
+
+def test_rllib_learns_over_nodes_and_goes_on_without_one(nodes, puts, small_text, tmp_path):
+    """Slow: env runners on two of three nodes load a model each; the node of one is killed, and it comes back on the third."""
+    from plasticity_env.agents.rllib.rllib import RLlibPPO
+
+    envs = [
+        gym.make("plasticity/Heads-v1", **SMALL, obs_signal=False, residual_signal=False, text=small_text) for _ in "ab"
+    ]
+    ppo = RLlibPPO(envs, PPO, runners=2, address=nodes.address, folder=tmp_path)
+    with ppo.algorithm() as algorithm:
+        on_runners = functools.partial(algorithm.env_runner_group.foreach_env_runner, local_env_runner=False)
+        ppo.iterate(algorithm)
+        homes = dict(on_runners(_home))
+        assert len(set(homes.values())) == 2
+        assert len(copies(ppo_reference(puts))) <= 3, "one a node that reads it, the driver's included"
+        nodes.kill(homes[1])
+        started, before = time.monotonic(), ppo.global_step
+        while algorithm.env_runner_group.num_healthy_remote_workers() < 2 or ppo.global_step < before + 24:
+            assert time.monotonic() - started < 250, "the runner of the killed node did not come back"
+            assert np.isfinite(ppo.iterate(algorithm)["loss/policy"])
+        again = dict(on_runners(_home))
+        assert again[2] == homes[2]
+        assert again[1] not in homes.values()
+    observation, _ = envs[0].reset(seed=0)
+    assert envs[0].action_space.contains(controllers.load(tmp_path / "controller").act(observation))
+
+
+def ppo_reference(puts: list[Any]) -> Any:
+    """What was put first: the packed model."""
+    return puts[0]
+
+
+def _home(runner: Any) -> tuple[int, str]:
+    return runner.worker_index, ray.get_runtime_context().get_node_id()
