@@ -2,6 +2,8 @@
 
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.clusters import cluster_bank
+from plasticity_env.dynamic.domain import Domain
+from plasticity_env.dynamic.domain_body import Domains
 from plasticity_env.dynamic.embedded_bank import embedded_bank
 from plasticity_env.dynamic.fitting import build_bank, fit_structures
 from plasticity_env.dynamic.nearest import NearestTexts
@@ -11,6 +13,8 @@ from plasticity_env.dynamic.routed_model import RoutedModel
 from plasticity_env.dynamic.structure import Structure
 
 __all__ = [
+    "Domain",
+    "Domains",
     "NearestTexts",
     "PrefixReader",
     "PrefixView",
