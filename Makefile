@@ -16,8 +16,8 @@ DEMO_CONFIG := scripts/configs/$(if $(QUICK),demo_quick,demo).yaml
 DEMO_FOLDER ?= runs/demo$(if $(QUICK),_quick,)
 
 # what the tests of other versions need; Ray is left out, since it holds Gymnasium at one version
-OTHERS := --constraint .venv-torch.txt --editable '.[rl,track,human]' 'pytest>=8.4' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' \
-  'pytest-random-order>=1.2' 'hypothesis>=6.100' 'grimp>=3.5' 'sybil>=9' 'nbformat>=5.10' 'nbclient>=0.10' 'ipykernel>=6.29' 'scipy>=1.13'
+OTHERS := --constraint .venv-torch.txt --editable '.[rl,track,human,dynamic,offline,tune,serve]' 'pytest>=8.4' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' \
+  'pytest-random-order>=1.2' 'hypothesis>=6.100' 'grimp>=3.5' 'sybil>=9' 'nbformat>=5.10' 'nbclient>=0.10' 'ipykernel>=6.29' 'scipy>=1.13' 'httpx>=0.27'
 
 .PHONY: demo test test-slow test-all test-matrix newest oldest clients lint docs bench pictures clean setup
 setup: $(STAMP)

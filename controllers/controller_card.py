@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from plasticity_env.common.digests import read_rows
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.values import user_path
 from plasticity_env.controllers.network import NetworkConfig
@@ -109,9 +110,8 @@ def _run(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
     try:
         read = dict(yaml.safe_load(arguments.read_text(encoding="utf-8")))
         flat = {name: value for part in read.values() if isinstance(part, dict) for name, value in part.items()} | read
-        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-        rows = [dict(json.loads(line)) for line in lines if line.strip()]
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        rows = read_rows(metrics) if metrics.is_file() else []
+    except (OSError, InputError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise InputError(f"a file of the run in {str(folder)!r} is damaged ({first_line(error)})") from error
     last = {
         name: float(value)

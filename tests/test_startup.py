@@ -45,6 +45,28 @@ print([name for name in {HEAVY} if name in sys.modules])
     assert fresh(code) == f"{sorted(flat + whole + others)}\n[]"
 
 
+def test_no_folder_loads_anything_heavy_before_one_of_its_names_is_used():
+    """Each package is imported for itself, and its names are listed without being loaded."""
+    root = Path(plasticity_env.__file__).parent
+    files = [
+        *root.rglob("__init__.py"),
+        *(root / "agents").rglob("__init__.py"),
+        *(root / "controllers").rglob("__init__.py"),
+    ]
+    packages = sorted({".".join(file.parent.relative_to(root.parent).parts) for file in files})
+    assert {"plasticity_env.repair", "plasticity_env.controllers.planners", "plasticity_env.agents.ppo"} <= set(
+        packages
+    )
+    code = f"""
+import sys, importlib
+for name in {packages}:
+    dir(importlib.import_module(name))
+    assert not [each for each in {HEAVY} if each in sys.modules], name
+print("ok")
+"""
+    assert fresh(code) == "ok"
+
+
 def test_no_help_loads_anything_heavy():
     code = f"""
 import sys, io

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from plasticity_env.agents.commands.command import Command
 from plasticity_env.common.arguments import check_counts, fill
+from plasticity_env.common.digests import read_rows
 from plasticity_env.common.errors import InputError, first_line, unknown
 from plasticity_env.common.files import replace_file
 
@@ -109,7 +110,7 @@ def _draw(config: PagesConfig) -> None:
     names = ("comparison", "held_out", "held_out_units")
     paths = {name: path for name in names if (path := config.demo / name / "results.json").is_file()}
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
-    rows = [json.loads(line) for line in (config.demo / "training" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(config.demo / "training" / "metrics.jsonl")
     saved = yaml.safe_load((config.demo / "training" / "config.yaml").read_text(encoding="utf-8"))
     trained = fill(TrainConfig(), {**saved, "output_dir": None}, "config.yaml")
     model = found["comparison"]["model"]

@@ -25,6 +25,7 @@ from plasticity_env.agents.training.train_run import train
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import fill
 from plasticity_env.common.at_work import at_work_in
+from plasticity_env.common.digests import read_rows
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import new_run_folder
 from plasticity_env.controllers import ANNController
@@ -119,7 +120,7 @@ def write_demo_page(
     places = ("comparison", "held_out", "held_out_units")
     found = {name: _results(folder / name) for name in places if (folder / name / "results.json").is_file()}
     results = found.get("comparison")
-    rows = _rows(folder / "training" / "metrics.jsonl")
+    rows = read_rows(folder / "training" / "metrics.jsonl")
     learning_curve_png(rows, folder / "learning_curve.png")
     page = folder / "dashboard.html"
     files = sorted(
@@ -183,10 +184,6 @@ def _frame(env: gym.Env[Any, Any]) -> np.ndarray:
     frame: Any = env.render()
     assert isinstance(frame, np.ndarray)
     return frame
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _results(folder: Path) -> dict[str, Any]:

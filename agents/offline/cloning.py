@@ -18,6 +18,7 @@ from plasticity_env.agents.offline.clone_config import CloneConfig
 from plasticity_env.agents.offline.minari_files import open_dataset, stored_in
 from plasticity_env.agents.ppo.padding import Batch, decide, pad
 from plasticity_env.agents.ppo.plackett_luce import Picks, pick_log_probs, picks_of
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import new_run_folder
@@ -77,8 +78,14 @@ def clone(config: CloneConfig) -> tuple[Path, Cloned]:
         The controller's folder, and what was learned.
 
     Raises:
-        InputError: No such data set, one of another version, or Minari is not installed.
+        InputError: No such data set, one of another version, Minari is not installed, or another process is at work in the
+            folder.
     """
+    with at_work_in(config.output_dir):
+        return _clone(config)
+
+
+def _clone(config: CloneConfig) -> tuple[Path, Cloned]:
     with stored_in(config.root):
         dataset, kind = open_dataset(config.dataset_id)
         decisions = read_decisions(dataset, kind)

@@ -38,8 +38,8 @@ def stored_in(root: Path | None) -> Iterator[None]:
             os.environ[PLACE] = before
 
 
-def check_new(dataset_id: str) -> None:
-    """Refuse a name that Minari does not take, and a data set that is there.
+def check_new(dataset_id: str) -> Path:
+    """The folder of a data set that is to be written; a name that Minari does not take, or that is taken, is refused.
 
     Raises:
         InputError: The name cannot be used.
@@ -53,6 +53,7 @@ def check_new(dataset_id: str) -> None:
         raise InputError(f"data set {dataset_id!r} must be named like plasticity/heads/mine-v0") from error
     if (place := get_dataset_path(dataset_id)).exists():
         raise InputError(f"data set {dataset_id!r} exists at {str(place)!r}: record under another name or version")
+    return Path(place)
 
 
 def open_dataset(dataset_id: str) -> tuple[Any, str]:

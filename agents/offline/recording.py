@@ -14,6 +14,7 @@ from plasticity_env import controllers
 from plasticity_env.agents.offline.minari_files import check_new, stored_in
 from plasticity_env.agents.offline.record_config import RecordConfig
 from plasticity_env.agents.training.agent import ENVIRONMENTS
+from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.progress import Progress
 from plasticity_env.controllers.base import Action, Controller, sample_mask, wants_scores
 from plasticity_env.envs.observation import Observation
@@ -60,10 +61,10 @@ def record(config: RecordConfig) -> str:
         A line that says what was written.
 
     Raises:
-        InputError: Arguments that cannot be used, a data set that is there already, or Minari is not installed.
+        InputError: Arguments that cannot be used, a data set that is there already, Minari is not installed, or another
+            process records it.
     """
-    with stored_in(config.root):
-        check_new(config.name)
+    with stored_in(config.root), at_work_on(check_new(config.name)):
         expert = controllers.make(config.controller)
         settings = config.environment(expert.signals)
         env = gym.make(ENVIRONMENTS[config.env], **settings.kwargs())

@@ -14,7 +14,7 @@ import torch
 from plasticity_env.agents.online.online_arguments import OnlineRunConfig
 from plasticity_env.agents.online.online_decider import OnlineDecider
 from plasticity_env.common.arguments import fill, plain
-from plasticity_env.common.digests import load_archive, sealed, unsealed
+from plasticity_env.common.digests import checked_line, load_archive, read_rows, sealed, unsealed
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import replace_file, write_text
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
@@ -118,15 +118,14 @@ class _Files:
         try:
             weights = load_archive(self.folder / WEIGHTS)
             decider.learner.network.load_state_dict(weights)
-            lines = (self.folder / HISTORY).read_text(encoding="utf-8").splitlines()
-            decider.history = [json.loads(line) for line in lines]
-        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            decider.history = read_rows(self.folder / HISTORY)
+        except (OSError, InputError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             raise InputError(f"{str(self.folder)!r} holds a run without its controller ({error})") from error
 
     def _write(self, decider: OnlineDecider) -> None:
         weights = {name: value.detach().cpu() for name, value in decider.learner.network.state_dict().items()}
         replace_file(self.folder / WEIGHTS, lambda path: torch.save(weights, path))
-        write_text(self.folder / HISTORY, "".join(json.dumps(entry) + "\n" for entry in decider.history))
+        write_text(self.folder / HISTORY, "".join(checked_line(entry) + "\n" for entry in decider.history))
 
 
 def _read_arguments(config: OnlineRunConfig) -> OnlineRunConfig:

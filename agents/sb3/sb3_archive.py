@@ -21,6 +21,7 @@ import torch
 from plasticity_env.agents.sb3.sb3 import HeadExtractor
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.moved import moved
+from plasticity_env.common.values import user_path
 from plasticity_env.controllers.ann import ANNController
 from plasticity_env.controllers.network import HeadNetwork, NetworkConfig
 
@@ -41,6 +42,7 @@ def load_archive(path: str | Path) -> ANNController:
     Raises:
         InputError: There is no such file, it is damaged, or it was not saved from an algorithm of `sb3.build`.
     """
+    path = user_path(path, "a saved algorithm")
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = json.loads(archive.read("data"))["policy_kwargs"][":serialized:"]

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
-import threading
 import time
-import webbrowser
-
-import uvicorn
 
 from plasticity_env.agents.serving.completions import Limits
 from plasticity_env.agents.serving.demo_texts import EXAMPLES, NOTE, demo_texts
 from plasticity_env.agents.serving.engine import Engine
 from plasticity_env.agents.serving.listening import hosts_of, in_url, listen
+from plasticity_env.agents.serving.quiet_server import QuietServer
 from plasticity_env.agents.serving.serve_config import ServeConfig
 from plasticity_env.agents.serving.web_app import About, make_app
 from plasticity_env.agents.serving.worker import Worker
@@ -53,22 +49,11 @@ def serve(config: ServeConfig) -> None:
         if not hosts:
             print(f"anyone who reaches {host} can use this server: it asks for no key", file=sys.stderr)
         print(f"page: {url}\nendpoint: {url}v1/completions (Ctrl-C ends it)", flush=True)
-        if config.browser:
-            threading.Timer(0.5, webbrowser.open, (url,)).start()
-        settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-        _Server(settings, app_worker).run(sockets=[listening])
 
+        async def end_requests() -> None:
+            await asyncio.to_thread(app_worker.close)
 
-class _Server(uvicorn.Server):
-    """Tells the requests that run or wait before it waits for their connections."""
-
-    def __init__(self, settings: uvicorn.Config, worker: Worker) -> None:
-        super().__init__(settings)
-        self._worker = worker
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.to_thread(self._worker.close)
-        await super().shutdown(sockets)
+        QuietServer(app, end_requests).serve_on(listening, url if config.browser else "")
 
 
 def _model(config: ServeConfig, demo_model: str) -> tuple[Worker, About]:

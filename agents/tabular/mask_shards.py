@@ -16,6 +16,7 @@ from plasticity_env.agents.leaderboard.playing import Table
 from plasticity_env.agents.tabular.mask_tree import MaskTree
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import write_text
+from plasticity_env.model.guards import raw_state
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.tabular.mask_table import mask_name
 from plasticity_env.tabular.table_files import read_part, write_part
@@ -144,7 +145,7 @@ class MaskShards:
 def _digest(model: PlasticModel) -> str:
     """Twelve hexadecimal digits of a model's weights."""
     found = hashlib.sha256()
-    for name, value in sorted(model.model.state_dict().items()):
+    for name, value in sorted(raw_state(model.model).items()):
         found.update(name.encode())
         found.update(value.detach().cpu().float().contiguous().numpy().tobytes())
     return found.hexdigest()[:12]

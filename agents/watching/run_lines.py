@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from plasticity_env.agents.watching.line_tail import LineTail
+from plasticity_env.common.digests import line_values
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import EPISODES, GROWING, HEADS, METRICS
 
@@ -59,7 +59,7 @@ class RunLines:
                 for line in read.lines:
                     self._counts[name] += 1
                     try:
-                        rows.append(self._parse[name](json.loads(line)))
+                        rows.append(self._parse[name](line_values(line)))
                     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
                         bad = bad or self._counts[name]
                 if name == EPISODES:

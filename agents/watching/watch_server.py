@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-import threading
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvicorn
+from fastapi import FastAPI
 
 from plasticity_env.agents.serving.listening import hosts_of, in_url, listen
+from plasticity_env.agents.serving.quiet_server import QuietServer
 from plasticity_env.agents.watching.run_lines import RunLines
 from plasticity_env.agents.watching.watch_app import Closing, make_watch_app
 from plasticity_env.agents.watching.watch_config import WatchConfig
@@ -35,27 +33,21 @@ def watch(config: WatchConfig) -> None:
         if not hosts:
             print(f"anyone who reaches {address} can see these runs: the page asks for no key", file=sys.stderr)
         print(f"page: {url} (Ctrl-C ends it)", flush=True)
-        if config.browser:
-            threading.Timer(0.5, webbrowser.open, (url,)).start()
-        settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-        StreamServer(settings, closing).run(sockets=[listening])
+        server_of(app, closing).serve_on(listening, url if config.browser else "")
 
 
-class StreamServer(uvicorn.Server):
-    """Ends the streams before it waits for their connections.
+def server_of(app: FastAPI, closing: Closing) -> QuietServer:
+    """A server that ends the streams before it waits for their connections.
 
     Args:
-        settings: As uvicorn takes them.
+        app: See `make_watch_app`.
         closing: What the streams look at.
     """
 
-    def __init__(self, settings: uvicorn.Config, closing: Closing) -> None:
-        super().__init__(settings)
-        self._closing = closing
+    async def end_streams() -> None:
+        closing.set()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._closing.set()
-        await super().shutdown(sockets)
+    return QuietServer(app, end_streams)
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:

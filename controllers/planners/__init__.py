@@ -1,37 +1,5 @@
 """Planners: searches and other people's pruning, which may measure before they choose."""
 
-from plasticity_env.controllers.planners.planner import (
-    MEASURING_PASS,
-    PLANNERS,
-    Bill,
-    Evolution,
-    Greedy,
-    LevelKnapsack,
-    Planner,
-    SwapSearch,
-    Threshold,
-    TorchPruning,
-    Trials,
-    actions_to,
-    is_planner,
-    make_planner,
-    register_planner,
-)
+import lazy_loader as _lazy
 
-__all__ = [
-    "MEASURING_PASS",
-    "PLANNERS",
-    "Bill",
-    "Evolution",
-    "Greedy",
-    "LevelKnapsack",
-    "Planner",
-    "SwapSearch",
-    "Threshold",
-    "TorchPruning",
-    "Trials",
-    "actions_to",
-    "is_planner",
-    "make_planner",
-    "register_planner",
-]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

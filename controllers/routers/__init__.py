@@ -1,20 +1,5 @@
 """Routers: who picks a structure for each text, played on a route table or inside a `RoutedModel`."""
 
-from plasticity_env.controllers.routers.learned_router import LearnedRouter
-from plasticity_env.controllers.routers.oracles import LabelOracle, TextOracle
-from plasticity_env.controllers.routers.plain_routers import FixedRouter, NearestRouter, ProbingRouter, RandomRouter
-from plasticity_env.controllers.routers.route_player import Played, RoutePlayer
-from plasticity_env.controllers.routers.router_network import RouterNetwork
+import lazy_loader as _lazy
 
-__all__ = [
-    "FixedRouter",
-    "LabelOracle",
-    "LearnedRouter",
-    "NearestRouter",
-    "Played",
-    "ProbingRouter",
-    "RandomRouter",
-    "RoutePlayer",
-    "RouterNetwork",
-    "TextOracle",
-]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

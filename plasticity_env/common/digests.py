@@ -11,12 +11,12 @@ import json
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from plasticity_env.common.errors import InputError
+from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import write_text
 
 MANIFEST = "digests.json"
@@ -110,7 +110,7 @@ def checked_line(values: dict[str, Any]) -> str:
     return json.dumps({**values, CHECK: f"{zlib.crc32(_said(values)):08x}"})
 
 
-def line_values(line: str) -> dict[str, Any]:
+def line_values(line: str | bytes) -> dict[str, Any]:
     """The mapping of a line of JSON; one without a check is of an earlier version, and taken as it is.
 
     Raises:
@@ -123,6 +123,29 @@ def line_values(line: str) -> dict[str, Any]:
     if check is not None and check != f"{zlib.crc32(_said(values)):08x}":
         raise ValueError("it is damaged: its check differs")
     return values
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The mappings of a file of JSON lines, each held against its check; lines of an earlier version have none.
+
+    Raises:
+        InputError: A line is no JSON object, or not what was written.
+    """
+    rows, lines = [], path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(line_values(line))
+        except ValueError as error:
+            raise InputError(f"line {number} of {str(path)!r} is no row of a run ({first_line(error, 80)})") from error
+    warn_of_unchecked(lines, path)
+    return rows
+
+
+def warn_of_unchecked(lines: Sequence[str], path: Path) -> None:
+    """Say in one line that some lines of a file carry no check, where that is so."""
+    if bare := sum(f'"{CHECK}": "' not in line for line in lines):
+        said = f"{bare} of {len(lines)} lines of {str(path)!r} carry no check (an earlier version wrote them)"
+        warnings.warn(f"{said}: only their values are checked", stacklevel=1)  # from one place: once a file
 
 
 def _said(values: dict[str, Any]) -> bytes:

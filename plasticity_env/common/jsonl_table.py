@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from plasticity_env.common.digests import CHECK, checked_line, line_values
+from plasticity_env.common.digests import checked_line, line_values, warn_of_unchecked
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import LineFile, write_text
 
@@ -63,14 +62,7 @@ class CellFile(Generic[C]):
 
     def _say_what_is_unchecked(self) -> None:
         self._said_so = True
-        lines = self._lines()
-        bare = sum(f'"{CHECK}": "' not in line for line in lines)
-        if bare:
-            warnings.warn(
-                f"{bare} of {len(lines)} lines of {str(self.path)!r} carry no check (an earlier version wrote them): only their "
-                "values are checked",
-                stacklevel=3,
-            )
+        warn_of_unchecked(self._lines(), self.path)
 
     def _ends_in_a_line(self) -> bool:
         if not self.path.exists() or not self.path.stat().st_size:

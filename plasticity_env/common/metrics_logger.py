@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from plasticity_env.common.digests import read_rows
 from plasticity_env.common.tracking import Tracker, TrackingOptions
 from plasticity_env.common.values import user_path
 
@@ -49,8 +49,12 @@ class MetricsLogger(Tracker):
         return curves_of_rows(self.rows())
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows as they are on disk, each with its ``global_step``."""
-        return [json.loads(line) for line in self.rows_path.read_text(encoding="utf-8").splitlines()]
+        """The rows as they are on disk, each with its ``global_step``.
+
+        Raises:
+            InputError: A line is not what was logged.
+        """
+        return read_rows(self.rows_path)
 
 
 def curves_of_rows(rows: list[dict[str, Any]], step: str = "global_step") -> Curves:

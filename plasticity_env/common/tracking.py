@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from plasticity_env.common.digests import checked_line, line_values
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import LineFile, write_text
 from plasticity_env.common.packages import missing
@@ -211,7 +212,7 @@ class Tracker:
     def _append(self, name: str, row: dict[str, Any]) -> None:
         if name not in self._files:
             self._files[name] = LineFile(self.folder / f"{name}.jsonl")
-        self._files[name].write(json.dumps(_plain(row), allow_nan=False) + "\n")
+        self._files[name].write(checked_line(_plain(row)) + "\n")
 
     def _send(self, values: dict[str, float], step: int) -> None:
         if self._tensorboard:
@@ -291,7 +292,7 @@ class Tracker:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = lines if not lines or lines[-1].endswith("\n") else lines[:-1]
             try:
-                kept = [line for line in whole if not drop(json.loads(line))]
+                kept = [line for line in whole if not drop(line_values(line))]
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{str(path)!r} holds a line that is not a {path.stem} row ({error})") from error
             if kept != lines:

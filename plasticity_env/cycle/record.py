@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from plasticity_env.common.digests import line_values
+from plasticity_env.common.digests import checked_line, line_values, warn_of_unchecked
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import LineFile, write_text
 from plasticity_env.common.values import user_path
@@ -156,7 +156,7 @@ class RunWriter:
         self._open.clear()
 
     def _append(self, table: str, row: Any) -> None:
-        self._write(_table_file(table), json.dumps(plain(asdict(row)), allow_nan=False) + "\n")
+        self._write(_table_file(table), checked_line(plain(asdict(row))) + "\n")
 
     def _write(self, name: str, line: str) -> None:
         if name not in self._open:
@@ -285,6 +285,7 @@ def _checked_lines(path: Path) -> list[str]:
             line_values(line)
         except ValueError as error:
             raise InputError(f"line {number} of {str(path)!r} is no row of a run ({first_line(error, 80)})") from error
+    warn_of_unchecked(lines, path)
     return lines
 
 

@@ -23,12 +23,13 @@ def settings_of(folder: str | Path) -> ExperimentSettings:
     Raises:
         InputError: No run there, one of something else, or settings that are not those that it began with.
     """
-    config = RunRecord.read(folder).config
+    record = RunRecord.read(folder)
+    config = record.config
     found = config.get("settings")
     if not isinstance(found, dict):
         raise InputError(f"{str(folder)!r} holds a run, but not of this experiment: give the folder of one")
     settings = ExperimentSettings.from_json(found)
-    check_digest(found, config.get(SETTINGS_DIGEST), Path(folder) / CONFIG)
+    check_digest(found, config.get(SETTINGS_DIGEST), record.folder / CONFIG)
     return settings
 
 

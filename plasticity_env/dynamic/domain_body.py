@@ -82,7 +82,7 @@ class Domains:
         return self[name].parameters
 
     def flops(self, name: str, seq_len: int) -> float:
-        """Forward FLOPs per token under a domain, as if what it prunes were removed; low-rank rows are merged and cost nothing."""
+        """Forward FLOPs per token under a domain, as if what it prunes were removed; merged rows are free."""
         return flop_table(self.model, seq_len).total(self[name].structure.active)
 
     def losses(self, input_ids: Tensor, name: str | None = None, batch_size: int = 8) -> Tensor:
@@ -152,8 +152,8 @@ class Domains:
             raise InputError(f"domain {like!r} prunes some of these units: start from another one, such as {DENSE!r}")
         if (rank > 0) + bool(start.low_rank) + bool(units.any()) > 1:
             raise InputError(
-                f"a domain has units or low-rank rows for its own, not both nor two lots of rows: leave rank or units out, or start "
-                f"from {DENSE!r}"
+                "a domain has units or low-rank rows for its own, not both nor two lots of rows: leave rank or units out, or "
+                f"start from {DENSE!r}"
             )
         rows = new_rows(self.model, rank, seed) if rank else start.low_rank
         with self.using(like):

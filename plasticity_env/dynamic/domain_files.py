@@ -67,7 +67,9 @@ def read_domains(folder: str | Path, model: PlasticModel, body: str) -> list[Dom
     """
     path = user_path(folder, "a folder of domains")
     if not (path / DESCRIPTION).is_file():
-        raise InputError(f"no domains at {str(path)!r} (no {DESCRIPTION}): write them with domains.save_pretrained(folder)")
+        raise InputError(
+            f"no domains at {str(path)!r} (no {DESCRIPTION}): write them with domains.save_pretrained(folder)"
+        )
     try:
         with checked_folder(path):
             description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
@@ -102,7 +104,9 @@ def _domain(number: int, entry: dict[str, Any], tensors: Mapping[str, Tensor]) -
         kind, layer, index, place = name.split(".")
         places.setdefault((int(layer), int(index), kind), {})[int(place)] = value
     weights = {key: [values[place] for place in range(len(values))] for key, values in places.items()}
-    structure = Structure(str(entry["structure"]), mine["active"].cpu(), mixes, str(entry["label"]), float(entry["share"]))
+    structure = Structure(
+        str(entry["structure"]), mine["active"].cpu(), mixes, str(entry["label"]), float(entry["share"])
+    )
     return Domain(plain_name(entry["name"]), own, structure, mine["units"].cpu(), weights, low_rank)
 
 

@@ -84,7 +84,9 @@ class LowRankRows(nn.Module):
 
             return hook
 
-        hooks = [projections[name].register_forward_hook(hook_of(i, projections[name])) for i, name in enumerate(self._names)]
+        hooks = [
+            projections[name].register_forward_hook(hook_of(i, projections[name])) for i, name in enumerate(self._names)
+        ]
         model.add_module("low_rank_rows", self)
         try:
             yield

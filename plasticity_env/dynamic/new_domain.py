@@ -94,7 +94,9 @@ class NewDomainTest:
             InputError: The domain is none of the test's.
         """
         if name not in self._rows:
-            raise InputError(f"{name!r} is no domain of this test, which knows {', '.join(self.names)}: make another test")
+            raise InputError(
+                f"{name!r} is no domain of this test, which knows {', '.join(self.names)}: make another test"
+            )
         self._rows[name] = torch.cat([self._rows[name], self._losses(input_ids)])[-self.recent :]
         self._fit()
 

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedToken
 from transformers.initialization import no_init_weights
 
 from plasticity_env.data.text import Split, TextSplits
+from plasticity_env.model.guards import raw_state
 from plasticity_env.model.loading import LOADING, LoadedModel, check_device
 from plasticity_env.model.plastic_model import PlasticModel
 
@@ -110,7 +111,7 @@ def pack(loaded: LoadedModel, text: TextSplits, splits: Collection[Split]) -> Pa
     model.undo_repair()
     arrays: dict[tuple[int, tuple[int, ...], tuple[int, ...]], np.ndarray] = {}
     weights = {}
-    for name, value in model.model.state_dict().items():
+    for name, value in raw_state(model.model).items():
         place = value.data_ptr(), tuple(value.shape), value.stride()
         arrays.setdefault(place, _array(value))
         weights[name] = arrays[place], str(value.dtype).removeprefix("torch.")

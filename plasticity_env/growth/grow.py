@@ -20,6 +20,9 @@ from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import HeadSignals, measure
 from plasticity_env.strategies.growing import GROWTH_STRATEGIES
+from plasticity_env.strategies.growing import BalancedStrategy as BalancedStrategy
+from plasticity_env.strategies.growing import EntropyGapStrategy as EntropyGapStrategy
+from plasticity_env.strategies.growing import GradientSensitivityStrategy as GradientSensitivityStrategy
 from plasticity_env.strategies.pruning import HeadView, Strategy, find_strategy
 
 

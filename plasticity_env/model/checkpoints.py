@@ -35,6 +35,7 @@ from plasticity_env.model.checkpoint_writing import (
     is_checkpoint,
     write_plastic,
 )
+from plasticity_env.model.guards import raw_state
 from plasticity_env.model.loading import LOADING, LoadedModel, check_device, read_tokenizer
 from plasticity_env.model.loading_remarks import remarks_held_back, without_bars
 from plasticity_env.model.plastic_model import PlasticModel
@@ -146,7 +147,7 @@ def _restore(hf_model: Any, contents: Contents) -> PlasticModel:
     active, scale, warmup = read_gates(said, model)
     version = model.weight_version
     model.weights_changed()
-    weights = {key: value.detach().clone() for key, value in hf_model.state_dict().items()}
+    weights = {key: value.detach().clone() for key, value in raw_state(hf_model).items()}
     names = {id(parameter): key for key, parameter in hf_model.named_parameters()}
     parts: dict[int, dict[str, Tensor]] = {}
     for key, tensor in aside.items():

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.attention import IMPLEMENTATION, GateState, LayerGate, MlpGate
 from plasticity_env.model.contexts import evaluating, plain_mode
-from plasticity_env.model.guards import MaskedSaver, refuse_other_attention, saved_parts
+from plasticity_env.model.guards import GuardedState, MaskedSaver, raw_state, refuse_other_attention, saved_parts
 from plasticity_env.model.layouts import (
     AttentionBlock,
     MlpBlock,
@@ -98,7 +98,11 @@ class GatedModel(nn.Module):
             self._handles.append(mlp.output.register_forward_pre_hook(gate))
         self._attend_by(IMPLEMENTATION)
         for part in saved_parts(self.model):
-            vars(self.model.get_submodule(part))["save_pretrained"] = MaskedSaver(self.model, part)
+            guarded = vars(self.model.get_submodule(part))
+            guarded["save_pretrained"], guarded["state_dict"] = (
+                MaskedSaver(self.model, part),
+                GuardedState(self.model, part),
+            )
 
     def let_go(self) -> None:
         """Take everything off the model that wrapping hung on it: it is as it was, an earlier wrapper's links included.
@@ -114,7 +118,8 @@ class GatedModel(nn.Module):
                 block.module.plastic = link  # type: ignore[assignment]
         if not any(self._earlier):
             for part in saved_parts(self.model):
-                vars(self.model.get_submodule(part)).pop("save_pretrained", None)
+                for name in ("save_pretrained", "state_dict"):
+                    vars(self.model.get_submodule(part)).pop(name, None)
             for block, stock in zip(self.blocks, self._stock_classes, strict=True):
                 block.module.__class__ = stock
         if self._stock_attention != IMPLEMENTATION:
@@ -196,7 +201,7 @@ class GatedModel(nn.Module):
         """
         if kwargs.get("prefix"):
             return super().state_dict(*args, **kwargs)
-        return self.model.state_dict(*args, **kwargs)
+        return raw_state(self.model, *args, **kwargs)
 
     @property
     def config(self) -> Any:

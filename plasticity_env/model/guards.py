@@ -1,7 +1,8 @@
 """No way around the wrapper: what a stock call on the wrapped model would do behind its back is refused, or does the right thing.
 
 Each attention module refuses to run under another attention implementation while gates are closed or a pass measures, and
-``save_pretrained`` of the stock model writes the masked weights: the model on disk is the one that was measured.
+``save_pretrained`` of the stock model writes the masked weights, and its ``state_dict`` is refused while units are pruned: the
+model on disk is the one that was measured.
 """
 
 from __future__ import annotations
@@ -66,6 +67,42 @@ class MaskedSaver:
         return stock(saved, folder, *args, state_dict=state_dict, **kwargs)
 
 
+class GuardedState:
+    """Stands as ``state_dict`` where `MaskedSaver` stands as ``save_pretrained``.
+
+    A module around the model (the wrapper, PEFT's, one of several devices) gathers the weights as they lie there, and so does
+    ``keep_vars=True``, which asks for the parameters themselves. A call for its own sake is refused while a gate is not fully
+    open, because a file of these weights would be the dense model.
+
+    Args:
+        model: The Hugging Face model.
+        part: The name of a model in it whose weights are asked for; "" for the whole.
+    """
+
+    def __init__(self, model: nn.Module, part: str = "") -> None:
+        self._model, self._part = model, part
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The same as the stock method.
+
+        Raises:
+            InputError: Units are pruned, and nothing around the model asks.
+        """
+        link: LayerGate = attention_blocks(self._model)[0].module.plastic  # type: ignore[assignment]
+        gathered = args or kwargs.get("prefix") or kwargs.get("keep_vars") or kwargs.get("destination") is not None
+        if link.state.gates is not None and not gathered:
+            raise InputError(
+                "the state_dict of the model inside holds what pruned units weighed, so a file of it would be the dense model: "
+                "take the wrapper's state_dict(), or write the model with plasticity_env.save_plastic or save_pretrained"
+            )
+        return raw_state(self._model.get_submodule(self._part), *args, **kwargs)
+
+
+def raw_state(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The state_dict of a Hugging Face model, wrapped or not, with its weights as they lie there, pruned units included."""
+    return type(model).state_dict(model, *args, **kwargs)
+
+
 def saved_parts(model: nn.Module) -> list[str]:
     """Names of a Hugging Face model, which is "", and of the models in it that hold its layers: each can be saved."""
     layers = attention_blocks(model)[-1].module
@@ -86,7 +123,7 @@ def masked_weights(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Name to tensor; what is not gated shares its memory with the model.
     """
-    weights: dict[str, Tensor] = {name: value.detach() for name, value in model.state_dict().items()}
+    weights: dict[str, Tensor] = {name: value.detach() for name, value in raw_state(model).items()}
     blocks = attention_blocks(model)
     link: LayerGate = blocks[0].module.plastic  # type: ignore[assignment]
     gates = link.state.gates

@@ -19,6 +19,7 @@ from plasticity_env.model.applied_repairs import AppliedRepairs, OutputRepair
 from plasticity_env.model.checkpoint_writing import write_plastic
 from plasticity_env.model.compact.build import compact
 from plasticity_env.model.frozen_training import frozen_pieces, zero_moments
+from plasticity_env.model.guards import raw_state
 from plasticity_env.model.layouts import HeadSlice
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.snapshots import Snapshot
@@ -328,7 +329,7 @@ class PlasticModel(WatchedModel):
     def snapshot(self, weights: bool = True) -> Snapshot:
         """Copy the state; ``weights=False`` leaves the parameters out (enough while nothing trains or grows)."""
         self.refuse_if_retired()
-        copies = {name: value.detach().clone() for name, value in self.model.state_dict().items()} if weights else None
+        copies = {name: value.detach().clone() for name, value in raw_state(self.model).items()} if weights else None
         return Snapshot(
             self.active,
             self.scale,

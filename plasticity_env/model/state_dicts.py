@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.model.gated_model import GatedModel
-from plasticity_env.model.guards import masked_weights
+from plasticity_env.model.guards import masked_weights, raw_state
 from plasticity_env.model.unit_weights import UnitWeights, read_saved
 
 PREFIX = "plasticity."
@@ -90,7 +90,7 @@ def check_marks(said: Mapping[str, Tensor], stock: Mapping[str, Any], model: Gat
             f"these weights come with a mask that does not fit this model ({error}): load them into a model, and with the "
             "units (mlp_blocks), that they were saved from"
         ) from error
-    if unknown := sorted(set(stock) - set(model.model.state_dict())):
+    if unknown := sorted(set(stock) - set(raw_state(model.model))):
         raise InputError(
             f"these weights hold what a repair added ({unknown[0]}), for which this model has no place: keep repaired models "
             "with plasticity_env.save_plastic, or undo_repair() first"

@@ -14,6 +14,7 @@ from plasticity_env.signals.batched_model import Projection
 from plasticity_env.signals.linalg import RIDGE, alike
 from plasticity_env.signals.moments import Moments
 
+Change = Projection  # the name that it had until version 0.2
 Method = Callable[[Tensor, Moments, Tensor, int, float], Projection]
 
 

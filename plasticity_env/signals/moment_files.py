@@ -13,6 +13,7 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import replace_file
+from plasticity_env.model.guards import raw_state
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.moments import Moments
 
@@ -80,7 +81,7 @@ class MomentFiles:
 def weights_digest(model: PlasticModel) -> str:
     """SHA-256 of a model's present weights and their names."""
     digest = hashlib.sha256()
-    for name, value in model.model.state_dict().items():
+    for name, value in raw_state(model.model).items():
         digest.update(name.encode())
         digest.update(_bytes(value))
     return digest.hexdigest()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from plasticity_env.common.arguments import fill, given
 from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.interrupts import interrupts_between_steps
@@ -60,6 +61,8 @@ def fine_tune(config: FineTuneConfig) -> tuple[Path, list[str]]:
 
 def _fine_tune(config: FineTuneConfig, path: Path) -> list[str]:
     checkpoint = _open(config, path)
+    if checkpoint.training is not None:
+        config = _as_before(config, checkpoint.training["settings"])
     model = checkpoint.loaded.model
     text = config.text.open(checkpoint)
     test, size = config.text.test(text), config.text.batch_size
@@ -156,6 +159,17 @@ def _distillation(config: FineTuneConfig, checkpoint: Checkpoint) -> Distillatio
         )
     parts = distilled_parts(config.distil)
     return Distillation(teacher.requires_grad_(False), config.distillation, config.temperature, parts)
+
+
+def _as_before(config: FineTuneConfig, settings: dict[str, Any]) -> FineTuneConfig:
+    """The arguments of a run that goes on: what is not given is what the interrupted run had."""
+
+    def not_given(part: Any, had: dict[str, Any]) -> dict[str, Any]:
+        kept = {entry.name for entry in fields(part) if entry.name not in _FREE and not given(part, entry.name)}
+        return {name: value for name, value in had.items() if name in kept and value is not None}
+
+    text = fill(config.text, not_given(config.text, settings["text"]), "the interrupted run")
+    return replace(fill(config, not_given(config, settings), "the interrupted run"), text=text)
 
 
 def _refuse_other(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -216,7 +216,7 @@ class FineTuneConfig(Step, LearningSettings):
     save_steps: int = 500
     """optimizer steps between checkpoints, from which --resume continues; Ctrl-C writes one too"""
     resume: bool = False
-    """continue what an interrupted run left at --output_path, bit for bit"""
+    """continue what an interrupted run left at --output_path, bit for bit; flags that are not given are those of that run"""
 
     def __post_init__(self) -> None:
         Step.__post_init__(self)

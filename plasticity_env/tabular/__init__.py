@@ -5,7 +5,6 @@
 >>> masks.query("1111/1111/1111/1110").reward_loss
 """
 
-from plasticity_env.tabular.cell_table import CellTable as CellTable
-from plasticity_env.tabular.cell_table import open_table as open_table
-from plasticity_env.tabular.mask_table import MaskTable as MaskTable
-from plasticity_env.tabular.mask_table import open_masks as open_masks
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

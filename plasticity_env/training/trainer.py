@@ -15,6 +15,8 @@ from torch import Tensor
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.interrupts import interrupts_between_steps
 from plasticity_env.data.batches import Batches, TokenBatch, as_batches, token_batch
+from plasticity_env.data.batches import BlockBatches as BlockBatches
+from plasticity_env.data.batches import LoaderBatches as LoaderBatches
 from plasticity_env.model.contexts import evaluating
 from plasticity_env.model.inputs import check_ids, text_mask_inputs
 from plasticity_env.model.plastic_model import PlasticModel

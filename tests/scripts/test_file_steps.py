@@ -20,7 +20,7 @@ from plasticity_env import InputError, load_model, load_plastic, save_plastic
 from plasticity_env.model.checkpoints import load_checkpoint
 from plasticity_env.steps.expanding import expand_heads
 from plasticity_env.steps.file_pruning import prune_heads
-from plasticity_env.steps.fine_tuning import _refuse_other, fine_tune
+from plasticity_env.steps.fine_tuning import _as_before, _refuse_other, fine_tune
 from plasticity_env.steps.step_arguments import ExpandConfig, FineTuneConfig, PruneConfig, StepText
 from plasticity_env.training import HeadLRManager
 from tests.plasticity_env.training.rows import GPT2, LLAMA, head_rows, weights
@@ -191,7 +191,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(there):
     settings = dict(learning_rate=1e-3, max_steps=120, save_steps=1000, text=step_text(batch_size=2))
     with pytest.raises(InputError, match=r"had learning_rate 0.001, not 0.01"):
         fine_tune(FineTuneConfig(resume=True, output_path=Path("cut.pth"), **{**settings, "learning_rate": 1e-2}))
-    fine_tune(FineTuneConfig(resume=True, output_path=Path("cut.pth"), **settings))
+    fine_tune(FineTuneConfig(resume=True, output_path=Path("cut.pth")))
     fine_tune(FineTuneConfig("grown.pth", output_path=Path("whole.pth"), **settings))
     again, whole = load_checkpoint("cut.pth"), load_checkpoint("whole.pth")
     other = weights(whole.loaded.model)
@@ -202,6 +202,18 @@ def test_an_interrupted_run_goes_on_bit_for_bit(there):
     assert len(again.notes["history"]) == 3
     with pytest.raises(InputError, match="no interrupted run"):
         fine_tune(FineTuneConfig(resume=True, output_path=Path("cut.pth"), **settings))
+
+
+def test_a_run_goes_on_with_the_arguments_that_it_had():
+    run = FineTuneConfig("a", learning_rate=1e-3, max_steps=7, text=step_text(batch_size=2))
+    kept = json.loads(json.dumps(asdict(run), default=str))
+    there = Path("cut.pth")
+    assert _as_before(FineTuneConfig(resume=True, output_path=there), kept) == replace(
+        run, model_path="", resume=True, output_path=there
+    )
+    other = FineTuneConfig(resume=True, output_path=there, max_steps=9, text=StepText(max_length=8))
+    found = _as_before(other, kept)
+    assert (found.max_steps, found.learning_rate, found.text.max_length, found.text.batch_size) == (9, 1e-3, 8, 2)
 
 
 def test_a_run_of_before_goes_on_with_its_text_as_it_was_split():

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.values import user_path
 from plasticity_env.model.compact.auto_classes import Door, compact_config
 from plasticity_env.model.compact.cuts import Cut, attention_cuts, kept_groups, mlp_cuts, resize
 from plasticity_env.model.compact.folder_readme import write_readme
@@ -58,9 +58,10 @@ class CompactModel:
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """Save as the stock method does, and add a README.md that says how to load the folder and which modules take LoRA."""
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]
-        if is_main_process and Path(save_directory).is_dir():
-            write_readme(cast(PreTrainedModel, self), Path(save_directory))
+        folder = user_path(save_directory, "the folder of a model")
+        super().save_pretrained(str(folder), is_main_process, *args, **kwargs)  # type: ignore[misc]
+        if is_main_process and folder.is_dir():
+            write_readme(cast(PreTrainedModel, self), folder)
 
     def _get_static_cache_init_shape(self) -> None:
         """Layers differ in KV groups: a static cache takes its shapes from the first keys that it sees."""

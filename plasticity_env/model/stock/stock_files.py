@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from plasticity_env.common.errors import InputError, unknown
+from plasticity_env.common.values import user_path
+from plasticity_env.model.guards import raw_state
 from plasticity_env.model.layouts import AttentionBlock, HeadSlice, MlpBlock, attention_blocks, cut_mlps
 from plasticity_env.model.loading_remarks import without_bars
 from plasticity_env.model.plastic_model import PlasticModel
@@ -89,8 +91,9 @@ def prepare_export(model: PlasticModel, form: str, dtype: torch.dtype | None = N
     return Export(exported, sum(p.numel() for p in exported.parameters()), dense, tuple(notes))
 
 
-def write_export(export: Export, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-    """Write weights (safetensors), configuration and tokenizer into an existing folder."""
+def write_export(export: Export, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Write weights (safetensors), configuration and tokenizer into a folder; ``~`` is the home folder."""
+    folder = user_path(folder, "the folder of a model")
     with without_bars():
         export.model.save_pretrained(folder)  # type: ignore[operator]
     if tokenizer is not None:
@@ -98,7 +101,7 @@ def write_export(export: Export, folder: Path, tokenizer: PreTrainedTokenizerBas
 
 
 @torch.no_grad()
-def check_export(folder: Path, model: PlasticModel, tokens: int = 24) -> float:
+def check_export(folder: str | Path, model: PlasticModel, tokens: int = 24) -> float:
     """Load a written folder the stock way and compare its logits with the model's on random tokens.
 
     Args:
@@ -112,6 +115,7 @@ def check_export(folder: Path, model: PlasticModel, tokens: int = 24) -> float:
     Raises:
         InputError: They differ: the architecture is not what its stock configuration says.
     """
+    folder = user_path(folder, "the folder of a model")
     ids = torch.randint(0, model.config.vocab_size, (1, tokens), generator=torch.Generator().manual_seed(0))
     with without_bars():
         loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval()
@@ -162,7 +166,7 @@ def compact_model(model: PlasticModel) -> tuple[nn.Module, list[str]]:
 
 def _stock_model(model: PlasticModel, wanted: Sizes, kept: Tensor) -> tuple[nn.Module, list[str]]:
     """Copy the kept units, gates folded in, into a stock model of the wanted sizes ((L, U) boolean ``kept``)."""
-    own = {name: value.detach().cpu() for name, value in model.model.state_dict().items()}
+    own = {name: value.detach().cpu() for name, value in raw_state(model.model).items()}
     skeleton = find_skeleton(model.config, dense_sizes(model), wanted, set(own))
     tensors = {
         name: own[name].clone() if name in own and own[name].shape == value.shape else _zeros(value, model.dtype)

@@ -42,6 +42,14 @@ def test_what_a_tracker_writes_is_what_a_page_is_told(tmp_path: Path) -> None:
         assert told(lines) == []
 
 
+def test_a_changed_digit_is_a_problem(tmp_path: Path) -> None:
+    with Tracker(tmp_path, {}, PLAIN) as tracker:
+        tracker.log({"loss": 2.0}, 5)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().replace("2.0", "1.0"))
+    assert told(RunLines(tmp_path)) == [("problem", "", "line 1 of metrics.jsonl is not a row of metrics: left out")]
+
+
 def test_a_run_that_is_rewound_is_told_anew(tmp_path: Path) -> None:
     with Tracker(tmp_path, {}, PLAIN) as tracker:
         for step in (1, 2, 3):

@@ -19,13 +19,12 @@ pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 'pl
 pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'plasticity-env[serve]'")
 
 import httpx
-import uvicorn
 
 from plasticity_env.agents.serving.listening import LOOPBACK, listen
 from plasticity_env.agents.serving.request_gate import POLICY
 from plasticity_env.agents.watching.watch_app import Closing, make_watch_app
 from plasticity_env.agents.watching.watch_config import WatchConfig
-from plasticity_env.agents.watching.watch_server import StreamServer, watch
+from plasticity_env.agents.watching.watch_server import server_of, watch
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.tracking import EpisodeStep, Tracker, TrackingOptions
 from tests.agents.watching.browser import CHROMIUM, opened
@@ -57,7 +56,7 @@ def url(tracker: Tracker, tmp_path: Path) -> Iterator[str]:
     runs = {tracker.folder.name: tracker.folder, "second": other.folder}
     app = make_watch_app(runs, closing, 0.05, LOOPBACK)
     with listen("127.0.0.1", 0) as listening:
-        server = StreamServer(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2), closing)
+        server = server_of(app, closing)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         while not server.started and thread.is_alive():

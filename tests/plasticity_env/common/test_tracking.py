@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasticity_env.common.digests import read_rows
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.metrics_logger import MetricsLogger
 from plasticity_env.common.progress import Progress
@@ -42,7 +43,9 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     def refuse(constant: str) -> float:
         raise AssertionError(f"{constant} is not JSON")
 
-    return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+    return read_rows(folder / "metrics.jsonl")
 
 
 def test_rows_are_on_disk_at_once_and_nan_is_null(tmp_path: Path) -> None:
@@ -77,6 +80,17 @@ def test_rewind_forgets_later_rows_only(tmp_path: Path) -> None:
     assert [(row["global_step"], row["x"]) for row in rows_of(tmp_path)] == [(10, 10.0), (20, 20.0), (30, 31.0)]
 
 
+def test_a_changed_digit_is_refused(tmp_path: Path) -> None:
+    with MetricsLogger(tmp_path) as logger:
+        logger.log({"loss": 3.25}, 5)
+        assert logger.curves() == {"loss": ([5], [3.25])}
+        logger.rows_path.write_text(logger.rows_path.read_text().replace("3.25", "3.15"))
+        with pytest.raises(InputError, match=r"line 1 of .*metrics.jsonl' is no row of a run \(it is damaged"):
+            logger.curves()
+    with pytest.raises(InputError, match=r"holds a line that is not a metrics row \(it is damaged"):
+        MetricsLogger(tmp_path, resume=True)
+
+
 def test_heads_and_episodes_are_rows_that_a_rewind_and_a_resume_treat_alike(tmp_path: Path) -> None:
     start, after = EpisodeStep([[1, 1]], "the start"), EpisodeStep([[np.float32(1), 0.5]], "pruned", {"ppl": math.inf})
     with Tracker(tmp_path, {}, PLAIN) as tracker:
@@ -90,10 +104,7 @@ def test_heads_and_episodes_are_rows_that_a_rewind_and_a_resume_treat_alike(tmp_
     with Tracker(tmp_path, {}, PLAIN, resume=True) as tracker:
         tracker.rewind(10)
         tracker.heads([[1]], 11)
-    heads, episodes = (
-        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("heads", "episodes")
-    )
+    heads, episodes = (read_rows(tmp_path / f"{name}.jsonl") for name in ("heads", "episodes"))
     assert heads == [
         {"global_step": 10, "model": "toy", "heads": 1, "active": [[1, 0.5], [0, 1]]},
         {"global_step": 11, "model": "", "heads": 1, "active": [[1]]},

@@ -78,6 +78,22 @@ def test_numbers_that_are_not_finite_stay_strict_json(tmp_path):
     assert math.isnan(RunRecord.read(tmp_path).steps[0].loss)
 
 
+def test_a_changed_digit_is_refused_and_earlier_lines_are_spoken_of(tmp_path):
+    writer = write(tmp_path)
+    position = writer.position()
+    path = tmp_path / "metrics/steps.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.replace("3.5", "3.6"))
+    for reading in (lambda: RunRecord.read(tmp_path), lambda: RunWriter(tmp_path).rewind(position)):
+        with pytest.raises(
+            InputError, match=r"line 1 of .*steps.jsonl' is no row of a run \(it is damaged: its check differs\)"
+        ):
+            reading()
+    path.write_text(json.dumps({name: value for name, value in json.loads(whole).items() if name != "check"}) + "\n")
+    with pytest.warns(UserWarning, match=r"1 of 1 lines of .*steps.jsonl' carry no check"):
+        assert RunRecord.read(tmp_path).steps == [STEP]
+
+
 def test_rewinding_forgets_what_came_after(tmp_path):
     writer = write(tmp_path)
     position = writer.position()

@@ -17,6 +17,7 @@ from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.envs.head_rank import HeadRankEnv
 from plasticity_env.envs.rank_vector import HeadRankVectorEnv
 from plasticity_env.envs.vector import HeadsVectorEnv
+from plasticity_env.model.stock.stock_files import check_export, prepare_export, write_export
 from tests.conftest import ALL_SIGNALS, SMALL
 
 NOTHING = object()
@@ -225,6 +226,10 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_enters(loaded, make_env, tmp
     assert load_text("~/text.txt", loaded.tokenizer, block_size=16).name == "text.txt"
     (home / "model").symlink_to(ZOO_FOLDER / "models" / SMALL["model_name"])
     assert load_model("~/model").model.shape == loaded.model.shape
+    loaded.model.compact().save_pretrained("~/compact")
+    assert {"model.safetensors", "README.md"} <= set(os.listdir(home / "compact"))
+    write_export(prepare_export(loaded.model, "masked"), "~/masked", loaded.tokenizer)
+    assert check_export("~/masked", loaded.model) < 1e-4
     assert os.listdir(work) == []
 
 

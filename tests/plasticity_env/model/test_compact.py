@@ -20,6 +20,7 @@ from plasticity_env import InputError, PlasticModel, flops, kv_cache_bytes
 from plasticity_env.model.compact.build import model_cuts
 from plasticity_env.model.compact.classes import is_compact
 from plasticity_env.model.flops import parameter_table
+from plasticity_env.model.guards import raw_state
 from tests.conftest import CONFIGS, EVERY, HEADS_ONLY, build, but
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", EVERY)
@@ -147,7 +148,7 @@ def test_gates_that_all_grow_are_applied_and_folded():
         model.prune(mask)
         model.grow(mask, initial_scale=0.5, warmup_steps=10, generator=torch.Generator().manual_seed(0))
     halved = build("llama")
-    halved.load_state_dict(model.model.state_dict())
+    halved.load_state_dict(raw_state(model.model))
     for each in halved.model.layers:
         each.self_attn.o_proj.weight.mul_(0.5)
     wanted = halved(IDS).logits

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from plasticity_env import InputError, PlasticModel
+from plasticity_env.model.guards import raw_state
 from plasticity_env.repair.sequential import repair_in_order
 from plasticity_env.repair.whole import repair_model
 from tests.conftest import HEADS_ONLY, build
@@ -68,7 +69,7 @@ def fewer(model, layer, unit, pieces, generator):
 
 
 def wrong_weights(model):
-    return {name: 2 * value for name, value in model.model.state_dict().items()}
+    return {name: 2 * value for name, value in raw_state(model.model).items()}
 
 
 EDITS = {
@@ -105,9 +106,9 @@ def test_an_edit_that_fails_changes_nothing(architecture):
     model.undo_repair()
     model.revive(~model.active)
     stock = PlasticModel(build(architecture), mlp_blocks=model.mlp_blocks)
-    for name, value in stock.model.state_dict().items():
+    for name, value in raw_state(stock.model).items():
         grown = "layers.0." in name or ".h.0." in name
-        assert grown or torch.equal(model.model.state_dict()[name], value), name
+        assert grown or torch.equal(raw_state(model.model)[name], value), name
 
 
 def test_a_repair_that_fails_half_way_leaves_the_one_before(monkeypatch):

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from plasticity_env import InputError, PlasticModel
+from plasticity_env.model.guards import raw_state
 from plasticity_env.model.state_dicts import PREFIX
 from tests.conftest import build
 
@@ -66,6 +67,25 @@ def test_a_file_of_it_is_the_measured_model_and_brings_everything_back(architect
     assert equal(again.state_dict(), model.state_dict())
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_model_inside_gives_no_file_of_dense_weights(architecture, tmp_path):
+    model = PlasticModel(build(architecture))
+    inside = [model.model, model.model.base_model]
+    whole = [set(part.state_dict()) for part in inside]
+    model.prune(mask_of(model, (0, 0), (1, 2)))
+    for part, names in zip(inside, whole, strict=True):
+        with pytest.raises(InputError, match=r"would be the dense model: take the wrapper's state_dict\(\)"):
+            torch.save(part.state_dict(), tmp_path / "weights.pt")
+        assert set(part.state_dict(keep_vars=True)) == names
+    around = torch.nn.ModuleList([model.model])
+    assert {name.removeprefix("0.") for name in around.state_dict()} == whole[0]
+    model.revive(~model.active)
+    assert [set(part.state_dict()) for part in inside] == whole
+    model.prune(mask_of(model, (0, 0)))
+    model.let_go()
+    assert set(model.model.state_dict()) == whole[0]
+
+
 def test_a_dense_models_has_stock_names_and_brings_no_mask():
     model = PlasticModel(build("gpt2"))
     assert model.state_dict().keys() == model.model.state_dict().keys()
@@ -73,7 +93,7 @@ def test_a_dense_models_has_stock_names_and_brings_no_mask():
     pruned.load_state_dict(model.state_dict())
     assert not pruned.active.all()
     pruned.revive(~pruned.active)
-    assert equal(pruned.model.state_dict(), model.model.state_dict())
+    assert equal(raw_state(pruned.model), raw_state(model.model))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,6 @@
+"""The names of `plasticity_env.tabular`, and the files that they come from."""
+
+from .cell_table import CellTable as CellTable
+from .cell_table import open_table as open_table
+from .mask_table import MaskTable as MaskTable
+from .mask_table import open_masks as open_masks
