@@ -48,7 +48,9 @@ def write_domains(folder: str | Path, domains: Sequence[Domain], body: str) -> N
         for each in domains
     ]
     with new_folder(path, replace=(path / DESCRIPTION).is_file()) as temporary:
-        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary / TENSORS)
+        save_file(
+            {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, temporary / TENSORS
+        )
         said = {"format": FORMAT, "weights": body, "domains": entries}
         write_text(temporary / DESCRIPTION, json.dumps(said, indent=1) + "\n")
         write_manifest(temporary, DESCRIPTION, TENSORS)
