@@ -1,4 +1,7 @@
-"""Several nodes: a simulated cluster of Ray's on this machine, each node with a scheduler and an object store of its own."""
+"""Several nodes: a simulated cluster of Ray's on this machine, each node with a scheduler and an object store of its own.
+
+Slow: each test starts four nodes, and worker processes that import torch.
+"""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
+from plasticity_env.common.digests import read_rows
 from plasticity_env.common.errors import InputError
 from plasticity_env.cycle.page import refresh
 from plasticity_env.cycle.page.run_page import PAGE, write_pages
@@ -269,12 +270,12 @@ def test_numbers_that_are_none_are_gaps_and_a_missing_control_arm_is_said(tmp_pa
     folder = write_fake_run(tmp_path, layers=2, heads=2, cycles=1, control=False)
     for name, entry in (("steps", "loss"), ("evaluations", "ppl")):
         path = folder / "metrics" / f"{name}.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = read_rows(path)
         rows[3][entry] = None
         rows[4][entry] = math.inf
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = folder / "metrics" / "signals.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_rows(path)
     rows[0]["signals"]["entropy"][0][1] = None
     del rows[1]["signals"]["entropy"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
