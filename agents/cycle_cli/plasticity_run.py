@@ -10,6 +10,7 @@ import torch
 
 from plasticity_env.agents.cycle_cli.deciding import decider_for
 from plasticity_env.agents.cycle_cli.run_arguments import QUICK, RunArguments
+from plasticity_env.common.at_work import at_work_in
 from plasticity_env.common.cli import words
 from plasticity_env.common.errors import InputError
 from plasticity_env.cycle.experiment import NeuralPlasticityExperiment
@@ -40,9 +41,10 @@ def run_plasticity(arguments: RunArguments, say: Say, tables: Callable[[RunRecor
         settings = settings_of(arguments.resume)
         return _run(NeuralPlasticityExperiment.resume(arguments.resume, decider_for(settings), say), tables)
     settings = arguments.settings()
-    if arguments.output_dir is not None:
-        refuse_used(arguments.output_dir)
-    return _run(NeuralPlasticityExperiment(settings, arguments.output_dir, decider_for(settings), say), tables)
+    with at_work_in(arguments.output_dir):  # before a model is loaded
+        if arguments.output_dir is not None:
+            refuse_used(arguments.output_dir)
+        return _run(NeuralPlasticityExperiment(settings, arguments.output_dir, decider_for(settings), say), tables)
 
 
 def _run(run: NeuralPlasticityExperiment, tables: Callable[[RunRecord], object] | None) -> RunRecord:

@@ -126,12 +126,21 @@ def line_values(line: str | bytes) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The mappings of a file of JSON lines, each held against its check; lines of an earlier version have none.
+    """The mappings of a file of JSON lines; see `rows_of`."""
+    return rows_of(path.read_text(encoding="utf-8", errors="replace").splitlines(), path)
+
+
+def rows_of(lines: Sequence[str], path: Path) -> list[dict[str, Any]]:
+    """The mappings of JSON lines, each held against its check; lines of an earlier version have none, and a warning says so.
+
+    Args:
+        lines: The lines.
+        path: The file that they stand in, for the error.
 
     Raises:
         InputError: A line is no JSON object, or not what was written.
     """
-    rows, lines = [], path.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = []
     for number, line in enumerate(lines, 1):
         try:
             rows.append(line_values(line))

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from plasticity_env.common.digests import checked_line, line_values, warn_of_unchecked
-from plasticity_env.common.errors import InputError, first_line
+from plasticity_env.common.digests import checked_line, rows_of
+from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import LineFile, write_text
 from plasticity_env.common.values import user_path
 from plasticity_env.cycle.run_rows import (
@@ -130,7 +130,9 @@ class RunWriter:
         self.close()
         files = {name: self.folder / _table_file(name) for name in _TABLES}
         files |= {name: self.folder / file for name, file in TRACKED.items()}
-        rows = {name: _checked_lines(path) for name, path in files.items()}
+        rows = {name: _lines(path) for name, path in files.items()}
+        for name, path in files.items():
+            rows_of(rows[name], path)  # a line that is none was never written by a run, and would be lost
         held = {name: len(lines) for name, lines in rows.items()}
         held |= {"events": len(self.events), "samples": len(self.samples)}
         places = files | {"events": self.folder / EVENTS, "samples": self.folder / SAMPLES}
@@ -277,18 +279,6 @@ def _lines(path: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
-def _checked_lines(path: Path) -> list[str]:
-    """Whole lines, each a row: a line that is none was never written by a run, and would be lost."""
-    lines = _lines(path)
-    for number, line in enumerate(lines, 1):
-        try:
-            line_values(line)
-        except ValueError as error:
-            raise InputError(f"line {number} of {str(path)!r} is no row of a run ({first_line(error, 80)})") from error
-    warn_of_unchecked(lines, path)
-    return lines
-
-
 def _make(kind: type[R], values: dict[str, Any]) -> R:
     """A row of a mapping; entries that the row has no place for are left out, so that older readers go on."""
     names = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
@@ -298,9 +288,10 @@ def _make(kind: type[R], values: dict[str, Any]) -> R:
 
 def _read_table(folder: Path, name: str, kind: type[R]) -> list[R]:
     rows = []
-    for line in _checked_lines(folder / _table_file(name)):
+    path = folder / _table_file(name)
+    for values in rows_of(_lines(path), path):
         try:
-            rows.append(_make(kind, json.loads(line)))
+            rows.append(_make(kind, values))
         except TypeError:  # of a version whose rows said less
             continue
     return rows

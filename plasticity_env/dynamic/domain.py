@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from plasticity_env.dynamic.structure import Structure
 from plasticity_env.model.layouts import HeadSlice
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.model.unit_weights import Key
+from plasticity_env.signals.moment_files import tensors_digest
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,7 @@ class Domain:
     @property
     def digest(self) -> str:
         """SHA-256 of all its numbers and their names."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.tensors.items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return tensors_digest(self.tensors)
 
     def check(self, model: PlasticModel) -> None:
         """Refuse a domain of another model.

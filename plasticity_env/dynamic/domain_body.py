@@ -189,8 +189,11 @@ class Domains:
             keys = unit_keys(self.model, units)
             self._put_on(structure)
             weights = {key: _copies(unit_pieces(self.model, key)) for key in keys}  # with what the repair adds to them
-        finally:
+        except BaseException:
             self._leave()
+            self.use(before)
+            raise
+        self._leave()
         self._domains[name] = replace(whole, structure=structure, units=units, unit_weights=weights)
         self.use(before)
         return structure
@@ -220,11 +223,11 @@ class Domains:
             One record a step.
 
         Raises:
-            InputError: No such domain, or what `PlasticityTrainer` refuses; then, and where anything else ends the training, the
-                domain is what it was before.
+            InputError: No such domain, or what `PlasticityTrainer` refuses; then, and where anything else ends the training, all
+                is as it was before.
         """
         self._refuse_body(name, "trained")
-        domain = self[name]
+        domain, before = self[name], self.used
         rows = LowRankRows(domain.low_rank) if domain.low_rank else None
         self.use(DENSE)
         try:
@@ -239,7 +242,7 @@ class Domains:
             trained = self._as_trained(domain, rows)
         except BaseException:
             self._leave()
-            self._install(domain)
+            self.use(before)
             raise
         self._domains[name] = trained
         self._leave()

@@ -43,7 +43,6 @@ def write_domains(folder: str | Path, domains: Sequence[Domain], body: str) -> N
             "structure": each.structure.name,
             "label": each.structure.label,
             "share": each.structure.share,
-            "digest": each.digest,
         }
         for each in domains
     ]
@@ -83,13 +82,10 @@ def read_domains(folder: str | Path, model: PlasticModel, body: str) -> list[Dom
                 )
             tensors = {name: value.to(model.device) for name, value in load_file(path / TENSORS).items()}
             domains = [_domain(number, entry, tensors) for number, entry in enumerate(description["domains"])]
-            digests = [entry["digest"] for entry in description["domains"]]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"the domains at {str(path)!r} are damaged ({first_line(error)})") from error
-    for domain, digest in zip(domains, digests, strict=True):
+    for domain in domains:
         domain.check(model)
-        if domain.digest != digest:
-            raise InputError(f"domain {domain.name!r} at {str(path)!r} is damaged: its digest differs")
     if len({domain.name for domain in domains}) < len(domains):
         raise InputError(f"the domains at {str(path)!r} are damaged: two have one name")
     return domains

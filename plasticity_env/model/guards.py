@@ -8,6 +8,7 @@ model on disk is the one that was measured.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,13 +90,17 @@ class GuardedState:
             InputError: Units are pruned, and nothing around the model asks.
         """
         link: LayerGate = attention_blocks(self._model)[0].module.plastic  # type: ignore[assignment]
-        gathered = args or kwargs.get("prefix") or kwargs.get("keep_vars") or kwargs.get("destination") is not None
-        if link.state.gates is not None and not gathered:
+        if link.state.gates is not None and not gathers(args, kwargs):
             raise InputError(
                 "the state_dict of the model inside holds what pruned units weighed, so a file of it would be the dense model: "
                 "take the wrapper's state_dict(), or write the model with plasticity_env.save_plastic or save_pretrained"
             )
         return raw_state(self._model.get_submodule(self._part), *args, **kwargs)
+
+
+def gathers(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call of ``state_dict`` comes from a module around this one, or asks for the parameters (``keep_vars``)."""
+    return bool(args or kwargs.get("prefix") or kwargs.get("keep_vars") or kwargs.get("destination") is not None)
 
 
 def raw_state(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from plasticity_env.model.applied_repairs import AppliedRepairs, OutputRepair
 from plasticity_env.model.checkpoint_writing import write_plastic
 from plasticity_env.model.compact.build import compact
 from plasticity_env.model.frozen_training import frozen_pieces, zero_moments
-from plasticity_env.model.guards import raw_state
+from plasticity_env.model.guards import gathers, raw_state
 from plasticity_env.model.layouts import HeadSlice
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.snapshots import Snapshot
@@ -78,7 +78,7 @@ class PlasticModel(WatchedModel):
 
         Asked by a module around this one, or for the parameters themselves (``keep_vars``), with the weights as they lie there.
         """
-        if args or kwargs.get("prefix") or kwargs.get("keep_vars") or kwargs.get("destination") is not None:
+        if gathers(args, kwargs):
             return super().state_dict(*args, **kwargs)
         return marked_state(self, self._warmup, self.unit_weights)
 

@@ -50,7 +50,7 @@ class MomentFiles:
                 said = (file.metadata() or {}).get(DIGEST)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{str(path)!r} is damaged ({first_line(error)}): delete it") from error
-        if said != _digest(held):
+        if said != tensors_digest(held):
             raise InputError(f"{str(path)!r} is damaged: it is not what was written (its digest differs): delete it")
         sites = [int(name.removeprefix("mean.")) for name in held if name.startswith("mean.")]
         return {site: Moments(_square(held[f"gram.{site}"]), held[f"mean.{site}"]) for site in sorted(sites)}
@@ -66,7 +66,7 @@ class MomentFiles:
             down, across = torch.triu_indices(len(of.gram), len(of.gram))
             held[f"gram.{site}"] = of.gram.cpu()[down, across].contiguous()
             held[f"mean.{site}"] = of.mean.cpu().contiguous()
-        replace_file(self._path(ids), lambda path: save_file(held, path, metadata={DIGEST: _digest(held)}))
+        replace_file(self._path(ids), lambda path: save_file(held, path, metadata={DIGEST: tensors_digest(held)}))
 
     def _path(self, ids: Tensor) -> Path:
         version = self._model.weight_version
@@ -96,7 +96,8 @@ def _square(triangle: Tensor) -> Tensor:
     return gram
 
 
-def _digest(held: Mapping[str, Tensor]) -> str:
+def tensors_digest(held: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors and their names, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(held):
         digest.update(name.encode())

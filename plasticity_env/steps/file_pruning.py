@@ -83,7 +83,7 @@ def _instead(model: PlasticModel, config: PruneConfig, calibration: Tensor, test
     size = config.text.batch_size
     mask = generate_pruning_mask(
         model,
-        config.pruning_level,
+        config.level,
         BETTER,
         data=calibration,
         batch_size=size,
@@ -105,14 +105,14 @@ def _choose(model: PlasticModel, config: PruneConfig, calibration: Tensor) -> tu
     if config.strategy == "entropy" and direction == "auto":
         candidates = model.active
         candidates[:, model.heads :] = False
-        wanted = round(config.pruning_level * candidates[:, : model.heads].numel()) - _pruned(model)
+        wanted = round(config.level * candidates[:, : model.heads].numel()) - _pruned(model)
         count = min(wanted, int(candidates.sum()) - 1)
         signals = measure(model, calibration, batch_size=size, obs=False)
         trial = try_entropy_directions(model, signals, candidates, count, calibration, size)
         direction = trial.direction
     mask = generate_pruning_mask(
         model,
-        config.pruning_level,
+        config.level,
         config.strategy,
         data=calibration,
         prune_entropy=direction,  # type: ignore[arg-type]
@@ -135,8 +135,8 @@ def _pruned(model: PlasticModel) -> int:
 
 def _refuse_fewer(model: PlasticModel, config: PruneConfig) -> None:
     pruned, slots = _pruned(model), model.shape[0] * model.heads
-    if round(config.pruning_level * slots) < pruned:
+    if round(config.level * slots) < pruned:
         raise InputError(
             f"{config.model_name!r} has {pruned} of {slots} heads pruned already, more than level "
-            f"{config.pruning_level}: prune more, or bring heads back with scripts/expand_heads.py"
+            f"{config.level}: prune more, or bring heads back with scripts/expand_heads.py"
         )

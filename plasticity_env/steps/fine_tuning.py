@@ -63,6 +63,10 @@ def _fine_tune(config: FineTuneConfig, path: Path) -> list[str]:
     checkpoint = _open(config, path)
     if checkpoint.training is not None:
         config = _as_before(config, checkpoint.training["settings"])
+        taken = ", ".join(
+            f"{each.name} {getattr(config, each.name)}" for each in fields(config) if each.name not in _FREE
+        )
+        print(f"goes on with {taken}", file=sys.stderr)
     model = checkpoint.loaded.model
     text = config.text.open(checkpoint)
     test, size = config.text.test(text), config.text.batch_size
@@ -162,7 +166,7 @@ def _distillation(config: FineTuneConfig, checkpoint: Checkpoint) -> Distillatio
 
 
 def _as_before(config: FineTuneConfig, settings: dict[str, Any]) -> FineTuneConfig:
-    """The arguments of a run that goes on: what is not given is what the interrupted run had."""
+    """The arguments of a run that goes on: what is at its default is what the interrupted run had."""
 
     def not_given(part: Any, had: dict[str, Any]) -> dict[str, Any]:
         kept = {entry.name for entry in fields(part) if entry.name not in _FREE and not given(part, entry.name)}

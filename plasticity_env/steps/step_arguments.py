@@ -103,8 +103,8 @@ class PruneConfig(Step):
 
     model_name: str = "distilgpt2"
     """an embedded name, a Hugging Face folder, a GGUF file, a hub name, or a checkpoint of a pruned model"""
-    pruning_level: float = 0.2
-    """share of all head slots that is pruned afterwards, in [0, 1)"""
+    pruning_level: float | None = None
+    """share of all head slots that is pruned afterwards, in [0, 1); unset: 0.2"""
     strategy: str = ""
     """what chooses the heads: fisher, gradient, magnitude, entropy, combined, random, ...; unset: fisher, or with --flops
     crossfit_stepwise, whose prices are of text that the repair has not read"""
@@ -124,6 +124,11 @@ class PruneConfig(Step):
     """with --recover: learning rate of AdamW"""
 
     @property
+    def level(self) -> float:
+        """The ``pruning_level``, or what it is where it is unset."""
+        return 0.2 if self.pruning_level is None else self.pruning_level
+
+    @property
     def recovery_tokens(self) -> int:
         """Tokens of ``recover``; 0 for none."""
         return count_of("recover", self.recover) if self.recover else 0
@@ -135,13 +140,13 @@ class PruneConfig(Step):
         self.recovery_tokens  # noqa: B018  refuses what is no count
         if self.flops is not None:
             check_number("flops", self.flops, 0, 1, above=True, below=True)
-            if given(self, "pruning_level"):
+            if self.pruning_level is not None:
                 raise InputError("--flops and --pruning_level both say how much goes: name one of the two")
             if given(self, "prune_entropy"):
                 raise InputError("--prune_entropy is for --pruning_level: with --flops leave it out")
         elif self.mlp_blocks != PruneConfig.mlp_blocks or self.moment_blocks is not None:
             raise InputError("--mlp_blocks and --moment_blocks are for --flops: name the share of the FLOPs to keep")
-        if not 0 <= self.pruning_level < 1:
+        if not 0 <= self.level < 1:
             raise InputError(
                 f"pruning_level must lie in [0, 1), got {self.pruning_level!r}: 0.2 prunes a fifth of all heads"
             )
@@ -216,7 +221,7 @@ class FineTuneConfig(Step, LearningSettings):
     save_steps: int = 500
     """optimizer steps between checkpoints, from which --resume continues; Ctrl-C writes one too"""
     resume: bool = False
-    """continue what an interrupted run left at --output_path, bit for bit; flags that are not given are those of that run"""
+    """continue what an interrupted run left at --output_path, bit for bit; flags at their defaults are those of that run"""
 
     def __post_init__(self) -> None:
         Step.__post_init__(self)

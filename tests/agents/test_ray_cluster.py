@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,18 +109,25 @@ def rows(path: Path, *without: str) -> list[str]:
     return sorted(json.dumps({k: v for k, v in row.items() if k not in without}, sort_keys=True) for row in found)
 
 
-def once(ready: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
-    """A thread that does something as soon as something is so."""
+@contextmanager
+def once(ready: Callable[[], bool], then: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, another thread does something as soon as something is so; if that never is, it does nothing."""
+    over = threading.Event()
 
     def wait() -> None:
-        deadline = time.monotonic() + 200
-        while not ready() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        then()
+        while not over.is_set():
+            if ready():
+                then()
+                return
+            over.wait(0.05)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_what_is_shared_is_put_once_and_copied_once_a_node(nodes: Nodes, puts: list[Any]) -> None:
@@ -142,13 +150,14 @@ def test_a_node_that_is_killed_costs_no_item(nodes: Nodes) -> None:
     """Slow: three nodes, one of which is killed while items are at work."""
     came: list[int] = []
     with ray_session(nodes.address, 3):
-        killer = once(lambda: len(came) >= 2, lambda: nodes.kill(nodes.any_worker()))
-        for item, result in map_tasks(ray_functions.slow_square, range(12), address=nodes.address, workers=3):
-            came.append(item)
-            assert result == item * item
-        killer.join()
+        with once(lambda: len(came) >= 2, lambda: nodes.kill(nodes.any_worker())):
+            for item, result in map_tasks(ray_functions.slow_square, range(12), address=nodes.address, workers=3):
+                came.append(item)
+                assert result == item * item
         assert sorted(came) == list(range(12))
-        once(lambda: sum(node["Alive"] for node in ray.nodes()) == 3, lambda: None).join()  # it takes Ray a while
+        deadline = time.monotonic() + 60  # it takes Ray a while to call it dead
+        while sum(node["Alive"] for node in ray.nodes()) > 3 and time.monotonic() < deadline:
+            time.sleep(0.1)
         assert sum(node["Alive"] for node in ray.nodes()) == 3
 
 
@@ -176,9 +185,8 @@ def test_cells_of_a_cluster_are_those_of_one_process(command, file, differs, nod
         done_then.append(len(path.read_text().splitlines()))
         nodes.kill(nodes.any_worker())
 
-    killer = once(lambda: path.exists() and path.stat().st_size > 0, kill)
-    main([*command, output, place("there"), "--ray_address", nodes.address, "--workers", "3"])
-    killer.join()
+    with once(lambda: path.exists() and path.stat().st_size > 0, kill):
+        main([*command, output, place("there"), "--ray_address", nodes.address, "--workers", "3"])
     assert rows(path, *differs) == rows(tmp_path / "here" / file, *differs)
     assert 0 < done_then[0] < len(rows(path)), "it was killed half-way"
     assert len(puts) == 1, "one model and its text"
@@ -197,7 +205,7 @@ def test_rllib_learns_over_nodes_and_goes_on_without_one(nodes, puts, small_text
         ppo.iterate(algorithm)
         homes = dict(on_runners(_home))
         assert len(set(homes.values())) == 2
-        assert len(copies(ppo_reference(puts))) <= 3, "one a node that reads it, the driver's included"
+        assert len(copies(puts[0])) <= 3, "one a node that reads it, the driver's included"
         nodes.kill(homes[1])
         started, before = time.monotonic(), ppo.global_step
         while algorithm.env_runner_group.num_healthy_remote_workers() < 2 or ppo.global_step < before + 24:
@@ -208,11 +216,6 @@ def test_rllib_learns_over_nodes_and_goes_on_without_one(nodes, puts, small_text
         assert again[1] not in homes.values()
     observation, _ = envs[0].reset(seed=0)
     assert envs[0].action_space.contains(controllers.load(tmp_path / "controller").act(observation))
-
-
-def ppo_reference(puts: list[Any]) -> Any:
-    """What was put first: the packed model."""
-    return puts[0]
 
 
 def _home(runner: Any) -> tuple[int, str]:

@@ -170,7 +170,7 @@ def test_ages_go_on_where_training_stopped(there):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_bit_for_bit(there):
+def test_an_interrupted_run_goes_on_bit_for_bit(there, capsys):
     """Slow: a process of its own imports torch; 120 steps give Ctrl-C time to arrive, and are taken twice."""
     grown(".pth")
     arguments = ["--learning_rate", "1e-3", "--max_steps", "120", "--batch_size", "2", "--save_steps", "4"]
@@ -192,6 +192,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(there):
     with pytest.raises(InputError, match=r"had learning_rate 0.001, not 0.01"):
         fine_tune(FineTuneConfig(resume=True, output_path=Path("cut.pth"), **{**settings, "learning_rate": 1e-2}))
     fine_tune(FineTuneConfig(resume=True, output_path=Path("cut.pth")))
+    assert "goes on with" in capsys.readouterr().err
     fine_tune(FineTuneConfig("grown.pth", output_path=Path("whole.pth"), **settings))
     again, whole = load_checkpoint("cut.pth"), load_checkpoint("whole.pth")
     other = weights(whole.loaded.model)

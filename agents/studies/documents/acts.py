@@ -105,7 +105,7 @@ _ADAPTIVE = f"adaptive --model_name {MODEL} --output_dir {PLACE}/run"
 
 ACTS = (
     Act("adaptive", OURS, (_ADAPTIVE,), LARGE, SEEDS, goal=(0.9, 0.02)),
-    Act("quick test", OURS, (f"run --quick_test --output_dir {PLACE}/run",), SMALL, SEEDS, goal=(0.9, 0.02)),
+    Act("quick test", OURS, (f"run --quick_test --output_dir {PLACE}/run",), LARGE, SEEDS, goal=(0.9, 0.02)),
     Act("cycle at 90%", OURS, (_at(0.12),), LARGE, SEEDS, goal=(0.9, 0.02)),
     Act("cycle at 80%", OURS, (_at(0.22),), LARGE, SEEDS, goal=(0.8, 0.05)),
     Act(

@@ -28,6 +28,14 @@ def test_every_command_line_is_one_that_its_command_reads(act):
         assert "{" not in " ".join(words)
 
 
+def test_an_act_that_names_no_model_says_which_one_it_plays_on():
+    unnamed = [(act, words) for act in ACTS for words in act.commands("somewhere", 0) if "--quick_test" in words]
+    assert unnamed
+    for act, (name, *words) in unnamed:
+        assert "--model_name" not in words
+        assert find_command(name).quick["model_name"] == act.model
+
+
 def test_a_strategy_that_a_document_fixes_has_ours_beside_it():
     names = {act.name: act for act in ACTS}
     for act in ACTS:

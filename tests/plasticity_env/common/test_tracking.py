@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -20,7 +19,6 @@ import pytest
 from plasticity_env.common.digests import read_rows
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.metrics_logger import MetricsLogger
-from plasticity_env.common.progress import Progress
 from plasticity_env.common.tracking import EpisodeStep, Tracker, TrackingOptions, new_run_folder
 from plasticity_env.common.wandb_run import resolve_mode, use_writable_home
 
@@ -335,37 +333,6 @@ def test_run_folders_are_new_and_a_chosen_name_is_not_reused(tmp_path: Path) -> 
     assert new_run_folder("train", tmp_path, "mine") == tmp_path / "mine"
     with pytest.raises(InputError, match="'mine' exists"):
         new_run_folder("train", tmp_path, "mine")
-
-
-def test_progress_in_a_file_is_a_few_plain_lines() -> None:
-    stream = io.StringIO()
-    with Progress("training", total=1000, stream=stream, every=10.0) as progress:
-        for _ in range(1000):
-            progress.advance(perplexity=41.25, FLOPs_kept=0.5)
-    (line,) = stream.getvalue().splitlines()
-    assert line.startswith("training 1000/1000 (100%)  perplexity 41.25  FLOPs kept 0.5")
-    assert stream.getvalue().replace("\n", "").isprintable()
-
-
-def test_progress_counts_time_left_from_where_a_resumed_loop_began() -> None:
-    stream = io.StringIO()
-    with Progress("training", total=1000, start=900, stream=stream, every=0.0) as progress:
-        time.sleep(0.6)
-        progress.advance(50)
-    assert stream.getvalue().splitlines()[0].endswith("0:01 spent  0:01 left")
-
-
-def test_progress_on_a_terminal_is_live() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    stream = Terminal()
-    with Progress("training", total=3, stream=stream) as progress:
-        for _ in range(3):
-            progress.advance(perplexity=40.0)
-    assert "3/3" in stream.getvalue()
-    assert "perplexity 40" in stream.getvalue()
 
 
 def test_what_wandb_cannot_take_is_one_line_and_the_run_goes_on(

@@ -49,11 +49,10 @@ def test_training_one_leaves_the_others_to_the_bit(architecture: str) -> None:
     body = weights_digest(domains.model)
     for name in domains.names[1:]:
         before = remembered(domains)
-        steps = domains.train(name, text, 3, learning_rate=1e-2, batch_size=4)
+        assert len(domains.train(name, text, 3, learning_rate=1e-2, batch_size=4)) == 3
         assert domains.used == name
         after = remembered(domains)
         assert float(after[name][1].mean()) < float(before[name][1].mean())
-        assert steps[-1].loss < steps[0].loss + 0.1
         for other in set(domains.names) - {name}:
             assert after[other][0] == before[other][0]
             assert torch.equal(after[other][1], before[other][1])
@@ -133,7 +132,7 @@ def test_the_router_names_the_domain_and_the_test_a_text_of_none() -> None:
     assert bool(test.judge(torch.randint(50, 58, (8, LENGTH), generator=random)).is_new.all())
     told = test.judge(unseen["low"])
     assert told.suits == ["low"] * 10
-    assert not bool(told.is_new.all())
+    assert int(told.is_new.sum()) < 5
     test.note("low", unseen["low"])
     with pytest.raises(InputError, match="held-out chunks in all, got 40"):
         NewDomainTest(domains, known, 0.01)
@@ -141,6 +140,7 @@ def test_the_router_names_the_domain_and_the_test_a_text_of_none() -> None:
 
 def test_bad_input_is_one_sentence_and_changes_nothing() -> None:
     domains, kinds = domains_of(), texts()
+    domains.use("regrown")
     before = remembered(domains)
     own = torch.ones(domains.model.shape, dtype=torch.bool)
     for message, call in (
@@ -157,6 +157,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing() -> None:
     ):
         with pytest.raises(InputError, match=message):
             call()
+        assert domains.used == "regrown"
     after = remembered(domains)
     assert all(
         after[name][0] == digest and torch.equal(after[name][1], loss) for name, (digest, loss) in before.items()
