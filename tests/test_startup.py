@@ -212,7 +212,7 @@ def test_ray_workers_find_the_prefixed_id():
 
         return float(gymnasium.make(PREFIXED, **SMALL).reset(seed=3)[1]["loss"])
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         assert ray.get(first.remote()) == pytest.approx(_prefixed().reset(seed=3)[1]["loss"], rel=1e-4)
     finally:
@@ -226,7 +226,7 @@ def test_rllib_workers_find_the_prefixed_id():
     import ray
     from ray.rllib.algorithms.ppo import PPOConfig
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         config = PPOConfig().environment(PREFIXED, env_config={**SMALL, "observation": "flat"})
         algorithm = config.env_runners(num_env_runners=1).build_algo()

@@ -74,6 +74,9 @@ class Nodes:
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # a note in a place that all of this machine share would let other programs join these nodes
+    monkeypatch.setattr("ray._private.utils.write_ray_address", lambda address, temp_dir=None: None)
+    monkeypatch.setattr("ray._common.utils.reset_ray_address", lambda temp_dir=None: None)
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     )
