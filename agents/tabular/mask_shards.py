@@ -14,6 +14,7 @@ import torch
 
 from plasticity_env.agents.leaderboard.playing import Table
 from plasticity_env.agents.tabular.mask_tree import MaskTree
+from plasticity_env.common.cli import machine
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import write_text
 from plasticity_env.model.guards import raw_state
@@ -21,7 +22,7 @@ from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.tabular.mask_table import mask_name
 from plasticity_env.tabular.table_files import read_part, write_part
 
-SHARDS, ARGUMENTS = "shards", "masks.json"
+SHARDS, ARGUMENTS, MACHINES = "shards", "masks.json", "machines"
 SPLITS = ("calibration", "reward", "test")
 ALIKE = 1e-4  # nats: a mask's loss found in the tree, and found with the mask on the model
 
@@ -37,6 +38,7 @@ class MaskShards:
 
     Attributes:
         about: What the shards were measured with; JSON.
+        machines: Where they were measured, each machine with its library versions once.
 
     Raises:
         InputError: The folder holds shards that were measured with something else, or the model cannot have such a table.
@@ -66,7 +68,7 @@ class MaskShards:
         self._ids.append(table.tested)
         self._tree = MaskTree(model, settings.repair, self._ids[0], settings.batch_size, whole_layers)
         self.total = len(self._tree.options)
-        self._check_folder()
+        self.machines = self._check_folder()
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not there yet."""
@@ -83,7 +85,8 @@ class MaskShards:
         """
         missing = self.missing()[:limit]
         if missing:
-            write_text(self.folder / ARGUMENTS, json.dumps(self.about, indent=1) + "\n")
+            self.machines = list(dict.fromkeys([*self.machines, machine()]))
+            write_text(self.folder / ARGUMENTS, json.dumps({**self.about, MACHINES: self.machines}, indent=1) + "\n")
         for count, number in enumerate(missing):
             masks = self._tree.masks(number)
             losses = {name: self._tree.losses(number, ids) for name, ids in zip(SPLITS, self._ids, strict=True)}
@@ -124,22 +127,25 @@ class MaskShards:
                 "cannot be made of this architecture"
             )
 
-    def _check_folder(self) -> None:
+    def _check_folder(self) -> list[str]:
+        """Where its shards were measured so far."""
         path = self.folder / ARGUMENTS
         if not path.is_file():
             if (self.folder / SHARDS).is_dir():
                 raise InputError(f"{str(self.folder)!r} holds shards but no {ARGUMENTS}: name another folder")
-            return
+            return []
         try:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise InputError(f"{str(path)!r} is damaged ({first_line(error)}): name another folder") from error
+        machines = list(before.pop(MACHINES, []))
         for name in {**self.about, **before}:
             if before.get(name) != self.about.get(name):
                 raise InputError(
                     f"the shards in {str(self.folder)!r} were measured with another {name}: give the same arguments, or name "
                     "another folder"
                 )
+        return machines
 
 
 def _digest(model: PlasticModel) -> str:

@@ -54,7 +54,7 @@ def measured(shards: MaskShards, limit: int | None = None) -> str:
         "masks": rows.drop_columns(["test_loss"]),
         "masks_test": rows.select(["mask", "test_loss"]),
     }
-    about = {"kind": KIND, "version": VERSION, **shards.about}
+    about = {"kind": KIND, "version": VERSION, **shards.about, "machines": shards.machines}
     place = shards.folder / TABLE
     write_table(place, parts, about, masks_card(about, rows.num_rows))
     return f"{took}; table: {place}"

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from plasticity_env.common.errors import InputError
+from plasticity_env.common.files import ZOO_FOLDER
 from plasticity_env.common.values import brief, check_number
 from plasticity_env.tabular.table_files import open_folder, read_part
 
 KIND = "masks"
+SHIPPED = ZOO_FOLDER / "masks"
 CRITERIA = ("reward_loss", "calibration_loss")
 
 
@@ -176,12 +178,15 @@ def open_masks(folder: str | Path) -> MaskTable:
     """Open a complete table of masks.
 
     Args:
-        folder: Folder that `plasticity tabular masks` wrote: the folder ``table`` in its run's folder.
+        folder: Folder that `plasticity tabular masks` wrote (``table`` in its run's folder), or the name of an embedded model
+            whose table comes with the package: ``"bard-gpt2-4x4"``.
 
     Raises:
         InputError: No such table there.
     """
-    return MaskTable(folder)
+    shipped = SHIPPED / str(folder)
+    is_name = str(folder) in {path.name for path in SHIPPED.iterdir()}
+    return MaskTable(shipped if is_name and not Path(folder).is_dir() else folder)
 
 
 def mask_name(mask: Any) -> str:

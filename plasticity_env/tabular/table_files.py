@@ -93,9 +93,9 @@ def open_folder(folder: str | Path, kind: str, parts: Sequence[str]) -> tuple[Pa
         )
     if description.get("kind") != kind:
         raise InputError(f"{str(place)!r} holds a table of {description.get('kind')!r}, not of {kind!r}")
-    missing = [name for name in parts if not (place / f"{name}.parquet").is_file()]
-    if not check_manifest(place) or missing:
-        raise InputError(
-            f"the table at {str(place)!r} lacks its digests or {', '.join(missing) or 'no file'}: {way_out}"
-        )
+    missing = [f"{name}.parquet" for name in parts if not (place / f"{name}.parquet").is_file()]
+    if missing:
+        raise InputError(f"the table at {str(place)!r} lacks {', '.join(missing)}: {way_out}")
+    if not check_manifest(place):
+        raise InputError(f"the table at {str(place)!r} lacks its digests: {way_out}")
     return place, description

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from plasticity_env import InputError, LoadedModel, PlasticModel, TextSplits
 from plasticity_env.__main__ import main
 from plasticity_env.agents.leaderboard.board_rules import Rules
 from plasticity_env.agents.leaderboard.playing import Table
+from plasticity_env.agents.tabular import mask_shards
 from plasticity_env.agents.tabular.mask_shards import SHARDS, MaskShards
 from plasticity_env.agents.tabular.mask_tree import MaskTree
 from plasticity_env.agents.tabular.whole_table import TABLE, measured
@@ -100,6 +102,37 @@ def test_a_run_that_was_cut_goes_on_and_the_table_holds_every_mask_once(table_of
     assert row.flops == flops(model, 32)
     assert row.heads == 3
     assert json.loads((tmp_path / TABLE / "table.json").read_text())["rows"] == {"masks": 16, "masks_test": 16}
+
+
+def test_the_shipped_table_is_what_the_shipped_model_loses() -> None:
+    masks = open_masks("bard-gpt2-4x4")
+    assert len(masks) == 2**16
+    about = masks.description
+    sizes = {"calibration_blocks": len(about["calibration_blocks"]), "reward_blocks": len(about["reward_blocks"])}
+    settings = Settings(model_name=about["model"], max_length=128, residual_signal=False, device="cpu", **sizes)
+    table = Table(Rules(settings, about["test_blocks"]))
+    assert table.blocks(about["seed"]) == {name: about[f"{name}_blocks"] for name in ("calibration", "reward")}
+    some = "1011/1111/1101/0110"
+    mask = torch.tensor([[bit == "1" for bit in layer] for layer in some.split("/")])
+    assert masks.final(some) == pytest.approx(np.mean(table.losses_of(mask, 0)), abs=1e-4)
+
+
+def test_what_a_folder_lacks_is_named(table_of, tmp_path: Path) -> None:
+    measured(MaskShards(tmp_path, table_of(), seed=0))
+    for name, said in (("masks_test.parquet", "lacks masks_test.parquet"), ("digests.json", "lacks its digests")):
+        copy = Path(shutil.copytree(tmp_path / TABLE, tmp_path / name))
+        (copy / name).unlink()
+        with pytest.raises(InputError, match=f"{said}: make one with"):
+            open_masks(copy)
+
+
+def test_the_card_names_every_machine_that_measured(table_of, tmp_path: Path, monkeypatch) -> None:
+    for number in (1, 2):
+        monkeypatch.setattr(mask_shards, "machine", lambda of=number: f"machine {of}")
+        measured(MaskShards(tmp_path, table_of(), seed=0), limit=number)
+    monkeypatch.setattr(mask_shards, "machine", lambda: "machine 1")
+    measured(MaskShards(tmp_path, table_of(), seed=0))
+    assert open_masks(tmp_path / TABLE).description["machines"] == ["machine 1", "machine 2"]
 
 
 def test_the_first_layers_may_stay_whole(table_of, tmp_path: Path) -> None:
