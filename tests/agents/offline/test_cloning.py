@@ -17,6 +17,7 @@ from plasticity_env.agents.offline.clone_config import CloneConfig
 from plasticity_env.agents.offline.cloning import agreement, learn, log_likelihoods, read_decisions
 from plasticity_env.agents.offline.record_config import RecordConfig
 from plasticity_env.agents.offline.recording import Played, episodes
+from plasticity_env.agents.offline.route_recording import NUMBERS, route_players
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.controllers import ANNController, HeadNetwork, NetworkConfig
 from tests.conftest import ALL_SIGNALS, SMALL, filled
@@ -60,6 +61,33 @@ def test_recorded_episodes_replay_to_the_same_rewards(make_env, kind: str, quali
             assert reward == pytest.approx(episode.rewards[step], abs=1e-6)
             assert info["invalid_actions"] == 0
         assert len(episode.observations["heads"]) == len(episode.rewards) + 1
+
+
+@pytest.mark.parametrize("quality", ["expert", "mixed", "random"])
+def test_recorded_routes_replay_to_the_same_rewards(quality: str) -> None:
+    config = RecordConfig(env="route", quality=quality, episodes=12)
+    env, expert = route_players(config)
+    env.action_space.seed(0)
+    chosen = []
+    for episode in episodes(env, expert, config, NUMBERS):
+        env.reset(seed=episode.seed)
+        (action,) = episode.actions
+        best = expert.act(None)
+        _, reward, over, _, info = env.step(int(action))
+        assert over
+        assert [reward] == episode.rewards
+        assert episode.infos["structure"] == [pytest.approx(math.nan, nan_ok=True), info["structure"]]
+        chosen.append(int(action) == best)
+    assert {"expert": sum(chosen) == 12, "mixed": 0 < sum(chosen) < 12, "random": sum(chosen) < 6}[quality]
+
+
+def test_the_routes_expert_prunes_more_where_flops_are_dear() -> None:
+    env, expert = route_players(RecordConfig(env="route"))
+    table, shares = expert.board.table, []
+    for price in (0.01, 100.0):
+        env.reset(seed=0, options={"text": 3, "flop_price": price})
+        shares.append(table.shares[expert.act(None)])
+    assert shares == [min(share for share in table.shares if share), max(table.shares)]
 
 
 def test_mixed_episodes_are_of_both_players(make_env) -> None:
@@ -165,6 +193,9 @@ def test_a_missing_package_is_one_sentence_before_any_work(monkeypatch, capsys) 
         ("record", ["--env", "head"], "unknown environment 'head'"),
         ("record", ["--quality", "good"], "unknown quality 'good'"),
         ("record", ["--episodes", "0"], "episodes must be a whole number of at least 1"),
+        ("record", ["--env", "route", "--max_length", "32"], "--env route reads a table and runs no model"),
+        ("record", ["--table", "routes"], "--table is for --env route, this is --env heads"),
+        ("record", ["--env", "route", "--controller", "fisher"], "no router at 'fisher'"),
         ("clone", ["--learning_rate", "0"], "learning_rate must lie in (0, 100]"),
         ("clone", ["--epochs", "0"], "epochs must be a whole number of at least 1"),
     ],
