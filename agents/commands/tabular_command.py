@@ -20,11 +20,13 @@ class TabularConfig:
     """Arguments of tables."""
 
     table: tyro.conf.Positional[str] = "build"
-    """build (the leaderboard's cells as a data set) or masks (every mask of a small model, measured)"""
+    """build (the leaderboard's cells and route tables as a data set) or masks (every mask of a small model, measured)"""
     output_dir: Path | None = None
     """folder of the table; unset: runs/tabular/cells, or runs/tabular/MODEL. A second run of masks goes on there"""
     cells: Path = Path("docs/leaderboard/cells.jsonl")
     """build: a leaderboard's file"""
+    routes: tuple[Path, ...] = ()
+    """build: folders of route tables; unset: the one that comes with the package"""
     settings: Annotated[
         Settings,
         flags(
@@ -67,7 +69,7 @@ def _build(config: TabularConfig) -> None:
     from plasticity_env.agents.tabular.cell_rows import write_cells
 
     folder = config.output_dir or Path("runs/tabular/cells")
-    print(write_cells(config.cells, folder))
+    print(write_cells(config.cells, folder, config.routes))
 
 
 def _masks(config: TabularConfig) -> None:

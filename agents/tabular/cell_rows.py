@@ -1,39 +1,44 @@
-"""The leaderboard's cells as a table of rows."""
+"""The leaderboard's cells and route tables as one data set."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from plasticity_env.agents.leaderboard.board_cells import Cell, cell_file
+from plasticity_env.agents.tabular.route_rows import route_parts
 from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
+from plasticity_env.envs.route import SHIPPED_TABLE
 from plasticity_env.tabular.cell_table import BOARD, KIND
 from plasticity_env.tabular.data_card import cells_card
 from plasticity_env.tabular.table_files import write_table
 
-VERSION = "1.0.0"  # of what a row says; grows with its columns
+VERSION = "1.1.0"  # of what a row says; grows with its columns
 _PLAIN = ("player", "fingerprint", "share", "seed", "flops_kept")
 _PAID = ("evaluations", "forward_tokens", "backward_tokens", "seconds", "machine", "validated")
 
 
-def write_cells(cells: Path, folder: Path) -> str:
-    """Write a leaderboard's cells as a data set.
+def write_cells(cells: Path, folder: Path, routes: Sequence[Path] = ()) -> str:
+    """Write a leaderboard's cells, and route tables, as a data set.
 
     Args:
         cells: JSON lines, as `plasticity leaderboard` wrote them.
         folder: Folder that the data set goes to.
+        routes: Folders of route tables; none for the one that comes with the package.
 
     Returns:
         A line that says what was written.
 
     Raises:
-        InputError: No cells there, a line that is none, or a folder that holds something else.
+        InputError: No cells or route tables there, a line that is none, or a folder that holds something else.
     """
     if not cells.is_file():
         raise InputError(f"no cells at {str(cells)!r}: name the file that plasticity leaderboard wrote (--cells)")
+    parts, tables = route_parts(routes or (SHIPPED_TABLE,))
     with at_work_on(folder):
         found = cell_file(cells).read()
         if not found:
@@ -47,9 +52,13 @@ def write_cells(cells: Path, folder: Path) -> str:
             ),
         )
         boards = sorted({f"{cell.board.model} on {cell.board.text}" for cell in found})
-        about = {"kind": KIND, "version": VERSION, "boards": boards, "players": len({cell.player for cell in found})}
-        write_table(folder, {"cells": rows, "cells_test": test}, about, cells_card(about, len(found)))
-    return f"{len(found)} cells of {len(boards)} models and texts: {folder}"
+        players = len({cell.player for cell in found})
+        about = {"kind": KIND, "version": VERSION, "boards": boards, "players": players, "routes": tables}
+        write_table(folder, {"cells": rows, "cells_test": test, **parts}, about, cells_card(about, len(found)))
+    texts = sum(of["texts"] for of in tables)
+    return (
+        f"{len(found)} cells of {len(boards)} models and texts, {texts} texts of {len(tables)} route tables: {folder}"
+    )
 
 
 def _row(number: int, cell: Cell) -> dict[str, Any]:

@@ -18,8 +18,6 @@ configs:
 
 {what}
 
-| column | what it is |
-|---|---|
 {columns}
 
 {made}
@@ -42,6 +40,20 @@ _CELL_COLUMNS = {
     "evaluations, forward_tokens, backward_tokens, seconds, machine": "what the player paid",
     "validated": "the episode was replayed by another process",
     "test_losses, dense_losses": "nats per token of every test block; in the configuration `cells_test` only",
+}
+
+_ROUTE_COLUMNS = {
+    "table, text": "name of a table of `Route-v0`, and number of a text in it, which has a row for each structure",
+    "kind": "kind of the text, which no agent sees",
+    "structure, share": "name of the structure, and the share of the heads that it prunes",
+    "flops_kept, static_flops_kept": "forward FLOPs over the dense model's: the prefix dense, or all under the structure",
+    "loss, static_loss": "nats per token after the prefix, which ran dense or under the structure",
+    "probe_loss": "nats per token of the prefix under the structure",
+}
+_PREFIX_COLUMNS = {
+    "table, text": "as in `routes`",
+    "features": "34 numbers that the dense prefix tells: 32 projections of hidden states, loss, entropy",
+    "distance": "distance of the prefix to each kind of text that structures were fitted on",
 }
 
 
@@ -80,7 +92,27 @@ def cells_card(about: Mapping[str, Any], rows: int) -> str:
         "The leaderboard keeps no calibration or reward losses, so these cells have none. "
         f"Version {about['version']} of the columns."
     )
-    return _card("Leaderboard of plasticity-env", ("cells", "cells_test"), what, _CELL_COLUMNS, made)
+    tables = "\n".join(
+        f"- {of['table']}: {of['texts']} texts, {len(of['structures'])} structures" for of in about["routes"]
+    )
+    made += "\n\n" + "\n\n".join(
+        (
+            "## Routes\n\nWhat each text costs under each structure of a bank: the tables of `plasticity/Route-v0`.\n\n"
+            + tables,
+            "`routes` holds train texts, `routes_test` test texts, the last quarter of each kind: look once, at what you report.",
+            _columns(_ROUTE_COLUMNS),
+            "`prefixes` holds what an agent sees of any text.",
+            _columns(_PREFIX_COLUMNS),
+        )
+    )
+    names = ("cells", "cells_test", "routes", "routes_test", "prefixes")
+    return _card("Leaderboard and route tables of plasticity-env", names, what, _CELL_COLUMNS, made)
+
+
+def _columns(columns: Mapping[str, str]) -> str:
+    return "\n".join(
+        ["| column | what it is |", "|---|---|", *(f"| {name} | {text} |" for name, text in columns.items())]
+    )
 
 
 def _card(title: str, names: Sequence[str], what: str, columns: Mapping[str, str], made: str) -> str:
@@ -89,5 +121,4 @@ def _card(title: str, names: Sequence[str], what: str, columns: Mapping[str, str
     for number, name in enumerate(names):
         configs += [f"- config_name: {name}", f"  data_files: {name}.parquet"]
         configs += ["  default: true"] if not number else []
-    shown = "\n".join(f"| {name} | {text} |" for name, text in columns.items())
-    return _CARD.format(title=title, configs="\n".join(configs), what=what, columns=shown, made=made)
+    return _CARD.format(title=title, configs="\n".join(configs), what=what, columns=_columns(columns), made=made)

@@ -11,7 +11,10 @@ import pytest
 from plasticity_env import InputError
 from plasticity_env.agents.leaderboard.board_cells import Cell, cell_file, row
 from plasticity_env.agents.tabular.cell_rows import write_cells
-from plasticity_env.tabular import CellTable, open_table
+from plasticity_env.dynamic.route_table import RouteTable
+from plasticity_env.envs.route import SHIPPED_TABLE
+from plasticity_env.envs.route_split import split_texts
+from plasticity_env.tabular import CellTable, open_routes, open_table
 from tests.agents.leaderboard.fake import BOARD, cells
 
 PLAYERS = {"good@4": 0.5, "fisher@4": 1.0, "random@1": 2.0}
@@ -44,6 +47,56 @@ def test_every_cell_is_found_as_it_was_played(played: list[Cell], tmp_path: Path
         assert final.rise == pytest.approx(cell.deltas.mean(), rel=1e-4)
     assert table.final_calls == len(played)
     assert dict(table.looks) == {"toy on text": len(played)}
+
+
+def test_routes_are_those_of_their_table_and_test_texts_are_apart(played: list[Cell], tmp_path: Path) -> None:
+    written(played, tmp_path)
+    routes, table, name = open_routes(tmp_path / "table"), RouteTable.load(SHIPPED_TABLE), SHIPPED_TABLE.name
+    assert routes.tables() == [name]
+    assert tuple(routes.structures(name)) == table.structures
+    test = split_texts(table, "test").tolist()
+    assert routes.texts(name, "test") == test
+    assert sorted(routes.texts(name) + test) == list(range(len(table)))
+    text, number = routes.texts(name)[5], 7
+    row = routes.query(name, text, table.structures[number])
+    assert (row.loss, row.static_loss) == (table.loss[text, number], table.static_loss[text, number])
+    assert (row.probe_loss, row.kind) == (table.probe[text, number], table.kinds[table.kind[text]])
+    assert row.flops_kept == pytest.approx(table.flops_kept(np.array([number]))[0])
+    assert np.array_equal(routes.prefix(name, test[0])[:34], table.features[test[0]])
+    assert routes.potential(row, 2.0) == pytest.approx(table.loss[text, 0] - row.loss - 2 * np.log(row.flops_kept))
+    best = routes.best(name, text, 2.0)
+    assert routes.potential(best, 2.0) == max(
+        routes.potential(routes.query(name, text, each), 2.0) for each in table.structures
+    )
+    assert routes.regret(name, {text: best.structure}, 2.0) == 0
+    assert routes.regret(name, {text: row.structure}, 2.0) > 0
+    assert routes.final_calls == 0
+    rise, kept = routes.final(name, dict.fromkeys(test, row.structure))
+    assert rise == pytest.approx(float((table.loss[test, number] - table.loss[test, 0]).mean()), abs=1e-6)
+    assert kept == pytest.approx(row.flops_kept)
+    assert routes.looks == {name: len(test)}
+
+
+def test_a_route_that_is_not_there_is_an_error(played: list[Cell], tmp_path: Path) -> None:
+    written(played, tmp_path)
+    routes, name = open_routes(tmp_path / "table"), SHIPPED_TABLE.name
+    test, train = routes.texts(name, "test")[0], routes.texts(name)[0]
+    for call, said in (
+        (lambda: routes.query(name, test, "dense"), "is a test text: its losses only come from final"),
+        (lambda: routes.best(name, test, 1.0), "is a test text"),
+        (lambda: routes.query(name, 10**6, "dense"), "has no text 1000000"),
+        (lambda: routes.query(name, train, "play@0.5"), "did you mean 'plays@0.5'"),
+        (lambda: routes.query("bard", train, "dense"), "unknown route table 'bard'"),
+        (lambda: routes.final(name, {train: "dense"}), r"is a train text: ask query\(\)"),
+        (lambda: routes.final(name, {}), "final needs choices"),
+        (lambda: routes.regret(name, {}, 1.0), "a regret needs choices"),
+        (lambda: routes.texts(name, "all"), "unknown split 'all'"),
+        (lambda: write_cells(tmp_path / "cells.jsonl", tmp_path / "t", [tmp_path]), "no route table at"),
+        (lambda: write_cells(tmp_path / "cells.jsonl", tmp_path / "t", [SHIPPED_TABLE] * 2), "named alike"),
+    ):
+        with pytest.raises(InputError, match=said):
+            call()
+    assert routes.final_calls == 0
 
 
 def test_what_is_not_there_is_an_error_and_never_filled_in(played: list[Cell], tmp_path: Path) -> None:
