@@ -134,6 +134,19 @@ def test_the_router_names_the_domain_and_the_test_a_text_of_none() -> None:
     assert told.suits == ["low"] * 10
     assert int(told.is_new.sum()) < 5
     test.note("low", unseen["low"])
+    slow = NewDomainTest(domains, known, 0.3, window=3)
+    chunks = torch.cat([unseen["low"], torch.randint(50, 58, (6, LENGTH), generator=random)])
+    seen, alone = slow.judge(chunks), NewDomainTest(domains, known, 0.3).judge(chunks)
+    assert torch.isinf(seen.novelty[:2]).all()
+    assert not seen.is_new[:2].any()
+    assert bool(seen.is_new[12:].all())  # three chunks of the new text
+    assert torch.equal(seen.losses, alone.losses)
+    assert float(seen.novelty[-1]) >= float(
+        alone.novelty[-3:].mean()
+    )  # one domain for the window, not the best for each chunk
+    assert slow.judge(chunks[:2]).suits == ["low"] * 2
+    with pytest.raises(InputError, match="takes some 54 held-out chunks"):
+        NewDomainTest(domains, known, 0.1, window=3)
     with pytest.raises(InputError, match="held-out chunks in all, got 40"):
         NewDomainTest(domains, known, 0.01)
 

@@ -1,0 +1,1 @@
+"""Ways to learn one kind of text after another, and what each of them forgets."""
