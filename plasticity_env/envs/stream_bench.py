@@ -29,7 +29,7 @@ from plasticity_env.model.flops import flop_table
 from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.signals.text_sums import TextSums, gather_sums
 
-REMEMBERED = 4096
+REMEMBERED = 2**16  # chunks under structures, about 1 KB each
 
 
 @dataclass(frozen=True)
