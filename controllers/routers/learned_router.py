@@ -20,6 +20,7 @@ from plasticity_env.common.values import check_number, user_path
 from plasticity_env.controllers.routers.route_player import Played, RoutePlayer, no_probes
 from plasticity_env.controllers.routers.router_network import RouterConfig, RouterNetwork
 from plasticity_env.dynamic.bank import StructureBank
+from plasticity_env.dynamic.embedded_bank import BANKS
 from plasticity_env.dynamic.nearest import TextDistances
 from plasticity_env.dynamic.prefix import PrefixView
 from plasticity_env.dynamic.route_table import RouteTable
@@ -115,6 +116,8 @@ class LearnedRouter(RoutePlayer):
             InputError: Something else lies there, or weights that are not finite.
         """
         path = user_path(folder, "a router")
+        if not path.is_dir() and (BANKS / path.name / "router").is_dir() and str(path) == path.name:
+            path = BANKS / path.name / "router"
         self._check_weights()
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         tensors |= {"center": torch.from_numpy(self.center), "scale": torch.from_numpy(self.scale)}
@@ -135,7 +138,7 @@ class LearnedRouter(RoutePlayer):
         """Read what `save` wrote.
 
         Args:
-            folder: Folder of the router.
+            folder: Folder of the router, or the name of an embedded model that has one.
             price: Price at which it picks; None takes the one that it was saved with.
             bank: The bank that it picks from inside a `RoutedModel`.
 

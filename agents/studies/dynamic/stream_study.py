@@ -32,7 +32,8 @@ from plasticity_env.agents.studies.dynamic.stream_arms import (
 from plasticity_env.agents.studies.dynamic.stream_picture import draw_stream
 from plasticity_env.common.arguments import plain
 from plasticity_env.common.at_work import at_work_on
-from plasticity_env.common.files import LineFile
+from plasticity_env.common.files import LineFile, write_text
+from plasticity_env.common.marked_pages import between_marks
 from plasticity_env.common.tracking import EpisodeStep, Tracker, TrackingOptions
 from plasticity_env.envs.stream_bench import StreamBench
 from plasticity_env.envs.stream_env import MEASURE, RECALL, StreamEnv
@@ -66,6 +67,7 @@ class Options:
         train_seeds: Trainings of each, with seeds from 0 on.
         prior_tokens, forget: Of measurements, as the environment takes them.
         picture: File for a picture of the first stream; None draws none.
+        page: Page (Markdown) that the table is also written to, between its marks.
         tracking: Where the numbers go, besides the folder of ``output``.
     """
 
@@ -85,6 +87,7 @@ class Options:
     prior_tokens: float = StreamSettings.prior_tokens
     forget: float = StreamSettings.forget
     picture: Path | None = None
+    page: Path | None = None
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
 
@@ -248,6 +251,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def write_page(page: Path, model: str, shown: str) -> None:
+    """Write a table between the marks of its model on a page, which is made where there is none."""
+    name = Path(model).stem
+    before = page.read_text(encoding="utf-8") if page.is_file() else ""
+    begin, end = f"<!-- streams of {name}: made by stream_study -->", f"<!-- end of streams of {name} -->"
+    write_text(page, between_marks(before, f"\n{shown}\n", begin, end))
+
+
 def in_time(row: dict[str, Any], within: int = 2) -> float:
     """Share of a stream's later stages of so many chunks or more that run under their kind's structure at that chunk."""
     kinds, structures = row["kinds"], row["structures"]
@@ -284,4 +295,8 @@ def _against(arm: str, mine: list[dict[str, Any]], others: list[dict[str, Any]])
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(table(play(tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,)))))
+    options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
+    shown = table(play(options))
+    print(shown)
+    if options.page is not None:
+        write_page(options.page, options.model_name, shown)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plasticity_env.agents.studies.dynamic.stream_study import CUSUM, Options, in_time, play, table
+from plasticity_env.agents.studies.dynamic.stream_study import CUSUM, Options, in_time, play, table, write_page
 from plasticity_env.agents.watching.run_lines import RunLines
 from plasticity_env.common.tracking import TrackingOptions
 
@@ -54,6 +54,17 @@ def test_the_table_says_how_soon_a_stage_runs_under_its_own_structure() -> None:
     assert in_time(row_of("nearest texts", 0, 0.1, "aaabba")) == 1  # the last stage has one chunk
     assert in_time(row_of("nearest texts", 0, 0.1, "aaaaba")) == 0
     assert in_time(row_of("nearest texts", 0, 0.1, "aaaaba"), within=3) == 1
+
+
+def test_a_page_keeps_what_stands_around_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Streams\n")
+    for shown in ("| one |", "| two |"):
+        write_page(page, "folder/small.gguf", shown)
+    text = page.read_text()
+    assert text.startswith("# Streams\n")
+    assert "| one |" not in text
+    assert text.count("streams of small") == 2
 
 
 def test_trainings_of_an_algorithm_are_one_arm_and_stand_against_the_drift_detector() -> None:
