@@ -116,8 +116,6 @@ class LearnedRouter(RoutePlayer):
             InputError: Something else lies there, or weights that are not finite.
         """
         path = user_path(folder, "a router")
-        if not path.is_dir() and (BANKS / path.name / "router").is_dir() and str(path) == path.name:
-            path = BANKS / path.name / "router"
         self._check_weights()
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         tensors |= {"center": torch.from_numpy(self.center), "scale": torch.from_numpy(self.scale)}
@@ -146,6 +144,8 @@ class LearnedRouter(RoutePlayer):
             InputError: No router there, a damaged one, or one for another bank.
         """
         path = user_path(folder, "a router")
+        if not path.is_dir() and (BANKS / path.name / "router").is_dir() and str(path) == path.name:
+            path = BANKS / path.name / "router"
         if not (path / DESCRIPTION).is_file():
             raise InputError(f"no router at {str(path)!r} (no {DESCRIPTION}): train one with plasticity train-router")
         try:
