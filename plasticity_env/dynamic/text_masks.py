@@ -63,7 +63,8 @@ def losses_after(model: PlasticModel, input_ids: Tensor, first: int) -> Tensor:
     """
     logits = model.model(input_ids=input_ids, use_cache=False).logits[:, first - 1 : -1]
     targets = input_ids[:, first:]
-    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return losses.view(targets.shape).mean(1)
 
 

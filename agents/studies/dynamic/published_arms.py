@@ -84,7 +84,7 @@ def main(config: PublishedArms) -> None:
     if not config.report:
         with at_work_on(config.output):
             _play(config)
-    print(report([cell for cell in file.read() if cell.table == _table_of(config)]))
+    print(report([cell for cell in file.read() if cell.table == _table_of(config) and cell.draw < config.draws]))
 
 
 def _table_of(config: PublishedArms) -> tuple[object, ...]:

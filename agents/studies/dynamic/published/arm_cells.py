@@ -20,7 +20,7 @@ class ArmSetting:
     """calibration blocks of each kind"""
     test_texts: int = 16
     """test texts of each kind, the same in all draws"""
-    train_texts: int = 24
+    train_texts: int = 16
     """train texts of each kind that routers and masks learn from"""
     max_length: int = 256
     """tokens of a block and of a text"""
@@ -34,9 +34,9 @@ class ArmSetting:
     """clusters of IG-Pruning"""
     probe_share: float = 0.05
     """share of a text's hidden states that Probe Pruning runs ahead"""
-    mask_steps: int = 100
+    mask_steps: int = 50
     """optimizer steps of masks that are trained through a straight-through estimator"""
-    mask_batch: int = 8
+    mask_batch: int = 4
     """texts in a step"""
     mask_rate: float = 0.05
     """learning rate of Adam for them"""

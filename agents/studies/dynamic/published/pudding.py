@@ -63,7 +63,7 @@ class PuddingArms:
         return bench.played(bank, router.pick(bench.test_prefixes), router.flops)
 
 
-def regressed(table: RouteTable, share: float, bank: StructureBank, seed: int) -> PredictedLoss:
+def regressed(table: RouteTable, share: float, bank: StructureBank | None, seed: int) -> PredictedLoss:
     """A router whose network was fitted to a table's losses; a quarter of the texts only judges when to stop."""
     how = RouterTraining(seed=seed, total_steps=0, test_share=1e-6)
     return PredictedLoss(train_router(table, how), share, bank)

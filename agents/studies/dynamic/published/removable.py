@@ -53,7 +53,7 @@ class Removable:
 
     def gates(self, stay: Tensor) -> Tensor:
         """(..., L, U) gates from (..., n) gates of the things, differentiable; units that belong to none stay open."""
-        return 1 - torch.einsum("...n,nlu->...lu", 1 - stay, self.members.float())
+        return 1 - torch.einsum("...n,nlu->...lu", 1 - stay, self.members.to(stay))
 
     def lowest(self, scores: Tensor, target: float) -> Tensor:
         """(..., n) which things go: those of lowest score, as many as come nearest to the target's FLOPs per token.
