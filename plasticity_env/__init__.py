@@ -53,7 +53,11 @@ for _prefix, _kwargs in (
             vector_entry_point=f"plasticity_env.envs.{_vector}",
             kwargs=_kwargs,
         )
-_gym.register(id="plasticity/Stream-v0", entry_point="plasticity_env.envs.stream_env:stream_env")
+_gym.register(
+    id="plasticity/Stream-v0",
+    entry_point="plasticity_env.envs.stream_env:stream_env",
+    vector_entry_point="plasticity_env.envs.stream_vector:StreamVectorEnv",
+)
 for _prefix in ("", "Flat"):
     _gym.register(
         id=f"plasticity/{_prefix}Levels-v0",

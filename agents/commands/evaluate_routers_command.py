@@ -20,9 +20,9 @@ class EvaluateRoutersConfig:
     """Arguments."""
 
     table: tyro.conf.Positional[str] = ""
-    """folder of a route table; unset: the one that comes with the package"""
+    """folder of a route table, or the name of a model whose table comes with the package; unset: bard-llama-6x8"""
     routers: str = ""
-    """folders of learned routers, separated by commas"""
+    """folders of learned routers, or names of embedded models that have one, separated by commas"""
     prices: str = "0.3,1,3"
     """prices of a nat of log FLOPs at which learned routers and the text oracle choose among all shares"""
     texts: str = "test"
@@ -35,6 +35,8 @@ class EvaluateRoutersConfig:
     """seed of the bootstrap and of the random router"""
     output: Path | None = None
     """also write the rows to this JSON file"""
+    page: Path | None = None
+    """also write the table between its marks on this page (Markdown)"""
 
     def __post_init__(self) -> None:
         check_counts(self, replicates=1, seed=0)
@@ -50,6 +52,7 @@ def main(config: EvaluateRoutersConfig) -> None:
     structure at equal mean FLOPs (linear between the measured ones), with bootstrap intervals."""
     from plasticity_env.agents.routing.router_evaluation import evaluate_routers, players_of, routers_table
     from plasticity_env.common.files import write_text
+    from plasticity_env.common.marked_pages import between_marks
     from plasticity_env.controllers.routers.learned_router import LearnedRouter
     from plasticity_env.controllers.routers.oracles import TextOracle
     from plasticity_env.dynamic.route_table import RouteTable
@@ -67,11 +70,21 @@ def main(config: EvaluateRoutersConfig) -> None:
             players[-1].name = "learned" if len(routers) == 1 else f"learned {number}"
     players += [TextOracle(price=price) for price in prices]
     rows = evaluate_routers(table, texts, players, config.replicates, config.seed)
-    print(f"{len(texts)} {config.texts} texts of {table.tokens} tokens, {table.model or 'a model'}; intervals of 95%")
-    print(routers_table(rows, table.structures))
+    name = table.model or "a model"
+    said = f"{len(texts)} {config.texts} texts of {table.tokens} tokens, {name}; intervals of 95%"
+    shown = routers_table(rows, table.structures)
+    print(f"{said}\n{shown}")
     if config.output is not None:
         write_text(config.output, json.dumps([row.plain() for row in rows], indent=1) + "\n")
         print(f"rows: {config.output}")
+    if config.page is not None:
+        before = config.page.read_text(encoding="utf-8") if config.page.is_file() else ""
+        begin, end = (
+            f"<!-- routers on {name}: made by plasticity evaluate-routers -->",
+            f"<!-- end of routers on {name} -->",
+        )
+        write_text(config.page, between_marks(before, f"\n{said}\n\n{shown}\n", begin, end))
+        print(f"page: {config.page}")
 
 
 COMMAND = Command("evaluate-routers", EvaluateRoutersConfig, main)

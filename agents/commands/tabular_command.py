@@ -26,7 +26,7 @@ class TabularConfig:
     cells: Path = Path("docs/leaderboard/cells.jsonl")
     """build: a leaderboard's file"""
     routes: tuple[Path, ...] = ()
-    """build: folders of route tables; unset: the one that comes with the package"""
+    """build: folders of route tables; unset: those that come with the package"""
     settings: Annotated[
         Settings,
         flags(

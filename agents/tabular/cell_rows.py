@@ -12,7 +12,7 @@ from plasticity_env.agents.leaderboard.board_cells import Cell, cell_file
 from plasticity_env.agents.tabular.route_rows import route_parts
 from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import InputError
-from plasticity_env.envs.route import SHIPPED_TABLE
+from plasticity_env.dynamic.route_table import SHIPPED, shipped_tables
 from plasticity_env.tabular.cell_table import BOARD, KIND
 from plasticity_env.tabular.data_card import cells_card
 from plasticity_env.tabular.table_files import write_table
@@ -28,7 +28,7 @@ def write_cells(cells: Path, folder: Path, routes: Sequence[Path] = ()) -> str:
     Args:
         cells: JSON lines, as `plasticity leaderboard` wrote them.
         folder: Folder that the data set goes to.
-        routes: Folders of route tables; none for the one that comes with the package.
+        routes: Folders of route tables; none for those that come with the package.
 
     Returns:
         A line that says what was written.
@@ -38,7 +38,7 @@ def write_cells(cells: Path, folder: Path, routes: Sequence[Path] = ()) -> str:
     """
     if not cells.is_file():
         raise InputError(f"no cells at {str(cells)!r}: name the file that plasticity leaderboard wrote (--cells)")
-    parts, tables = route_parts(routes or (SHIPPED_TABLE,))
+    parts, tables = route_parts(routes or [SHIPPED / name for name in shipped_tables()])
     with at_work_on(folder):
         found = cell_file(cells).read()
         if not found:

@@ -38,6 +38,7 @@ def study_png(study: Any, path: Path) -> None:
     best = np.maximum.accumulate([trial.value for trial in complete])
     history.step([trial.number for trial in complete], best, where="post", color="black", label="best so far")
     history.set_xlabel("trial")
+    history.xaxis.get_major_locator().set_params(integer=True)
     history.set_ylabel("return, nats")
     history.legend(frameon=False)
     found = importances(study)

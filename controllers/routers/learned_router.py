@@ -20,6 +20,7 @@ from plasticity_env.common.values import check_number, user_path
 from plasticity_env.controllers.routers.route_player import Played, RoutePlayer, no_probes
 from plasticity_env.controllers.routers.router_network import RouterConfig, RouterNetwork
 from plasticity_env.dynamic.bank import StructureBank
+from plasticity_env.dynamic.embedded_bank import BANKS
 from plasticity_env.dynamic.nearest import TextDistances
 from plasticity_env.dynamic.prefix import PrefixView
 from plasticity_env.dynamic.route_table import RouteTable
@@ -135,7 +136,7 @@ class LearnedRouter(RoutePlayer):
         """Read what `save` wrote.
 
         Args:
-            folder: Folder of the router.
+            folder: Folder of the router, or the name of an embedded model that has one.
             price: Price at which it picks; None takes the one that it was saved with.
             bank: The bank that it picks from inside a `RoutedModel`.
 
@@ -143,6 +144,8 @@ class LearnedRouter(RoutePlayer):
             InputError: No router there, a damaged one, or one for another bank.
         """
         path = user_path(folder, "a router")
+        if not path.is_dir() and (BANKS / path.name / "router").is_dir() and str(path) == path.name:
+            path = BANKS / path.name / "router"
         if not (path / DESCRIPTION).is_file():
             raise InputError(f"no router at {str(path)!r} (no {DESCRIPTION}): train one with plasticity train-router")
         try:

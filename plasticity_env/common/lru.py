@@ -36,6 +36,9 @@ class Memo(Generic[V]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
+
 
 class ByteCache(Generic[V]):
     """A least-recently-used store with a limit in bytes.

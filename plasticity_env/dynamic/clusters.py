@@ -37,14 +37,15 @@ def cluster_bank(
 
     Sequences are grouped by k-means of their own hidden states, loss and entropy. Then, round by round at the largest share,
     a structure is fitted to each group and every sequence moves to the structure under which its loss is lowest. Held-out
-    sequences, which the router places by their first tokens alone, say when to stop and how many clusters serve best.
+    sequences, which the router places by their first tokens alone, say when to stop and how many clusters serve best. Then they
+    go to the structures that serve them best, and all structures are fitted once more, to all sequences.
 
     Args:
         model: The dense model.
         input_ids: (n, T) token ids.
         shares: Shares of the units that go.
         clusters: Numbers of clusters that are tried.
-        held_out: Share of the sequences that nothing is fitted on.
+        held_out: Share of the sequences that nothing is fitted on until the clusters stand.
         rounds: Most rounds of moving.
         prefix_tokens: Tokens that a router looks at.
         seed: Seed of the split and of k-means.
@@ -70,7 +71,8 @@ def cluster_bank(
             )
     maker = _Maker(model, fitted, kept, shares, rounds, prefix_tokens, seed, sampled, batch_size)
     tried = [maker.best(count) for count in clusters]
-    return min(tried, key=lambda found: found[0])[1]
+    _, bank, groups = min(tried, key=lambda found: found[0])
+    return maker.whole(bank, groups)
 
 
 class _Maker:
@@ -92,34 +94,42 @@ class _Maker:
         self._rounds, self._prefix, self._seed, self._sampled = rounds, prefix_tokens, seed, sampled
         self._batch = batch_size
         reader = PrefixReader(model)
-        self._prefixes = reader.read(fitted[:, :prefix_tokens], batch_size).pooled.cpu()
+        self._prefixes = reader.read(torch.cat([fitted, kept])[:, :prefix_tokens], batch_size).pooled.cpu()
         self._held: PrefixView = reader.read(kept[:, :prefix_tokens], batch_size)
         whole = reader.read(fitted, batch_size).features
         self._features = (whole - whole.mean(0)) / whole.std(0).clamp(min=1e-6)
         self._sums: dict[bytes, TextSums] = {}  # by members
 
-    def best(self, count: int) -> tuple[float, StructureBank]:
-        """Held-out loss, at the largest share, and the bank of the best round."""
+    def best(self, count: int) -> tuple[float, StructureBank, Tensor]:
+        """Held-out loss, at the largest share, the bank of the best round, and the cluster of each fitted sequence."""
         from sklearn.cluster import KMeans
 
         found = KMeans(count, n_init=10, random_state=self._seed).fit(self._features.numpy())
         groups = torch.from_numpy(found.labels_).long()
-        best: tuple[float, StructureBank] | None = None
+        best: tuple[float, StructureBank, Tensor] | None = None
         for _ in range(self._rounds + 1):
             bank = self._bank(groups)
             loss = self._held_loss(bank)
             if best is not None and loss >= best[0]:
                 break
-            best = loss, bank
-            large = list(_members(groups))
-            numbers = [bank.find(f"cluster{number}", max(self._shares)) for number in large]
-            served = [static_losses(bank, self._fitted, number, 1, self._batch)[0] for number in numbers]
-            moved = torch.tensor(large)[torch.stack(served, 1).argmin(1)]
+            best = loss, bank, groups
+            moved = self._served_best(bank, groups, self._fitted)
             if bool((moved == groups).all()):
                 break
             groups = moved
         assert best is not None
         return best
+
+    def whole(self, bank: StructureBank, groups: Tensor) -> StructureBank:
+        """A bank of the same clusters that is fitted to the held-out sequences as well."""
+        return self._bank(torch.cat([groups, self._served_best(bank, groups, self._kept)]))
+
+    def _served_best(self, bank: StructureBank, groups: Tensor, ids: Tensor) -> Tensor:
+        """(n,) the cluster under whose structure of the largest share each sequence loses least."""
+        large = list(_members(groups))
+        numbers = [bank.find(f"cluster{number}", max(self._shares)) for number in large]
+        served = [static_losses(bank, ids, number, 1, self._batch)[0] for number in numbers]
+        return torch.tensor(large)[torch.stack(served, 1).argmin(1)]
 
     def _bank(self, groups: Tensor) -> StructureBank:
         bank, together = StructureBank(self._model), None
@@ -140,7 +150,7 @@ class _Maker:
     def _gathered(self, members: Tensor) -> TextSums:
         key = members.numpy().tobytes()
         if key not in self._sums:
-            ids = self._fitted[members]
+            ids = torch.cat([self._fitted, self._kept])[members]
             self._sums[key] = gather_sums(self._model, ids, sampled=self._sampled, batch_size=self._batch)
         return self._sums[key]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plasticity_env.common.digests import checked_folder, write_manifest
 from plasticity_env.common.errors import InputError, first_line
-from plasticity_env.common.files import new_folder, write_text
+from plasticity_env.common.files import ZOO_FOLDER, new_folder, write_text
 from plasticity_env.common.values import user_path
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.nearest import TextDistances
@@ -23,6 +23,7 @@ from plasticity_env.dynamic.prefix import PrefixReader
 from plasticity_env.dynamic.token_routes import TokenRoutes
 from plasticity_env.model.contexts import evaluating
 
+SHIPPED = ZOO_FOLDER / "routes"
 DESCRIPTION = "routes.json"
 FORMAT = 1
 ARRAYS = ("kind", "features", "loss", "static_loss", "probe", "distance")
@@ -129,13 +130,19 @@ class RouteTable:
     def load(cls, folder: str | Path) -> RouteTable:
         """Read what `save` wrote; the arrays stay on disk until they are read.
 
+        Args:
+            folder: The folder, or the name of an embedded model whose table comes with the package.
+
         Raises:
             InputError: No table there, or a damaged one.
         """
         path = user_path(folder, "a route table")
+        if not path.is_dir() and str(folder) in shipped_tables():
+            path = SHIPPED / str(folder)
         if not (path / DESCRIPTION).is_file():
             raise InputError(
-                f"no route table at {str(path)!r} (no {DESCRIPTION}): make one with measure_routes(...).save(folder)"
+                f"no route table at {str(path)!r} (no {DESCRIPTION}): make one with measure_routes(...).save(folder), or name "
+                f"one of the package's: {', '.join(shipped_tables())}"
             )
         try:
             with checked_folder(path):
@@ -147,6 +154,11 @@ class RouteTable:
                 return cls(**said, **arrays)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"the route table at {str(path)!r} is damaged ({first_line(error)})") from error
+
+
+def shipped_tables() -> list[str]:
+    """Names of the models whose route tables come with the package."""
+    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / DESCRIPTION).is_file())
 
 
 def measure_routes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from plasticity_env.model.flops import flop_table
 from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.signals.text_sums import TextSums, gather_sums
 
-REMEMBERED = 4096
+REMEMBERED = 2**16  # chunks under structures, about 1 KB each
 
 
 @dataclass(frozen=True)
@@ -182,15 +182,51 @@ class StreamBench:
             logits = self.model.model(input_ids=ids, use_cache=False).logits
         view = self._reader.view(tap, logits, ids, torch.ones_like(ids, dtype=torch.bool))
         loss = float(view.loss[0])
-        dense = loss if structure.is_dense else self._dense.get((kind, number))
-        if dense is None:
-            with evaluating(self.model.model):
-                logits = self.model.model(input_ids=ids, use_cache=False).logits[0, :-1]
-            dense = float(F.cross_entropy(logits.float(), ids[0, 1:]))
-        self._dense.put((kind, number), dense)
+        dense = self._dense.put((kind, number), loss) if structure.is_dense else self._dense_loss(kind, number)
         run = ChunkRun(loss, dense, view.features[0], self._distances.to(view)[0])
         in_bank = any(structure is mine for mine in self.bank)
         return self._runs.put((kind, number, id(structure)), run) if in_bank else run
+
+    @torch.no_grad()
+    def _dense_loss(self, kind: str, number: int) -> float:
+        known = self._dense.get((kind, number))
+        if known is None:
+            ids = self.chunks[kind][number : number + 1].to(self.model.device)
+            with evaluating(self.model.model):
+                logits = self.model.model(input_ids=ids, use_cache=False).logits[0, :-1]
+            known = self._dense.put((kind, number), float(F.cross_entropy(logits.float(), ids[0, 1:])))
+        return known
+
+    @torch.no_grad()
+    def remember(self, runs: Iterable[tuple[str, int, int]]) -> None:
+        """Run chunks under structures of the bank, several in a pass, so that `run` finds them.
+
+        Args:
+            runs: Kind and number of a chunk, and the structure's number in the bank; what is remembered is not run again.
+        """
+        keys = {(kind, number, place): (kind, number, id(self.bank[place])) for kind, number, place in runs}
+        wanted = [run for run, key in keys.items() if key not in self._runs]
+        chunks = dict.fromkeys((kind, number) for kind, number, _ in wanted)
+        rows = dict.fromkeys([*((*chunk, 0) for chunk in chunks if chunk not in self._dense), *wanted])
+        routes, passes = TokenRoutes(self.model, list(self.bank)), list(rows)
+        for start in range(0, len(passes), self.settings.batch_size):
+            part = passes[start : start + self.settings.batch_size]
+            ids = torch.stack([self.chunks[kind][number] for kind, number, _ in part]).to(self.model.device)
+            under = torch.tensor([place for *_, place in part], device=self.model.device)[:, None]
+            with (
+                evaluating(self.model.model),
+                routes.along(lambda places, under=under: under.expand_as(places)),  # type: ignore[misc]
+                self._reader.listening() as tap,
+            ):
+                logits = self.model.model(input_ids=ids, use_cache=False).logits
+            view = self._reader.view(tap, logits, ids, torch.ones_like(ids, dtype=torch.bool))
+            features, distance = view.features, self._distances.to(view)
+            for row, (kind, number, place) in enumerate(part):
+                loss = float(view.loss[row])
+                if place == 0:
+                    self._dense.put((kind, number), loss)
+                run = ChunkRun(loss, self._dense_loss(kind, number), features[row], distance[row])
+                self._runs.put((kind, number, id(self.bank[place])), run)
 
     def sums(self, kind: str, number: int) -> TextSums:
         """What a chunk says of the units, measured in the dense model."""

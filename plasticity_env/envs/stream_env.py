@@ -187,6 +187,23 @@ class StreamEnv(gym.Env[Any, Any]):
         """The structure that the last chunk ran under, a recalled or a measured one."""
         return self._current
 
+    def next_run(self, action: Any) -> tuple[str, int, int] | None:
+        """Kind and number of the chunk that comes next, and the structure of the bank that it runs under after an action.
+
+        Returns:
+            None where the action measures, or keeps what was measured, or no chunk comes next, as before the first reset.
+
+        Raises:
+            InputError: No such action.
+        """
+        if self._step >= len(self._stream):
+            return None
+        taken = self._read_action(action)
+        place = taken - RECALL if taken >= RECALL else self._in_use
+        if taken == MEASURE or place == len(self.bench.bank):
+            return None
+        return (*self._stream[self._step], place)
+
     @property
     def next_chunk(self) -> tuple[str, int]:
         """Kind and number of the chunk that comes next, which no agent sees: for oracles.

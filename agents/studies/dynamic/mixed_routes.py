@@ -18,9 +18,12 @@ from plasticity_env.common import cli
 from plasticity_env.data.mixed import MIXED
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.dynamic.bank import StructureBank
+from plasticity_env.dynamic.clusters import cluster_bank
 from plasticity_env.dynamic.fitting import build_bank
 from plasticity_env.dynamic.route_table import measure_routes
 from plasticity_env.model.loading import LoadedModel, load_model
+
+CLUSTERS = (2, 4, 6)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class MixedRoutes:
     """tokens of a block and of a text"""
     prefix_tokens: int = 32
     """tokens of a text that run dense before a structure is picked"""
+    unlabelled: bool = False
+    """find the kinds by clustering (2, 4 or 6 of them) instead of being told"""
 
 
 def play(config: MixedRoutes) -> None:
@@ -71,7 +76,14 @@ def _bank(
     if folder.is_dir():
         return StructureBank.load(folder, loaded.model)
     fitted = {kind: text.drawn("calibration", config.blocks, draw) for kind, text in texts.items()}
-    bank = build_bank(loaded.model, fitted, cli.numbers(config.shares, "shares"), prefix_tokens=config.prefix_tokens)
+    shares = cli.numbers(config.shares, "shares")
+    if config.unlabelled:
+        ids = torch.cat(list(fitted.values()))
+        bank = cluster_bank(
+            loaded.model, ids, shares, clusters=CLUSTERS, prefix_tokens=config.prefix_tokens, seed=draw, batch_size=16
+        )
+    else:
+        bank = build_bank(loaded.model, fitted, shares, prefix_tokens=config.prefix_tokens)
     bank.pruned_prefixes.clear()  # routers read dense prefixes here; the package's bank stays small
     bank.save(folder)
     return bank

@@ -9,6 +9,7 @@ on streams of the train split; all arms play streams of the test split.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,12 +32,18 @@ from plasticity_env.agents.studies.dynamic.stream_arms import (
 from plasticity_env.agents.studies.dynamic.stream_picture import draw_stream
 from plasticity_env.common.arguments import plain
 from plasticity_env.common.at_work import at_work_on
-from plasticity_env.common.files import LineFile
+from plasticity_env.common.files import LineFile, write_text
+from plasticity_env.common.marked_pages import between_marks
 from plasticity_env.common.tracking import EpisodeStep, Tracker, TrackingOptions
 from plasticity_env.envs.stream_bench import StreamBench
 from plasticity_env.envs.stream_env import MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_settings import StreamSettings
 
+CUSUM = "CUSUM, then measure"
+LEARNERS: dict[str, dict[str, Any]] = {
+    "PPO": {"n_steps": 256, "gamma": 0.9, "ent_coef": 0.01},
+    "DQN": {"gamma": 0.5, "learning_starts": 500},
+}
 DECIDED = ("arm", "seed", "chunk", "kind", "structure", "rise")
 
 
@@ -57,7 +64,10 @@ class Options:
         flop_price: Price of a nat of log FLOPs.
         measure_all: Also play the arm that measures before every chunk.
         train_steps: Decisions that PPO and DQN are trained for; 0 leaves them out.
+        train_seeds: Trainings of each, with seeds from 0 on.
+        prior_tokens, forget: Of measurements, as the environment takes them.
         picture: File for a picture of the first stream; None draws none.
+        page: Page (Markdown) that the table is also written to, between its marks.
         tracking: Where the numbers go, besides the folder of ``output``.
     """
 
@@ -73,7 +83,11 @@ class Options:
     flop_price: float = 1.0
     measure_all: bool = True
     train_steps: int = 0
+    train_seeds: int = 3
+    prior_tokens: float = StreamSettings.prior_tokens
+    forget: float = StreamSettings.forget
     picture: Path | None = None
+    page: Path | None = None
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
 
 
@@ -89,6 +103,8 @@ def settings_of(options: Options) -> StreamSettings:
         fit_blocks=options.fit_blocks,
         share=options.share,
         flop_price=options.flop_price,
+        prior_tokens=options.prior_tokens,
+        forget=options.forget,
     )
 
 
@@ -111,12 +127,12 @@ def _play(options: Options) -> list[dict[str, Any]]:
         "random": AtRandom(),
         "nearest texts": Nearest(),
         "stage oracle": StageOracle(),
-        "CUSUM, then measure": Cusum(),
+        CUSUM: Cusum(),
     }
     if options.measure_all:
         arms["measure before each chunk"] = Always(MEASURE)
     if options.train_steps:
-        arms |= trained(options, bench)
+        arms |= trained(options, bench, {row["arm"] for row in rows if row["seed"] == options.seeds - 1})
     with (
         closing(LineFile(options.output)) as file,
         Tracker(options.output.parent, plain(options), options.tracking, resume=True, program="stream") as tracker,
@@ -191,43 +207,96 @@ def play_stream(env: StreamEnv, arm: Arm, seed: int) -> tuple[dict[str, Any], li
     return row, steps
 
 
-def trained(options: Options, bench: StreamBench) -> dict[str, Arm]:
-    """PPO and DQN of Stable-Baselines3, as they are, on streams of the train split."""
+def trained(options: Options, bench: StreamBench, finished: Collection[str] = ()) -> dict[str, Arm]:
+    """PPO and DQN of Stable-Baselines3, as they are, on streams of the train split; without those whose rows are finished."""
     import stable_baselines3 as sb3
 
-    learners = StreamBench(replace(bench.settings, split="train", observation="flat"))
+    learners: StreamBench | None = None
     found: dict[str, Arm] = {}
-    for name, options_of in (
-        ("PPO", {"n_steps": 256, "gamma": 0.9, "ent_coef": 0.01}),
-        ("DQN", {"gamma": 0.5, "learning_starts": 500}),
-    ):
-        env: gym.Env[Any, Any] = StreamEnv(bench=learners)
-        agent = getattr(sb3, name)("MlpPolicy", env, seed=0, device="cpu", **options_of)
-        agent.learn(options.train_steps)
-        found[name] = Learned(agent)
+    for name, options_of in LEARNERS.items():
+        for seed in range(options.train_seeds):
+            if (arm := f"{name} {seed}") in finished:
+                continue
+            if learners is None:
+                learners = StreamBench(replace(bench.settings, split="train", observation="flat"))
+            env: gym.Env[Any, Any] = StreamEnv(bench=learners)
+            agent = getattr(sb3, name)("MlpPolicy", env, seed=seed, device="cpu", **options_of)
+            agent.learn(options.train_steps)
+            found[arm] = Learned(agent)
     return found
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: each arm's rise and FLOPs, and where it lies between the stage oracle (0) and the best static one (1)."""
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    of = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
-    mean = {arm: float(np.mean([row["rise"] for row in of[arm]])) for arm in arms}
-    static = min((arm for arm in arms if arm.startswith("static")), key=lambda arm: mean[arm])
+    """Markdown: each arm's rise and FLOPs, where it lies between the stage oracle (0) and the best static one (1), and how soon
+    it runs a stage under the structure of its kind; trainings of one algorithm are one arm."""
+    of: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        of.setdefault(_family(row["arm"]), []).append(row)
+    mean = {arm: float(np.mean([row["rise"] for row in mine])) for arm, mine in of.items()}
+    static = min((arm for arm in of if arm.startswith("static")), key=lambda arm: mean[arm])
     lines = [
-        "| way | rise, nats (by stream) | mean | between oracle and static | FLOPs kept |",
-        "|---|---|---:|---:|---:|",
+        "| way | rise, nats (by stream) | mean | between oracle and static | own structure by the 2nd chunk | FLOPs kept |",
+        "|---|---|---:|---:|---:|---:|",
     ]
-    for arm in arms:
+    for arm, mine in of.items():
         if arm.startswith("static") and arm != static:
             continue
-        said = ", ".join(f"{row['rise']:.3f}" for row in of[arm])
+        streams = sorted({row["seed"] for row in mine})
+        said = ", ".join(f"{np.mean([row['rise'] for row in mine if row['seed'] == seed]):.3f}" for seed in streams)
         between = (mean[arm] - mean["stage oracle"]) / (mean[static] - mean["stage oracle"])
-        kept = np.mean([row["flops_kept"] for row in of[arm]])
-        lines.append(f"| {arm} | {said} | {mean[arm]:.4f} | {between:.2f} | {kept:.4f} |")
+        kept, soon = np.mean([row["flops_kept"] for row in mine]), np.mean([in_time(row) for row in mine])
+        lines.append(f"| {arm} | {said} | {mean[arm]:.4f} | {between:.2f} | {soon:.0%} | {kept:.4f} |")
+    if CUSUM in of:
+        lines += ["", *(_against(arm, of[arm], of[CUSUM]) for arm in LEARNERS if arm in of)]
     return "\n".join(lines)
+
+
+def write_page(page: Path, model: str, shown: str) -> None:
+    """Write a table between the marks of its model on a page, which is made where there is none."""
+    name = Path(model).stem
+    before = page.read_text(encoding="utf-8") if page.is_file() else ""
+    begin, end = f"<!-- streams of {name}: made by stream_study -->", f"<!-- end of streams of {name} -->"
+    write_text(page, between_marks(before, f"\n{shown}\n", begin, end))
+
+
+def in_time(row: dict[str, Any], within: int = 2) -> float:
+    """Share of a stream's later stages of so many chunks or more that run under their kind's structure at that chunk."""
+    kinds, structures = row["kinds"], row["structures"]
+    starts = [place for place in range(1, len(kinds)) if kinds[place] != kinds[place - 1]]
+    ends = [*starts[1:], len(kinds)]
+    there = [place for place, end in zip(starts, ends, strict=True) if end - place >= within]
+    hits = [Path(structures[place + within - 1].split("@")[0]).stem == kinds[place] for place in there]
+    return float(np.mean(hits)) if hits else float("nan")
+
+
+def _family(arm: str) -> str:
+    name, _, seed = arm.rpartition(" ")
+    return name if seed.isdigit() and name in LEARNERS else arm
+
+
+def _against(arm: str, mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
+    """The mean difference of the rises, with an interval of a bootstrap over trainings and streams."""
+    theirs = {row["seed"]: row["rise"] for row in others}
+    grid = np.array(
+        [
+            [row["rise"] - theirs[row["seed"]] for row in mine if row["arm"] == name]
+            for name in {row["arm"] for row in mine}
+        ]
+    )
+    random = np.random.default_rng(0)
+    drawn = [
+        grid[random.integers(len(grid), size=len(grid))][:, random.integers(grid.shape[1], size=grid.shape[1])].mean()
+        for _ in range(10_000)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    said = f"{arm} less {CUSUM}: {grid.mean():+.4f} nats [{low:+.4f}, {high:+.4f}]"
+    return f"{said}, {grid.shape[0]} trainings on {grid.shape[1]} streams"
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(table(play(tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,)))))
+    options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
+    shown = table(play(options))
+    print(shown)
+    if options.page is not None:
+        write_page(options.page, options.model_name, shown)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plasticity_env.agents.studies.dynamic.stream_study import Options, play
+from plasticity_env.agents.studies.dynamic.stream_study import CUSUM, Options, in_time, play, table, write_page
 from plasticity_env.agents.watching.run_lines import RunLines
 from plasticity_env.common.tracking import TrackingOptions
 
@@ -42,3 +42,39 @@ def test_each_stream_is_an_episode_whose_steps_are_its_chunks(tmp_path: Path) ->
     assert np.all(np.array(told["heads"][0]["active"]) == 1)  # the dense arm
     assert [row["structure"] for row in told["decisions"]] == [name for row in rows for name in row["structures"]]
     assert [event["kind"] for event in RunLines(tmp_path).news()] == ["rows"] * 3
+
+
+def row_of(arm: str, seed: int, rise: float, structures: str) -> dict[str, object]:
+    """A row over the kinds a, a, b, b, b, a, whose structures are named by a letter each."""
+    names = [f"{letter}@0.5" for letter in structures]
+    return {"arm": arm, "seed": seed, "rise": rise, "flops_kept": 0.8, "kinds": list("aabbba"), "structures": names}
+
+
+def test_the_table_says_how_soon_a_stage_runs_under_its_own_structure() -> None:
+    assert in_time(row_of("nearest texts", 0, 0.1, "aaabba")) == 1  # the last stage has one chunk
+    assert in_time(row_of("nearest texts", 0, 0.1, "aaaaba")) == 0
+    assert in_time(row_of("nearest texts", 0, 0.1, "aaaaba"), within=3) == 1
+
+
+def test_a_page_keeps_what_stands_around_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Streams\n")
+    for shown in ("| one |", "| two |"):
+        write_page(page, "folder/small.gguf", shown)
+    text = page.read_text()
+    assert text.startswith("# Streams\n")
+    assert "| one |" not in text
+    assert text.count("streams of small") == 2
+
+
+def test_trainings_of_an_algorithm_are_one_arm_and_stand_against_the_drift_detector() -> None:
+    rows = []
+    for seed in range(2):
+        rows += [row_of("static mixture@0.5", seed, 0.4, "mmmmmm"), row_of("stage oracle", seed, 0.2, "aabbba")]
+        rows += [row_of(CUSUM, seed, 0.38, "mmmmmm"), row_of("static a@0.5", seed, 0.9, "aaaaaa")]
+        rows += [row_of(f"PPO {number}", seed, 0.3 + 0.01 * number, "aaabba") for number in range(3)]
+    said = table(rows)
+    assert "| PPO | 0.310, 0.310 | 0.3100 | 0.55 | 100% | 0.8000 |" in said
+    assert "| static mixture@0.5 | 0.400, 0.400 | 0.4000 | 1.00 | 0% | 0.8000 |" in said
+    assert "static a@0.5" not in said
+    assert "PPO less CUSUM, then measure: -0.0700 nats [-0.0800, -0.0600], 3 trainings on 2 streams" in said

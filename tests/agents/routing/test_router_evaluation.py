@@ -124,3 +124,28 @@ def test_the_commands_train_a_router_and_compare_it(tmp_path, monkeypatch, capsy
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert len(rows) == said.count("\n| ") - 1
     assert {row["texts"] for row in rows} == {15}
+
+
+def test_what_comes_with_the_package_is_played_by_name_and_written_to_a_page(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("page.md").write_text("# Boards\n")
+    words = [
+        "evaluate-routers",
+        "mixed-llama-4x8",
+        "--routers",
+        "mixed-llama-4x8",
+        "--test_share",
+        "0.5",
+        "--replicates",
+        "5",
+    ]
+    for _ in range(2):
+        main([*words, "--page", "page.md"])
+    said, page = capsys.readouterr().out, Path("page.md").read_text()
+    assert "64 test texts of 256 tokens, mixed-llama-4x8" in said
+    assert page.startswith("# Boards\n")
+    assert page.count("| learned | price ") == 3
+    Path("mixed-llama-4x8").mkdir()  # a folder of the user's own is meant first
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "no router at 'mixed-llama-4x8'" in capsys.readouterr().err

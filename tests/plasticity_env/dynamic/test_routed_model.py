@@ -225,5 +225,6 @@ def test_texts_without_labels_find_their_clusters() -> None:
     assert bank.labels[-1] == "mixture"
     assert set(bank.labels[:-1]) <= {"cluster0", "cluster1"}
     assert all(structure.share == 0.5 for structure in list(bank)[1:])
+    assert sum(map(len, bank.prefixes.values())) == 32  # those that were held out among them
     with pytest.raises(InputError, match="too few"):
         cluster_bank(model, kinds["low"], (0.5,), clusters=(8,))

@@ -18,6 +18,7 @@ from plasticity_env.dynamic.running import RunningEstimate, measuring_flops
 from plasticity_env.envs.stream_bench import StreamBench
 from plasticity_env.envs.stream_env import KEEP, MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_settings import StreamSettings
+from plasticity_env.envs.stream_vector import StreamVectorEnv
 from plasticity_env.signals.measure import sequence_losses
 
 KINDS = ("shakespeare", "generated:json", "generated:table")
@@ -247,3 +248,76 @@ def test_heads_on_a_stream_pass_the_checkers_and_are_seeded() -> None:
         env.reset(options={"calibration": [1]})
     with pytest.raises(InputError, match="unknown control"):
         gym.make("plasticity/Stream-v0", control="both")
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_native_environments_are_the_single_ones(mode: str) -> None:
+    envs = gym.make_vec("plasticity/Stream-v0", num_envs=3, autoreset_mode=mode, **SMALL)
+    assert isinstance(envs, StreamVectorEnv)
+    single = [StreamEnv(bench=StreamBench(StreamSettings(**SMALL))) for _ in range(3)]
+    seen, _ = envs.reset(seed=5)
+    alone = [env.reset(seed=5 + number)[0] for number, env in enumerate(single)]
+    random, over = np.random.default_rng(0), [False] * 3
+    for _ in range(9):  # beyond the first episode
+        for name, values in seen.items():
+            assert np.allclose(values, np.stack([each[name] for each in alone]), atol=1e-4)
+        actions = random.integers(envs.single_action_space.n, size=3)
+        seen, rewards, ended, _, infos = envs.step(actions)
+        for number, env in enumerate(single):
+            if over[number] and mode == "NextStep":
+                alone[number], over[number] = env.reset()[0], False
+                assert rewards[number] == 0
+                continue
+            alone[number], reward, over[number], _, info = env.step(actions[number])
+            assert rewards[number] == pytest.approx(reward, abs=1e-4)
+            assert ended[number] == over[number]
+            last = infos["final_info"] if over[number] and mode == "SameStep" else infos
+            assert last["loss"][number] == pytest.approx(info["loss"], abs=1e-4)
+            if over[number] and mode == "SameStep":
+                assert np.allclose(infos["final_obs"][number]["globals"], alone[number]["globals"], atol=1e-4)
+                alone[number], over[number] = env.reset()[0], False
+
+
+def test_a_step_of_many_environments_is_few_passes(bench: StreamBench) -> None:
+    envs = StreamVectorEnv(4, bench=bench)
+    envs.reset(seed=0)
+    bench._runs.clear()
+    bench._dense.clear()
+    passes: list[int] = []
+    hook = bench.model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    envs.step(np.array([RECALL + 1, RECALL + 2, RECALL + 1, KEEP]))
+    hook.remove()
+    chunks = {env._stream[1] for env in envs.envs}
+    assert passes == [4 + len(chunks)]  # under their structures, and under none
+    envs.step(np.array([MEASURE, RECALL, KEEP, KEEP]))
+    assert envs.envs[0].structure is not bench.bank[0]
+
+
+def test_a_vector_environment_of_heads_takes_turns(bench: StreamBench) -> None:
+    envs = gym.make_vec("plasticity/Stream-v0", num_envs=2, control="heads", **SMALL)
+    envs.reset(seed=0)
+    seen, rewards, *_ = envs.step(envs.action_space.sample())
+    assert rewards.shape == (2,)
+    assert envs.observation_space.contains(seen)
+    for arguments, said in (
+        ({"num_envs": 0}, "num_envs must be"),
+        ({"autoreset_mode": "never"}, "unknown autoreset_mode 'never'"),
+        ({"render_mode": "ansi"}, "draws nothing"),
+        ({"control": "head"}, "unknown control 'head'"),
+        ({"chunk": 3}, "unexpected keyword argument 'chunk'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            StreamVectorEnv(**arguments)
+
+
+def test_stable_baselines3_learns_on_native_environments(bench: StreamBench) -> None:
+    from stable_baselines3 import PPO
+
+    from plasticity_env.agents.sb3.native_vec_env import NativeVecEnv
+
+    flat = StreamBench(StreamSettings(**SMALL, observation="flat"))
+    envs = NativeVecEnv(StreamVectorEnv(2, "SameStep", bench=flat))
+    agent = PPO("MlpPolicy", envs, n_steps=8, batch_size=8, n_epochs=1, seed=0, device="cpu").learn(16)
+    assert agent._n_updates == 1
