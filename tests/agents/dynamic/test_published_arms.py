@@ -55,7 +55,7 @@ def test_as_many_parts_go_as_come_nearest_to_the_budget() -> None:
                     for count in range(len(removable) + 1)
                 ]
                 assert abs(table.total(mask) - target) == min(abs(cost - target) for cost in paths)
-            assert float(mine[gone].max()) <= float(mine.max())
+            assert bool((mine[row][gone[row]][:, None] < mine[row][~gone[row]]).all())  # the lowest ones
             assert torch.equal(removable.gates((~gone).double()).bool(), masks)
     assert len(Removable.of(model, "heads", table)) == model.shape[0] * model.heads
     assert len(Removable.of(model, "blocks", table)) == 2 * model.shape[0]
@@ -96,7 +96,7 @@ def test_under_a_budget_of_kv_cache_an_mlp_saves_nothing() -> None:
 
 
 def test_puddings_router_learns_which_set_serves_which_text() -> None:
-    table = made_table(texts=40, noise=0.0)
+    table = made_table(texts=16, noise=0.0)
     router = regressed(table, 0.6, None, seed=0)
     played = router.play(table, np.arange(len(table)))
     best = np.array([2, 4, 6])[table.kind]  # the set of the text's own kind
@@ -165,9 +165,9 @@ def test_masks_learn_which_head_a_kind_of_text_needs(ids: torch.Tensor) -> None:
     def trained() -> torch.Tensor:
         scores = nn.Linear(len(ids), len(removable), bias=False)
         nn.init.zeros_(scores.weight)
-        options = {"steps": 60, "batch_size": 3, "rate": 0.1, "prefix_tokens": 2}
+        options = {"steps": 25, "batch_size": 3, "rate": 0.2, "prefix_tokens": 2}
         losses = train_masks(model, scores, kinds, ids, removable, one_gone, **options)
-        assert len(losses) == 60
+        assert len(losses) == 25
         return masks_by(scores, kinds, removable, one_gone)
 
     masks = trained()
