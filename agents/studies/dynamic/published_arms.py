@@ -22,7 +22,7 @@ from plasticity_env.agents.studies.dynamic.published.arm_bench import GRID, ArmB
 from plasticity_env.agents.studies.dynamic.published.arm_cells import ArmCell, ArmSetting, arm_cells
 from plasticity_env.agents.studies.dynamic.published.if_pruning import play_if
 from plasticity_env.agents.studies.dynamic.published.ig_pruning import play_ig
-from plasticity_env.agents.studies.dynamic.published.own_structures import play_own, play_static
+from plasticity_env.agents.studies.dynamic.published.own_structures import play_own, play_static, play_unrepaired
 from plasticity_env.agents.studies.dynamic.published.probe_pruning import play_probe
 from plasticity_env.agents.studies.dynamic.published.published_report import report
 from plasticity_env.agents.studies.dynamic.published.pudding import PuddingArms
@@ -35,7 +35,7 @@ from plasticity_env.common.values import check_number
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.model.loading import LoadedModel, load_model
 
-GROUPS = ("static", "own", "probe", "pudding-blocks", "pudding-heads", "rap", "ig", "if")
+GROUPS = ("static", "own", "unrepaired", "probe", "pudding-blocks", "pudding-heads", "rap", "ig", "if")
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ def arms_of(bench: ArmBench) -> Mapping[str, Callable[[float], dict[str, Outcome
     return {
         "static": lambda share: play_static(bench, share),
         "own": lambda share: play_own(bench, share),
+        "unrepaired": lambda share: play_unrepaired(bench, share),
         "probe": lambda share: play_probe(bench, share),
         "pudding-blocks": lambda share: pudding.play("blocks", share),
         "pudding-heads": lambda share: pudding.play("heads", share),

@@ -13,7 +13,7 @@ STATIC_GROUP = "static"
 
 
 def report(cells: Sequence[ArmCell]) -> str:
-    """The report in Markdown: a table for each share, arms of which all draws are finished."""
+    """The report in Markdown: a table for each share; an arm has a figure for each draw that is finished."""
     if not cells:
         return "no finished cell of this setting: play the study first"
     draws = sorted({cell.draw for cell in cells})
@@ -29,8 +29,7 @@ def report(cells: Sequence[ArmCell]) -> str:
         mine = [cell for cell in cells if cell.share == share and cell.group != STATIC_GROUP]
         for arm in dict.fromkeys(cell.arm for cell in mine):
             of_arm = sorted((cell for cell in mine if cell.arm == arm), key=lambda cell: cell.draw)
-            if [cell.draw for cell in of_arm] == draws:
-                lines.append(_row(arm, of_arm, curves))
+            lines.append(_row(arm, of_arm, curves))
     return "\n".join(lines)
 
 
