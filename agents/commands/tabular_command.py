@@ -25,8 +25,8 @@ class TabularConfig:
     """folder of the table; unset: runs/tabular/cells, or runs/tabular/MODEL. A second run of masks goes on there"""
     cells: Path = Path("docs/leaderboard/cells.jsonl")
     """build: a leaderboard's file"""
-    routes: tuple[Path, ...] = ()
-    """build: folders of route tables; unset: those that come with the package"""
+    routes: str = ""
+    """build: folders of route tables, separated by commas; unset: those that come with the package"""
     settings: Annotated[
         Settings,
         flags(
@@ -67,9 +67,10 @@ def main(config: TabularConfig) -> None:
 
 def _build(config: TabularConfig) -> None:
     from plasticity_env.agents.tabular.cell_rows import write_cells
+    from plasticity_env.common.cli import words
 
     folder = config.output_dir or Path("runs/tabular/cells")
-    print(write_cells(config.cells, folder, config.routes))
+    print(write_cells(config.cells, folder, [Path(name) for name in words(config.routes)]))
 
 
 def _masks(config: TabularConfig) -> None:

@@ -39,7 +39,7 @@ from plasticity_env.envs.stream_bench import StreamBench
 from plasticity_env.envs.stream_env import MEASURE, RECALL, StreamEnv
 from plasticity_env.envs.stream_settings import StreamSettings
 
-CUSUM = "CUSUM, then measure"
+CUSUM, MEASURE_ALL = "CUSUM, then measure", "measure before each chunk"
 LEARNERS: dict[str, dict[str, Any]] = {
     "PPO": {"n_steps": 256, "gamma": 0.9, "ent_coef": 0.01},
     "DQN": {"gamma": 0.5, "learning_starts": 500},
@@ -63,6 +63,7 @@ class Options:
         share: Share of the heads that go.
         flop_price: Price of a nat of log FLOPs.
         measure_all: Also play the arm that measures before every chunk.
+        only_measure: Play that arm and the stage oracle alone, to see what `prior_tokens` and `forget` do.
         train_steps: Decisions that PPO and DQN are trained for; 0 leaves them out.
         train_seeds: Trainings of each, with seeds from 0 on.
         prior_tokens, forget: Of measurements, as the environment takes them.
@@ -82,6 +83,7 @@ class Options:
     share: float = 0.5
     flop_price: float = 1.0
     measure_all: bool = True
+    only_measure: bool = False
     train_steps: int = 0
     train_seeds: int = 3
     prior_tokens: float = StreamSettings.prior_tokens
@@ -130,7 +132,9 @@ def _play(options: Options) -> list[dict[str, Any]]:
         CUSUM: Cusum(),
     }
     if options.measure_all:
-        arms["measure before each chunk"] = Always(MEASURE)
+        arms[MEASURE_ALL] = Always(MEASURE)
+    if options.only_measure:
+        arms = {name: arm for name, arm in arms.items() if name in (MEASURE_ALL, "stage oracle")}
     if options.train_steps:
         arms |= trained(options, bench, {row["arm"] for row in rows if row["seed"] == options.seeds - 1})
     with (
@@ -233,6 +237,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         of.setdefault(_family(row["arm"]), []).append(row)
     mean = {arm: float(np.mean([row["rise"] for row in mine])) for arm, mine in of.items()}
+    if not any(arm.startswith("static") for arm in of):
+        return "\n".join(f"{arm}: {mean[arm]:.4f} nats" for arm in of)
     static = min((arm for arm in of if arm.startswith("static")), key=lambda arm: mean[arm])
     lines = [
         "| way | rise, nats (by stream) | mean | between oracle and static | own structure by the 2nd chunk | FLOPs kept |",
