@@ -11,7 +11,9 @@ from plasticity_env.controllers.routers import (
     FixedRouter,
     LabelOracle,
     LearnedRouter,
+    NearestCentroid,
     NearestRouter,
+    PredictedLoss,
     ProbingRouter,
     RandomRouter,
     RouterNetwork,
@@ -53,6 +55,11 @@ def test_every_router_picks_what_its_name_says():
     assert own.tolist() == [1 + 2 * int(TABLE.kind[text]) for text in TEXTS]
     best = TextOracle(0.3).play(TABLE, TEXTS).structures
     assert best.tolist() == [min((1, 3, 5, 7), key=lambda k, t=text: TABLE.loss[t, k]) for text in TEXTS]
+    router = learned()
+    lowest = PredictedLoss(router, 0.3).play(TABLE, TEXTS).structures
+    prefix = torch.from_numpy(RouteBoard(TABLE, RouteSettings()).prefix[TEXTS])
+    assert lowest.tolist() == [1 + 2 * int(row[[1, 3, 5, 7]].argmin()) for row in router.network.rise(prefix).detach()]
+    assert PredictedLoss(router, 0.3).flops == 2 * (prefix.shape[1] * 8 + 8 * 8 + 8 * 9 + 8)
     for routes in (near, own, best):
         assert len(set(routes.tolist())) >= 3
 
@@ -165,3 +172,16 @@ def test_a_routed_model_picks_what_the_table_says():
     assert RoutedModel(bank, FixedRouter(2), prefix_tokens=8)._picked(routed.read_prefix(ids)).tolist() == [2] * 8
     with pytest.raises(InputError, match="this bank has dense, "):
         learned(TABLE, bank=bank)
+    lowest = PredictedLoss(router, 0.5, bank)
+    expected = lowest.play(table, np.arange(8)).structures
+    assert 0 not in expected  # the dense structure is of no share
+    assert RoutedModel(bank, lowest, prefix_tokens=8)._picked(routed.read_prefix(ids)).tolist() == expected.tolist()
+    pooled = routed.read_prefix(ids).pooled
+    centroids = NearestCentroid(torch.stack([pooled[:4].mean(0), pooled[4:].mean(0)]), (2, 1))
+    picked = RoutedModel(bank, centroids, prefix_tokens=8)._picked(routed.read_prefix(ids))
+    assert picked.tolist() == [2 if nearest == 0 else 1 for nearest in centroids.nearest(pooled).tolist()]
+    assert set(picked.tolist()) == {1, 2}
+    with pytest.raises(InputError, match="needs the bank"):
+        PredictedLoss(router, 0.5).pick(routed.read_prefix(ids))
+    with pytest.raises(InputError, match="this bank has dense, "):
+        PredictedLoss(learned(TABLE), 0.5, bank)

@@ -1,0 +1,1 @@
+"""Published systems that prune by the text, written from their papers, and what they are compared with."""
