@@ -286,7 +286,7 @@ def _against(arm: str, mine: list[dict[str, Any]], others: list[dict[str, Any]])
     grid = np.array(
         [
             [row["rise"] - theirs[row["seed"]] for row in mine if row["arm"] == name]
-            for name in {row["arm"] for row in mine}
+            for name in sorted({row["arm"] for row in mine})
         ]
     )
     random = np.random.default_rng(0)
