@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 from plasticity_env.agents.leaderboard.board_rules import Rules
 from plasticity_env.agents.leaderboard.playing import Table
 from plasticity_env.agents.tabular.mask_shards import MaskShards
@@ -16,6 +19,7 @@ from plasticity_env.tabular.table_files import write_table
 
 VERSION = "1.0.0"  # of what a table says; grows with its columns and with how they are measured
 TABLE = "table"
+STEP = 2.0**-18  # nats: what losses are rounded to, 4e-6, so that no byte says what another processor would not
 
 
 def write_masks(rules: Rules, seed: int, folder: Path, limit: int | None = None, whole_layers: int = 0) -> str:
@@ -49,7 +53,7 @@ def measured(shards: MaskShards, limit: int | None = None) -> str:
     took = f"{done - known} of {shards.total} shards measured in {seconds:.0f} s"
     if left:
         return f"{took}; {left} are left: run the same command again"
-    rows = shards.rows()
+    rows = _rounded(shards.rows())
     parts = {
         "masks": rows.drop_columns(["test_loss"]),
         "masks_test": rows.select(["mask", "test_loss"]),
@@ -58,3 +62,11 @@ def measured(shards: MaskShards, limit: int | None = None) -> str:
     place = shards.folder / TABLE
     write_table(place, parts, about, masks_card(about, rows.num_rows))
     return f"{took}; table: {place}"
+
+
+def _rounded(rows: pa.Table) -> pa.Table:
+    for place, name in enumerate(rows.column_names):
+        if name.endswith("_loss"):
+            values = np.round(rows[name].to_numpy() / STEP) * STEP
+            rows = rows.set_column(place, name, pa.array(values.astype(np.float32)))
+    return rows

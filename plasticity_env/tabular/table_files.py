@@ -44,11 +44,21 @@ def write_table(folder: Path, parts: Mapping[str, pa.Table], description: Mappin
 
 
 def write_part(path: Path, part: pa.Table) -> None:
-    """Write one Parquet file, whole or not at all; floats that change from row to row are split into their bytes first."""
-    split = [name for name in part.column_names if pa.types.is_floating(part.schema.field(name).type)]
-    options: dict[str, Any] = {"use_dictionary": [name for name in part.column_names if name not in split]}
-    if split:
-        options["column_encoding"] = dict.fromkeys(split, "BYTE_STREAM_SPLIT")
+    """Write one Parquet file, whole or not at all.
+
+    Floats that change from row to row are split into their bytes first; strings that are all different name what they share
+    with the one before.
+    """
+    encodings: dict[str, str] = {}
+    for name in part.column_names:
+        column = part[name]
+        if pa.types.is_floating(column.type):
+            encodings[name] = "BYTE_STREAM_SPLIT"
+        elif pa.types.is_string(column.type) and len(column.unique()) == len(column):
+            encodings[name] = "DELTA_BYTE_ARRAY"
+    options: dict[str, Any] = {"use_dictionary": [name for name in part.column_names if name not in encodings]}
+    if encodings:
+        options["column_encoding"] = encodings
     replace_file(path, lambda place: pq.write_table(part, place, compression="zstd", compression_level=15, **options))
 
 
