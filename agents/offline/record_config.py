@@ -37,7 +37,7 @@ class RecordConfig:
     settings: Annotated[Settings, flags(Settings, hidden=("observation", "signals"))] = field(default_factory=_settings)
     """arguments of the environment; not of route, whose default ones are played"""
     table: Path | None = None
-    """route: folder of a route table; unset: the one that comes with the package"""
+    """route: folder of a route table, or the name of a model whose table comes with the package; unset: bard-llama-6x8"""
     seed: int = 0
     """seed of the first episode"""
     dataset_id: str = ""

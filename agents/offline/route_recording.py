@@ -7,14 +7,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from plasticity_env.agents.offline.cast import Cast
 from plasticity_env.agents.offline.record_config import NEAREST, RecordConfig
-from plasticity_env.common.errors import InputError
 from plasticity_env.controllers.routers.learned_router import LearnedRouter
 from plasticity_env.controllers.routers.plain_routers import NearestRouter
 from plasticity_env.controllers.routers.route_player import RoutePlayer
 from plasticity_env.envs.route import ROUTE_ID, RouteEnv
 
-NUMBERS = ("text", "loss", "flops_kept", "structure")  # of infos, that are kept: NaN until a structure is chosen
+LAST_NUMBERS = ("loss", "flops_kept", "structure")  # of infos: there once a structure is chosen
 
 
 class RouteExpert:
@@ -51,17 +51,19 @@ class RouteExpert:
         return int(player.play(self.board.table, np.array([drawn["text"]])).structures[0])
 
 
-def route_players(config: RecordConfig) -> tuple[gym.Env[Any, Any], RouteExpert]:
-    """The environment that is recorded, and who plays it.
+def cast_of_routes(config: RecordConfig) -> Cast:
+    """`plasticity/Route-v0`, its expert and chance.
 
     Raises:
-        InputError: No table or router of that name, or one without nearest texts.
+        InputError: No table or router of that name, a table without nearest texts, or a router for other structures.
     """
     given: dict[str, Any] = {} if config.table is None else {"table": str(config.table)}
     env = gym.make(ROUTE_ID, **given)
     assert isinstance(env.unwrapped, RouteEnv)
-    try:
-        return env, RouteExpert(env.unwrapped, config.expert)
-    except InputError:
-        env.close()
-        raise
+    expert = RouteExpert(env.unwrapped, config.expert)
+
+    def by_chance(observation: Any) -> int:
+        return int(env.action_space.sample())
+
+    settings = env.unwrapped.settings.kwargs()
+    return Cast(env, settings, expert.act, by_chance, lambda seed: None, ("text",), LAST_NUMBERS)

@@ -13,13 +13,15 @@ import torch
 
 from plasticity_env import InputError, controllers
 from plasticity_env.__main__ import main
+from plasticity_env.agents.offline.cast import cast_of_edits
 from plasticity_env.agents.offline.clone_config import CloneConfig
 from plasticity_env.agents.offline.cloning import agreement, learn, log_likelihoods, read_decisions
 from plasticity_env.agents.offline.record_config import RecordConfig
 from plasticity_env.agents.offline.recording import Played, episodes
-from plasticity_env.agents.offline.route_recording import NUMBERS, route_players
+from plasticity_env.agents.offline.route_recording import cast_of_routes
 from plasticity_env.agents.training.agent import ENVIRONMENTS
 from plasticity_env.controllers import ANNController, HeadNetwork, NetworkConfig
+from plasticity_env.dynamic.route_table import RouteTable
 from tests.conftest import ALL_SIGNALS, SMALL, filled
 
 QUIET = {**SMALL, **dict.fromkeys(ALL_SIGNALS, False)}
@@ -45,7 +47,8 @@ def played_by(make_env, kind: str, quality: str, count: int = 6) -> tuple[gym.En
     env.action_space.seed(0)
     options = {"sparsity": 0.4} if kind == "head_rank" else {}
     config = filled(RecordConfig, env=kind, quality=quality, episodes=count)
-    return env, list(episodes(env, controllers.make(EXPERTS[kind], **options), config))
+    cast = cast_of_edits(env, controllers.make(EXPERTS[kind], **options), {})
+    return env, list(episodes(cast, config))
 
 
 @pytest.mark.parametrize("quality", ["expert", "mixed", "random"])
@@ -66,13 +69,14 @@ def test_recorded_episodes_replay_to_the_same_rewards(make_env, kind: str, quali
 @pytest.mark.parametrize("quality", ["expert", "mixed", "random"])
 def test_recorded_routes_replay_to_the_same_rewards(quality: str) -> None:
     config = RecordConfig(env="route", quality=quality, episodes=12)
-    env, expert = route_players(config)
+    cast = cast_of_routes(config)
+    env = cast.env
     env.action_space.seed(0)
     chosen = []
-    for episode in episodes(env, expert, config, NUMBERS):
+    for episode in episodes(cast, config):
         env.reset(seed=episode.seed)
         (action,) = episode.actions
-        best = expert.act(None)
+        best = cast.expert(None)
         _, reward, over, _, info = env.step(int(action))
         assert over
         assert [reward] == episode.rewards
@@ -82,11 +86,11 @@ def test_recorded_routes_replay_to_the_same_rewards(quality: str) -> None:
 
 
 def test_the_routes_expert_prunes_more_where_flops_are_dear() -> None:
-    env, expert = route_players(RecordConfig(env="route"))
-    table, shares = expert.board.table, []
+    cast, shares = cast_of_routes(RecordConfig(env="route")), []
+    table = RouteTable.load("bard-llama-6x8")
     for price in (0.01, 100.0):
-        env.reset(seed=0, options={"text": 3, "flop_price": price})
-        shares.append(table.shares[expert.act(None)])
+        cast.env.reset(seed=0, options={"text": 3, "flop_price": price})
+        shares.append(table.shares[cast.expert(None)])
     assert shares == [min(share for share in table.shares if share), max(table.shares)]
 
 
