@@ -8,8 +8,7 @@ from pathlib import Path
 
 from plasticity_env.agents.commands.command import Command
 from plasticity_env.common.at_work import at_work_on
-from plasticity_env.common.files import write_text
-from plasticity_env.common.marked_pages import between_marks
+from plasticity_env.common.marked_pages import MarkedPage
 
 MARKS = "<!-- tables: made by scripts/play_documents.py -->", "<!-- end of tables -->"
 
@@ -39,20 +38,15 @@ def main(config: DocumentsConfig) -> None:
 
     acts = find_acts(config.acts)
     by_name = {act.name: act for act in acts}
-    if config.page is not None:
-        between_marks(_text(config.page), "", *MARKS)  # a page that cannot be renewed is an error now
+    page = None if config.page is None else MarkedPage(config.page, *MARKS)
     with at_work_on(config.output):
         for row, known in play_acts(acts, config.output, config.folder, config.keep):
             if not known:
                 print(said(row, by_name[row.act]), file=sys.stderr, flush=True)
         table = acts_table(act_rows(config.output).read())
     print(table)
-    if config.page is not None:
-        write_text(config.page, between_marks(_text(config.page), table, *MARKS))
-
-
-def _text(page: Path) -> str:
-    return page.read_text(encoding="utf-8") if page.exists() else ""
+    if page is not None:
+        page.renew(table)
 
 
 COMMAND = Command("documents", DocumentsConfig, main)

@@ -52,7 +52,7 @@ def main(config: EvaluateRoutersConfig) -> None:
     structure at equal mean FLOPs (linear between the measured ones), with bootstrap intervals."""
     from plasticity_env.agents.routing.router_evaluation import evaluate_routers, players_of, routers_table
     from plasticity_env.common.files import write_text
-    from plasticity_env.common.marked_pages import between_marks
+    from plasticity_env.common.marked_pages import MarkedPage
     from plasticity_env.controllers.routers.learned_router import LearnedRouter
     from plasticity_env.controllers.routers.oracles import TextOracle
     from plasticity_env.dynamic.route_table import RouteTable
@@ -60,8 +60,11 @@ def main(config: EvaluateRoutersConfig) -> None:
     from plasticity_env.envs.route_split import split_texts
 
     prices = cli.numbers(config.prices, "prices")
-    routers = [LearnedRouter.load(folder) for folder in cli.words(config.routers)]
     table = RouteTable.load(config.table or SHIPPED_TABLE)
+    name = table.model or "a model"
+    marks = f"<!-- routers on {name}: made by plasticity evaluate-routers -->", f"<!-- end of routers on {name} -->"
+    page = None if config.page is None else MarkedPage(config.page, *marks)
+    routers = [LearnedRouter.load(folder) for folder in cli.words(config.routers)]
     texts = split_texts(table, config.texts, config.test_share)
     players = players_of(table, config.seed)
     for number, router in enumerate(routers, 1):
@@ -70,21 +73,15 @@ def main(config: EvaluateRoutersConfig) -> None:
             players[-1].name = "learned" if len(routers) == 1 else f"learned {number}"
     players += [TextOracle(price=price) for price in prices]
     rows = evaluate_routers(table, texts, players, config.replicates, config.seed)
-    name = table.model or "a model"
     said = f"{len(texts)} {config.texts} texts of {table.tokens} tokens, {name}; intervals of 95%"
     shown = routers_table(rows, table.structures)
     print(f"{said}\n{shown}")
     if config.output is not None:
         write_text(config.output, json.dumps([row.plain() for row in rows], indent=1) + "\n")
         print(f"rows: {config.output}")
-    if config.page is not None:
-        before = config.page.read_text(encoding="utf-8") if config.page.is_file() else ""
-        begin, end = (
-            f"<!-- routers on {name}: made by plasticity evaluate-routers -->",
-            f"<!-- end of routers on {name} -->",
-        )
-        write_text(config.page, between_marks(before, f"\n{said}\n\n{shown}\n", begin, end))
-        print(f"page: {config.page}")
+    if page is not None:
+        page.renew(f"\n{said}\n\n{shown}\n")
+        print(f"page: {page.path}")
 
 
 COMMAND = Command("evaluate-routers", EvaluateRoutersConfig, main)

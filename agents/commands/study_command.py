@@ -11,7 +11,7 @@ from plasticity_env.agents.studies.adaptive.study_setting import Setting
 from plasticity_env.common import cli
 from plasticity_env.common.at_work import at_work_on
 from plasticity_env.common.errors import check_least
-from plasticity_env.common.files import write_text
+from plasticity_env.common.marked_pages import MarkedPage
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,12 @@ def _study(config: AdaptiveStudyConfig) -> None:
     from plasticity_env.agents.studies.adaptive.study import CONTROL, load_texts, make_arms, run_study
     from plasticity_env.agents.studies.adaptive.study_cells import cell_file
     from plasticity_env.agents.studies.adaptive.study_figure import arms_to_draw, study_png
-    from plasticity_env.agents.studies.adaptive.study_tables import legend, renewed, report
+    from plasticity_env.agents.studies.adaptive.study_tables import MARKS, legend, report
     from plasticity_env.model.loading import load_model
 
     if config.picture is not None:
         arms_to_draw([CONTROL, *cli.words(config.arms)], config.shown, cli.words(config.drawn))
-    if config.page is not None:
-        renewed(_text(config.page), "")  # a page that cannot be renewed is an error now
+    page = None if config.page is None else MarkedPage(config.page, *MARKS)
     setting, arms = config.setting, cli.words(config.arms)
     check_least("seeds", config.seeds, 1)
     make_arms(arms, setting)  # what cannot be used is an error now
@@ -81,14 +80,10 @@ def _study(config: AdaptiveStudyConfig) -> None:
             print(f"seed {cell.seed}  {cell.arm}: {losses}  ({cell.seconds:.0f} s)", file=sys.stderr, flush=True)
     tables = f"{legend(cell.arm for cell in cells)}\n\n{report(cells)}"
     print(tables)
-    if config.page is not None:
-        write_text(config.page, renewed(_text(config.page), tables))
+    if page is not None:
+        page.renew(tables)
     if config.picture is not None:
         study_png(cells, config.picture, config.shown, cli.words(config.drawn))
-
-
-def _text(page: Path) -> str:
-    return page.read_text(encoding="utf-8") if page.exists() else ""
 
 
 COMMAND = Command("study", AdaptiveStudyConfig, main)

@@ -60,7 +60,6 @@ def _losses(name: str, table: RouteTable, texts: np.ndarray) -> pa.Table:
     count = len(table.structures)
     text, structure = np.repeat(texts, count), np.tile(np.arange(count), len(texts))
     every = np.arange(count)
-    probe = np.array(table.probe)
     columns: dict[str, Any] = {
         "table": [name] * len(text),
         "text": text.astype(np.int32),
@@ -71,7 +70,7 @@ def _losses(name: str, table: RouteTable, texts: np.ndarray) -> pa.Table:
         "static_flops_kept": table.static_flops_kept(every)[structure],
         "loss": np.asarray(table.loss)[text, structure],
         "static_loss": np.asarray(table.static_loss)[text, structure],
-        "probe_loss": probe[text, structure],
+        "probe_loss": np.asarray(table.probe)[text, structure],
     }
     columns |= {column: np.asarray(columns[column], dtype=np.float32) for column in _FLOATS}
     return pa.table(columns)

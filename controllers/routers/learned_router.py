@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from plasticity_env.common.digests import checked_folder, write_manifest
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import new_folder, write_text
+from plasticity_env.common.shipped import folder_or_shipped
 from plasticity_env.common.values import check_number, user_path
 from plasticity_env.controllers.routers.route_player import Played, RoutePlayer, no_probes
 from plasticity_env.controllers.routers.router_network import RouterConfig, RouterNetwork
@@ -67,7 +69,7 @@ class LearnedRouter(RoutePlayer):
         self.level = f"price {self.price:g}"
         self._bank = bank
         if bank is not None:
-            self._check(tuple(bank.names), "bank")
+            self.check_structures(bank.names, "bank")
             self._distances = TextDistances(bank)
 
     def at(self, price: float) -> LearnedRouter:
@@ -75,7 +77,7 @@ class LearnedRouter(RoutePlayer):
         return LearnedRouter(self.network, self.center, self.scale, self.structures, price, self._bank, self.info)
 
     def play(self, table: RouteTable, texts: np.ndarray) -> Played:
-        self._check(table.structures, "route table")
+        self.check_structures(table.structures, "route table")
         return no_probes(self._best(np.asarray(table.features)[texts], np.asarray(table.distance)[texts]))
 
     def pick(self, view: PrefixView) -> Tensor:
@@ -100,8 +102,17 @@ class LearnedRouter(RoutePlayer):
         best: np.ndarray = self.network.scores(prefix, log_price).argmax(1).numpy()
         return best
 
-    def _check(self, names: tuple[str, ...], of: str) -> None:
-        if names != self.structures:
+    def check_structures(self, names: Sequence[str], of: str) -> None:
+        """Raise unless these are the structures that the router was trained for.
+
+        Args:
+            names: Names of structures.
+            of: What has them, for the error.
+
+        Raises:
+            InputError: Other structures, or another order.
+        """
+        if tuple(names) != self.structures:
             raise InputError(
                 f"the router was trained for the structures {', '.join(self.structures)}, this {of} has {', '.join(names)}: "
                 "use the bank that it was trained for"
@@ -143,9 +154,8 @@ class LearnedRouter(RoutePlayer):
         Raises:
             InputError: No router there, a damaged one, or one for another bank.
         """
-        path = user_path(folder, "a router")
-        if not path.is_dir() and (BANKS / path.name / "router").is_dir() and str(path) == path.name:
-            path = BANKS / path.name / "router"
+        shipped = {path.parent.name: path for path in BANKS.glob("*/router")}
+        path = folder_or_shipped(folder, "a router", shipped)
         if not (path / DESCRIPTION).is_file():
             raise InputError(f"no router at {str(path)!r} (no {DESCRIPTION}): train one with plasticity train-router")
         try:

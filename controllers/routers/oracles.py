@@ -22,7 +22,7 @@ class LabelOracle(RoutePlayer):
         self.share, self.level = share, f"{share:g}"
 
     def play(self, table: RouteTable, texts: np.ndarray) -> Played:
-        of_label = {table.labels[number]: number for number in structures_of(table, self.share).tolist()}
+        of_label = {table.labels[number]: number for number in structures_of(table.shares, self.share).tolist()}
         kinds = np.asarray(table.kind)[texts]
         missing = [table.kinds[kind] for kind in np.unique(kinds).tolist() if table.kinds[kind] not in of_label]
         if missing:
@@ -55,7 +55,7 @@ class TextOracle(RoutePlayer):
     def play(self, table: RouteTable, texts: np.ndarray) -> Played:
         losses = np.asarray(table.loss)[texts].astype(np.float64)
         if self.share is not None:
-            choices = structures_of(table, self.share)
+            choices = structures_of(table.shares, self.share)
             return no_probes(choices[losses[:, choices].argmin(1)])
         assert self.price is not None
         costs = np.log(table.flops_kept(np.arange(len(table.structures))))

@@ -52,7 +52,7 @@ class RandomRouter(RoutePlayer):
         self.share, self.seed, self.level = share, seed, f"{share:g}"
 
     def play(self, table: RouteTable, texts: np.ndarray) -> Played:
-        choices = structures_of(table, self.share)
+        choices = structures_of(table.shares, self.share)
         return no_probes(np.random.default_rng(self.seed).choice(choices, len(table))[texts])
 
 
@@ -86,7 +86,7 @@ class ProbingRouter(RoutePlayer):
         self.share, self.level = share, f"{share:g}"
 
     def play(self, table: RouteTable, texts: np.ndarray) -> Played:
-        tried = structures_of(table, self.share)
+        tried = structures_of(table.shares, self.share)
         best = tried[np.asarray(table.probe)[texts][:, tried].argmin(1)]
         bill = table.prefix_tokens * float((np.asarray(table.flops)[tried] / table.flops[0]).sum())
         return Played(best, np.full(len(texts), bill))
@@ -98,7 +98,7 @@ def structures_by_kind(table: RouteTable, share: float) -> np.ndarray:
     Raises:
         InputError: A table without distances, or a kind without a structure of this share.
     """
-    wanted = set(structures_of(table, share).tolist())
+    wanted = set(structures_of(table.shares, share).tolist())
     if not table.distance.shape[1]:
         raise InputError(
             "the route table has no distances to kinds of text: fit its bank with build_bank, which keeps prefixes"

@@ -34,11 +34,7 @@ class PredictedLoss(RoutePlayer):
     def __init__(self, router: LearnedRouter, share: float, bank: StructureBank | None = None) -> None:
         self.router, self.share, self.level, self._bank = router, share, f"{share:g}", bank
         if bank is not None:
-            if tuple(bank.names) != router.structures:
-                raise InputError(
-                    f"the router was trained for the structures {', '.join(router.structures)}, this bank has "
-                    f"{', '.join(bank.names)}: use the bank that it was trained for"
-                )
+            router.check_structures(bank.names, "bank")
             self._distances = TextDistances(bank)
 
     @property
@@ -48,7 +44,7 @@ class PredictedLoss(RoutePlayer):
 
     def play(self, table: RouteTable, texts: np.ndarray) -> Played:
         features, distance = np.asarray(table.features)[texts], np.asarray(table.distance)[texts]
-        return no_probes(self._lowest(features, distance, structures_of(table, self.share)))
+        return no_probes(self._lowest(features, distance, structures_of(table.shares, self.share)))
 
     def pick(self, view: PrefixView) -> Tensor:
         """(B,) numbers of structures for B texts, from what their first tokens tell.
@@ -58,8 +54,7 @@ class PredictedLoss(RoutePlayer):
         """
         if self._bank is None:
             raise InputError("picking inside a model needs the bank: PredictedLoss(router, share, bank)")
-        shares = np.array([structure.share for structure in self._bank])
-        choices = np.flatnonzero(np.isclose(shares, self.share) & (np.arange(len(shares)) > 0))
+        choices = structures_of([structure.share for structure in self._bank], self.share)
         return torch.from_numpy(self._lowest(view.features.numpy(), self._distances.to(view).numpy(), choices))
 
     @torch.no_grad()

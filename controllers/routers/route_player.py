@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,16 +56,20 @@ class RoutePlayer(ABC):
         """
 
 
-def structures_of(table: RouteTable, share: float) -> np.ndarray:
+def structures_of(shares: Sequence[float], share: float) -> np.ndarray:
     """Numbers of the structures that prune a share, those of mixtures included.
+
+    Args:
+        shares: What each structure prunes; the first is dense.
+        share: What they should prune.
 
     Raises:
         InputError: There is none.
     """
-    found = np.flatnonzero(np.isclose(table.shares, share) & (np.arange(len(table.shares)) > 0))
+    found = np.flatnonzero(np.isclose(shares, share) & (np.arange(len(shares)) > 0))
     if not len(found):
-        shares = ", ".join(f"{each:g}" for each in sorted(set(table.shares[1:])))
-        raise InputError(f"no structure of the table prunes {share:g}: it has {shares}")
+        there = ", ".join(f"{each:g}" for each in sorted(set(shares[1:])))
+        raise InputError(f"no structure prunes {share:g}: there are structures of {there}")
     return found
 
 

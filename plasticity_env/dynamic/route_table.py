@@ -16,6 +16,7 @@ from torch import Tensor
 from plasticity_env.common.digests import checked_folder, write_manifest
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import ZOO_FOLDER, new_folder, write_text
+from plasticity_env.common.shipped import folder_or_shipped
 from plasticity_env.common.values import user_path
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.nearest import TextDistances
@@ -136,9 +137,7 @@ class RouteTable:
         Raises:
             InputError: No table there, or a damaged one.
         """
-        path = user_path(folder, "a route table")
-        if not path.is_dir() and str(folder) in shipped_tables():
-            path = SHIPPED / str(folder)
+        path = folder_or_shipped(folder, "a route table", {name: SHIPPED / name for name in shipped_tables()})
         if not (path / DESCRIPTION).is_file():
             raise InputError(
                 f"no route table at {str(path)!r} (no {DESCRIPTION}): make one with measure_routes(...).save(folder), or name "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
@@ -144,7 +143,6 @@ class StreamBench:
         self.measuring = measuring_flops(self.model, settings.max_length, self.dense_flops) / (
             settings.max_length * self.dense_flops
         )  # chunks of the dense model
-        self._dense: Memo[float] = Memo(REMEMBERED)
         self._sums: Memo[TextSums] = Memo(64)
         self._runs: Memo[ChunkRun] = Memo(REMEMBERED)  # under structures of the bank
 
@@ -164,7 +162,6 @@ class StreamBench:
                 bank.add(structure)
         return bank, together
 
-    @torch.no_grad()
     def run(self, kind: str, number: int, structure: Structure) -> ChunkRun:
         """Run one chunk under a structure.
 
@@ -174,59 +171,44 @@ class StreamBench:
             structure: A structure of the bank, whose runs are remembered, or a measured one.
         """
         known = self._runs.get((kind, number, id(structure)))
-        if known is not None:
-            return known
-        ids = self.chunks[kind][number : number + 1].to(self.model.device)
-        routes = TokenRoutes(self.model, [structure])
-        with evaluating(self.model.model), routes.along(torch.zeros_like), self._reader.listening() as tap:
-            logits = self.model.model(input_ids=ids, use_cache=False).logits
-        view = self._reader.view(tap, logits, ids, torch.ones_like(ids, dtype=torch.bool))
-        loss = float(view.loss[0])
-        dense = self._dense.put((kind, number), loss) if structure.is_dense else self._dense_loss(kind, number)
-        run = ChunkRun(loss, dense, view.features[0], self._distances.to(view)[0])
-        in_bank = any(structure is mine for mine in self.bank)
-        return self._runs.put((kind, number, id(structure)), run) if in_bank else run
+        return self._through([(kind, number, structure)])[0] if known is None else known
 
-    @torch.no_grad()
-    def _dense_loss(self, kind: str, number: int) -> float:
-        known = self._dense.get((kind, number))
-        if known is None:
-            ids = self.chunks[kind][number : number + 1].to(self.model.device)
-            with evaluating(self.model.model):
-                logits = self.model.model(input_ids=ids, use_cache=False).logits[0, :-1]
-            known = self._dense.put((kind, number), float(F.cross_entropy(logits.float(), ids[0, 1:])))
-        return known
-
-    @torch.no_grad()
     def remember(self, runs: Iterable[tuple[str, int, int]]) -> None:
         """Run chunks under structures of the bank, several in a pass, so that `run` finds them.
 
         Args:
             runs: Kind and number of a chunk, and the structure's number in the bank; what is remembered is not run again.
         """
-        keys = {(kind, number, place): (kind, number, id(self.bank[place])) for kind, number, place in runs}
-        wanted = [run for run, key in keys.items() if key not in self._runs]
-        chunks = dict.fromkeys((kind, number) for kind, number, _ in wanted)
-        rows = dict.fromkeys([*((*chunk, 0) for chunk in chunks if chunk not in self._dense), *wanted])
-        routes, passes = TokenRoutes(self.model, list(self.bank)), list(rows)
-        for start in range(0, len(passes), self.settings.batch_size):
-            part = passes[start : start + self.settings.batch_size]
-            ids = torch.stack([self.chunks[kind][number] for kind, number, _ in part]).to(self.model.device)
-            under = torch.tensor([place for *_, place in part], device=self.model.device)[:, None]
-            with (
-                evaluating(self.model.model),
-                routes.along(lambda places, under=under: under.expand_as(places)),  # type: ignore[misc]
-                self._reader.listening() as tap,
-            ):
-                logits = self.model.model(input_ids=ids, use_cache=False).logits
-            view = self._reader.view(tap, logits, ids, torch.ones_like(ids, dtype=torch.bool))
-            features, distance = view.features, self._distances.to(view)
-            for row, (kind, number, place) in enumerate(part):
-                loss = float(view.loss[row])
-                if place == 0:
-                    self._dense.put((kind, number), loss)
-                run = ChunkRun(loss, self._dense_loss(kind, number), features[row], distance[row])
-                self._runs.put((kind, number, id(self.bank[place])), run)
+        runs = list(runs)
+        places = dict.fromkeys(
+            [*((kind, number, 0) for kind, number, _ in runs), *runs]
+        )  # dense first: all read its loss
+        chunks = [(kind, number, self.bank[place]) for kind, number, place in places]
+        wanted = [chunk for chunk in chunks if (*chunk[:2], id(chunk[2])) not in self._runs]
+        for start in range(0, len(wanted), self.settings.batch_size):
+            self._through(wanted[start : start + self.settings.batch_size])
+
+    @torch.no_grad()
+    def _through(self, chunks: Sequence[tuple[str, int, Structure]]) -> list[ChunkRun]:
+        """Run chunks in one pass, each under its structure, and remember those under structures of the bank."""
+        ids = torch.stack([self.chunks[kind][number] for kind, number, _ in chunks]).to(self.model.device)
+        structures = list({id(structure): structure for *_, structure in chunks}.values())
+        numbers = {id(structure): number for number, structure in enumerate(structures)}
+        under = torch.tensor([[numbers[id(structure)]] for *_, structure in chunks], device=ids.device)
+        routes = TokenRoutes(self.model, structures)
+        with evaluating(self.model.model), routes.along(under.expand_as), self._reader.listening() as tap:
+            logits = self.model.model(input_ids=ids, use_cache=False).logits
+        view = self._reader.view(tap, logits, ids, torch.ones_like(ids, dtype=torch.bool))
+        said = zip(chunks, view.loss.tolist(), view.features, self._distances.to(view), strict=True)
+        return [self._noted(*chunk, loss, features, distance) for chunk, loss, features, distance in said]
+
+    def _noted(
+        self, kind: str, number: int, structure: Structure, loss: float, features: Tensor, distance: Tensor
+    ) -> ChunkRun:
+        dense = loss if structure.is_dense else self.run(kind, number, self.bank[0]).loss
+        run = ChunkRun(loss, dense, features, distance)
+        in_bank = any(structure is mine for mine in self.bank)
+        return self._runs.put((kind, number, id(structure)), run) if in_bank else run
 
     def sums(self, kind: str, number: int) -> TextSums:
         """What a chunk says of the units, measured in the dense model."""

@@ -70,7 +70,7 @@ def masks_card(about: Mapping[str, Any], rows: int) -> str:
         "would find, without running the model."
     )
     shown = [f"| {name} | {value} |" for name, value in about.items() if not isinstance(value, list)]
-    shown += [f"| machine | {machine} |" for machine in about.get("machines", ())]
+    shown += [f"| machine | {machine} |" for machine in about["machines"]]
     made = "\n".join(["| measured with | |", "|---|---|", *shown])
     made += f"\n\nPasses are float32: another processor finds the same losses but for some {ROUNDING:g} nats. "
     made += "Here they are rounded to 4e-06."

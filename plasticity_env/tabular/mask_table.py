@@ -11,6 +11,7 @@ import numpy as np
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import ZOO_FOLDER
+from plasticity_env.common.shipped import folder_or_shipped
 from plasticity_env.common.values import brief, check_number
 from plasticity_env.tabular.table_files import open_folder, read_part
 
@@ -184,9 +185,7 @@ def open_masks(folder: str | Path) -> MaskTable:
     Raises:
         InputError: No such table there.
     """
-    shipped = SHIPPED / str(folder)
-    is_name = str(folder) in {path.name for path in SHIPPED.iterdir()}
-    return MaskTable(shipped if is_name and not Path(folder).is_dir() else folder)
+    return MaskTable(folder_or_shipped(folder, "a table of masks", {path.name: path for path in SHIPPED.iterdir()}))
 
 
 def mask_name(mask: Any) -> str:

@@ -83,7 +83,7 @@ def test_probing_pays_for_every_structure_that_it_tries():
 
 
 def test_what_a_table_lacks_is_refused_in_a_sentence():
-    with pytest.raises(InputError, match=r"no structure of the table prunes 0\.4: it has 0\.3, 0\.6"):
+    with pytest.raises(InputError, match=r"no structure prunes 0\.4: there are structures of 0\.3, 0\.6"):
         RandomRouter(0.4).play(TABLE, TEXTS)
     with pytest.raises(InputError, match="structure 9 does not exist"):
         FixedRouter(9).play(TABLE, TEXTS)

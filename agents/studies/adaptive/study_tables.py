@@ -9,9 +9,8 @@ from plasticity_env.agents.studies.adaptive.study_arms import ARMS, SCORE
 from plasticity_env.agents.studies.adaptive.study_cells import Cell, StageRecord
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.jsonl_table import spread
-from plasticity_env.common.marked_pages import between_marks
 
-BEGIN, END = "<!-- tables: made by scripts/study_adaptive.py -->", "<!-- end of tables -->"
+MARKS = "<!-- tables: made by scripts/study_adaptive.py -->", "<!-- end of tables -->"
 REVIVING, FIXED = "rule", "compressed"  # the same rule with and without revival
 
 
@@ -81,15 +80,6 @@ def legend(names: Iterable[str]) -> str:
     """Markdown list of what the arms are."""
     kinds = dict.fromkeys(name.partition(":")[0] for name in names)
     return "\n".join(f"- `{kind}`: {ARMS[kind].what}." for kind in ARMS if kind in kinds)
-
-
-def renewed(page: str, tables: str) -> str:
-    """A page with what lies between its marks replaced; the tables between marks are appended where it has none.
-
-    Raises:
-        InputError: One mark without the other.
-    """
-    return between_marks(page, tables, BEGIN, END)
 
 
 def _head(found: Cells) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -39,13 +39,13 @@ class Cell:
         before, learnt, end: Loss on each text: before anything, when the text had just been learnt, at the end.
         fixed: Least mean loss over the new texts of any one state of the arm that is kept fixed.
         parameters: Numbers that a new text has for its own; those of the whole model where all of it is trained.
+        seconds: Seconds by the clock on the wall.
         home_flops, new_flops: FLOPs of the first text and of a new one at the end, over the dense model's.
         training_flops: FLOPs of a training step's forward pass over the dense model's.
         named: Share of test texts whose domain the nearest texts' router names right; None without domains.
         false_alarms, caught: Share of chunks of known and of unknown text that the test for new domains calls new.
         window_false_alarms, window_caught: The same of windows of chunks.
         delay: Chunks of the unknown text until a window is called new; None where none is, or without domains.
-        seconds: Seconds by the clock on the wall.
     """
 
     model: str
@@ -58,16 +58,16 @@ class Cell:
     end: dict[str, float]
     fixed: float
     parameters: int
-    home_flops: float
-    new_flops: float
-    training_flops: float
-    named: float | None
-    false_alarms: float | None
-    caught: float | None
-    window_false_alarms: float | None
-    window_caught: float | None
-    delay: int | None
     seconds: float
+    home_flops: float = 1.0
+    new_flops: float = 1.0
+    training_flops: float = 1.0
+    named: float | None = None
+    false_alarms: float | None = None
+    caught: float | None = None
+    window_false_alarms: float | None = None
+    window_caught: float | None = None
+    delay: int | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -131,59 +131,46 @@ class Bench:
             "end": states[-1],
             "fixed": min(self._of_new(losses) for losses in (before, *states)),
             "parameters": sum(value.numel() for value in model.parameters()),
-            "home_flops": 1.0,
-            "new_flops": 1.0,
-            "training_flops": 1.0,
-            "named": None,
-            "false_alarms": None,
-            "caught": None,
-            "window_false_alarms": None,
-            "window_caught": None,
-            "delay": None,
         }
 
     def _domains(self, arm: str) -> dict[str, object]:
         """Give every text a domain over the frozen body."""
         setting, model = self.setting, self.loaded.model
-        domains, home = Domains(model), DENSE
-        before, units, rank = self._losses(), None, 0
-        learnt, online = dict[str, float](), list[float]()
+        domains, names = Domains(model), {HOME: DENSE, **{text: text.replace(":", "-") for text in setting.texts}}
+        before, units = self._losses(), None
         if arm == UNITS:  # the first text gives units up, by price, and every new text has them for its own
-            home = "home"
-            domains.add(home, embedding=False)
-            domains.prune(home, self._calibration(HOME), setting.given_share)
-            units = ~domains[home].structure.active
-        if arm in (LOW_RANK, PRUNED):  # as many numbers as those units
-            rank = self._rank()
-        learnt[HOME] = _mean(domains.losses(self._tested(HOME), home, 16).tolist())
+            names[HOME] = "home"
+            domains.add("home", embedding=False)
+            domains.prune("home", self._calibration(HOME), setting.given_share)
+            units = ~domains["home"].structure.active
+        rank = self._rank() if arm in (LOW_RANK, PRUNED) else 0  # as many numbers as those units
+
+        def losses(name: str, texts: Iterable[str]) -> dict[str, float]:
+            return {text: _mean(domains.losses(self._tested(text), name, 16).tolist()) for text in texts}
+
+        learnt, online = losses(names[HOME], [HOME]), list[float]()
         for text in setting.texts:
-            name = text.replace(":", "-")
+            name, blocks = names[text], BlockBatches(self.texts[text].blocks("train"), setting.batch_size, self.seed)
             domains.add(name, units=units, rank=rank, seed=self.seed)
             if arm == PRUNED:
                 domains.prune(name, self._calibration(text), setting.given_share)
-            blocks = BlockBatches(self.texts[text].blocks("train"), setting.batch_size, self.seed)
-            domains.train(
-                name, blocks, setting.steps, learning_rate=setting.domain_rate, on_step=self._reader(text, online)
-            )
-            learnt[text] = _mean(domains.losses(self._tested(text), name, 16).tolist())
-        names = {HOME: home, **{text: text.replace(":", "-") for text in setting.texts}}
-        end = {text: _mean(domains.losses(self._tested(text), name, 16).tolist()) for text, name in names.items()}
-        fixed = [
-            self._of_new({text: _mean(domains.losses(self._tested(text), name, 16).tolist()) for text in setting.texts})
-            for name in names.values()
-        ]
+            reader = self._reader(text, online)
+            domains.train(name, blocks, setting.steps, learning_rate=setting.domain_rate, on_step=reader)
+            learnt |= losses(name, [text])
+        under = {name: losses(name, names) for name in names.values()}
         dense, new = domains.flops(DENSE, setting.length), names[setting.texts[-1]]
+        new_flops = domains.flops(new, setting.length) / dense
         rows = sum(down.numel() + up.numel() for down, up in domains[new].low_rank.values())
         return {
             "online": _mean(online),
             "before": before,
             "learnt": learnt,
-            "end": end,
-            "fixed": min(fixed),
+            "end": {text: under[name][text] for text, name in names.items()},
+            "fixed": min(self._of_new(found) for found in under.values()),
             "parameters": domains.parameters(new),
-            "home_flops": domains.flops(home, setting.length) / dense,
-            "new_flops": domains.flops(new, setting.length) / dense,
-            "training_flops": domains.flops(new, setting.length) / dense + 2 * rows / dense,
+            "home_flops": domains.flops(names[HOME], setting.length) / dense,
+            "new_flops": new_flops,
+            "training_flops": new_flops + 2 * rows / dense,
             **self._noticed(domains, names),
         }
 

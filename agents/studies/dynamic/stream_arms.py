@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from plasticity_env.common.errors import check_least
 from plasticity_env.envs.stream_env import KEEP, MEASURE, RECALL, StreamEnv
 
 SLACK, THRESHOLD = 0.1, 1.0  # nats: of the CUSUM
@@ -33,6 +34,25 @@ class Always:
 
     def act(self, env: StreamEnv, observation: dict[str, np.ndarray], info: dict[str, Any]) -> int:
         return self._action
+
+
+class MeasureEvery:
+    """Measures before every so many chunks, and keeps in between.
+
+    Args:
+        every: Number of chunks that a measurement serves.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = check_least("every", every, 1)
+
+    def start(self, env: StreamEnv) -> None:
+        self._played = 0
+
+    def act(self, env: StreamEnv, observation: dict[str, np.ndarray], info: dict[str, Any]) -> int:
+        measures = self._played % self._every == 0
+        self._played += 1
+        return MEASURE if measures else KEEP
 
 
 class Nearest:

@@ -26,20 +26,21 @@ from plasticity_env.agents.studies.dynamic.stream_arms import (
     AtRandom,
     Cusum,
     Learned,
+    MeasureEvery,
     Nearest,
     StageOracle,
 )
 from plasticity_env.agents.studies.dynamic.stream_picture import draw_stream
 from plasticity_env.common.arguments import plain
 from plasticity_env.common.at_work import at_work_on
-from plasticity_env.common.files import LineFile, write_text
-from plasticity_env.common.marked_pages import between_marks
+from plasticity_env.common.files import LineFile
+from plasticity_env.common.marked_pages import MarkedPage
 from plasticity_env.common.tracking import EpisodeStep, Tracker, TrackingOptions
 from plasticity_env.envs.stream_bench import StreamBench
-from plasticity_env.envs.stream_env import MEASURE, RECALL, StreamEnv
+from plasticity_env.envs.stream_env import RECALL, StreamEnv
 from plasticity_env.envs.stream_settings import StreamSettings
 
-CUSUM, MEASURE_ALL = "CUSUM, then measure", "measure before each chunk"
+CUSUM, ORACLE = "CUSUM, then measure", "stage oracle"
 LEARNERS: dict[str, dict[str, Any]] = {
     "PPO": {"n_steps": 256, "gamma": 0.9, "ent_coef": 0.01},
     "DQN": {"gamma": 0.5, "learning_starts": 500},
@@ -62,8 +63,9 @@ class Options:
         fit_blocks: Calibration chunks of each kind.
         share: Share of the heads that go.
         flop_price: Price of a nat of log FLOPs.
-        measure_all: Also play the arm that measures before every chunk.
-        only_measure: Play that arm and the stage oracle alone, to see what `prior_tokens` and `forget` do.
+        split: Split that streams are cut from; settings are chosen on train.
+        measure_every: Arms that measure before every so many chunks.
+        only_measure: Play those arms, the static ones and the stage oracle alone, to see what `prior_tokens` and `forget` do.
         train_steps: Decisions that PPO and DQN are trained for; 0 leaves them out.
         train_seeds: Trainings of each, with seeds from 0 on.
         prior_tokens, forget: Of measurements, as the environment takes them.
@@ -82,7 +84,8 @@ class Options:
     fit_blocks: int = 16
     share: float = 0.5
     flop_price: float = 1.0
-    measure_all: bool = True
+    split: str = "test"
+    measure_every: tuple[int, ...] = (1,)
     only_measure: bool = False
     train_steps: int = 0
     train_seeds: int = 3
@@ -98,7 +101,7 @@ def settings_of(options: Options) -> StreamSettings:
     return StreamSettings(
         model_name=options.model_name,
         datasets=options.datasets,
-        split="test",
+        split=options.split,
         chunks=options.chunks,
         stage=options.stage,
         max_length=options.max_length,
@@ -128,13 +131,12 @@ def _play(options: Options) -> list[dict[str, Any]]:
         **{f"static {name}": Always(RECALL + k) for k, name in enumerate(bench.bank.names) if k},
         "random": AtRandom(),
         "nearest texts": Nearest(),
-        "stage oracle": StageOracle(),
+        ORACLE: StageOracle(),
         CUSUM: Cusum(),
     }
-    if options.measure_all:
-        arms[MEASURE_ALL] = Always(MEASURE)
     if options.only_measure:
-        arms = {name: arm for name, arm in arms.items() if name in (MEASURE_ALL, "stage oracle")}
+        arms = {name: arm for name, arm in arms.items() if name.startswith("static") or name == ORACLE}
+    arms |= {f"measure before every {every}. chunk": MeasureEvery(every) for every in options.measure_every}
     if options.train_steps:
         arms |= trained(options, bench, {row["arm"] for row in rows if row["seed"] == options.seeds - 1})
     with (
@@ -232,37 +234,54 @@ def trained(options: Options, bench: StreamBench, finished: Collection[str] = ()
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: each arm's rise and FLOPs, where it lies between the stage oracle (0) and the best static one (1), and how soon
-    it runs a stage under the structure of its kind; trainings of one algorithm are one arm."""
+    it runs a stage under the structure of its kind; trainings of one algorithm are one arm. On streams of one kind, whose stage
+    oracle is the static structure, the rise over that of the static one."""
     of: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         of.setdefault(_family(row["arm"]), []).append(row)
     mean = {arm: float(np.mean([row["rise"] for row in mine])) for arm, mine in of.items()}
-    if not any(arm.startswith("static") for arm in of):
-        return "\n".join(f"{arm}: {mean[arm]:.4f} nats" for arm in of)
     static = min((arm for arm in of if arm.startswith("static")), key=lambda arm: mean[arm])
+    of = {arm: mine for arm, mine in of.items() if arm == static or not arm.startswith("static")}
+    one_kind = len({kind for row in rows for kind in row["kinds"]}) == 1
+    shown = "over static (by stream)" if one_kind else "between oracle and static | own structure by the 2nd chunk"
     lines = [
-        "| way | rise, nats (by stream) | mean | between oracle and static | own structure by the 2nd chunk | FLOPs kept |",
-        "|---|---|---:|---:|---:|---:|",
+        f"| way | rise, nats (by stream) | mean | {shown} | FLOPs kept |",
+        "|---" * (5 if one_kind else 6) + "|",
     ]
     for arm, mine in of.items():
-        if arm.startswith("static") and arm != static:
+        if one_kind and arm == ORACLE:
             continue
-        streams = sorted({row["seed"] for row in mine})
-        said = ", ".join(f"{np.mean([row['rise'] for row in mine if row['seed'] == seed]):.3f}" for seed in streams)
-        between = (mean[arm] - mean["stage oracle"]) / (mean[static] - mean["stage oracle"])
-        kept, soon = np.mean([row["flops_kept"] for row in mine]), np.mean([in_time(row) for row in mine])
-        lines.append(f"| {arm} | {said} | {mean[arm]:.4f} | {between:.2f} | {soon:.0%} | {kept:.4f} |")
+        rises, kept = _by_stream(mine), np.mean([row["flops_kept"] for row in mine])
+        if one_kind:
+            ratios = ", ".join(f"{own / other:.2f}" for own, other in zip(rises, _by_stream(of[static]), strict=True))
+            place = f"{mean[arm] / mean[static]:.2f} ({ratios})"
+        else:
+            between = (mean[arm] - mean[ORACLE]) / (mean[static] - mean[ORACLE])
+            place = f"{between:.2f} | {np.mean([in_time(row) for row in mine]):.0%}"
+        lines.append(
+            f"| {arm} | {', '.join(f'{rise:.3f}' for rise in rises)} | {mean[arm]:.4f} | {place} | {kept:.4f} |"
+        )
     if CUSUM in of:
         lines += ["", *(_against(arm, of[arm], of[CUSUM]) for arm in LEARNERS if arm in of)]
     return "\n".join(lines)
 
 
-def write_page(page: Path, model: str, shown: str) -> None:
-    """Write a table between the marks of its model on a page, which is made where there is none."""
+def _by_stream(rows: list[dict[str, Any]]) -> list[float]:
+    """The mean rise in each stream."""
+    return [
+        float(np.mean([row["rise"] for row in rows if row["seed"] == seed]))
+        for seed in sorted({row["seed"] for row in rows})
+    ]
+
+
+def page_of(path: Path, model: str) -> MarkedPage:
+    """The page that a model's table is written to, between marks of its own.
+
+    Raises:
+        InputError: The page has one of the marks only.
+    """
     name = Path(model).stem
-    before = page.read_text(encoding="utf-8") if page.is_file() else ""
-    begin, end = f"<!-- streams of {name}: made by stream_study -->", f"<!-- end of streams of {name} -->"
-    write_text(page, between_marks(before, f"\n{shown}\n", begin, end))
+    return MarkedPage(path, f"<!-- streams of {name}: made by stream_study -->", f"<!-- end of streams of {name} -->")
 
 
 def in_time(row: dict[str, Any], within: int = 2) -> float:
@@ -302,7 +321,8 @@ def _against(arm: str, mine: list[dict[str, Any]], others: list[dict[str, Any]])
 if __name__ == "__main__":
     torch.set_num_threads(1)
     options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
+    page = None if options.page is None else page_of(options.page, options.model_name)
     shown = table(play(options))
     print(shown)
-    if options.page is not None:
-        write_page(options.page, options.model_name, shown)
+    if page is not None:
+        page.renew(f"\n{shown}\n")

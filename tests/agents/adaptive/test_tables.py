@@ -11,7 +11,7 @@ from plasticity_env import InputError
 from plasticity_env.agents.studies.adaptive.study_cells import Cell, StageRecord
 from plasticity_env.agents.studies.adaptive.study_figure import study_png
 from plasticity_env.agents.studies.adaptive.study_setting import Setting
-from plasticity_env.agents.studies.adaptive.study_tables import BEGIN, END, legend, renewed, report
+from plasticity_env.agents.studies.adaptive.study_tables import legend, report
 
 TEXTS = {"home": "plays", "shift": "wiki"}
 
@@ -56,14 +56,6 @@ def test_the_legend_explains_each_kind_once():
         "control",
         "rule",
     ]
-
-
-def test_a_page_keeps_what_stands_around_its_tables():
-    page = renewed("# Title\n\ntext\n", "one")
-    assert page == f"# Title\n\ntext\n\n{BEGIN}\none\n{END}\n"
-    assert renewed(page + "after\n", "two") == f"# Title\n\ntext\n\n{BEGIN}\ntwo\n{END}\nafter\n"
-    with pytest.raises(InputError, match="one of the marks"):
-        renewed(f"text {END}", "three")
 
 
 def test_the_picture(tmp_path):

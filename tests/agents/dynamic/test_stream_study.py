@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plasticity_env.agents.studies.dynamic.stream_study import CUSUM, Options, in_time, play, table, write_page
+from plasticity_env.agents.studies.dynamic.stream_study import CUSUM, Options, in_time, page_of, play, table
 from plasticity_env.agents.watching.run_lines import RunLines
 from plasticity_env.common.tracking import TrackingOptions
 
@@ -25,7 +25,7 @@ def test_each_stream_is_an_episode_whose_steps_are_its_chunks(tmp_path: Path) ->
         stage=(1, 3),
         max_length=24,
         fit_blocks=4,
-        measure_all=False,
+        measure_every=(2,),
         tracking=TrackingOptions(tensorboard=False),
     )
     rows = play(options)
@@ -40,8 +40,33 @@ def test_each_stream_is_an_episode_whose_steps_are_its_chunks(tmp_path: Path) ->
         assert [step["note"].partition(": ")[2] for step in episode["steps"]] == row["structures"]
         assert np.allclose(np.mean([step["active"] for step in episode["steps"]], 0), heads["active"])
     assert np.all(np.array(told["heads"][0]["active"]) == 1)  # the dense arm
+    measured = next(row for row in rows if row["arm"] == "measure before every 2. chunk")
+    assert measured["structures"] == ["measured"] * 4  # the first chunk runs before anything is decided
     assert [row["structure"] for row in told["decisions"]] == [name for row in rows for name in row["structures"]]
     assert [event["kind"] for event in RunLines(tmp_path).news()] == ["rows"] * 3
+
+
+def test_a_stream_of_documents_of_one_kind_stands_against_the_static_structure(tmp_path: Path) -> None:
+    """A file of one kind: no mixture, and the stage oracle is the static structure."""
+    options = Options(
+        model_name="bard-gpt2-4x4",
+        datasets=("shakespeare",),
+        output=tmp_path / "rows.jsonl",
+        seeds=2,
+        chunks=4,
+        stage=(2, 2),
+        max_length=24,
+        fit_blocks=4,
+        only_measure=True,
+        tracking=TrackingOptions(tensorboard=False),
+    )
+    said = table(play(options)).splitlines()
+    assert said[0].split(" | ")[3] == "over static (by stream)"
+    assert [line.split(" | ")[0] for line in said[2:]] == [
+        "| static shakespeare@0.5",
+        "| measure before every 1. chunk",
+    ]
+    assert said[2].split(" | ")[3] == "1.00 (1.00, 1.00)"
 
 
 def row_of(arm: str, seed: int, rise: float, structures: str) -> dict[str, object]:
@@ -60,7 +85,7 @@ def test_a_page_keeps_what_stands_around_its_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Streams\n")
     for shown in ("| one |", "| two |"):
-        write_page(page, "folder/small.gguf", shown)
+        page_of(page, "folder/small.gguf").renew(shown)
     text = page.read_text()
     assert text.startswith("# Streams\n")
     assert "| one |" not in text

@@ -148,4 +148,4 @@ def test_what_comes_with_the_package_is_played_by_name_and_written_to_a_page(tmp
     Path("mixed-llama-4x8").mkdir()  # a folder of the user's own is meant first
     with pytest.raises(SystemExit):
         main(words)
-    assert "no router at 'mixed-llama-4x8'" in capsys.readouterr().err
+    assert "no route table at 'mixed-llama-4x8'" in capsys.readouterr().err

@@ -25,15 +25,13 @@ def potential(player, price):
     ("how", "share"),
     [
         pytest.param({"total_steps": 0}, 0.5, id="regression"),
-        pytest.param(
-            {"warm_start": 0, "total_steps": 40_960, "learning_rate": 1e-2}, 0.2, id="PPO", marks=pytest.mark.slow
-        ),
+        pytest.param({"warm_start": 0, "total_steps": 40_960, "learning_rate": 3e-3}, 0.4, id="PPO"),
     ],
 )
 def test_regression_and_ppo_each_learn_to_route(how, share):
     """They close a part of the gap between the best structure for all, at a price, and the best for each text.
 
-    Slow with PPO: 40,960 steps.
+    With six seeds each PPO closed 0.67 of it or more.
     """
     router = train_router(TABLE, RouterTraining(**how))
     kept = np.log(TABLE.flops_kept(np.arange(9)))

@@ -282,7 +282,6 @@ def test_a_step_of_many_environments_is_few_passes(bench: StreamBench) -> None:
     envs = StreamVectorEnv(4, bench=bench)
     envs.reset(seed=0)
     bench._runs.clear()
-    bench._dense.clear()
     passes: list[int] = []
     hook = bench.model.model.register_forward_pre_hook(
         lambda module, args, kwargs: passes.append(len(kwargs["input_ids"])), with_kwargs=True

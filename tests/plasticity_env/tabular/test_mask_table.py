@@ -31,7 +31,7 @@ def table(tmp_path: Path) -> MaskTable:
         "calibration_loss": pa.array(1 - REWARD, pa.float32()),
         "reward_loss": pa.array(REWARD, pa.float32()),
     }
-    about = {"kind": "masks", "version": "1.0.0", "model": "toy"}
+    about = {"kind": "masks", "version": "1.0.0", "model": "toy", "machines": ["x86_64, one thread"]}
     parts = {"masks": pa.table(rows), "masks_test": pa.table({"mask": rows["mask"], "test_loss": pa.array(TEST)})}
     write_table(tmp_path / "table", parts, about, masks_card(about, 16))
     return open_masks(tmp_path / "table")
