@@ -21,6 +21,7 @@ from plasticity_env.common.values import user_path
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.nearest import TextDistances
 from plasticity_env.dynamic.prefix import PrefixReader
+from plasticity_env.dynamic.prefix_signals import PREFIX_SIGNALS, prefix_signals, signals_flops
 from plasticity_env.dynamic.token_routes import TokenRoutes
 from plasticity_env.model.contexts import evaluating
 
@@ -28,6 +29,7 @@ SHIPPED = ZOO_FOLDER / "routes"
 DESCRIPTION = "routes.json"
 FORMAT = 1
 ARRAYS = ("kind", "features", "loss", "static_loss", "probe", "distance")
+SIGNALS = "signals"  # an array that only some tables have
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class RouteTable:
         labels, shares: What each structure was fitted on, and what it prunes.
         flops: (K,) forward FLOPs per token of each structure, the dense one's first.
         kv_bytes: (K,) bytes a token adds to the KV cache.
-        reader_flops: FLOPs of reading a prefix, once a text.
+        reader_flops: FLOPs of reading a prefix, once a text; with signals, those of measuring them too.
         tokens, prefix_tokens: T and P.
         model: Name of the model.
+        signals: (N, L, U, 3) float32, `prefix_signals` of the dense prefix; None where they were not measured.
     """
 
     kind: np.ndarray
@@ -69,6 +72,7 @@ class RouteTable:
     tokens: int
     prefix_tokens: int
     model: str
+    signals: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -83,12 +87,19 @@ class RouteTable:
             "probe": (texts, structures),
             "distance": (texts, self.distance.shape[-1]),
         }
+        if self.signals is not None:
+            wanted[SIGNALS] = (texts, *self.signals.shape[1:3], len(PREFIX_SIGNALS))
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise InputError(f"a route table's {name} must be {shape}, got {getattr(self, name).shape}")
-        finite = (name for name in ARRAYS if name != "static_loss")
+        finite = [name for name in self.arrays if name != "static_loss"]
         if not texts or not all(np.isfinite(getattr(self, name)).all() for name in finite):
             raise InputError("a route table needs at least one text, and finite numbers everywhere")
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the arrays, one row a text, that this table has."""
+        return ARRAYS if self.signals is None else (*ARRAYS, SIGNALS)
 
     def flops_kept(self, structures: np.ndarray, probes: np.ndarray | float = 0.0) -> np.ndarray:
         """(...) FLOPs of a text over the dense model's: prefix, the rest under each structure, and the prefix once a probe.
@@ -109,7 +120,7 @@ class RouteTable:
 
     def rows(self, numbers: np.ndarray) -> RouteTable:
         """Some of the texts."""
-        return RouteTable(**{**vars(self), **{name: getattr(self, name)[numbers] for name in ARRAYS}})
+        return RouteTable(**{**vars(self), **{name: getattr(self, name)[numbers] for name in self.arrays}})
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -120,9 +131,12 @@ class RouteTable:
             InputError: Something else lies there.
         """
         path = user_path(folder, "a route table")
-        said = {"format": FORMAT, **{name: value for name, value in vars(self).items() if name not in ARRAYS}}
+        said = {
+            "format": FORMAT,
+            **{name: value for name, value in vars(self).items() if name not in (*ARRAYS, SIGNALS)},
+        }
         with new_folder(path, replace=(path / DESCRIPTION).is_file()) as temporary:
-            for name in ARRAYS:
+            for name in self.arrays:
                 np.save(temporary / f"{name}.npy", np.ascontiguousarray(getattr(self, name)), allow_pickle=False)
             write_text(temporary / DESCRIPTION, json.dumps(said, indent=1) + "\n")
             write_manifest(temporary, DESCRIPTION, "*.npy")
@@ -149,7 +163,8 @@ class RouteTable:
                 if said.pop("format") != FORMAT:
                     raise InputError("a newer version wrote it")
                 said = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
-                arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+                there = (*ARRAYS, SIGNALS) if (path / f"{SIGNALS}.npy").is_file() else ARRAYS
+                arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in there}
                 return cls(**said, **arrays)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"the route table at {str(path)!r} is damaged ({first_line(error)})") from error
@@ -168,6 +183,7 @@ def measure_routes(
     batch_size: int = 8,
     model: str = "",
     all_static: bool = True,
+    signals: bool = False,
 ) -> RouteTable:
     """Run every text under every structure.
 
@@ -179,6 +195,7 @@ def measure_routes(
         model: Name of the model, for reports.
         all_static: Run whole texts under every structure; else, which takes half the time, of each share only under the one
             whose mean loss after dense prefixes is lowest.
+        signals: Also note `prefix_signals`, for agents of ``plasticity/Route-v0`` with ``signals=True``.
 
     Raises:
         InputError: No text, or texts of several lengths.
@@ -221,10 +238,11 @@ def measure_routes(
         shares=tuple(structure.share for structure in bank),
         flops=tuple(bank.flops(tokens).tolist()),
         kv_bytes=tuple(bank.kv_bytes().tolist()),
-        reader_flops=reader.flops,
+        reader_flops=reader.flops + (signals_flops(bank.model, prefix_tokens) if signals else 0.0),
         tokens=tokens,
         prefix_tokens=prefix_tokens,
         model=model,
+        signals=prefix_signals(bank.model, ids[:, :prefix_tokens], batch_size).numpy() if signals else None,
     )
 
 

@@ -54,7 +54,8 @@ class RouteEnv(gym.Env[Any, Any]):
     | `request` | (4,) | log price, share of the probes left, log batch and log tokens (with `budget="kv_cache"`) |
     | `action_mask` | (2 K,) | 1 where an action is allowed; only with probes |
 
-    Names and bounds are in `plasticity_env.envs.route_columns`. The kind of the text is not observed.
+    Names and bounds are in `plasticity_env.envs.route_columns`. The kind of the text is not observed. With `signals`, on a
+    table that was measured with them, attention entropy, activation and fluctuation of every unit follow in `prefix`.
 
     ## Rewards
     A difference of potentials, in nats, as `plasticity/Heads-v1` pays: log(ppl_0 / ppl) - price * log(flops / flops_0).

@@ -58,6 +58,8 @@ class RouteBoard:
         self.probe_cost = table.prefix_tokens * flops / flops[0] / table.tokens
         self.token_mib = np.asarray(table.kv_bytes) / MIB
         raw = raw_columns(np.asarray(table.features), np.asarray(table.distance))
+        if settings.signals and table.signals is not None:
+            raw = np.concatenate([raw, np.asarray(table.signals, dtype=np.float64).reshape(len(raw), -1)], 1)
         self.center, self.scale = raw[train].mean(0), np.maximum(raw[train].std(0), 1e-6)
         self.prefix = scaled(raw, self.center, self.scale)
         self.distance = relative_distance(table, np.asarray(table.distance))

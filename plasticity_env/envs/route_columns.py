@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from gymnasium import spaces
 
+from plasticity_env.common.errors import InputError
+
 if TYPE_CHECKING:
     from plasticity_env.dynamic.route_table import RouteTable
     from plasticity_env.envs.route_settings import RouteSettings
@@ -34,13 +36,30 @@ REQUEST_COLUMNS: Bounds = {
 CHANGING = tuple(list(STRUCTURE_COLUMNS).index(name) for name in ("distance", "probed", "probe_rise"))
 
 
+def signal_names(table: RouteTable) -> list[str]:
+    """A column for each layer, unit and signal: ``entropy_0.3`` is that of head 3 in layer 0.
+
+    Raises:
+        InputError: The table has no signals.
+    """
+    from plasticity_env.dynamic.prefix_signals import PREFIX_SIGNALS  # loads torch
+
+    if table.signals is None:
+        raise InputError(
+            "this route table holds no signals of units: measure one with measure_routes(..., signals=True)"
+        )
+    layers, units = table.signals.shape[1:3]
+    return [f"{signal}_{layer}.{unit}" for layer in range(layers) for unit in range(units) for signal in PREFIX_SIGNALS]
+
+
 @dataclass(frozen=True)
 class RouteColumns:
     """Columns of the observations on one table.
 
     Attributes:
         prefix: Names of what the first tokens tell: the projection of hidden states, loss, entropy, distance to each kind of
-            text that structures were fitted on; each as a z-score over the train texts.
+            text that structures were fitted on, with ``signals`` also three signals of each unit; each as a z-score over the
+            train texts.
         structures: Number K of structures.
         mask: Length of the action mask; 0 where every action is allowed.
     """
@@ -56,6 +75,8 @@ class RouteColumns:
         kinds = table.distance.shape[1]
         names = [f"hidden_{number}" for number in range(hidden)] + ["loss", "entropy"]
         names += [f"distance_{number}" for number in range(kinds)]
+        if settings.signals:
+            names += signal_names(table)
         structures = len(table.structures)
         return cls(tuple(names), structures, 2 * structures if settings.probes else 0)
 

@@ -31,6 +31,8 @@ class RouteSettings:
         kv_price: The same of a MiB of KV cache, with budget="kv_cache".
         batch: Sequences of a request, with budget="kv_cache": a number, or a range sampled log-uniformly at reset.
         tokens: Tokens of each of them, likewise.
+        signals: Whether the prefix also tells attention entropy, activation and fluctuation of every unit; for tables that
+            were measured with ``signals=True``, whose reading costs more.
         probes: Most structures that an agent may try on the prefix before it chooses; 0 leaves the actions for it out.
         texts: Texts that episodes are about: train, test or all.
         test_share: Share of each kind's texts, the last ones, that are test texts.
@@ -43,6 +45,7 @@ class RouteSettings:
     kv_price: float | tuple[float, float] = (0.005, 0.1)
     batch: float | tuple[float, float] = (1.0, 32.0)
     tokens: float | tuple[float, float] = (128.0, 1024.0)
+    signals: bool = False
     probes: int = 0
     texts: str = "train"
     test_share: float = 0.25
@@ -63,6 +66,8 @@ class RouteSettings:
                     f"{name} must be a whole number of at least 1, or a range of two, got {low:g} to {high:g}"
                 )
         check_counts(self, probes=0)
+        if not isinstance(self.signals, bool):
+            raise InputError(f"signals must be True or False, got {self.signals!r}")
         check_number("test_share", self.test_share, 0, 1, above=True, below=True)
         if not isinstance(self.held_out, str):
             raise InputError(f"held_out must be the name of a kind of text, got {self.held_out!r}")

@@ -73,7 +73,7 @@ class SignalRecorder:
         """
         self._padding = padding
         self.slopes.begin(projectors, sequences, padding)
-        self._lengths: dict[int, tuple[Tensor, Tensor]] = {}
+        self._lengths: dict[int, tuple[Tensor | None, Tensor, Tensor]] = {}
         self.tokens += sequences * tokens // self._groups if padding is None else int(padding.sum())
 
     def attend(
@@ -108,13 +108,13 @@ class SignalRecorder:
 
     def _note_entropy(self, layer: int, entropy: Tensor, mask: Tensor | None) -> None:
         key = 0 if mask is None else id(mask)
-        if key not in self._lengths:  # layers share masks: count visible keys once
+        if key not in self._lengths:  # layers share masks: count visible keys once, and keep the mask, whose id would pass on
             visible = visible_lengths(mask, entropy.shape[-1], entropy.device)
             counted = (visible > 1).expand(len(entropy), 1, -1) if visible.shape[1] == 1 else visible > 1
             if self._padding is not None:
                 counted = counted & self._padding[:, None].bool()
-            self._lengths[key] = counted.float(), visible.clamp(min=2).log().float()
-        counted, logs = self._lengths[key]
+            self._lengths[key] = mask, counted.float(), visible.clamp(min=2).log().float()
+        _, counted, logs = self._lengths[key]
         entropy = entropy.float().clamp(min=0) * counted
         for kind, values in enumerate((entropy, entropy / logs)):
             cut = values.unflatten(0, (self._groups, -1))  # (n, b, H, T)

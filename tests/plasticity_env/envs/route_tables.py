@@ -10,8 +10,8 @@ KINDS = ("plays", "code", "records")
 SHARES = (0.3, 0.6)
 
 
-def made_table(texts: int = 20, seed: int = 0, noise: float = 0.05) -> RouteTable:
-    """A table of so many texts of each kind; prefixes tell the kinds apart, and how hard a text is."""
+def made_table(texts: int = 20, seed: int = 0, noise: float = 0.05, signals: bool = False) -> RouteTable:
+    """A table of so many texts of each kind; prefixes tell the kinds apart, and how hard a text is; signals are of 2 x 4."""
     random = np.random.default_rng(seed)
     kind = np.repeat(np.arange(len(KINDS)), texts)
     labels = ["", *(label for label in (*KINDS, "mixture") for _ in SHARES)]
@@ -44,4 +44,5 @@ def made_table(texts: int = 20, seed: int = 0, noise: float = 0.05) -> RouteTabl
         tokens=256,
         prefix_tokens=32,
         model="made up",
+        signals=random.uniform(size=(len(kind), 2, 4, 3)).astype(np.float32) if signals else None,
     )

@@ -23,15 +23,17 @@ from tests.plasticity_env.envs.route_tables import made_table
 
 ID = "plasticity/Route-v0"
 TABLE = made_table()
+WITH_SIGNALS = made_table(signals=True)
 VARIANTS = [{}, {"probes": 2}, {"budget": "kv_cache"}]
 
 
 def make(**kwargs) -> RouteEnv:
-    return gym.make(ID, table=TABLE, disable_env_checker=True, **kwargs).unwrapped
+    table = WITH_SIGNALS if kwargs.get("signals") else TABLE
+    return gym.make(ID, table=table, disable_env_checker=True, **kwargs).unwrapped
 
 
 @pytest.mark.parametrize("observation", ["dict", "flat"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, {"signals": True}])
 def test_gymnasiums_and_stable_baselines3s_checkers_pass(variant, observation):
     from stable_baselines3.common.env_checker import check_env as check
 
@@ -132,6 +134,21 @@ def test_the_columns_are_those_that_are_documented():
     assert all(name in RouteEnv.__doc__ for name in seen)
 
 
+def test_signals_of_every_unit_follow_in_the_prefix():
+    """As z-scores over the train texts; tables that were measured without them say so."""
+    env = make(signals=True, texts="all")
+    columns = env.board.columns.prefix
+    assert list(columns[:13]) == list(make().board.columns.prefix)
+    assert columns[13:16] == ("entropy_0.0", "activation_0.0", "fluctuation_0.0")
+    assert columns[-1] == "fluctuation_1.3"
+    train = split_texts(WITH_SIGNALS, "train", 0.25, "")
+    values = WITH_SIGNALS.signals[:, 1, 2, 1].astype(np.float64)
+    seen = env.reset(options={"text": 7})[0]["prefix"][columns.index("activation_1.2")]
+    assert seen == pytest.approx((values[7] - values[train].mean()) / values[train].std(), rel=1e-4)
+    with pytest.raises(InputError, match="holds no signals of units"):
+        RouteEnv(signals=True)
+
+
 def test_what_is_observed_of_structures_comes_from_the_train_texts():
     board = RouteBoard(TABLE, RouteSettings())
     train = split_texts(TABLE, "train")
@@ -209,7 +226,10 @@ def test_a_pickled_environment_plays_on():
 
 
 def test_a_table_is_read_from_its_folder_and_the_default_comes_with_the_package(tmp_path):
+    WITH_SIGNALS.save(tmp_path / "signals")
+    assert np.array_equal(RouteTable.load(tmp_path / "signals").signals, WITH_SIGNALS.signals)
     TABLE.save(tmp_path / "table")
+    assert RouteTable.load(tmp_path / "table").signals is None
     env = gym.make(ID, table=tmp_path / "table", flop_price=1.0)
     env.reset(seed=3)
     mine = make(flop_price=1.0)
@@ -247,6 +267,7 @@ def test_rendering_tells_what_was_probed_and_chosen():
         ({"texts": "dev"}, "unknown texts 'dev'"),
         ({"flop_price": 0.0}, "flop_price must lie above 0"),
         ({"flop_price": (2, 1)}, "flop_price must lie above 0"),
+        ({"signals": 1}, "signals must be True or False"),
         ({"probes": -1}, "probes must be a whole number of at least 0"),
         ({"probes": 9}, "probes must be at most 8"),
         ({"probes": 1, "budget": "kv_cache"}, "a probe leaves no KV cache behind"),
