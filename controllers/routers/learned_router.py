@@ -17,7 +17,7 @@ from torch import Tensor
 from plasticity_env.common.digests import checked_folder, write_manifest
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import new_folder, write_text
-from plasticity_env.common.shipped import folder_or_shipped
+from plasticity_env.common.shipped_folders import folder_or_shipped
 from plasticity_env.common.values import check_number, user_path
 from plasticity_env.controllers.routers.route_player import Played, RoutePlayer, no_probes
 from plasticity_env.controllers.routers.router_network import RouterConfig, RouterNetwork

@@ -16,7 +16,7 @@ from torch import Tensor
 from plasticity_env.common.digests import checked_folder, write_manifest
 from plasticity_env.common.errors import InputError, first_line
 from plasticity_env.common.files import ZOO_FOLDER, new_folder, write_text
-from plasticity_env.common.shipped import folder_or_shipped
+from plasticity_env.common.shipped_folders import folder_or_shipped
 from plasticity_env.common.values import user_path
 from plasticity_env.dynamic.bank import StructureBank
 from plasticity_env.dynamic.nearest import TextDistances

@@ -11,7 +11,7 @@ import numpy as np
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.common.files import ZOO_FOLDER
-from plasticity_env.common.shipped import folder_or_shipped
+from plasticity_env.common.shipped_folders import folder_or_shipped
 from plasticity_env.common.values import brief, check_number
 from plasticity_env.tabular.table_files import open_folder, read_part
 
