@@ -205,6 +205,11 @@ class StreamEnv(gym.Env[Any, Any]):
         return (*self._stream[self._step], place)
 
     @property
+    def stream(self) -> tuple[tuple[str, int], ...]:
+        """Kind and number of every chunk of this stream, which no agent sees: for oracles and studies."""
+        return tuple(self._stream)
+
+    @property
     def next_chunk(self) -> tuple[str, int]:
         """Kind and number of the chunk that comes next, which no agent sees: for oracles.
 

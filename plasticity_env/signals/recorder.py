@@ -108,7 +108,9 @@ class SignalRecorder:
 
     def _note_entropy(self, layer: int, entropy: Tensor, mask: Tensor | None) -> None:
         key = 0 if mask is None else id(mask)
-        if key not in self._lengths:  # layers share masks: count visible keys once, and keep the mask, whose id would pass on
+        if (
+            key not in self._lengths
+        ):  # layers share masks: count visible keys once, and keep the mask, whose id would pass on
             visible = visible_lengths(mask, entropy.shape[-1], entropy.device)
             counted = (visible > 1).expand(len(entropy), 1, -1) if visible.shape[1] == 1 else visible > 1
             if self._padding is not None:

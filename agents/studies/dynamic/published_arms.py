@@ -2,10 +2,10 @@
 
     python -m plasticity_env.agents.studies.dynamic.published_arms --model_name mixed-llama-4x8 --draws 3
 
-PuDDing, IG-Pruning, Probe Pruning, RAP's greedy rule and IFPruning, written from their papers over the units that our banks
-prune. Every arm comes as near to the FLOPs of our structures as its parts allow, and is compared with the mixture's
-structure at its own mean FLOPs. Cells go to ``output`` as they finish, and a run that was cut goes on. With ``wikitext`` and
-``shakespeare`` the texts are the six kinds of ``route_study``.
+PuDDing, IG-Pruning, Probe Pruning, RAP (its greedy rule and its agent) and IFPruning, written from their papers over the units
+that our banks prune. Every arm comes as near to the FLOPs of our structures as its parts allow, and is compared with the
+mixture's structure at its own mean FLOPs. Cells go to ``output`` as they finish, and a run that was cut goes on. With
+``wikitext`` and ``shakespeare`` the texts are the six kinds of ``route_study``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from plasticity_env.agents.studies.dynamic.published.own_structures import play_
 from plasticity_env.agents.studies.dynamic.published.probe_pruning import play_probe
 from plasticity_env.agents.studies.dynamic.published.published_report import report
 from plasticity_env.agents.studies.dynamic.published.pudding import PuddingArms
-from plasticity_env.agents.studies.dynamic.published.rap import play_rap
+from plasticity_env.agents.studies.dynamic.published.rap import play_rap, play_rap_agent
 from plasticity_env.common import cli
 from plasticity_env.common.arguments import check_counts
 from plasticity_env.common.at_work import at_work_on
@@ -35,7 +35,7 @@ from plasticity_env.common.values import check_number
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.model.loading import LoadedModel, load_model
 
-GROUPS = ("static", "own", "unrepaired", "probe", "pudding-blocks", "pudding-heads", "rap", "ig", "if")
+GROUPS = ("static", "own", "unrepaired", "probe", "pudding-blocks", "pudding-heads", "rap", "rap-agent", "ig", "if")
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def arms_of(bench: ArmBench) -> Mapping[str, Callable[[float], dict[str, Outcome
         "pudding-blocks": lambda share: pudding.play("blocks", share),
         "pudding-heads": lambda share: pudding.play("heads", share),
         "rap": lambda share: play_rap(bench, share),
+        "rap-agent": lambda share: play_rap_agent(bench, share),
         "ig": lambda share: play_ig(bench, share),
         "if": lambda share: play_if(bench, share),
     }

@@ -9,9 +9,10 @@ on streams of the train split; all arms play streams of the test split.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 
+from plasticity_env.agents.studies.dynamic.published.stream_players import ProbeStream, RemoverStream, StreamPlayer
 from plasticity_env.agents.studies.dynamic.stream_arms import (
     Always,
     Arm,
@@ -45,6 +47,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "PPO": {"n_steps": 256, "gamma": 0.9, "ent_coef": 0.01},
     "DQN": {"gamma": 0.5, "learning_starts": 500},
 }
+PROBE, REMOVER = "Probe Pruning, history", "RAP, agent"
 DECIDED = ("arm", "seed", "chunk", "kind", "structure", "rise")
 
 
@@ -68,6 +71,8 @@ class Options:
         only_measure: Play those arms, the static ones and the stage oracle alone, to see what `prior_tokens` and `forget` do.
         train_steps: Decisions that PPO and DQN are trained for; 0 leaves them out.
         train_seeds: Trainings of each, with seeds from 0 on.
+        probe: Also play Probe Pruning, whose history follows the stream.
+        remover_steps: Removals that RAP's agent is trained for, as often as PPO is; 0 leaves it out.
         prior_tokens, forget: Of measurements, as the environment takes them.
         picture: File for a picture of the first stream; None draws none.
         page: Page (Markdown) that the table is also written to, between its marks.
@@ -89,6 +94,8 @@ class Options:
     only_measure: bool = False
     train_steps: int = 0
     train_seeds: int = 3
+    probe: bool = False
+    remover_steps: int = 0
     prior_tokens: float = StreamSettings.prior_tokens
     forget: float = StreamSettings.forget
     picture: Path | None = None
@@ -137,6 +144,12 @@ def _play(options: Options) -> list[dict[str, Any]]:
     if options.only_measure:
         arms = {name: arm for name, arm in arms.items() if name.startswith("static") or name == ORACLE}
     arms |= {f"measure before every {every}. chunk": MeasureEvery(every) for every in options.measure_every}
+    players: dict[str, Callable[[], StreamPlayer]] = {PROBE: lambda: ProbeStream(bench)} if options.probe else {}
+    if options.remover_steps:
+        players |= {
+            f"{REMOVER} {seed}": partial(RemoverStream, bench, options.remover_steps, seed)
+            for seed in range(options.train_seeds)
+        }
     if options.train_steps:
         arms |= trained(options, bench, {row["arm"] for row in rows if row["seed"] == options.seeds - 1})
     with (
@@ -151,6 +164,17 @@ def _play(options: Options) -> list[dict[str, Any]]:
                     file.write(json.dumps(rows[-1]) + "\n")
                     track_stream(tracker, rows[-1], steps, bench.bank.model.heads)
                     print(f"seed {seed}, {name}: rise {rows[-1]['rise']:.4f}, {rows[-1]['flops_kept']:.4f}", flush=True)
+        for name, made in players.items():
+            missing = [seed for seed in range(options.seeds) if (name, seed) not in done]
+            player = made() if missing else None
+            for seed in missing:
+                assert player is not None
+                env.reset(seed=seed)
+                row = played_row(bench, player, env.stream)
+                rows.append(row | {"arm": name, "seed": seed, "model": bench.name})
+                file.write(json.dumps(rows[-1]) + "\n")
+                tracker.log({f"{name}/{number}": row[number] for number in ("rise", "flops_kept")}, seed)
+                print(f"seed {seed}, {name}: rise {row['rise']:.4f}, {row['flops_kept']:.4f}", flush=True)
         tracker.table("decisions", list(DECIDED), stream_decisions(rows))
         if options.picture is not None:
             draw_stream([row for row in rows if row["seed"] == 0], options.picture)
@@ -211,6 +235,20 @@ def play_stream(env: StreamEnv, arm: Arm, seed: int) -> tuple[dict[str, Any], li
         "structures": [structure for _, structure in told],
     }
     return row, steps
+
+
+def played_row(bench: StreamBench, player: StreamPlayer, stream: tuple[tuple[str, int], ...]) -> dict[str, Any]:
+    """The row of a player that makes its own masks; the first chunk counts for no arm."""
+    losses, kept = player.play(stream)
+    dense = [bench.run(kind, number, bench.bank[0]).loss for kind, number in stream]
+    rises = [loss - of_dense for loss, of_dense in zip(losses, dense, strict=True)][1:]
+    return {
+        "rise": float(np.mean(rises)),
+        "flops_kept": float(np.mean(kept[1:])),
+        "rises": [round(rise, 5) for rise in rises],
+        "kinds": [Path(kind).stem for kind, _ in stream[1:]],
+        "structures": ["its own"] * len(rises),
+    }
 
 
 def trained(options: Options, bench: StreamBench, finished: Collection[str] = ()) -> dict[str, Arm]:
@@ -296,7 +334,7 @@ def in_time(row: dict[str, Any], within: int = 2) -> float:
 
 def _family(arm: str) -> str:
     name, _, seed = arm.rpartition(" ")
-    return name if seed.isdigit() and name in LEARNERS else arm
+    return name if seed.isdigit() and name in (*LEARNERS, REMOVER) else arm
 
 
 def _against(arm: str, mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 from torch import nn
 
 from plasticity_env import InputError, PlasticModel
@@ -17,6 +18,7 @@ from plasticity_env.agents.studies.dynamic.published.if_pruning import HeadScore
 from plasticity_env.agents.studies.dynamic.published.published_report import StaticRises, ratio, report
 from plasticity_env.agents.studies.dynamic.published.pudding import regressed
 from plasticity_env.agents.studies.dynamic.published.removable import Removable
+from plasticity_env.agents.studies.dynamic.published.removal_agent import RemovalEnv, trained_remover
 from plasticity_env.agents.studies.dynamic.published.trained_masks import masks_by, straight_through, train_masks
 from plasticity_env.agents.studies.dynamic.published_arms import GROUPS, PublishedArms, main
 from plasticity_env.controllers.routers.nearest_centroid import NearestCentroid, k_means
@@ -128,6 +130,24 @@ def test_a_probe_of_all_states_scores_heads_by_what_they_read(architecture: str,
         assert torch.allclose(none, losses_after(model, ids, 4), rtol=1e-9)  # a probe leaves no trace
 
 
+def test_a_history_follows_the_channels_that_ran(ids: torch.Tensor) -> None:
+    model = PlasticModel(build("llama").double())
+    start = [torch.full((block.output_weight().shape[0],), 0.3) for block in model.blocks]
+    gone, history = probe_pruning.lost_by_layer(model, 0.3), [past.clone() for past in start]
+    _, masks = probe_pruning.probed(model, ids[:1], history, gone, 0.5, 1, 1, follow=0.9)
+    ran = []
+    hook = model.blocks[0].output.register_forward_pre_hook(
+        lambda module, args: ran.append(args[0].float().square().mean(1)[0])
+    )
+    model.model(input_ids=ids[:1])
+    hook.remove()
+    kept = masks[0, 0, : model.heads].repeat_interleave(model.blocks[0].unit_width)
+    assert torch.equal(history[0][~kept], start[0][~kept])
+    assert torch.allclose(
+        history[0][kept], 0.27 + 0.1 * ran[0][kept], rtol=1e-5
+    )  # the first layer reads what the dense one does
+
+
 def test_history_and_probe_are_fused_by_their_sizes() -> None:
     history, probe = torch.tensor([1.0, 0.0, 4.0]), torch.tensor([[1.0, 2.0, 0.0]])
     assert torch.allclose(probe_pruning.fused(history, probe), torch.tensor([[1.0, 2.0, 4.0]]))
@@ -135,6 +155,53 @@ def test_history_and_probe_are_fused_by_their_sizes() -> None:
     assert probe_pruning.probe_tokens(10, 0.05) == 2
     scores = torch.tensor([[3.0, 1.0, 2.0], [0.5, 0.5, 0.1]])
     assert probe_pruning.kept_heads(scores, 1).tolist() == [[True, False, True], [True, True, False]]
+
+
+# -- RAP's agent ---------------------------------------------------------------------------------------------------------
+
+
+def removals(shares: tuple[float, ...]) -> tuple[RemovalEnv, Removable]:
+    """Texts of two sorts: one is spoilt by attention layers that go, the other by MLPs."""
+    model = llama()
+    removable = Removable.of(model, "blocks", flop_table(model, 12))
+    whole = removable.table.total(torch.ones(model.shape, dtype=torch.bool))
+    sorts = np.array([0, 1] * 4)
+
+    def loss_of(text: int, mask: torch.Tensor) -> float:
+        columns = mask[:, : model.heads] if sorts[text] == 0 else mask[:, model.heads :]
+        return 3.0 + float((~columns).float().mean())
+
+    features = np.stack([sorts, 1 - sorts], 1) + np.random.default_rng(0).normal(0, 0.1, (8, 2))
+    return RemovalEnv(removable, [share * whole for share in shares], features, loss_of), removable
+
+
+def test_removals_end_as_near_to_the_budget_as_they_come_and_pay_the_rise_of_the_loss() -> None:
+    env, removable = removals((0.8, 0.95))
+    check_env(env)
+    table, dense = removable.table, env._whole
+    for seed in range(6):
+        env.reset(seed=seed)
+        over, costs = False, [dense]
+        while not over:
+            (left,) = env.action_masks().nonzero()
+            gone = env._gone.copy()
+            gone[left[0]] = True
+            costs.append(table.total(removable.without(torch.from_numpy(gone))))
+            _, reward, over, _, _ = env.step(left[0])
+        final = table.total(removable.without(torch.from_numpy(env._gone)))
+        assert abs(final - env._budget) == min(abs(cost - env._budget) for cost in costs[-2:])
+        assert reward == pytest.approx(3.0 - env._loss_of(env._text, removable.without(torch.from_numpy(env._gone))))
+        assert costs[-2] > env._budget >= costs[-1]
+
+
+def test_the_agent_learns_which_parts_a_text_can_spare() -> None:
+    env, _ = removals((0.8,))
+    agent = trained_remover(env, 4096, seed=0)
+    rewards = []
+    for text in range(8):
+        mask = env.mask_of(agent, env._features[text], env._budgets[0])
+        rewards.append(3.0 - env._loss_of(text, mask))
+    assert np.mean(rewards) > -0.1  # the wrong parts cost 0.5 or more, parts by chance half of that
 
 
 # -- trained masks: IG-Pruning, IFPruning ----------------------------------------------------------------------------------
@@ -249,6 +316,7 @@ def test_the_study_plays_all_arms_and_goes_on(tmp_path: Path, capsys: pytest.Cap
         greedy_texts=1,
         sets=1,
         clusters=2,
+        agent_steps=256,
         mask_steps=2,
         mask_batch=2,
     )

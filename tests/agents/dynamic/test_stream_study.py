@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from plasticity_env.agents.studies.dynamic.stream_study import CUSUM, Options, in_time, page_of, play, table
+from plasticity_env.agents.studies.dynamic.published.stream_players import ProbeStream, RemoverStream
+from plasticity_env.agents.studies.dynamic.stream_study import CUSUM, Options, in_time, page_of, play, played_row, table
 from plasticity_env.agents.watching.run_lines import RunLines
 from plasticity_env.common.tracking import TrackingOptions
+from plasticity_env.envs.stream_bench import StreamBench
+from plasticity_env.envs.stream_settings import StreamSettings
 
 
 @pytest.mark.slow
@@ -103,3 +107,29 @@ def test_trainings_of_an_algorithm_are_one_arm_and_stand_against_the_drift_detec
     assert "| static mixture@0.5 | 0.400, 0.400 | 0.4000 | 1.00 | 0% | 0.8000 |" in said
     assert "static a@0.5" not in said
     assert "PPO less CUSUM, then measure: -0.0700 nats [-0.0800, -0.0600], 3 trainings on 2 streams" in said
+
+
+def test_published_ways_make_masks_of_their_own(tmp_path: Path) -> None:
+    """Probe Pruning's history moves with the stream and begins anew with the next; RAP's agent keeps the FLOPs it is given."""
+    settings = StreamSettings(
+        model_name="bard-gpt2-4x4",
+        datasets=("shakespeare", "generated:json"),
+        chunks=4,
+        stage=2,
+        max_length=24,
+        fit_blocks=4,
+    )
+    bench = StreamBench(settings)
+    stream = bench.source.drawn(np.random.default_rng(0))
+    probe = ProbeStream(bench)
+    before = [past.clone() for past in probe._history]
+    assert probe.play(stream) == probe.play(stream)
+    assert all(torch.equal(past, own) for past, own in zip(before, probe._history, strict=True))
+    row = played_row(bench, probe, tuple(stream))
+    assert len(row["rises"]) == len(row["kinds"]) == 3
+    assert row["flops_kept"] == pytest.approx(bench.flops_kept[1], abs=0.05)
+    remover = RemoverStream(bench, 256, 0)
+    losses, kept = remover.play(tuple(stream))
+    assert kept[0] == 1
+    assert losses[0] == pytest.approx(bench.run(*stream[0], bench.bank[0]).loss, abs=1e-4)
+    assert kept[1:] == [pytest.approx(bench.flops_kept[1], abs=0.1)] * 3

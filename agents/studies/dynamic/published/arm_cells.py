@@ -34,6 +34,8 @@ class ArmSetting:
     """clusters of IG-Pruning"""
     probe_share: float = 0.05
     """share of a text's hidden states that Probe Pruning runs ahead"""
+    agent_steps: int = 10_000
+    """removals that RAP's agent is trained for"""
     mask_steps: int = 50
     """optimizer steps of masks that are trained through a straight-through estimator"""
     mask_batch: int = 4
@@ -52,6 +54,7 @@ class ArmSetting:
             greedy_texts=1,
             sets=1,
             clusters=1,
+            agent_steps=1,
             mask_steps=0,
             mask_batch=1,
         )

@@ -6,9 +6,9 @@ its output projection are fused with those of calibration text h, h^2 / (h + p) 
 scores its fused value times the root of the summed fourth powers of its weights, a head the sum of its channels. Every layer
 loses the same number of heads (the remainder goes to the last layers), and the text runs again on what is left.
 
-The paper prunes channels of the MLP as well, for a batch of texts, and lets the history follow the stream; here a batch is one
-text and the history is the calibration text's. The probe sees the whole text, as in the paper's prefill; the variant sees only
-the prefix, which runs dense anyway.
+The paper prunes channels of the MLP as well, for a batch of texts; here a batch is one text. The history is that of calibration
+text, and where ``follow`` is given it follows the stream: what runs moves the channels that were kept. The probe sees the whole
+text, as in the paper's prefill; the variant sees only the prefix, which runs dense anyway.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ def probed(
     share: float,
     first: int,
     batch_size: int = 16,
+    follow: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(n,) losses over the tokens from number ``first`` on, and (n, L, U) masks, of texts that run under what their probes leave.
 
@@ -115,15 +116,22 @@ def probed(
         share: Share of a text's states that are probed.
         first: Number of the first token that counts.
         batch_size: Texts in one pass; each has its own probe and mask.
+        follow: Share of its past that the history keeps at each text, which has to run alone (``batch_size=1``); the tensors
+            of ``history`` are changed in place. None leaves it as it is.
     """
     losses, masks = [], []
     for chunk in ids.split(batch_size):
         batch, mask = chunk.to(model.device), torch.ones(len(chunk), *model.shape, dtype=torch.bool)
         with evaluating(model.model), ExitStack() as stack:
+            probes = []
             for layer, block in zip(transformer_layers(model.model), model.blocks, strict=True):
-                probe = _LayerProbe(block, history[block.layer].to(model.device), gone[block.layer], share, mask)
-                stack.enter_context(probe.at(layer))
+                probes.append(_LayerProbe(block, history[block.layer].to(model.device), gone[block.layer], share, mask))
+                stack.enter_context(probes[-1].at(layer))
             losses.append(losses_after(model, batch, first).cpu())
+        for probe, past in zip(probes, history, strict=True):
+            if follow is not None:
+                kept, energy = probe.ran()
+                past.copy_(torch.where(kept, follow * past + (1 - follow) * energy, past))
         masks.append(mask)
     return torch.cat(losses), torch.cat(masks)
 
@@ -140,7 +148,8 @@ class _LayerProbe:
     def __init__(self, block: AttentionBlock, history: Tensor, gone: int, share: float, mask: Tensor) -> None:
         self._block, self._history, self._gone, self._share, self._mask = block, history, gone, share, mask
         self._residual: Tensor | None = None
-        self._kept: Tensor | None = None  # (B, I); None while the probe itself runs
+        self._kept: Tensor | None = None  # (B, 1, I); None while the probe itself runs
+        self._energy: Tensor | None = None  # (B, I)
 
     @contextmanager
     def at(self, layer: nn.Module) -> Iterator[None]:
@@ -155,6 +164,12 @@ class _LayerProbe:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def ran(self) -> tuple[Tensor, Tensor]:
+        """(I,) which channels were kept, and their mean squared inputs, of the only text of the last forward."""
+        assert self._kept is not None
+        assert self._energy is not None
+        return self._kept[0, 0].cpu(), self._energy[0].cpu()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._residual, self._kept = args[0] if args else kwargs["hidden_states"], None
@@ -182,6 +197,7 @@ class _LayerProbe:
         if self._kept is None:
             return None
         (inputs,) = args
+        self._energy = inputs.float().square().mean(1)
         return (inputs * self._kept.to(inputs),)
 
 
