@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,23 @@ class StreamBench:
             for structure in fit_structures(self.model, together, (settings.share,), settings.max_length, MIXTURE):
                 bank.add(structure)
         return bank, together
+
+    def on(self, split: str, observation: str, most: int = 0) -> StreamBench:
+        """The same model and bank on another split.
+
+        Args:
+            split: train, or test.
+            observation: dict or flat, of environments over it.
+            most: Chunks of each kind, the first ones of its split; 0 for all.
+        """
+        other = copy.copy(self)
+        other.settings = replace(self.settings, split=split, observation=observation)
+        other.source = StreamTexts(other.settings, None, self.texts)
+        if most:
+            other.source.chunks = {kind: ids[:most] for kind, ids in other.source.chunks.items()}
+        other.chunks = other.source.chunks
+        other._sums, other._runs = Memo(64), Memo(REMEMBERED)
+        return other
 
     def run(self, kind: str, number: int, structure: Structure) -> ChunkRun:
         """Run one chunk under a structure.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,11 @@ class Options:
         measure_every: Arms that measure before every so many chunks.
         only_measure: Play those arms, the static ones and the stage oracle alone, to see what `prior_tokens` and `forget` do.
         train_steps: Decisions that PPO and DQN are trained for; 0 leaves them out.
+        train_chunks: Chunks of each kind's train text that they learn from; 0 for all.
         train_seeds: Trainings of each, with seeds from 0 on.
         probe: Also play Probe Pruning, whose history follows the stream.
         remover_steps: Removals that RAP's agent is trained for, as often as PPO is; 0 leaves it out.
+        learners: Which of PPO and DQN.
         prior_tokens, forget: Of measurements, as the environment takes them.
         picture: File for a picture of the first stream; None draws none.
         page: Page (Markdown) that the table is also written to, between its marks.
@@ -93,7 +95,9 @@ class Options:
     measure_every: tuple[int, ...] = (1,)
     only_measure: bool = False
     train_steps: int = 0
+    train_chunks: int = 0
     train_seeds: int = 3
+    learners: tuple[str, ...] = tuple(LEARNERS)
     probe: bool = False
     remover_steps: int = 0
     prior_tokens: float = StreamSettings.prior_tokens
@@ -257,14 +261,14 @@ def trained(options: Options, bench: StreamBench, finished: Collection[str] = ()
 
     learners: StreamBench | None = None
     found: dict[str, Arm] = {}
-    for name, options_of in LEARNERS.items():
+    for name in options.learners:
         for seed in range(options.train_seeds):
             if (arm := f"{name} {seed}") in finished:
                 continue
             if learners is None:
-                learners = StreamBench(replace(bench.settings, split="train", observation="flat"))
+                learners = bench.on("train", "flat", options.train_chunks)
             env: gym.Env[Any, Any] = StreamEnv(bench=learners)
-            agent = getattr(sb3, name)("MlpPolicy", env, seed=seed, device="cpu", **options_of)
+            agent = getattr(sb3, name)("MlpPolicy", env, seed=seed, device="cpu", **LEARNERS[name])
             agent.learn(options.train_steps)
             found[arm] = Learned(agent)
     return found

@@ -294,6 +294,18 @@ def test_a_step_of_many_environments_is_few_passes(bench: StreamBench) -> None:
     assert envs.envs[0].structure is not bench.bank[0]
 
 
+def test_a_bench_serves_another_split_with_the_same_bank(bench: StreamBench) -> None:
+    other = bench.on("train" if bench.settings.split == "test" else "test", "flat", most=2)
+    assert other.bank is bench.bank
+    assert {len(ids) for ids in other.chunks.values()} == {2}
+    kind = next(iter(other.chunks))
+    assert not torch.equal(other.chunks[kind][0], bench.chunks[kind][0])
+    assert other.run(kind, 0, other.bank[0]).loss != bench.run(kind, 0, bench.bank[0]).loss
+    env = StreamEnv(bench=other)
+    assert env.reset(seed=0)[0].ndim == 1
+    assert all(number < 2 for _, number in env.stream)
+
+
 def test_a_vector_environment_of_heads_takes_turns(bench: StreamBench) -> None:
     envs = gym.make_vec("plasticity/Stream-v0", num_envs=2, control="heads", **SMALL)
     envs.reset(seed=0)
