@@ -26,7 +26,7 @@ from plasticity_env.model.flops import flops
 from plasticity_env.model.loading import LoadedModel
 from plasticity_env.signals.measure import measure
 
-_CALIBRATION_TOKENS = 4096
+CALIBRATION_TOKENS = 4096
 _PASS_TOKENS = 512  # at a time where nothing is timed
 
 
@@ -86,7 +86,7 @@ def compact_rows(options: Options) -> Iterator[CompactRow]:
         if reason is not None:
             print(f"{loaded.name}, T = {text.block_size}: no row beside {PEER}: {reason}", file=sys.stderr)
         else:
-            peer = prune_one_head_per_group(loaded.model, _blocks(text, "calibration", _CALIBRATION_TOKENS))
+            peer = prune_one_head_per_group(loaded.model, blocks_of(text, "calibration", CALIBRATION_TOKENS))
             removed = order[: loaded.model.kv_heads * loaded.model.shape[0]]
             yield bench_compact(loaded, text, removed, options, PEER, peer)
 
@@ -116,8 +116,8 @@ def bench_compact(
     model.prune(mask)
     compacted = model.compact().eval()
     model.revive(mask)
-    ids = _blocks(text, "calibration", options.tokens).to(model.device)
-    test = _blocks(text, "test", options.test_tokens).to(model.device)
+    ids = blocks_of(text, "calibration", options.tokens).to(model.device)
+    test = blocks_of(text, "test", options.test_tokens).to(model.device)
     models: dict[str, Any] = {"dense": model.model, "compact": compacted}
     if peer_model is not None:
         models["peer"] = peer_model
@@ -154,12 +154,12 @@ def bench_compact(
 
 def _least_useful_first(loaded: LoadedModel, text: TextSplits) -> Tensor:
     """Flat indices of all heads by ascending Fisher score."""
-    ids = _blocks(text, "calibration", _CALIBRATION_TOKENS)
+    ids = blocks_of(text, "calibration", CALIBRATION_TOKENS)
     sequences = max(1, _PASS_TOKENS // text.block_size)
     return measure(loaded.model, ids, batch_size=sequences, obs=False).fisher.flatten().argsort()
 
 
-def _blocks(text: TextSplits, split: Split, tokens: int) -> Tensor:
+def blocks_of(text: TextSplits, split: Split, tokens: int) -> Tensor:
     """The first blocks of a split, (n, T), about so many tokens."""
     return text.blocks(split)[: max(1, tokens // text.block_size)]
 

@@ -36,17 +36,19 @@ class Options:
     )
     """arguments of the environment"""
     sparsities: str = "0.3,0.5"
-    """shares of heads to remove, separated by commas (compact)"""
+    """shares of heads to remove, separated by commas (compact), or of the units' FLOPs (decode)"""
     envs: str = "1,4,16"
     """numbers of environments, separated by commas (vector, engines; route takes 256 unless others are given)"""
     mlp_blocks: str = "0,8"
-    """blocks of MLP neurons a layer, separated by commas; 0: heads alone are units (price)"""
+    """blocks of MLP neurons a layer, separated by commas; 0: heads alone are units (price, decode)"""
     runners: str = "0,2"
     """numbers of Ray's env runners, separated by commas; empty leaves Ray out (engines)"""
     memory_share: float = 0.02
     """share of the model's bytes that each environment may add (vector)"""
     processes: bool = True
     """also time Gymnasium's environments in processes of their own, one each (vector)"""
+    new_tokens: int = 64
+    """tokens that are generated (decode)"""
     test_tokens: int = 4096
     """tokens that perplexity is measured on (compact)"""
     rounds: int = 7
@@ -75,7 +77,7 @@ class Options:
         for share in cli.numbers(self.sparsities, "sparsities"):
             check_number("sparsities", share, 0, 1, below=True)
         check_number("memory_share", self.memory_share, 0)
-        check_counts(self, test_tokens=1)
+        check_counts(self, test_tokens=1, new_tokens=1)
         device = self.settings.device
         if self.clock == "cpu" and not device.startswith(("cpu", "auto")):
             raise InputError(f"processor seconds say nothing about device {device!r}: leave --clock at wall")

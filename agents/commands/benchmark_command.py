@@ -19,6 +19,7 @@ BENCHES = {  # name -> function that yields rows (dataclasses), from the argumen
     "step": f"{_OURS}.bench_step:step_rows",
     "entropy": f"{_OURS}.bench_entropy:entropy_rows",
     "compact": f"{_OURS}.bench_compact:compact_rows",
+    "decode": f"{_OURS}.bench_decode:decode_rows",
     "repair": f"{_OURS}.bench_repair:repair_rows",
     "prefix": f"{_OURS}.bench_prefix:prefix_rows",
     "vector": f"{_OURS}.bench_vector:vector_rows",
@@ -38,6 +39,7 @@ class BenchmarkConfig(Options):
     """what to measure: step = env.step() beside its floor and the naive way, vector = steps per second of N environments in one
     batch beside N single ones, engines = what a sample costs in one environment, in one per process, in the native batch and with
     Ray, compact = a model from which heads are removed beside the dense one and torch-pruning's,
+    decode = what such a model saves while it generates: prefill, tokens a second, bytes of the KV cache,
     repair = what each repair costs and saves, prefix = steps that flip one head, with and without starting the reward forward
     at the first changed layer, entropy = peak memory and time of exact entropy beside plain attention and the
     T x T way (no model; give --lengths, --tokens 4096), price = what pricing every unit once costs (give --models),

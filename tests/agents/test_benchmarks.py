@@ -12,17 +12,20 @@ import transformers as tf
 from plasticity_env import InputError, PlasticModel, flops
 from plasticity_env.agents.benchmarks import bench_compact as compact
 from plasticity_env.agents.benchmarks.bench_compact import compact_rows
+from plasticity_env.agents.benchmarks.bench_decode import Generation, decode_rows
 from plasticity_env.agents.benchmarks.bench_options import Options
 from plasticity_env.agents.benchmarks.bench_peers import prune_one_head_per_group, why_not
 from plasticity_env.agents.benchmarks.bench_prefix import prefix_rows
 from plasticity_env.common.stopwatch import timed
 from plasticity_env.controllers.planners.taylor import taylor_importance
 from plasticity_env.envs.settings import Settings
+from plasticity_env.model.flops import kv_cache_bytes
+from plasticity_env.model.loading import load_model
 from tests.conftest import CONFIGS, build
 
 
 def test_compact_rows_set_time_beside_flops(monkeypatch):
-    monkeypatch.setattr(compact, "_CALIBRATION_TOKENS", 512)
+    monkeypatch.setattr(compact, "CALIBRATION_TOKENS", 512)
     options = Options(
         models="bard-llama-4x8", lengths="32", tokens=64, sparsities="0.25,0.5", rounds=1, test_tokens=512
     )
@@ -38,6 +41,29 @@ def test_compact_rows_set_time_beside_flops(monkeypatch):
         next(compact_rows(Options(sparsities="1.5")))
 
 
+def test_decode_rows_count_the_cache_and_leave_it_as_it_was(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    options = Options(models="bard-llama-4x8", lengths="32", tokens=64, sparsities="0.5", rounds=1, new_tokens=3)
+    heads, both = decode_rows(options)
+    assert (heads.mlp_blocks, both.mlp_blocks) == (0, 8)
+    assert heads.removed_blocks == 0 < both.removed_blocks
+    for row in (heads, both):
+        assert row.flops_ratio < 1
+        assert row.kv_bytes <= row.dense_kv_bytes
+        assert row.tokens_s > 0
+    loaded = load_model("bard-llama-4x8")
+    ids = torch.randint(0, 100, (1, 32), generator=torch.Generator().manual_seed(0))
+    generation = Generation(loaded.model.model, ids, 5)
+    assert generation.kv_bytes == 32 * kv_cache_bytes(loaded.model)
+    for _ in range(2):
+        generation.decode()
+        assert generation.kv_bytes == 32 * kv_cache_bytes(loaded.model)
+        plain = loaded.model.model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)
+        assert generation.tokens == plain[0, 32:].tolist()
+    with pytest.raises(InputError, match="sparsities"):
+        next(decode_rows(Options(sparsities="0")))
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -47,7 +73,7 @@ def test_compact_rows_set_time_beside_flops(monkeypatch):
     ],
 )
 def test_a_row_beside_torch_pruning_that_is_left_out_is_said(monkeypatch, capsys, name, reason):
-    monkeypatch.setattr(compact, "_CALIBRATION_TOKENS", 64)
+    monkeypatch.setattr(compact, "CALIBRATION_TOKENS", 64)
     monkeypatch.setitem(sys.modules, "torch_pruning", None)  # as if it were not installed
     options = Options(models=name, lengths="32", tokens=32, sparsities="0.25", rounds=1, test_tokens=32)
     assert [row.peer for row in compact_rows(options)] == [None]
