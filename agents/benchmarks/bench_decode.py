@@ -97,9 +97,9 @@ class Generation:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the cache."""
+        """Bytes of the cache; a layer without heads has none."""
         parts = [part for layer in self._cache.layers for part in (layer.keys, layer.values)]
-        return sum(part.numel() * part.element_size() for part in parts)
+        return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 
 def decode_rows(options: Options) -> Iterator[DecodeRow]:

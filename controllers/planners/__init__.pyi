@@ -11,6 +11,7 @@ from .planner import SwapSearch as SwapSearch
 from .planner import Threshold as Threshold
 from .planner import TorchPruning as TorchPruning
 from .planner import Trials as Trials
+from .planner import ZipLM as ZipLM
 from .planner import actions_to as actions_to
 from .planner import is_planner as is_planner
 from .planner import make_planner as make_planner

@@ -24,13 +24,17 @@ class LevelPlanner(Planner):
     """Chooses a level for each site, at exactly the most that levels can reach within what is due."""
 
     def search(self, trials: Trials) -> Tensor:
-        table, room = trials.levels()
+        table, room = self.levels(trials)
         active = table.mask(self.choose(table, room, trials))
         if not trials.fits(active):
             raise InputError(
                 f"{self.name} counts what units cost, and its choice breaks max_sparsity: raise it, or ask for a smaller share"
             )
         return active
+
+    def levels(self, trials: Trials) -> tuple[LevelTable, Room]:
+        """The table that is planned on, and what a choice may do."""
+        return trials.levels()
 
     @abstractmethod
     def choose(self, table: LevelTable, room: Room, trials: Trials) -> np.ndarray:

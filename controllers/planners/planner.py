@@ -9,8 +9,8 @@ The protocol is one method and a bill:
 >>> for action in actions_to(env, active): env.step(action)  # play it, so that a record can be replayed
 
 A planner reads the episode's calibration blocks (signals, repair) and reward blocks (the loss that it minimises, with the
-environment's repair), never the test split. ``threshold`` and ``dp`` read no reward blocks, and ``evolution`` blocks of the train
-split in their place.
+environment's repair), never the test split. ``threshold``, ``dp`` and ``ziplm`` read no reward blocks, and ``evolution``
+blocks of the train split in their place.
 
 **Evaluation**, the unit of cost: one forward over the reward or the calibration batch. A measuring pass (forward and
 backward over the calibration batch) counts as 3, whoever makes it; so an episode of R rounds costs a controller 3 R
@@ -35,6 +35,7 @@ from plasticity_env.controllers.planners.level_planners import Evolution, LevelK
 from plasticity_env.controllers.planners.searches import Greedy, SwapSearch
 from plasticity_env.controllers.planners.torch_pruning import TorchPruning
 from plasticity_env.controllers.planners.trials import MEASURING_PASS, Bill, Planner, Trials
+from plasticity_env.controllers.planners.zip_lm import ZipLM
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.edits import KEEP, PRUNE, REVIVE
 from plasticity_env.envs.levels import LevelsEnv
@@ -51,6 +52,7 @@ __all__ = [
     "Threshold",
     "TorchPruning",
     "Trials",
+    "ZipLM",
     "actions_to",
     "is_planner",
     "make_planner",
@@ -122,6 +124,10 @@ def _evolution(size: str | None, **options: Any) -> Planner:
     return Evolution(**options) if size is None else Evolution(int(size), **options)
 
 
+def _zip_lm(size: str | None, **options: Any) -> Planner:
+    return ZipLM(**options) if size is None else ZipLM(int(size), **options)
+
+
 def _measured_once(planner: type[Planner]) -> Callable[..., Planner]:
     def make(size: str | None, **options: Any) -> Planner:
         if size is not None:
@@ -141,6 +147,7 @@ PLANNERS: Registry[Callable[..., Planner]] = Registry(
         "threshold": _measured_once(Threshold),
         "dp": _measured_once(LevelKnapsack),
         "evolution": _evolution,
+        "ziplm": _zip_lm,
     },
 )
 
@@ -165,7 +172,7 @@ def is_planner(name: str) -> bool:
 
 def make_planner(name: str, **options: Any) -> Planner:
     """Build a planner: ``greedy``, ``greedy:K``, ``greedy:all``, ``swap_search:BUDGET``, ``torch_pruning``, or one over levels:
-    ``threshold``, ``dp``, ``evolution`` or ``evolution:GENERATIONS``.
+    ``threshold``, ``dp``, ``evolution`` or ``evolution:GENERATIONS``, ``ziplm`` or ``ziplm:CANDIDATES``.
 
     Args:
         name: Name in `PLANNERS`, with a size behind a colon or without.

@@ -157,16 +157,19 @@ class Trials:
             return float(self.cost[~active].sum())
         return self._flops.total(torch.ones_like(active)) - self._flops.total(active)
 
-    def levels(self) -> tuple[LevelTable, Room]:
+    def levels(self, of_outputs: bool = False) -> tuple[LevelTable, Room]:
         """Levels of every site, priced on the calibration blocks, in what the share counts; and what a choice of them may do.
 
         Billed as one measuring pass, and where there are moment blocks another forward over these.
+
+        Args:
+            of_outputs: As `measure_levels` takes it; a forward over the calibration blocks, billed as one evaluation.
         """
-        table = table_of(self._bench, self._state, self._sampled)
+        table = table_of(self._bench, self._state, self._sampled, of_outputs)
         table = table.counting(self.cost) if self._flops is None else table
-        self._bill.evaluations += MEASURING_PASS
+        self._bill.evaluations += 1 if of_outputs else MEASURING_PASS
         self._bill.forward_tokens += self._tokens[0] + self._bench.text.block_size * len(self._state.moments)
-        self._bill.backward_tokens += self._tokens[0]
+        self._bill.backward_tokens += 0 if of_outputs else self._tokens[0]
         lowest = None if self.revives else table.levels(self.start)
         return table, Room.within(table, self.due, self.least_heads, lowest)
 

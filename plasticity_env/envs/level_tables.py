@@ -17,13 +17,13 @@ _TABLES: WeakKeyDictionary[Workbench, tuple[TextSplits, Memo[LevelTable]]] = Wea
 
 
 @in_plain_mode
-def table_of(bench: Workbench, draw: Draw, sampled: bool = False) -> LevelTable:
+def table_of(bench: Workbench, draw: Draw, sampled: bool = False, of_outputs: bool = False) -> LevelTable:
     """The levels that an episode's calibration blocks price, with repairs fitted on its moment blocks where it has some.
 
     Args:
         bench: Its model is measured as the dense model, whatever mask it carries.
         draw: Says which blocks.
-        sampled: As `measure_levels` takes it.
+        sampled, of_outputs: As `measure_levels` takes them.
 
     Raises:
         InputError: A single calibration block and no moment blocks.
@@ -32,7 +32,7 @@ def table_of(bench: Workbench, draw: Draw, sampled: bool = False) -> LevelTable:
     if memo is None or text is not bench.text:
         memo = Memo(REMEMBERED)
         _TABLES[bench] = bench.text, memo
-    key = (draw.calibration, draw.moments, sampled, bench.model.weight_version)
+    key = (draw.calibration, draw.moments, sampled, of_outputs, bench.model.weight_version)
     known = memo.get(key)
     if known is not None:
         return known
@@ -43,5 +43,6 @@ def table_of(bench: Workbench, draw: Draw, sampled: bool = False) -> LevelTable:
         flops=bench.flop_table,
         sampled=sampled,
         batch_size=bench.batch_size,
+        of_outputs=of_outputs,
     )
     return memo.put(key, table)

@@ -143,6 +143,7 @@ def measure_levels(
     ridge: float = RIDGE,
     sampled: bool = False,
     batch_size: int = 4,
+    of_outputs: bool = False,
 ) -> LevelTable:
     """Order the units of every site, and price every level on text that the repair was not fitted on.
 
@@ -155,6 +156,8 @@ def measure_levels(
         ridge: lambda of the repair, as a share of the mean diagonal of the second moments.
         sampled: Take gradients of tokens that the model draws (the true Fisher), not of the text's own.
         batch_size: Sequences in one pass.
+        of_outputs: Price by what the projection's output loses, as ZipLM does, in the place of the loss: squared error over
+            squared size of the dense output. No gradients are taken.
 
     Raises:
         InputError: A single sequence and no text to fit on, or what `gather_sums` refuses.
@@ -165,30 +168,45 @@ def measure_levels(
         )
     if fit_ids is None:
         halves = price_ids.tensor_split(2)
-        first, second = (gather_sums(model, half, sampled=sampled, batch_size=batch_size) for half in halves)
+        first, second = (
+            gather_sums(model, half, gradients=not of_outputs, sampled=sampled, batch_size=batch_size)
+            for half in halves
+        )
         fit = price = first + second
         folds = ((first, second), (second, first))
     else:
         fit = gather_sums(model, fit_ids, gradients=False, batch_size=batch_size)
-        price = gather_sums(model, price_ids, sampled=sampled, batch_size=batch_size)
+        price = gather_sums(model, price_ids, gradients=not of_outputs, sampled=sampled, batch_size=batch_size)
         folds = ((fit, price),)  # type: ignore[assignment]
     table = flop_table(model, price_ids.shape[1]) if flops is None else flops
-    nats = (price_ids.shape[1] - 1) / 2  # half of the curvature of a sequence's loss, which is a mean over its tokens
+    # half of the curvature of a sequence's loss, which is a mean over its tokens
+    nats = 1.0 if of_outputs else (price_ids.shape[1] - 1) / 2
+    slopes_of = _output_weights if of_outputs else TextSums.second_slopes
     found: dict[int, SiteLevels] = {}
     for sites in alike_sites([site for site in model.sites if site.gated]):
-        width, moment, slopes = sites[0].unit_width, price.second_moments(sites), price.second_slopes(sites)
+        width, moment, slopes = sites[0].unit_width, price.second_moments(sites), slopes_of(price, sites)
         inverse = ridge_inverse(fit.second_moments(sites), ridge)
         order = removal_turns(inverse, moment, slopes, width).argsort(dim=1, stable=True)  # (k, units)
-        prices = torch.stack([_prices(*fold, sites, order, ridge) for fold in folds]).mean(0) * nats
-        for site, mine, priced in zip(sites, order.tolist(), prices.cpu(), strict=True):
-            found[site.index] = _levels(site, mine, priced, table, tuple(model.shape))  # type: ignore[arg-type]
+        priced = [_prices(*fold, sites, order, ridge, slopes_of(fold[1], sites)) for fold in folds]
+        prices = torch.stack(priced).mean(0) * nats
+        for site, mine, costs in zip(sites, order.tolist(), prices.cpu(), strict=True):
+            found[site.index] = _levels(site, mine, costs, table, tuple(model.shape))  # type: ignore[arg-type]
     return LevelTable(tuple(found[index] for index in sorted(found)), tuple(model.shape))  # type: ignore[arg-type]
 
 
-def _prices(fit: TextSums, price: TextSums, sites: Sequence[Site], order: Tensor, ridge: float) -> Tensor:
+def _output_weights(price: TextSums, sites: Sequence[Site]) -> Tensor:
+    """(k, I, I) W W^T over the mean squared size of the output x W, so that tr(D^T X D H) is a share of the output."""
+    squares = torch.stack([site.output_weight().float() @ site.output_weight().float().T for site in sites])
+    whole = (price.second_moments(sites).to(squares.dtype) * squares).sum((1, 2))
+    return squares / whole.clamp(min=1e-30)[:, None, None]
+
+
+def _prices(
+    fit: TextSums, price: TextSums, sites: Sequence[Site], order: Tensor, ridge: float, slopes: Tensor
+) -> Tensor:
     """(k, U + 1) prices of levels on one text, of repairs that are fitted on another one."""
     inverse = ridge_inverse(fit.second_moments(sites), ridge)
-    return level_prices(inverse, price.second_moments(sites), price.second_slopes(sites), order, sites[0].unit_width)
+    return level_prices(inverse, price.second_moments(sites), slopes, order, sites[0].unit_width)
 
 
 def _levels(site: Site, order: Sequence[int], prices: Tensor, flops: CostTable, shape: tuple[int, int]) -> SiteLevels:

@@ -52,7 +52,7 @@ def test_decode_rows_count_the_cache_and_leave_it_as_it_was(monkeypatch):
         assert row.kv_bytes <= row.dense_kv_bytes
         assert row.tokens_s > 0
     loaded = load_model("bard-llama-4x8")
-    ids = torch.randint(0, 100, (1, 32), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(1, 100, (1, 32), generator=torch.Generator().manual_seed(0))
     generation = Generation(loaded.model.model, ids, 5)
     assert generation.kv_bytes == 32 * kv_cache_bytes(loaded.model)
     for _ in range(2):

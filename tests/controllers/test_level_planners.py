@@ -16,7 +16,7 @@ from plasticity_env.controllers.planners.trials import Trials
 from tests.plasticity_env.envs.toy_models import BLOCKS, TOKENS, toy_model, toy_text
 
 LEVELS, RANK, HEADS = "plasticity/Levels-v0", "plasticity/HeadRank-v1", "plasticity/Heads-v1"
-NAMES = ("threshold", "dp", "evolution:1")
+NAMES = ("threshold", "dp", "evolution:1", "ziplm", "ziplm:2")
 LIGHT = {"obs_signal": False, "residual_signal": False}
 
 
@@ -79,6 +79,23 @@ def test_the_knapsack_is_the_cheapest_of_all_choices(architecture, share):
     assert table.price(found) <= table.price(table.levels(make_planner("threshold").plan(env))) + 1e-12
     assert planner.evaluations == 3
     assert (planner.bill.forward_tokens, planner.bill.backward_tokens) == (4 * TOKENS, 4 * TOKENS)
+
+
+def test_ziplm_is_the_cheapest_for_the_layers_outputs_and_its_search_never_ends_worse():
+    env = make(architecture="gpt2", share=0.5)
+    plain = make_planner("ziplm")
+    active = plain.plan(env)
+    trials = Trials(env, None, Bill())
+    table, _ = trials.levels(of_outputs=True)
+    _, fitting = choices(trials)
+    assert table.price(table.levels(active)) == pytest.approx(min(map(table.price, fitting)), rel=1e-12)
+    assert (plain.evaluations, plain.bill.forward_tokens, plain.bill.backward_tokens) == (1, 4 * TOKENS, 0)
+    searched = make_planner("ziplm:12", seed=1)
+    found = searched.plan(env)
+    assert trials.loss(found) <= trials.loss(active)
+    assert trials.loss(found) < trials.loss(active) or torch.equal(found, active)
+    assert 2 <= searched.evaluations <= 1 + 13  # a mask that was tried before costs nothing
+    assert torch.equal(make_planner("ziplm:12", seed=1).plan(env), found)
 
 
 def test_an_evolution_finds_the_choice_nearest_to_the_dense_model():

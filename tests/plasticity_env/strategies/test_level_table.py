@@ -84,3 +84,43 @@ def test_prices_are_of_text_that_the_fit_did_not_read():
         assert site.prices[2] == pytest.approx(mean, rel=1e-5)
     with pytest.raises(InputError, match="at least 2 calibration blocks"):
         measure_levels(model, ids[:1])
+
+
+def test_prices_of_outputs_are_what_a_refitted_output_loses():
+    """By hand: rows of the fit's text predict what goes, and the squared error is counted on the other text."""
+    model = toy_model("gpt2").model
+    priced, fitted = toy_text().blocks("calibration"), toy_text().blocks("train")[:3]
+    table = measure_levels(model, priced, fitted, ridge=0.01, of_outputs=True)
+    for site, levels in zip((site for site in model.sites if site.gated), table.sites, strict=True):
+        fit, price = inputs_of(model, site, fitted), inputs_of(model, site, priced)
+        weight = site.output_weight().double()
+        whole = (price @ weight).square().sum()
+        gram = fit.T @ fit / len(fit)
+        ridge = 0.01 * gram.diagonal().mean()
+        for level in range(1, len(levels.order) + 1):
+            kept = torch.ones(len(weight), dtype=torch.bool)
+            for column in levels.order[:level]:
+                unit = column - site.columns.start
+                kept[unit * site.unit_width : (unit + 1) * site.unit_width] = False
+            system = gram[kept][:, kept] + ridge * torch.eye(int(kept.sum()), dtype=torch.float64)
+            lost = price[:, ~kept]
+            if kept.any():
+                lost = lost - price[:, kept] @ torch.linalg.solve(system, gram[kept][:, ~kept])
+            by_hand = (lost @ weight[~kept]).square().sum() / whole
+            assert levels.prices[level] >= float(by_hand) * (1 - 1e-4)
+            if level == len(levels.order):
+                assert levels.prices[level] == pytest.approx(1.0, rel=1e-4)  # nothing of the output is left
+            else:
+                assert levels.prices[level] == pytest.approx(float(by_hand), rel=1e-4)
+
+
+def inputs_of(model, site, ids):
+    """(tokens, I) float64 of what a site's projection reads in the dense model."""
+    read = []
+    hook = site.output.register_forward_pre_hook(
+        lambda module, args: read.append(args[0].detach().reshape(-1, args[0].shape[-1]).double())
+    )
+    with torch.no_grad():
+        model.model(input_ids=ids)
+    hook.remove()
+    return torch.cat(read)
