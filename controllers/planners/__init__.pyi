@@ -6,6 +6,7 @@ from .planner import Bill as Bill
 from .planner import Evolution as Evolution
 from .planner import Greedy as Greedy
 from .planner import LevelKnapsack as LevelKnapsack
+from .planner import Osscar as Osscar
 from .planner import Planner as Planner
 from .planner import SwapSearch as SwapSearch
 from .planner import Threshold as Threshold

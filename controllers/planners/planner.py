@@ -9,8 +9,8 @@ The protocol is one method and a bill:
 >>> for action in actions_to(env, active): env.step(action)  # play it, so that a record can be replayed
 
 A planner reads the episode's calibration blocks (signals, repair) and reward blocks (the loss that it minimises, with the
-environment's repair), never the test split. ``threshold``, ``dp`` and ``ziplm`` read no reward blocks, and ``evolution``
-blocks of the train split in their place.
+environment's repair), never the test split. ``threshold``, ``dp``, ``ziplm`` and ``osscar`` read no reward blocks, and
+``evolution`` blocks of the train split in their place.
 
 **Evaluation**, the unit of cost: one forward over the reward or the calibration batch. A measuring pass (forward and
 backward over the calibration batch) counts as 3, whoever makes it; so an episode of R rounds costs a controller 3 R
@@ -32,6 +32,7 @@ from plasticity_env.common.packages import require
 from plasticity_env.common.registries import Registry
 from plasticity_env.controllers.base import Action
 from plasticity_env.controllers.planners.level_planners import Evolution, LevelKnapsack, Threshold
+from plasticity_env.controllers.planners.osscar import Osscar
 from plasticity_env.controllers.planners.searches import Greedy, SwapSearch
 from plasticity_env.controllers.planners.torch_pruning import TorchPruning
 from plasticity_env.controllers.planners.trials import MEASURING_PASS, Bill, Planner, Trials
@@ -47,6 +48,7 @@ __all__ = [
     "Evolution",
     "Greedy",
     "LevelKnapsack",
+    "Osscar",
     "Planner",
     "SwapSearch",
     "Threshold",
@@ -148,6 +150,7 @@ PLANNERS: Registry[Callable[..., Planner]] = Registry(
         "dp": _measured_once(LevelKnapsack),
         "evolution": _evolution,
         "ziplm": _zip_lm,
+        "osscar": _measured_once(Osscar),
     },
 )
 
@@ -172,7 +175,8 @@ def is_planner(name: str) -> bool:
 
 def make_planner(name: str, **options: Any) -> Planner:
     """Build a planner: ``greedy``, ``greedy:K``, ``greedy:all``, ``swap_search:BUDGET``, ``torch_pruning``, or one over levels:
-    ``threshold``, ``dp``, ``evolution`` or ``evolution:GENERATIONS``, ``ziplm`` or ``ziplm:CANDIDATES``.
+    ``threshold``, ``dp``, ``evolution`` or ``evolution:GENERATIONS``, ``ziplm`` or
+    ``ziplm:CANDIDATES``, or ``osscar``.
 
     Args:
         name: Name in `PLANNERS`, with a size behind a colon or without.

@@ -14,11 +14,14 @@ from plasticity_env.controllers.planners.divergence import Divergence
 from plasticity_env.envs.base import PlasticityEnv
 from plasticity_env.envs.level_tables import table_of
 from plasticity_env.envs.levels import LevelsEnv
+from plasticity_env.model.contexts import in_plain_mode
+from plasticity_env.model.layouts import Site
 from plasticity_env.model.modes import PruningMode
 from plasticity_env.model.plastic_model import PlasticModel
 from plasticity_env.signals.measure import HeadSignals
 from plasticity_env.strategies.level_choice import Room
 from plasticity_env.strategies.level_table import LevelTable
+from plasticity_env.strategies.output_errors import OutputErrors
 
 
 class Planner(ABC):
@@ -172,6 +175,19 @@ class Trials:
         self._bill.backward_tokens += 0 if of_outputs else self._tokens[0]
         lowest = None if self.revives else table.levels(self.start)
         return table, Room.within(table, self.due, self.least_heads, lowest)
+
+    @in_plain_mode
+    def output_errors(self) -> OutputErrors:
+        """What sites' outputs lose without any set of units: from the forward that `levels` with ``of_outputs`` has billed."""
+        bench, state = self._bench, self._state
+        moments = bench.blocks("calibration", state.moments) if state.moments else None
+        calibration = bench.blocks("calibration", state.calibration)
+        return OutputErrors(bench.model, calibration, moments, batch_size=bench.batch_size)
+
+    @property
+    def sites(self) -> list[Site]:
+        """The sites whose units are in the mask."""
+        return [site for site in self._bench.model.sites if site.gated]
 
     def divergence(self, blocks: int, seed: int) -> Divergence:
         """The KL divergence to the dense model on so many blocks of the train split, or all that there are, in a drawn order."""

@@ -98,6 +98,26 @@ def test_ziplm_is_the_cheapest_for_the_layers_outputs_and_its_search_never_ends_
     assert torch.equal(make_planner("ziplm:12", seed=1).plan(env), found)
 
 
+@pytest.mark.parametrize("settings", [{}, {"blocks": 0}, {"mode": "compressed"}], ids=str)
+def test_osscar_gives_every_site_its_share_and_no_swap_would_gain(settings):
+    env = make(RANK, "gpt2", share=0.5, **settings)
+    planner = make_planner("osscar")
+    active = planner.plan(env)
+    trials = Trials(env, None, Bill())
+    trials.levels(of_outputs=True)
+    assert trials.fits(active)
+    assert planner.evaluations == 1
+    errors = trials.output_errors()
+    for site in trials.sites:
+        gone = ~active[site.layer, site.columns]
+        assert int(gone.sum()) == 1  # half of two
+        assert float(errors.of(site, gone[None])) <= float(errors.of(site, ~gone[None]))
+    for action in actions_to(env, active):
+        *_, terminated, _, _ = env.step(action)
+    assert terminated
+    assert torch.equal(env.get_state()["episode"].active, active)
+
+
 def test_an_evolution_finds_the_choice_nearest_to_the_dense_model():
     env = make(architecture="gpt2", share=0.5)
     trials = Trials(env, None, Bill())

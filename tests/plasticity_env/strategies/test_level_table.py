@@ -8,6 +8,7 @@ import torch
 from plasticity_env import InputError
 from plasticity_env.model.flops import flop_table
 from plasticity_env.strategies.level_table import measure_levels, whole_costs
+from plasticity_env.strategies.output_errors import OutputErrors
 from tests.plasticity_env.envs.toy_models import (
     ARCHITECTURES,
     BLOCKS,
@@ -91,6 +92,7 @@ def test_prices_of_outputs_are_what_a_refitted_output_loses():
     model = toy_model("gpt2").model
     priced, fitted = toy_text().blocks("calibration"), toy_text().blocks("train")[:3]
     table = measure_levels(model, priced, fitted, ridge=0.01, of_outputs=True)
+    errors = OutputErrors(model, priced, fitted, ridge=0.01)
     for site, levels in zip((site for site in model.sites if site.gated), table.sites, strict=True):
         fit, price = inputs_of(model, site, fitted), inputs_of(model, site, priced)
         weight = site.output_weight().double()
@@ -107,6 +109,8 @@ def test_prices_of_outputs_are_what_a_refitted_output_loses():
             if kept.any():
                 lost = lost - price[:, kept] @ torch.linalg.solve(system, gram[kept][:, ~kept])
             by_hand = (lost @ weight[~kept]).square().sum() / whole
+            gone = ~kept.view(-1, site.unit_width).all(1)
+            assert errors.of(site, gone.expand(2, -1)).tolist() == [pytest.approx(float(by_hand), rel=1e-4)] * 2
             assert levels.prices[level] >= float(by_hand) * (1 - 1e-4)
             if level == len(levels.order):
                 assert levels.prices[level] == pytest.approx(1.0, rel=1e-4)  # nothing of the output is left
