@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from plasticity_env.common.errors import InputError
-from plasticity_env.common.lru import Memo
+from plasticity_env.common.lru import ByteCache, Memo
 from plasticity_env.common.values import brief
 from plasticity_env.data.text import TextSplits, load_text
 from plasticity_env.dynamic.bank import StructureBank
@@ -30,6 +30,7 @@ from plasticity_env.model.loading import LoadedModel, load_model
 from plasticity_env.signals.text_sums import TextSums, gather_sums
 
 REMEMBERED = 2**16  # chunks under structures, about 1 KB each
+SUMS_BYTES = 2**30  # of measured chunks, 120 MB each on a model of 135 million weights
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class StreamBench:
         self.measuring = measuring_flops(self.model, settings.max_length, self.dense_flops) / (
             settings.max_length * self.dense_flops
         )  # chunks of the dense model
-        self._sums: Memo[TextSums] = Memo(64)
+        self._sums: ByteCache[TextSums] = ByteCache(SUMS_BYTES)
         self._runs: Memo[ChunkRun] = Memo(REMEMBERED)  # under structures of the bank
 
     def _fitted(self) -> tuple[StructureBank, TextSums]:
@@ -177,7 +178,7 @@ class StreamBench:
         if most:
             other.source.chunks = {kind: ids[:most] for kind, ids in other.source.chunks.items()}
         other.chunks = other.source.chunks
-        other._sums, other._runs = Memo(64), Memo(REMEMBERED)
+        other._sums, other._runs = ByteCache(SUMS_BYTES), Memo(REMEMBERED)
         return other
 
     def run(self, kind: str, number: int, structure: Structure) -> ChunkRun:
@@ -233,5 +234,6 @@ class StreamBench:
         known = self._sums.get((kind, number))
         if known is None:
             ids = self.chunks[kind][number : number + 1]
-            known = self._sums.put((kind, number), gather_sums(self.model, ids, batch_size=1))
+            known = gather_sums(self.model, ids, batch_size=1)
+            self._sums.put((kind, number), known, known.nbytes)
         return known

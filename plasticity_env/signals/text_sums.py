@@ -94,6 +94,12 @@ class TextSums:
         return TextSums(sites, *(number * weight for number in numbers))
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all sums."""
+        parts = [part for of in self.sites.values() for part in (of.outer, of.total, of.gradient) if part is not None]
+        return sum(part.numel() * part.element_size() for part in parts)
+
+    @property
     def statistics(self) -> Statistics:
         """Moments of the inputs, as repairs read them."""
         moments = {i: Moments(of.outer / self.tokens, of.total / self.tokens) for i, of in self.sites.items()}

@@ -294,6 +294,21 @@ def test_a_step_of_many_environments_is_few_passes(bench: StreamBench) -> None:
     assert envs.envs[0].structure is not bench.bank[0]
 
 
+def test_measured_chunks_are_kept_within_a_limit_of_bytes(bench: StreamBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = next(iter(bench.chunks))
+    one = bench.sums(kind, 0)
+    assert bench.sums(kind, 0) is one
+    assert one.nbytes == sum(
+        of.outer.nbytes + of.total.nbytes + of.gradient.nbytes for of in one.sites.values() if of.gradient is not None
+    )
+    monkeypatch.setattr(bench._sums, "limit", one.nbytes)
+    bench.sums(kind, 1)
+    assert bench._sums.nbytes <= one.nbytes
+    again = bench.sums(kind, 0)
+    assert again is not one
+    assert again.loss == one.loss
+
+
 def test_a_bench_serves_another_split_with_the_same_bank(bench: StreamBench) -> None:
     other = bench.on("train" if bench.settings.split == "test" else "test", "flat", most=2)
     assert other.bank is bench.bank
