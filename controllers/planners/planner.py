@@ -9,8 +9,8 @@ The protocol is one method and a bill:
 >>> for action in actions_to(env, active): env.step(action)  # play it, so that a record can be replayed
 
 A planner reads the episode's calibration blocks (signals, repair) and reward blocks (the loss that it minimises, with the
-environment's repair), never the test split. ``threshold``, ``dp``, ``ziplm`` and ``osscar`` read no reward blocks, and
-``evolution`` blocks of the train split in their place.
+environment's repair), never the test split. ``threshold``, ``dp``, ``osscar`` and ``ziplm`` without candidates read no reward
+blocks, and ``evolution`` blocks of the train split in their place.
 
 **Evaluation**, the unit of cost: one forward over the reward or the calibration batch. A measuring pass (forward and
 backward over the calibration batch) counts as 3, whoever makes it; so an episode of R rounds costs a controller 3 R

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -97,7 +97,7 @@ class Options:
     train_steps: int = 0
     train_chunks: int = 0
     train_seeds: int = 3
-    learners: tuple[str, ...] = tuple(LEARNERS)
+    learners: tuple[Literal["PPO", "DQN"], ...] = ("PPO", "DQN")
     probe: bool = False
     remover_steps: int = 0
     prior_tokens: float = StreamSettings.prior_tokens
@@ -299,7 +299,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             place = f"{mean[arm] / mean[static]:.2f} ({ratios})"
         else:
             between = (mean[arm] - mean[ORACLE]) / (mean[static] - mean[ORACLE])
-            place = f"{between:.2f} | {np.mean([in_time(row) for row in mine]):.0%}"
+            soon = [share for row in mine if not np.isnan(share := in_time(row))]
+            place = f"{between:.2f} | {f'{np.mean(soon):.0%}' if soon else '-'}"
         lines.append(
             f"| {arm} | {', '.join(f'{rise:.3f}' for rise in rises)} | {mean[arm]:.4f} | {place} | {kept:.4f} |"
         )
