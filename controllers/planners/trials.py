@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,6 +103,7 @@ class Trials:
         dense = torch.ones_like(self.start)
         self.cost = table.marginal(dense).double() if model.mlp_blocks else dense.double()
         self._flops = table if isinstance(env, LevelsEnv) else None
+        self._slack: Callable[[LevelTable], int] | None = env.slack if isinstance(env, LevelsEnv) else None
         self.due = share * float(self.cost.sum())
         if isinstance(env, LevelsEnv):
             self.due = env.due_flops(share)
@@ -163,7 +165,9 @@ class Trials:
     def levels(self, of_outputs: bool = False) -> tuple[LevelTable, Room]:
         """Levels of every site, priced on the calibration blocks, in what the share counts; and what a choice of them may do.
 
-        Billed as one measuring pass, and where there are moment blocks another forward over these.
+        A choice may stay below the most that levels can reach by less than the cheapest unit, as rules do that prune unit after
+        unit; on Levels it does as the environment says. Billed as one measuring pass, and where there are moment blocks
+        another forward over these.
 
         Args:
             of_outputs: As `measure_levels` takes it; a forward over the calibration blocks, billed as one evaluation.
@@ -174,7 +178,8 @@ class Trials:
         self._bill.forward_tokens += self._tokens[0] + self._bench.text.block_size * len(self._state.moments)
         self._bill.backward_tokens += 0 if of_outputs else self._tokens[0]
         lowest = None if self.revives else table.levels(self.start)
-        return table, Room.within(table, self.due, self.least_heads, lowest)
+        slack = table.least if self._slack is None else self._slack(table)
+        return table, Room.within(table, self.due, self.least_heads, lowest, slack)
 
     @in_plain_mode
     def output_errors(self) -> OutputErrors:

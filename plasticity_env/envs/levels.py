@@ -47,7 +47,9 @@ class LevelsEnv(PlasticityEnv):
     FLOPs of the sites differ least in sum, of equally near ones the one of lower price.
 
     What is due after round r of R is `pruned_share * r / R` of the FLOPs that units own (keys and values that heads share
-    go with the last head of their group); exactly the most is taken that any choice of levels can reach within it. In
+    go with the last head of their group); exactly the most is taken that any choice of levels can reach within it, or with
+    `exact=False` less by less than the cheapest unit: where heads and blocks cost numbers without a large common divisor, few
+    choices cost exactly the most. In
     adaptive mode a site may come up again, in compressed mode levels only rise. One head of the model and `min_heads_per_layer`
     heads of each layer stay.
 
@@ -109,6 +111,10 @@ class LevelsEnv(PlasticityEnv):
     def due_flops(self, share: float) -> float:
         """FLOPs per token that may be gone when a share of the units' is due; a budget of the reward is kept."""
         return self._task.allowed_flops(share, self._any_state().budget)
+
+    def slack(self, table: LevelTable) -> int:
+        """FLOPs by which a choice of levels may stay below the most that can be reached."""
+        return self._task.slack(table)
 
     def edits_of(self, action: Any) -> tuple[Tensor, bool]:
         state, table = self._any_state(), self.table

@@ -24,15 +24,21 @@ class LevelsSettings(Settings):
             uniformly at reset.
         max_sparsity: 1.
         action: scores (a number for each unit), or levels (a whole number for each site).
+        exact: Whether every choice of levels prunes exactly the most FLOPs that levels can reach within the share. Where heads
+            and blocks cost numbers of FLOPs without a large common divisor, few choices do; False allows all that prune less
+            by less than the cheapest unit.
     """
 
     max_sparsity: float = 1.0
     action: str = "scores"
+    exact: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.action not in ACTIONS:
             raise unknown("action", self.action, ACTIONS)
+        if not isinstance(self.exact, bool):
+            raise InputError(f"exact must be True or False, got {brief(self.exact)}")
         if self.max_sparsity != 1:
             raise InputError(
                 f"max_sparsity {brief(self.max_sparsity)} counts units, and Levels counts FLOPs: leave it out, and say "

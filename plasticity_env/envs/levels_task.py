@@ -7,13 +7,14 @@ from torch import Tensor
 
 from plasticity_env.common.errors import InputError
 from plasticity_env.envs.episode import EpisodeState
+from plasticity_env.envs.levels_settings import LevelsSettings
 from plasticity_env.envs.task import Task
 from plasticity_env.strategies.level_choice import Room
 from plasticity_env.strategies.level_table import LevelTable
 
 
 class LevelsTask(Task):
-    """As `Task`, with a budget of FLOPs whatever the units are, that choices of levels reach exactly."""
+    """As `Task`, with a budget of FLOPs whatever the units are, that choices of levels reach exactly, or to less than a unit."""
 
     @property
     def counts_units(self) -> bool:
@@ -42,9 +43,14 @@ class LevelsTask(Task):
         """
         self._check_reach(table, state)
         lowest = None if self.revives else table.levels(state.active)
-        return Room.within(
-            table, self.allowed_flops(self.due_share(state), state.budget), self.settings.min_heads_per_layer, lowest
-        )
+        due = self.allowed_flops(self.due_share(state), state.budget)
+        return Room.within(table, due, self.settings.min_heads_per_layer, lowest, self.slack(table))
+
+    def slack(self, table: LevelTable) -> int:
+        """FLOPs by which an episode may stay below what levels can reach."""
+        settings = self.settings
+        assert isinstance(settings, LevelsSettings)
+        return 0 if settings.exact else table.least
 
     def _check_reach(self, table: LevelTable, state: EpisodeState) -> None:
         """Refuse a target that the heads which stay, with the keys and values that they read, put out of reach."""

@@ -26,11 +26,13 @@ class Room:
     Attributes:
         due: Most that may go, in the table's costs.
         lowest, highest: (S,) first and last level of each site that may be chosen.
+        slack: A choice may cost less than the most that can be reached, by less than this; 0 and 1 allow no other cost.
     """
 
     due: int
     lowest: np.ndarray
     highest: np.ndarray
+    slack: int = 0
 
     @classmethod
     def within(
@@ -39,6 +41,7 @@ class Room:
         due: float,
         min_heads_per_layer: int = 0,
         lowest: np.ndarray | None = None,
+        slack: int = 0,
     ) -> Room:
         """What limits leave.
 
@@ -47,20 +50,23 @@ class Room:
             due: Most that may go, in the table's costs.
             min_heads_per_layer: Fewest heads of a layer that stay.
             lowest: (S,) levels that are reached already and for good.
+            slack: As for `Room`.
         """
         highest = table.deepest - np.where(table.holds_heads, min_heads_per_layer, 0)
-        return cls(min(int(due + 1e-6), table.whole), np.zeros_like(highest) if lowest is None else lowest, highest)
+        return cls(
+            min(int(due + 1e-6), table.whole), np.zeros_like(highest) if lowest is None else lowest, highest, slack
+        )
 
 
 def cheapest_levels(table: LevelTable, values: Sequence[np.ndarray], room: Room) -> np.ndarray:
-    """The choice of least value among those that cost exactly the most that can be reached within what is due.
+    """The choice of least value among those that cost exactly the most that can be reached within what is due, or nearly so.
 
     At least one head of the model stays. Of equally good choices the one that a scan from the shallowest level finds first.
 
     Args:
         table: Sites and their costs.
         values: (U + 1,) of each site, what its levels are worth paying; values of sites add up.
-        room: What is due, and which levels may be chosen.
+        room: What is due, how nearly, and which levels may be chosen.
 
     Returns:
         (S,) levels.
@@ -100,7 +106,9 @@ def cheapest_levels(table: LevelTable, values: Sequence[np.ndarray], room: Room)
     cells_reached = np.flatnonzero(np.isfinite(best))
     if not len(cells_reached):
         raise InputError(f"what is pruned already costs more than the {room.due} that are due")
-    return _traced(table, order, choices, int(cells_reached[-1]))
+    allowed = cells_reached[cells_reached > cells_reached[-1] - max(1, room.slack // step)]
+    dearest_first = allowed[::-1]
+    return _traced(table, order, choices, int(dearest_first[best[dearest_first].argmin()]))
 
 
 def _traced(table: LevelTable, order: list[int], choices: list[np.ndarray], cell: int) -> np.ndarray:

@@ -76,6 +76,12 @@ class LevelTable:
         return math.gcd(*(int(cost) for site in self.sites for cost in site.costs)) or 1
 
     @cached_property
+    def least(self) -> int:
+        """The least that a step from a level to the next costs, of those that cost something."""
+        steps = np.concatenate([np.diff(site.costs) for site in self.sites])
+        return int(steps[steps > 0].min(initial=self.whole or 1))
+
+    @cached_property
     def whole(self) -> int:
         """Cost of all units together."""
         return sum(int(site.costs[-1]) for site in self.sites)

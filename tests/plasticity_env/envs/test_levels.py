@@ -45,6 +45,25 @@ def reachable(env, room):
 
 
 @pytest.mark.parametrize("action", ["scores", "levels"])
+def test_without_exactness_an_episode_ends_within_the_cheapest_unit(action):
+    env, exact = make("llama", action=action, exact=False), make("llama", action=action)
+    for seed in range(4):
+        env.reset(seed=seed)
+        exact.reset(seed=seed)
+        env.action_space.seed(seed)
+        for _ in range(2):
+            room = env._task.room(env.table, env.get_state()["episode"])
+            assert room.slack == env.table.least > 0
+            drawn, most = env.action_space.sample(), reachable(env, room)
+            env.step(drawn)
+            exact.step(drawn)
+            gone = env.dense_flops - env.workbench.flop_table.total(env.get_state()["episode"].active)
+            assert most - room.slack < gone <= most
+    with pytest.raises(InputError, match="exact must be True or False"):
+        make(exact=1)
+
+
+@pytest.mark.parametrize("action", ["scores", "levels"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("mode", ["adaptive", "compressed"])
 def test_every_action_reaches_exactly_what_is_due(architecture, action, mode):
