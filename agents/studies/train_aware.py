@@ -2,8 +2,8 @@
 
     python -m plasticity_env.agents.studies.train_aware
 
-Masks of one size and of very different quality (prices of units with more or less noise) are repaired, measured, and trained on the
-same text. Rows go to ``output`` as they finish, and a run that was cut goes on.
+Masks of one size and of very different quality (prices of units with more or less noise) are repaired, measured, and trained on
+the same text. Rows go to ``output`` as they finish, and a run that was cut goes on.
 """
 
 from __future__ import annotations
