@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import gymnasium as gym
 import numpy as np
 
 from plasticity_env.common.errors import check_least
@@ -108,15 +110,33 @@ class AtRandom:
         return RECALL + int(self._random.integers(1, len(env.bench.bank)))
 
 
+class WithoutMeasuring(gym.ActionWrapper[Any, Any, Any]):
+    """A stream on which an agent keeps or recalls, and never measures: what it learns from is looked up once all is known.
+
+    Args:
+        env: A stream.
+    """
+
+    def __init__(self, env: StreamEnv) -> None:
+        super().__init__(env)
+        assert isinstance(env.action_space, gym.spaces.Discrete)
+        self.action_space = gym.spaces.Discrete(int(env.action_space.n) - 1)
+
+    def action(self, action: Any) -> int:
+        """The stream's own number of an action."""
+        return int(action) if int(action) < MEASURE else int(action) + 1
+
+
 class Learned:
     """A Stable-Baselines3 agent that was trained on flat observations.
 
     Args:
         agent: Agent whose ``predict`` is asked.
+        action: From its actions to those of the stream.
     """
 
-    def __init__(self, agent: Any) -> None:
-        self._agent = agent
+    def __init__(self, agent: Any, action: Callable[[Any], int] = int) -> None:
+        self._agent, self._action = agent, action
 
     def start(self, env: StreamEnv) -> None:
         pass
@@ -124,4 +144,4 @@ class Learned:
     def act(self, env: StreamEnv, observation: dict[str, np.ndarray], info: dict[str, Any]) -> int:
         flat = np.concatenate([observation[name].ravel() for name in ("chunk", "structures", "globals")])
         action, _ = self._agent.predict(flat, deterministic=True)
-        return int(action)
+        return self._action(action)

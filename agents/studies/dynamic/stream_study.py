@@ -31,6 +31,7 @@ from plasticity_env.agents.studies.dynamic.stream_arms import (
     MeasureEvery,
     Nearest,
     StageOracle,
+    WithoutMeasuring,
 )
 from plasticity_env.agents.studies.dynamic.stream_picture import draw_stream
 from plasticity_env.common.arguments import plain
@@ -74,6 +75,7 @@ class Options:
         train_seeds: Trainings of each, with seeds from 0 on.
         probe: Also play Probe Pruning, whose history follows the stream.
         remover_steps: Removals that RAP's agent is trained for, as often as PPO is; 0 leaves it out.
+        learn_measuring: Whether they may measure. If not, all that they meet is remembered, and learning soon takes no forward.
         learners: Which of PPO and DQN.
         prior_tokens, forget: Of measurements, as the environment takes them.
         picture: File for a picture of the first stream; None draws none.
@@ -96,6 +98,7 @@ class Options:
     only_measure: bool = False
     train_steps: int = 0
     train_chunks: int = 0
+    learn_measuring: bool = True
     train_seeds: int = 3
     learners: tuple[Literal["PPO", "DQN"], ...] = ("PPO", "DQN")
     probe: bool = False
@@ -267,10 +270,11 @@ def trained(options: Options, bench: StreamBench, finished: Collection[str] = ()
                 continue
             if learners is None:
                 learners = bench.on("train", "flat", options.train_chunks)
-            env: gym.Env[Any, Any] = StreamEnv(bench=learners)
+            stream = StreamEnv(bench=learners)
+            env: gym.Env[Any, Any] = stream if options.learn_measuring else WithoutMeasuring(stream)
             agent = getattr(sb3, name)("MlpPolicy", env, seed=seed, device="cpu", **LEARNERS[name])
             agent.learn(options.train_steps)
-            found[arm] = Learned(agent)
+            found[arm] = Learned(agent, env.action if isinstance(env, WithoutMeasuring) else int)
     return found
 
 

@@ -10,10 +10,22 @@ import pytest
 import torch
 
 from plasticity_env.agents.studies.dynamic.published.stream_players import ProbeStream, RemoverStream
-from plasticity_env.agents.studies.dynamic.stream_study import CUSUM, Options, in_time, page_of, play, played_row, table
+from plasticity_env.agents.studies.dynamic.stream_arms import WithoutMeasuring
+from plasticity_env.agents.studies.dynamic.stream_study import (
+    CUSUM,
+    Options,
+    in_time,
+    page_of,
+    play,
+    play_stream,
+    played_row,
+    table,
+    trained,
+)
 from plasticity_env.agents.watching.run_lines import RunLines
 from plasticity_env.common.tracking import TrackingOptions
 from plasticity_env.envs.stream_bench import StreamBench
+from plasticity_env.envs.stream_env import MEASURE, StreamEnv
 from plasticity_env.envs.stream_settings import StreamSettings
 
 
@@ -133,3 +145,25 @@ def test_published_ways_make_masks_of_their_own(tmp_path: Path) -> None:
     assert kept[0] == 1
     assert losses[0] == pytest.approx(bench.run(*stream[0], bench.bank[0]).loss, abs=1e-4)
     assert kept[1:] == [pytest.approx(bench.flops_kept[1], abs=0.1)] * 3
+
+
+def test_an_agent_that_never_measures_learns_from_few_forwards(tmp_path: Path) -> None:
+    settings = StreamSettings(
+        model_name="bard-gpt2-4x4",
+        datasets=("shakespeare", "generated:json"),
+        chunks=4,
+        stage=2,
+        max_length=24,
+        fit_blocks=4,
+    )
+    bench = StreamBench(settings)
+    options = Options(train_steps=64, train_chunks=3, train_seeds=1, learners=("DQN",), learn_measuring=False)
+    arms = trained(options, bench)
+    assert list(arms) == ["DQN 0"]
+    env = StreamEnv(bench=bench)
+    row, _ = play_stream(env, arms["DQN 0"], 0)
+    assert "measured" not in row["structures"]
+    wrapped = WithoutMeasuring(env)
+    assert [wrapped.action(action) for action in range(wrapped.action_space.n)] == [
+        action for action in range(env.action_space.n) if action != MEASURE
+    ]
